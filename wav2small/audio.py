@@ -1,0 +1,146 @@
+"""Reading audio: any format libsndfile knows, any rate, one channel out, float32 in -1..1."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from wav2small.errors import AudioError
+
+SAMPLING_RATE = 16000  # Hz; every student and every teacher here listens at this rate
+MIN_DURATION_S = 0.1  # shorter clips hold less than one syllable
+
+#: Endings that a folder is searched for, lower case.
+EXTENSIONS = frozenset(
+    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf .w64 .rf64 .sph .snd".split()
+)
+
+#: Audio in containers that libsndfile cannot read. They are listed, not silently passed over.
+UNREADABLE_EXTENSIONS = frozenset(".m4a .aac .wma .mp4 .amr .webm .mka .3gp".split())
+
+
+def read(
+    file: str | os.PathLike[str],
+    *,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    sampling_rate: int = SAMPLING_RATE,
+    channel: int | None = None,
+) -> np.ndarray:
+    """Read a clip; only the asked part of the file is decoded.
+
+    Args:
+        file: path of the audio file
+        start_s: start of the clip in seconds
+        end_s: end of the clip in seconds, None = end of the file
+        sampling_rate: rate of the result in Hz (resampled with soxr, HQ)
+        channel: number of the channel to take, from 0; None = mean of all
+
+    Returns:
+        signal, float32 (samples,), full scale = -1..1
+
+    Raises:
+        AudioError: no such file, not audio, broken, empty, shorter than 0.1 s, silent to the
+            last bit, NaN or infinite samples
+    """
+    with _open(file) as sound:
+        total_s = sound.frames / sound.samplerate
+        if sound.frames == 0:
+            raise AudioError(f"{file}: no audio in it (0 samples); record or export it again")
+        stop_s = total_s if end_s is None else min(end_s, total_s)
+        if end_s is not None and end_s > total_s + 0.1:
+            raise AudioError(
+                f"{file}: the clip ends at {end_s:.3f} s but the file holds {total_s:.3f} s; "
+                "mend `end` in the index, or the file is truncated"
+            )
+        start = round(start_s * sound.samplerate)
+        frames = round(stop_s * sound.samplerate) - start
+        if frames / sound.samplerate < MIN_DURATION_S:
+            raise AudioError(
+                f"{file}: {_span(start_s, end_s)}{max(frames, 0) / sound.samplerate:.3f} s of audio"
+                f" is too short; at least {MIN_DURATION_S} s are needed"
+            )
+        if channel is not None and not 0 <= channel < sound.channels:
+            raise AudioError(
+                f"{file}: no channel {channel}; it has {sound.channels}, counted from 0"
+            )
+        signal = _decode(sound, file, start, frames)
+        rate = sound.samplerate
+    signal = signal.mean(axis=1) if channel is None else signal[:, channel]
+    if not np.isfinite(signal).all():
+        raise AudioError(
+            f"{file}: {_span(start_s, end_s)}NaN or infinite samples; export it again as PCM"
+        )
+    if not signal.any():
+        raise AudioError(
+            f"{file}: {_span(start_s, end_s)}only zeros (digital silence); leave it out"
+        )
+    if rate != sampling_rate:
+        import soxr
+
+        signal = soxr.resample(signal, rate, sampling_rate)
+    return np.ascontiguousarray(signal, dtype=np.float32)
+
+
+def duration(file: str | os.PathLike[str]) -> float:
+    """Duration of an audio file in seconds, from its header.
+
+    Raises:
+        AudioError: no such file, not audio
+    """
+    with _open(file) as sound:
+        return sound.frames / sound.samplerate
+
+
+def _span(start_s: float, end_s: float | None) -> str:
+    if start_s == 0 and end_s is None:
+        return ""
+    return f"from {start_s:.3f} s to {'the end' if end_s is None else f'{end_s:.3f} s'}: "
+
+
+def _open(file: str | os.PathLike[str]) -> Any:
+    import soundfile
+
+    path = os.fspath(file)
+    try:
+        if os.path.getsize(path) == 0:
+            raise AudioError(f"{path}: the file is empty (0 bytes); copy or record it again")
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError as error:
+        raise AudioError(f"{path}: no such file; mend the path or --root") from error
+    except IsADirectoryError as error:
+        raise AudioError(f"{path}: a folder, not an audio file") from error
+    except PermissionError as error:
+        raise AudioError(f"{path}: no permission to read it; try chmod +r") from error
+    try:
+        return soundfile.SoundFile(path)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        ending = os.path.splitext(path)[1].lower()
+        mend = f'convert it: ffmpeg -i "{path}" "{os.path.splitext(path)[0]}.wav"'
+        what = (
+            f"{ending[1:].upper()} is not a format libsndfile reads"
+            if ending in UNREADABLE_EXTENSIONS
+            else "not audio, or damaged"
+        )
+        raise AudioError(f"{path}: {what}; {mend}") from error
+
+
+def _decode(sound: Any, file: str | os.PathLike[str], start: int, frames: int) -> np.ndarray:
+    import soundfile
+
+    try:
+        if start:
+            sound.seek(start)
+        signal = sound.read(frames, dtype="float32", always_2d=True)  # (frames, channels)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise AudioError(f"{file}: damaged or truncated ({error}); copy it again") from error
+    # Headers of MP3 and Ogg files estimate the length; more than .1 s missing is a torn file.
+    if len(signal) < frames - 0.1 * sound.samplerate or len(signal) == 0:
+        raise AudioError(
+            f"{file}: truncated: {len(signal) / sound.samplerate:.3f} s could be decoded of "
+            f"{frames / sound.samplerate:.3f} s; copy it again"
+        )
+    return signal

@@ -1,0 +1,29 @@
+"""`wav2small students`: what can be trained, and what it costs."""
+
+from __future__ import annotations
+
+import argparse
+
+EXAMPLE = "wav2small students --json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    import json
+
+    from wav2small.students.registry import list_students
+
+    rows = list_students()
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    print(f"{'name':<24}{'parameters':>12}{'MMAC/s':>9}  description")
+    for row in rows:
+        print(
+            f"{row['name']:<24}{row['parameters']:>12,}{row['macs_per_second'] / 1e6:>9.1f}"
+            f"  {row['description']}"
+        )
+    return 0

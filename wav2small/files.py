@@ -1,0 +1,91 @@
+"""Files that are whole or absent: atomic writes, hashes, and a lock per output."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from wav2small.errors import Wav2SmallError
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well.
+
+    The data is on disk before the name changes, so that a crash or a full disk leaves either
+    the old file or the new one, never half of it.
+
+    Raises:
+        Wav2SmallError: the folder cannot be written
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        )
+    except OSError as error:
+        raise Wav2SmallError(f"cannot write {path}: {error.strerror}; choose another -o") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes files private; a result gets the permissions any new file would have.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Lock:
+    """Keeps a second run away from an output: `with Lock(path): ...`.
+
+    The operating system drops the lock when the process ends, however it ends.
+
+    Args:
+        path: the lock file; it is created and stays
+
+    Raises:
+        Wav2SmallError: another process holds it
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+
+    def __enter__(self) -> Lock:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "a")
+        except OSError as error:
+            raise Wav2SmallError(
+                f"cannot write {self.path}: {error.strerror}; choose another -o"
+            ) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise Wav2SmallError(
+                f"another run is writing here ({self.path}): wait for it, or choose another -o"
+            ) from error
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()

@@ -1,0 +1,307 @@
+"""Which clips: a folder, a file, a table or an audformat database becomes an index.
+
+An index is audformat's segmented index in columns: `file` (relative to `root`), `start` and `end`
+as time deltas, `end` NaT = to the end of the file. Other columns of a table (speaker, emotion,
+text ...) are kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wav2small import audio
+from wav2small.errors import AudioError, Wav2SmallError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEYS = ["file", "start", "end"]
+TABLE_EXTENSIONS = (".csv", ".parquet", ".pq")
+ROOT_KEY = b"wav2small.root"
+
+
+@dataclass
+class Index:
+    """Clips and where their files are.
+
+    Attributes:
+        frame: columns `file` (str), `start`, `end` (timedelta64[ns]) and what the source offered
+        root: folder that `file` is relative to
+        refused: (file, reason) of files that were found but cannot be listed
+        metadata: key-value metadata of a parquet table, else empty
+    """
+
+    frame: pd.DataFrame
+    root: str
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    metadata: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    def path(self, file: str) -> str:
+        """Where an entry of the column `file` is."""
+        return os.path.join(self.root, file)
+
+
+def load_source(source: str | os.PathLike[str], *, root: str | None = None) -> Index:
+    """Make an index.
+
+    Args:
+        source: folder (searched with all its subfolders), audio file, CSV or parquet table with
+            a column `file`, or audformat database (a folder with `db.yaml`)
+        root: folder that the files of a table are relative to; default: the one a label table
+            names, else the folder of the table
+
+    Raises:
+        Wav2SmallError: nothing there, no audio in it, or a table without the column `file`
+    """
+    name = os.fspath(source)
+    if "://" in name or name.lower().endswith(TABLE_EXTENSIONS):
+        return _from_table(name, root)
+    if os.path.isdir(name):
+        if os.path.exists(os.path.join(name, "db.yaml")):
+            return _from_database(Path(name), root)
+        return _from_folder(name)
+    if not os.path.exists(name):
+        raise Wav2SmallError(
+            f"{name}: no such file or folder; name a folder, an audio file, or a CSV or parquet "
+            "table with a column `file`"
+        )
+    folder, file = os.path.split(name)
+    return Index(_frame([file]), root=folder or ".")
+
+
+def spans(duration_s: float, *, window_s: float, hop_s: float) -> list[tuple[float, float]]:
+    """Cut `duration_s` seconds into windows of `window_s`, one every `hop_s`.
+
+    The last window is moved back to end where the audio ends, so that all have the same length
+    and nothing is left out. Audio up to one window long is one span.
+
+    Returns:
+        (start, end) in seconds
+    """
+    if duration_s <= window_s:
+        return [(0.0, duration_s)]
+    last = duration_s - window_s
+    count = int(last / hop_s + 1e-9) + 1
+    starts = [step * hop_s for step in range(count)]
+    if last - starts[-1] > 1e-3:
+        starts.append(last)
+    return [(start, min(start + window_s, duration_s)) for start in starts]
+
+
+def windows(
+    frame: pd.DataFrame, root: str, *, window_s: float, hop_s: float | None = None
+) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """Cut every clip of an index that is longer than `window_s` into windows.
+
+    Args:
+        frame: an index
+        root: folder its files are relative to
+        window_s: length of a window in seconds
+        hop_s: from one start to the next in seconds; None = `window_s`
+
+    Returns:
+        the index of windows, other columns repeated, and (file, reason) of unreadable files.
+        Clips up to `window_s` stay as they are.
+    """
+    import pandas as pd
+
+    check_window(window_s, hop_s)
+    durations: dict[str, float] = {}
+    refused: dict[str, str] = {}
+    rows: list[int] = []
+    starts: list[Any] = []
+    ends: list[Any] = []
+    columns = zip(frame["file"], frame["start"], frame["end"], strict=True)
+    for row, (file, start, end) in enumerate(columns):
+        if pd.isna(end):
+            if file not in durations and file not in refused:
+                try:
+                    durations[file] = audio.duration(os.path.join(root, file))
+                except AudioError as error:
+                    refused[file] = str(error)
+            if file in refused:
+                continue
+            length = durations[file] - start.total_seconds()
+        else:
+            length = (end - start).total_seconds()
+        if length <= window_s:
+            cut = [(start, end)]
+        else:
+            cut = [
+                (start + pd.Timedelta(low, "s"), start + pd.Timedelta(high, "s"))
+                for low, high in spans(length, window_s=window_s, hop_s=hop_s or window_s)
+            ]
+        rows += [row] * len(cut)
+        starts += [low for low, _ in cut]
+        ends += [high for _, high in cut]
+    result = frame.iloc[rows].reset_index(drop=True)
+    result["start"] = pd.Series(starts, dtype="timedelta64[ns]")
+    result["end"] = pd.Series(ends, dtype="timedelta64[ns]")
+    return result, list(refused.items())
+
+
+def seconds(time: Any) -> float | None:
+    """Seconds of a time delta; None for NaT."""
+    return None if time != time else time.total_seconds()  # NaT differs from itself
+
+
+def check_window(window_s: float, hop_s: float | None) -> None:
+    """Refuse windows and hops that cannot be.
+
+    Raises:
+        Wav2SmallError: shorter than a clip may be, or a hop of no length
+    """
+    if window_s < audio.MIN_DURATION_S:
+        raise Wav2SmallError(
+            f"--window {window_s:g}: at least {audio.MIN_DURATION_S} seconds are needed"
+        )
+    if hop_s is not None and not hop_s > 0:
+        raise Wav2SmallError(f"--hop {hop_s:g}: must be longer than 0 seconds")
+
+
+def _from_folder(folder: str) -> Index:
+    files: list[str] = []
+    refused: list[tuple[str, str]] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            ending = os.path.splitext(name)[1].lower()
+            if name.startswith(".") or (
+                ending not in audio.EXTENSIONS and ending not in audio.UNREADABLE_EXTENSIONS
+            ):
+                continue
+            file = os.path.relpath(os.path.join(parent, name), folder)
+            try:
+                file.encode()
+                files.append(file)
+            except UnicodeEncodeError:
+                shown = os.fsencode(file).decode(errors="backslashreplace")
+                refused.append((shown, f"{shown}: the name is not UTF-8; rename the file"))
+    if not files:
+        raise Wav2SmallError(
+            f"{folder}: no audio in this folder; looked for {' '.join(sorted(audio.EXTENSIONS))}"
+        )
+    return Index(_frame(files), root=folder, refused=refused)
+
+
+def _from_table(name: str, root: str | None) -> Index:
+    frame, metadata = _read_table(name)
+    _check_columns(frame, name)
+    if root is None:
+        folder = name.rsplit("/", 1)[0] if "://" in name else os.path.dirname(name) or "."
+        root = metadata[ROOT_KEY].decode() if ROOT_KEY in metadata else folder
+    return Index(_normalise(frame, name), root=root, metadata=metadata)
+
+
+def _from_database(folder: Path, root: str | None) -> Index:
+    """Tables of an audformat database. Its pickled caches are never opened."""
+    tables: dict[str, Path] = {}
+    for ending in (".csv", ".parquet"):
+        tables |= {path.stem: path for path in sorted(folder.glob(f"db.*{ending}"))}
+    merged: pd.DataFrame | None = None
+    for path in tables.values():
+        frame, _ = _read_table(str(path))
+        if "file" not in frame:
+            continue  # audformat's misc tables describe speakers and the like
+        frame = _normalise(frame, str(path))
+        if merged is None:
+            merged = frame
+        else:
+            new = KEYS + [column for column in frame if column not in merged]
+            merged = merged.merge(frame[new], on=KEYS, how="outer", sort=False)
+    if merged is None:
+        raise Wav2SmallError(
+            f"{folder}: an audformat database without a table of files (db.*.csv or db.*.parquet); "
+            "save it with audformat's Database.save(..., storage_format='csv')"
+        )
+    return Index(merged.reset_index(drop=True), root=root or str(folder))
+
+
+def _read_table(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if name.lower().endswith(".csv"):
+            return pd.read_csv(name, dtype={"file": str, "speaker": str}), {}
+        if "://" in name:
+            import fsspec
+
+            with fsspec.open(name, "rb") as file:
+                table = pq.read_table(file)
+        else:
+            table = pq.ParquetFile(name).read()
+        return table.to_pandas(), table.schema.metadata or {}
+    except FileNotFoundError as error:
+        raise Wav2SmallError(f"{name}: no such table; mend the path") from error
+    except PermissionError as error:
+        raise Wav2SmallError(f"{name}: no permission to read it; try chmod +r") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise Wav2SmallError(
+            f"{name}: not a CSV table in UTF-8 ({_first_line(error)}); export it again"
+        ) from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise Wav2SmallError(
+            f"{name}: not a parquet table, or damaged ({_first_line(error)}); write it again"
+        ) from error
+
+
+def _check_columns(frame: pd.DataFrame, name: str) -> None:
+    if "file" not in frame:
+        found = ", ".join(map(str, frame.columns[:8])) or "none"
+        raise Wav2SmallError(
+            f"{name}: no column `file` (its columns: {found}); name the column of paths `file`"
+        )
+    if len(frame) == 0:
+        raise Wav2SmallError(f"{name}: the table has no rows")
+
+
+def _normalise(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = frame.copy()
+    missing = frame["file"].isna()
+    if missing.any():
+        raise Wav2SmallError(f"{name}: row {missing.argmax() + 1} names no file")
+    frame["file"] = frame["file"].astype(str).astype(object)
+    for column in ("start", "end"):
+        if column not in frame:
+            default = pd.Timedelta(0) if column == "start" else pd.NaT
+            frame[column] = pd.Series(default, index=frame.index, dtype="timedelta64[ns]")
+            continue
+        values = frame[column]
+        unit: Any = "s" if pd.api.types.is_numeric_dtype(values) else None
+        try:
+            times = pd.to_timedelta(values, unit=unit)
+        except ValueError as error:
+            raise Wav2SmallError(
+                f"{name}: column `{column}`: {_first_line(error)}; write seconds or time deltas"
+            ) from error
+        if column == "start":
+            times = times.fillna(pd.Timedelta(0))
+        frame[column] = times.astype("timedelta64[ns]")
+    negative = frame["start"] < pd.Timedelta(0)
+    if negative.any():
+        raise Wav2SmallError(f"{name}: row {negative.argmax() + 1} starts before 0")
+    return frame[KEYS + [column for column in frame if column not in KEYS]]
+
+
+def _frame(files: list[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "file": pd.Series(files, dtype=object),
+            "start": pd.Series(pd.Timedelta(0), index=range(len(files)), dtype="timedelta64[ns]"),
+            "end": pd.Series(pd.NaT, index=range(len(files)), dtype="timedelta64[ns]"),
+        }
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,246 @@
+"""`predict`: all audio of a source through a bundle, row by row, taken up where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from wav2small import audio, files, progress
+from wav2small.dimensions import DIMENSIONS
+from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.predictor import WINDOW_S, Predictor
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("file", "start", "end", *DIMENSIONS)
+
+
+@dataclass
+class Predictions:
+    """What `predict` found.
+
+    Attributes:
+        rows: (file, start, end, arousal, dominance, valence), times in seconds
+        refused: (file, reason) of files that could not be estimated
+    """
+
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows as a table."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+
+
+def predict(
+    bundle: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str] | TextIO | None = None,
+    *,
+    window: float = WINDOW_S,
+    hop: float | None = None,
+    channel: int | None = None,
+    root: str | None = None,
+    threads: int = 1,
+) -> Predictions:
+    """Estimate all audio of a source.
+
+    Args:
+        bundle: bundle folder or `.onnx` file
+        source: audio file, folder, CSV or parquet table, or audformat database
+        output: CSV file to write, or an open text file that gets each row at once. A run that was
+            stopped leaves `FILE.part`, and the same call goes on from there.
+        window: clips longer than this many seconds get one row per window
+        hop: seconds from one window to the next; None = `window`
+        channel: number of the channel to hear, from 0; None = mean of all
+        root: folder that the files of a table are relative to
+        threads: threads of ONNX Runtime
+
+    Raises:
+        Wav2SmallError: the bundle or the source cannot be used at all
+    """
+    from wav2small.index import check_window
+
+    check_window(window, hop)
+    predictor = Predictor(bundle, threads=threads)
+    clips, folder, refused = _clips(source, root)
+    result = Predictions(refused=refused)
+    settings = {
+        "bundle": files.sha256(predictor.path),
+        "source": os.path.abspath(source),
+        "window": window,
+        "hop": hop,
+        "channel": channel,
+        "root": root,
+    }
+    with (
+        _Journal(output, settings) as journal,
+        progress.bar(len(clips), unit="clip", desc="predict") as bar,
+    ):
+        for number, (file, start_s, end_s) in enumerate(clips):
+            if number in journal.done:
+                rows, reason = journal.done[number]
+            else:
+                rows, reason = _estimate(
+                    predictor, folder, file, start_s, end_s, window, hop or window, channel
+                )
+                journal.add(number, rows, reason)
+            result.rows += rows
+            if reason:
+                result.refused.append((file, reason))
+            bar.update()
+        journal.finish(result.rows)
+    return result
+
+
+def _clips(
+    source: str | os.PathLike[str], root: str | None
+) -> tuple[Sequence[tuple[str, float, float | None]], str, list[tuple[str, str]]]:
+    from wav2small import index
+
+    name = os.fspath(source)
+    if os.path.isfile(name) and not name.lower().endswith(index.TABLE_EXTENSIONS):
+        # One file needs no table; pandas alone would take half of the second this may take.
+        folder, file = os.path.split(name)
+        return [(file, 0.0, None)], folder, []
+    found = index.load_source(name, root=root)
+    columns = (found.frame["file"], found.frame["start"], found.frame["end"])
+    clips = [
+        (file, start.total_seconds(), index.seconds(end))
+        for file, start, end in zip(*columns, strict=True)
+    ]
+    return list(dict.fromkeys(clips)), found.root, found.refused
+
+
+def _estimate(
+    predictor: Predictor,
+    folder: str,
+    file: str,
+    start_s: float,
+    end_s: float | None,
+    window_s: float,
+    hop_s: float,
+    channel: int | None,
+) -> tuple[list[tuple[Any, ...]], str]:
+    """Rows of one clip, and why it gave none. Windows without sound are passed over."""
+    from wav2small.index import spans
+
+    path = os.path.join(folder, file)
+    rows: list[tuple[Any, ...]] = []
+    reason = ""
+    try:
+        stop_s = audio.duration(path) if end_s is None else end_s
+        cut = spans(stop_s - start_s, window_s=window_s, hop_s=hop_s)
+    except AudioError as error:
+        return [], str(error)
+    for low, high in cut:
+        first, last = start_s + low, start_s + high
+        whole = len(cut) == 1
+        try:
+            signal = audio.read(
+                path, start_s=first, end_s=end_s if whole else last, channel=channel
+            )
+        except AudioError as error:
+            reason = reason or str(error)
+            continue
+        estimate = predictor.predict(signal)
+        rows.append((file, round(first, 3), round(last, 3), *(float(value) for value in estimate)))
+    return rows, reason
+
+
+class _Journal:
+    """What a run has done so far, in `OUTPUT.part`, one JSON line per clip."""
+
+    def __init__(self, output: str | os.PathLike[str] | TextIO | None, settings: dict[str, Any]):
+        self.done: dict[int, tuple[list[tuple[Any, ...]], str]] = {}
+        self._stack = contextlib.ExitStack()
+        self._settings = settings
+        self._output = output
+        self._stream: TextIO | None = None
+        self._part: TextIO | None = None
+
+    def __enter__(self) -> _Journal:
+        if self._output is None:
+            return self
+        if not isinstance(self._output, str | os.PathLike):
+            self._stream = self._output
+            csv.writer(self._stream, lineterminator="\n").writerow(COLUMNS)
+            return self
+        self._path = Path(self._output)
+        part = self._path.with_name(self._path.name + ".part")
+        self._stack.enter_context(files.Lock(self._path.with_name(f".{self._path.name}.lock")))
+        kept = list(self._read(part))
+        try:
+            self._part = self._stack.enter_context(open(part, "w", encoding="utf-8"))
+        except OSError as error:
+            raise Wav2SmallError(f"cannot write {part}: {error.strerror}") from error
+        for entry in [self._settings, *kept]:
+            self._part.write(json.dumps(entry) + "\n")
+        self._part.flush()
+        self.done = {
+            number: ([tuple(row) for row in rows], reason) for number, rows, reason in kept
+        }
+        return self
+
+    def _read(self, part: Path) -> Iterator[Any]:
+        if not part.exists():
+            return
+        with open(part, encoding="utf-8") as file:
+            for number, line in enumerate(file):
+                try:
+                    entry = json.loads(line)
+                except json.JSONDecodeError:
+                    return  # the line that was being written when the run stopped
+                if number == 0 and entry != self._settings:
+                    return
+                if number:
+                    yield entry
+
+    def add(self, number: int, rows: list[tuple[Any, ...]], reason: str) -> None:
+        if self._stream is not None:
+            csv.writer(self._stream, lineterminator="\n").writerows(map(_formatted, rows))
+            self._stream.flush()
+        if self._part is not None:
+            self._part.write(json.dumps([number, rows, reason]) + "\n")
+            self._part.flush()
+
+    def finish(self, rows: list[tuple[Any, ...]]) -> None:
+        if self._part is None:
+            return
+        with (
+            files.atomic(self._path) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows(map(_formatted, rows))
+        self._path.with_name(self._path.name + ".part").unlink()
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+
+def _formatted(row: tuple[Any, ...]) -> list[str]:
+    file, start, end, *values = row
+    return [file, f"{start:.3f}", f"{end:.3f}", *(f"{value:.4f}" for value in values)]
+
+
+def report_refused(refused: Sequence[tuple[str, str]], *, stream: TextIO | None = None) -> int:
+    """List on stderr what was refused; the exit code that follows from it, 0 or 1."""
+    stream = stream or sys.stderr
+    for _, reason in refused:
+        print(f"refused: {reason!s}", file=stream)
+    if refused:
+        print(f"{len(refused)} refused, listed above; all else is done", file=stream)
+    return 1 if refused else 0

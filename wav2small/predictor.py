@@ -1,0 +1,218 @@
+"""From a bundle to arousal, dominance and valence; needs ONNX Runtime, not torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wav2small import audio, progress
+from wav2small.dimensions import DIMENSIONS
+from wav2small.errors import AudioError, Wav2SmallError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WINDOW_S = 12.0  # longest stretch of audio that gets one estimate unless asked otherwise
+LONG_S = 60.0  # longer clips are never run in one piece: memory grows with their length
+
+
+class Predictor:
+    """A student in ONNX Runtime.
+
+    Args:
+        bundle: bundle folder, or an `.onnx` file with input `signal` float32 [1, samples] and an
+            output `logits` [1, 3]
+        threads: threads of ONNX Runtime
+
+    Raises:
+        Wav2SmallError: no model there, not a model, or one with other inputs or outputs
+
+    Example:
+        >>> predictor = Predictor("bundle/")
+        >>> arousal, dominance, valence = predictor.predict_file("speech.wav")
+    """
+
+    def __init__(self, bundle: str | os.PathLike[str], *, threads: int = 1):
+        self.path = model_path(bundle)
+        self.session = open_session(self.path, threads)
+        check_signature(self.session, self.path)
+
+    def predict(self, signal: np.ndarray, sampling_rate: int = audio.SAMPLING_RATE) -> np.ndarray:
+        """Estimate one signal.
+
+        Args:
+            signal: samples, (n,), -1..1
+            sampling_rate: of the signal in Hz; other rates than 16000 are resampled
+
+        Returns:
+            float32 (3,): arousal, dominance, valence; 0..1 on the scale of the teacher, which a
+            student can leave by a little
+
+        Raises:
+            Wav2SmallError: not one channel, shorter than 0.1 s, or NaN or infinite samples
+        """
+        signal = np.asarray(signal, dtype=np.float32)
+        if signal.ndim != 1:
+            raise Wav2SmallError(
+                f"a signal of shape {signal.shape}: give one channel, shape (samples,)"
+            )
+        if len(signal) < audio.MIN_DURATION_S * sampling_rate:
+            raise Wav2SmallError(
+                f"a signal of {len(signal) / sampling_rate:.3f} s: at least "
+                f"{audio.MIN_DURATION_S} s are needed"
+            )
+        if not np.isfinite(signal).all():
+            raise Wav2SmallError("a signal with NaN or infinite samples")
+        if sampling_rate != audio.SAMPLING_RATE:
+            import soxr
+
+            signal = soxr.resample(signal, sampling_rate, audio.SAMPLING_RATE)
+        return self.session.run(["logits"], {"signal": signal[None]})[0][0]
+
+    def predict_batch(
+        self, signals: Iterable[np.ndarray], sampling_rate: int = audio.SAMPLING_RATE
+    ) -> np.ndarray:
+        """Estimate several signals of any lengths, each as if it were alone.
+
+        Returns:
+            float32 (signals, 3)
+        """
+        estimates = [self.predict(signal, sampling_rate) for signal in signals]
+        return np.array(estimates, dtype=np.float32).reshape(-1, len(DIMENSIONS))
+
+    def predict_file(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        channel: int | None = None,
+    ) -> np.ndarray:
+        """Estimate a file or a part of it.
+
+        Clips of more than a minute are estimated in windows of 12 s and averaged, so that memory
+        stays bounded.
+
+        Returns:
+            float32 (3,)
+
+        Raises:
+            AudioError: see `wav2small.audio.read`
+        """
+        stop_s = audio.duration(file) if end_s is None else end_s
+        if stop_s - start_s <= LONG_S:
+            return self.predict(audio.read(file, start_s=start_s, end_s=end_s, channel=channel))
+        from wav2small.index import spans
+
+        estimates = [
+            self.predict(
+                audio.read(file, start_s=start_s + low, end_s=start_s + high, channel=channel)
+            )
+            for low, high in spans(stop_s - start_s, window_s=WINDOW_S, hop_s=WINDOW_S)
+        ]
+        return np.asarray(np.mean(estimates, axis=0), dtype=np.float32)
+
+    def predict_index(
+        self, source: str | os.PathLike[str], *, root: str | None = None
+    ) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+        """Estimate every clip of a source, each in one piece.
+
+        Returns:
+            the source's index with columns arousal, dominance, valence (clips that cannot be read
+            are left out), and (file, reason) of those
+        """
+        from wav2small.index import load_source, seconds
+
+        index = load_source(source, root=root)
+        rows, estimates, refused = [], [], list(index.refused)
+        columns = (index.frame["file"], index.frame["start"], index.frame["end"])
+        with progress.bar(len(index.frame), unit="clip", desc="predict") as bar:
+            for row, (file, start, end) in enumerate(zip(*columns, strict=True)):
+                try:
+                    estimates.append(
+                        self.predict_file(
+                            index.path(file), start_s=start.total_seconds(), end_s=seconds(end)
+                        )
+                    )
+                    rows.append(row)
+                except AudioError as error:
+                    refused.append((file, str(error)))
+                bar.update()
+        frame = index.frame.iloc[rows].reset_index(drop=True)
+        values = np.array(estimates, dtype=np.float64).reshape(-1, len(DIMENSIONS))
+        for column, dimension in enumerate(DIMENSIONS):
+            frame[dimension] = values[:, column]
+        return frame, refused
+
+
+def model_path(bundle: str | os.PathLike[str]) -> Path:
+    """The `.onnx` file of a bundle folder, or the file itself.
+
+    Raises:
+        Wav2SmallError: nothing there, or a folder without a model
+    """
+    path = Path(bundle)
+    if path.is_dir():
+        path = path / "model.onnx"
+        if not path.exists():
+            raise Wav2SmallError(
+                f"{bundle}: no model.onnx in this folder; make a bundle with `wav2small export`"
+            )
+    elif not path.exists():
+        raise Wav2SmallError(f"{bundle}: no such bundle; name the folder `wav2small export` wrote")
+    return path
+
+
+def open_session(path: Path, threads: int) -> Any:
+    """An ONNX Runtime session as every wav2small model wants it.
+
+    Raises:
+        Wav2SmallError: ONNX Runtime cannot load the file
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Without it, 8-bit convolutions saturate silently on x86 processors that lack VNNI.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    try:
+        return onnxruntime.InferenceSession(
+            os.fspath(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime's errors share no narrower base
+        reason = str(error).splitlines()[0][:200]
+        raise Wav2SmallError(
+            f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it ({reason}); "
+            "export it again"
+        ) from error
+
+
+def check_signature(session: Any, path: Path) -> None:
+    """Refuse a model that does not take a waveform and give the three dimensions.
+
+    Raises:
+        Wav2SmallError: it names the inputs and outputs found and needed
+    """
+    inputs = [(node.name, node.type, list(node.shape)) for node in session.get_inputs()]
+    outputs = {node.name: list(node.shape) for node in session.get_outputs()}
+    fits = (
+        len(inputs) == 1
+        and inputs[0][:2] == ("signal", "tensor(float)")
+        and len(inputs[0][2]) == 2
+        and not isinstance(inputs[0][2][1], int)
+        and "logits" in outputs
+        and outputs["logits"][-1:] == [len(DIMENSIONS)]
+    )
+    if not fits:
+        shown = ", ".join(f"{name} {shape}" for name, _, shape in inputs)
+        raise Wav2SmallError(
+            f"{path}: not a model of wav2small: inputs {shown}, outputs "
+            f"{', '.join(f'{name} {shape}' for name, shape in outputs.items())}; needed: input "
+            "signal float32 [1, samples] and output logits [1, 3]"
+        )

@@ -1,0 +1,81 @@
+"""Where a label, a student or a bundle comes from, and under which licences.
+
+A provenance is a plain dictionary that travels from label table to run to bundle:
+
+    {"teachers": [{"name", "id", "revision", "licence", ...}],
+     "audio":    [{"source", "licence"}],
+     "code":     {"name": "wav2small", "licence": "MIT"},
+     "versions": {"python", "wav2small", ...}}
+
+Every stage adds its own keys; no stage removes one. Nothing in it depends on the clock, so
+that the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import wav2small
+
+UNKNOWN = "unknown"
+
+
+def new(
+    *,
+    teachers: Iterable[Mapping[str, Any]] = (),
+    audio: Iterable[Mapping[str, str]] = (),
+    **extra: Any,
+) -> dict[str, Any]:
+    """A provenance.
+
+    Args:
+        teachers: one mapping per teacher with `name`, `id`, `revision`, `licence`
+        audio: one mapping per source of audio with `source` and `licence`
+        extra: further JSON values, such as `variants` or `hashes`
+    """
+    return {
+        "teachers": [dict(teacher) for teacher in teachers],
+        "audio": [dict(source) for source in audio],
+        "code": {"name": "wav2small", "licence": "MIT"},
+        "versions": versions("numpy", "soundfile", "soxr"),
+        **extra,
+    }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python, of wav2small and of the named packages that are installed."""
+    found = {"python": platform.python_version(), "wav2small": wav2small.__version__}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def licences(provenance: Mapping[str, Any]) -> list[str]:
+    """Every licence of the lineage once: teachers, audio, then the code. Absent = "unknown"."""
+    entries = [
+        *provenance.get("teachers", ()),
+        *provenance.get("audio", ()),
+        provenance.get("code", {"licence": "MIT"}),
+    ]
+    return list(dict.fromkeys(entry.get("licence") or UNKNOWN for entry in entries))
+
+
+def licence_line(provenance: Mapping[str, Any]) -> str:
+    """One line that names who is bound by what, such as
+    `teacher acoustic: MIT; audio speech/: unknown; code wav2small: MIT`."""
+    parts = [
+        f"teacher {teacher.get('name', '?')}: {teacher.get('licence') or UNKNOWN}"
+        for teacher in provenance.get("teachers", ())
+    ]
+    parts += [
+        f"audio {source.get('source', '?')}: {source.get('licence') or UNKNOWN}"
+        for source in provenance.get("audio", ())
+    ]
+    code = provenance.get("code", {"name": "wav2small", "licence": "MIT"})
+    return "; ".join([*parts, f"code {code['name']}: {code['licence']}"])

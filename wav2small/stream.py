@@ -1,0 +1,329 @@
+"""Estimates from audio that comes in blocks; needs ONNX Runtime, not torch.
+
+A bundle with `streaming.onnx` (student `nano`, `wav2small export --streaming`) is causal: each hop
+of 16 ms is heard once and the past is a state. Every other bundle runs its whole model again on
+the last seconds, once per hop: with 4 s of memory and a hop of .5 s that is 8 times the work of
+hearing the audio once.
+
+Silence does not move an estimate. A frame counts from an RMS level of -50 dBFS on, until the
+level was below -56 dBFS for more than .2 s; frames that do not count are heard (the model's
+context goes on) but weigh nothing, and the memory does not fade meanwhile: it is a memory of what
+was heard, not of the time of day. A voice activity detector of your own weighs on top of it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wav2small import audio
+from wav2small.errors import Wav2SmallError
+from wav2small.predictor import check_signature, model_path, open_session
+
+FIRST_S = 0.25  # no estimate before so much was heard
+MEMORY_S = 4.0
+HOP_S = 0.5  # of students that are not causal
+OPEN_DB, CLOSE_DB, HOLD_S = -50.0, -56.0, 0.2
+STREAMING = "streaming.onnx"
+_GATE_FRAME = 160  # samples, of students that are not causal
+_MAX_HOPS = 32  # per run of a causal student: bounds memory
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a stream knows at `time`.
+
+    Attributes:
+        arousal: over the memory, 0..1 on the teacher's scale
+        dominance: likewise
+        valence: likewise
+        time: end of the audio that it knows, in seconds since the last reset
+        heard: seconds of it that counted (see the module)
+        overall: arousal, dominance, valence over everything since the last reset
+    """
+
+    arousal: float
+    dominance: float
+    valence: float
+    time: float
+    heard: float
+    overall: tuple[float, float, float]
+
+
+class Stream:
+    """A student that hears blocks.
+
+    Args:
+        bundle: bundle folder, or an `.onnx` file
+        memory: seconds of heard audio that an estimate remembers. Causal students fade: what was
+            heard `memory` seconds ago weighs 1/e. Others hear a window of that length.
+        hop: seconds between estimates of a student that is not causal; at most `memory`. A causal
+            one gives an estimate per 16 ms, whatever this says.
+        gate: silence does not move the estimate
+        open_db: RMS level in dBFS from which a frame counts
+        close_db: level below which it stops to, after `hold` seconds
+        hold: see `close_db`
+        threads: threads of ONNX Runtime
+
+    Attributes:
+        causal: hears each sample once
+        hop_samples: samples between estimates
+        samples: whole hops heard since the last reset, in samples
+
+    Raises:
+        Wav2SmallError: no such bundle, not a model, or an option out of its range
+
+    Example:
+        >>> stream = Stream("bundle/")
+        >>> for block in microphone:  # float32 at 16 kHz, any size
+        ...     for estimate in stream.push(block):
+        ...         print(estimate.time, estimate.arousal)
+    """
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str],
+        *,
+        memory: float = MEMORY_S,
+        hop: float = HOP_S,
+        gate: bool = True,
+        open_db: float = OPEN_DB,
+        close_db: float = CLOSE_DB,
+        hold: float = HOLD_S,
+        threads: int = 1,
+    ):
+        _check("memory", memory, FIRST_S, 600.0)
+        _check("hop", hop, 0.05, 60.0)
+        _check("open_db", open_db, close_db, 0.0)
+        _check("close_db", close_db, -200.0, open_db)
+        _check("hold", hold, 0.0, 60.0)
+        path = model_path(bundle)
+        streaming = path.with_name(STREAMING) if Path(bundle).is_dir() else path
+        self.causal = streaming.exists() and (streaming.name == STREAMING or _is_causal(streaming))
+        if self.causal:
+            self._engine: _Causal | _Window = _Causal(streaming, threads, memory)
+        else:
+            if hop > memory:
+                raise Wav2SmallError(f"hop {hop:g} s is longer than memory {memory:g} s")
+            self._engine = _Window(path, threads, memory, hop)
+        self.hop_samples = self._engine.hop
+        self._gate = _Gate(self._engine.frame, gate, open_db, close_db, hold)
+        self.reset()
+
+    @property
+    def heard(self) -> float:
+        """Seconds of audio since the last reset that counted."""
+        return self._heard * self._gate.frame / audio.SAMPLING_RATE
+
+    def reset(self) -> None:
+        """Forget all audio."""
+        self._engine.reset()
+        self._gate.reset()
+        self._pending = np.zeros(0, np.float32)
+        self._heard = 0.0
+        self.samples = 0
+
+    def push(
+        self,
+        block: np.ndarray,
+        *,
+        voice_probability: float | None = None,
+        sampling_rate: int = audio.SAMPLING_RATE,
+    ) -> list[Estimate]:
+        """Hear a block.
+
+        Args:
+            block: samples (n,), -1..1 or int16; any n, 0 included
+            voice_probability: 0..1 from a voice activity detector of yours; weighs the block
+            sampling_rate: in Hz; only 16000 is heard (a resampler has a state of its own)
+
+        Returns:
+            one estimate per hop that the block completed, none before .25 s were heard
+
+        Raises:
+            Wav2SmallError: another sampling rate, more than one channel, NaN or infinite samples,
+                a probability out of 0..1; the stream is as it was before
+        """
+        samples = _samples(block, sampling_rate)
+        if voice_probability is not None and not 0.0 <= voice_probability <= 1.0:
+            raise Wav2SmallError(f"a voice probability of {voice_probability}: 0 to 1")
+        estimates: list[Estimate] = []
+        step = _MAX_HOPS * self.hop_samples
+        for start in range(0, len(samples), step):
+            estimates += self._hear(samples[start : start + step], voice_probability)
+        return estimates
+
+    def _hear(self, samples: np.ndarray, probability: float | None) -> list[Estimate]:
+        self._gate.push(samples, 1.0 if probability is None else probability)
+        pending = np.concatenate((self._pending, samples))
+        hops = len(pending) // self.hop_samples
+        now, self._pending = pending[: hops * self.hop_samples], pending[hops * self.hop_samples :]
+        if not hops:
+            return []
+        per_hop = self.hop_samples // self._gate.frame
+        sums = self._gate.take(hops * per_hop).reshape(hops, per_hop).sum(axis=1)
+        heard = self._heard + np.cumsum(sums)
+        scale = self._gate.frame / audio.SAMPLING_RATE
+        results = self._engine.run(now, sums, heard * scale)
+        estimates = []
+        for number, result in enumerate(results, start=1):
+            heard_s = float(heard[number - 1] * scale)
+            if heard_s >= FIRST_S and result is not None:
+                time = (self.samples + number * self.hop_samples) / audio.SAMPLING_RATE
+                a, d, v, *overall = map(float, result)
+                estimates.append(Estimate(a, d, v, time, heard_s, tuple(overall)))  # type: ignore[arg-type]
+        self._heard = float(heard[-1])
+        self.samples += hops * self.hop_samples
+        return estimates
+
+
+class _Gate:
+    """Weights of frames: an energy gate with hysteresis, times a probability."""
+
+    def __init__(self, frame: int, enabled: bool, open_db: float, close_db: float, hold: float):
+        self.frame, self.enabled = frame, enabled
+        self.open_power, self.close_power = 10 ** (open_db / 10), 10 ** (close_db / 10)
+        self.hold = int(np.floor(hold * audio.SAMPLING_RATE / frame + 0.5))
+        self.reset()
+
+    def reset(self) -> None:
+        self.open = False
+        self.below = 0
+        self.filled = 0
+        self.energy = self.probability = 0.0
+        self._weights: list[float] = []
+
+    def push(self, samples: np.ndarray, probability: float) -> None:
+        """Hear samples of one probability."""
+        squares = np.square(samples, dtype=np.float64)
+        start = 0
+        while start < len(samples):
+            stop = min(start + self.frame - self.filled, len(samples))
+            self.energy += float(squares[start:stop].sum())
+            self.probability += probability * (stop - start)
+            self.filled += stop - start
+            start = stop
+            if self.filled == self.frame:
+                is_open = self._is_open(self.energy / self.frame)
+                passed = is_open or not self.enabled
+                self._weights.append(self.probability / self.frame if passed else 0.0)
+                self.filled, self.energy, self.probability = 0, 0.0, 0.0
+
+    def take(self, frames: int) -> np.ndarray:
+        """Weights of the oldest frames that were not taken yet."""
+        taken = np.array(self._weights[:frames])
+        del self._weights[:frames]
+        return taken
+
+    def _is_open(self, power: float) -> bool:
+        if power >= self.open_power:
+            self.open = True
+        self.below = 0 if power >= self.close_power else self.below + 1
+        if self.below > self.hold:
+            self.open = False
+        return self.open
+
+
+class _Causal:
+    """`streaming.onnx`; its tensors are described where it is made, export/streaming.py."""
+
+    def __init__(self, path: Path, threads: int, memory: float):
+        self.session = open_session(path, threads)
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        inputs = {node.name: node.shape for node in self.session.get_inputs()}
+        try:
+            self.hop = self.frame = int(metadata["stream_hop"])
+            state, pool = int(inputs["state"][1]), int(inputs["pool"][1])
+            self._initial = np.zeros((1, state), np.float32)
+            for entry in metadata["stream_initial"].split():
+                offset, count, number = entry.split(":")
+                self._initial[0, int(offset) : int(offset) + int(count)] = float(number)
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise Wav2SmallError(
+                f"{path}: not a streaming model of wav2small; export with --streaming"
+            ) from error
+        self._empty = np.zeros((1, pool), np.float64)
+        self._log_keep = np.array([-self.hop / (memory * audio.SAMPLING_RATE)])
+        self.reset()
+
+    def reset(self) -> None:
+        self.state, self.pool = self._initial, self._empty
+
+    def run(self, signal: np.ndarray, weights: np.ndarray, heard_s: np.ndarray) -> Any:
+        """Samples of whole hops and the weight of each -> (hops, 6)."""
+        estimates, self.state, self.pool = self.session.run(
+            None,
+            {
+                "block": signal[None],
+                "weight": weights[None].astype(np.float32),
+                "log_keep": self._log_keep,
+                "state": self.state,
+                "pool": self.pool,
+            },
+        )
+        return estimates[0]
+
+
+class _Window:
+    """`model.onnx` on the last seconds, once per hop that counts."""
+
+    def __init__(self, path: Path, threads: int, memory: float, hop: float):
+        self.session = open_session(path, threads)
+        check_signature(self.session, path)
+        self.frame = _GATE_FRAME
+        self.hop = self.frame * max(1, round(hop * audio.SAMPLING_RATE / self.frame))
+        self.window = max(self.hop, round(memory * audio.SAMPLING_RATE))
+        self.reset()
+
+    def reset(self) -> None:
+        self._buffer = np.zeros(0, np.float32)
+        self._last: np.ndarray | None = None
+        self._sum = np.zeros(3)
+        self._weight = 0.0
+
+    def run(self, signal: np.ndarray, weights: np.ndarray, heard_s: np.ndarray) -> Any:
+        """As `_Causal.run`; None in place of an estimate while there is none."""
+        results: list[np.ndarray | None] = []
+        for number, weight in enumerate(weights):
+            new = signal[number * self.hop : (number + 1) * self.hop]
+            self._buffer = np.concatenate((self._buffer, new))[-self.window :]
+            if weight > 0 and heard_s[number] >= FIRST_S:
+                self._last = self.session.run(["logits"], {"signal": self._buffer[None]})[0][0]
+                self._sum = self._sum + weight * self._last.astype(np.float64)
+                self._weight += float(weight)
+            if self._last is None:
+                results.append(None)
+            else:
+                results.append(np.concatenate((self._last, self._sum / self._weight)))
+        return results
+
+
+def _samples(block: np.ndarray, sampling_rate: int) -> np.ndarray:
+    if sampling_rate != audio.SAMPLING_RATE:
+        raise Wav2SmallError(
+            f"a block at {sampling_rate} Hz: a stream hears {audio.SAMPLING_RATE} Hz; "
+            "resample it first"
+        )
+    block = np.asarray(block)
+    if block.ndim != 1:
+        raise Wav2SmallError(f"a block of shape {block.shape}: give one channel, shape (samples,)")
+    if block.dtype == np.int16:
+        return block.astype(np.float32) / np.float32(32768)
+    samples = block.astype(np.float32)
+    if not np.isfinite(samples).all():
+        raise Wav2SmallError("a block with NaN or infinite samples")
+    return samples
+
+
+def _check(name: str, number: float, low: float, high: float) -> None:
+    if not low <= number <= high:
+        raise Wav2SmallError(f"{name} {number:g}: {low:g} to {high:g}")
+
+
+def _is_causal(path: Path) -> bool:
+    names = {node.name for node in open_session(path, 1).get_inputs()}
+    return {"block", "state", "pool"} <= names

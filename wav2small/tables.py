@@ -1,0 +1,143 @@
+"""The label table: clips with arousal, dominance and valence, each 0..1, and their provenance.
+
+On disk it is a parquet file with columns `file, start, end, arousal, dominance, valence`,
+optionally `variant` and whatever else the source or the teacher offered. Its metadata holds the
+provenance (`wav2small.provenance`, JSON) and the folder that `file` is relative to
+(`wav2small.root`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wav2small import files
+from wav2small.dimensions import DIMENSIONS
+from wav2small.errors import Wav2SmallError
+from wav2small.index import KEYS, ROOT_KEY, load_source
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROVENANCE_KEY = b"wav2small.provenance"
+
+
+@dataclass
+class Labels:
+    """A label table in memory.
+
+    Attributes:
+        frame: `file`, `start`, `end`, the dimensions (0..1), other columns
+        root: folder that `file` is relative to
+        provenance: of the labels; empty for a table that wav2small did not write
+    """
+
+    frame: pd.DataFrame
+    root: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Those of arousal, dominance, valence that the table holds, in this order."""
+        return tuple(name for name in DIMENSIONS if name in self.frame)
+
+    @property
+    def values(self) -> np.ndarray:
+        """(clips, dimensions), float64, 0..1."""
+        return self.frame[list(self.dimensions)].to_numpy(dtype=np.float64)
+
+    def path(self, file: str) -> str:
+        """Where an entry of the column `file` is."""
+        return os.path.join(self.root, file)
+
+
+def read_labels(
+    path: str | os.PathLike[str],
+    *,
+    root: str | None = None,
+    scale: tuple[float, float] | None = None,
+    partial: bool = False,
+) -> Labels:
+    """Read a label table or human ratings: parquet, CSV or an audformat database.
+
+    Args:
+        path: the table
+        root: folder that its files are relative to; default: see `load_source`
+        scale: (lowest, highest) rating of the table, mapped to 0..1; None = it is 0..1 already
+        partial: accept a table that rates only one or two of the dimensions
+
+    Raises:
+        Wav2SmallError: columns are missing, or a rating is not a number or outside its scale
+    """
+    index = load_source(path, root=root)
+    frame = index.frame
+    present = [name for name in DIMENSIONS if name in frame]
+    if not present or (len(present) < len(DIMENSIONS) and not partial):
+        missing = ", ".join(name for name in DIMENSIONS if name not in frame)
+        found = ", ".join(map(str, frame.columns[:10]))
+        raise Wav2SmallError(
+            f"{path}: no label table: no column {missing} (its columns: {found}); "
+            "make one with `wav2small label`, or name the columns so"
+        )
+    low, high = scale or (0.0, 1.0)
+    if not high > low:
+        raise Wav2SmallError(f"--scale {low:g} {high:g}: give the lowest rating, then the highest")
+    for name in present:
+        frame[name] = _rating(frame[name], low, high, f"{path}: column {name}")
+    provenance = json.loads(index.metadata.get(PROVENANCE_KEY, b"{}"))
+    return Labels(frame=frame, root=index.root, provenance=provenance)
+
+
+def write_labels(path: str | os.PathLike[str], labels: Labels) -> None:
+    """Write a label table, whole or not at all; also to any fsspec URL."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    frame = labels.frame
+    order = [*KEYS, *DIMENSIONS]
+    frame = frame[order + [column for column in frame if column not in order]]
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata(metadata(labels, table.schema.metadata))
+    if "://" in os.fspath(path):
+        import fsspec
+
+        with fsspec.open(os.fspath(path), "wb") as file:
+            pq.write_table(table, file)
+        return
+    with files.atomic(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def metadata(labels: Labels, existing: dict[bytes, bytes] | None = None) -> dict[bytes, bytes]:
+    """Parquet metadata of a label table: `existing` with provenance and root."""
+    return {
+        **(existing or {}),
+        PROVENANCE_KEY: json.dumps(labels.provenance, sort_keys=True).encode(),
+        ROOT_KEY: labels.root.encode(),
+    }
+
+
+def _rating(values: pd.Series, low: float, high: float, where: str) -> pd.Series:
+    import pandas as pd
+
+    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+    bad = ~np.isfinite(numbers.to_numpy())
+    if bad.any():
+        row = int(bad.argmax())
+        raise Wav2SmallError(
+            f"{where}, row {row + 1}: {str(values.iloc[row])!r} is not a rating; give a number or "
+            "remove the row"
+        )
+    # Room for the rounding of float32 tables only.
+    outside = ((numbers < low - 1e-6) | (numbers > high + 1e-6)).to_numpy()
+    if outside.any():
+        row = int(outside.argmax())
+        raise Wav2SmallError(
+            f"{where}, row {row + 1}: {numbers.iloc[row]:g} is outside {low:g}..{high:g}; give the "
+            "scale of the ratings, such as --scale 1 7"
+        )
+    return ((numbers - low) / (high - low)).clip(0, 1)
