@@ -1,0 +1,26 @@
+"""Teachers: models of arousal, dominance and valence that label audio, and the labelling run.
+
+Importing this package loads neither torch nor a teacher: each name loads its own file.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Teacher": "teacher",
+    "finetune": "finetuning",
+    "label": "labelling",
+    "list_teachers": "registry",
+    "load_teacher": "registry",
+    "register_teacher": "registry",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wav2small.teachers' has no attribute {name!r}")
+    return getattr(import_module(f"wav2small.teachers.{_HOMES[name]}"), name)

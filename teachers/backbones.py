@@ -1,0 +1,157 @@
+"""Backbones: WavLM, wav2vec2 and HuBERT of transformers, built from a configuration alone.
+
+A padded batch gives what its clips give one by one: only frames that hear nothing but the clip
+count, attention sees only them, and where the feature extractor normalises over time (the
+"group" norm of the base models) it hears one clip at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wav2small.errors import Wav2SmallError
+
+#: The configuration of microsoft/wavlm-large, which the published SER checkpoints name only by
+#: this id. Dropouts and masking serve training only and are left at zero.
+WAVLM_LARGE = {
+    "model_type": "wavlm",
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "conv_dim": [512] * 7,
+    "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+    "conv_bias": False,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "num_conv_pos_embeddings": 128,
+    "num_conv_pos_embedding_groups": 16,
+    "num_buckets": 320,
+    "max_bucket_distance": 800,
+    "layer_norm_eps": 1e-5,
+    "hidden_act": "gelu",
+}
+
+BUILT_IN = {"microsoft/wavlm-large": WAVLM_LARGE}
+
+#: Fields without which a model would be built that computes something else, in silence.
+REQUIRED = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads")
+
+
+def build(config: Mapping[str, Any], where: Any) -> nn.Module:
+    """Build a backbone with random weights.
+
+    Args:
+        config: of transformers; `model_type` is wavlm, wav2vec2 or hubert
+        where: named in errors
+
+    Raises:
+        Wav2SmallError: another model type, a field is missing or makes no sense
+    """
+    import transformers
+
+    from .checkpoint import require
+
+    families: dict[str, tuple[Any, Any]] = {
+        "wavlm": (transformers.WavLMConfig, transformers.WavLMModel),
+        "wav2vec2": (transformers.Wav2Vec2Config, transformers.Wav2Vec2Model),
+        "hubert": (transformers.HubertConfig, transformers.HubertModel),
+    }
+    require(config, REQUIRED, where)
+    if config["model_type"] not in families:
+        raise Wav2SmallError(
+            f"{where}: model_type {config['model_type']!r} is no backbone; known: "
+            + ", ".join(families)
+        )
+    if config.get("add_adapter"):
+        raise Wav2SmallError(f"{where}: add_adapter is set; backbones with adapters are not known")
+    config_class, model_class = families[config["model_type"]]
+    # `layerdrop` would drop whole layers at random in training, `id2label` is the head's matter.
+    fields = {name: value for name, value in config.items() if name not in ("id2label", "label2id")}
+    try:
+        model = model_class(config_class.from_dict(fields | {"layerdrop": 0.0}))
+    except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise Wav2SmallError(f"{where}: no backbone can be built from it ({error})") from error
+    for module in model.modules():
+        if hasattr(module, "torch_multi_head_self_attention"):
+            module.torch_multi_head_self_attention = _Attention(module)  # type: ignore[assignment]
+    return model
+
+
+def frames(model: nn.Module, lengths: Tensor) -> Tensor:
+    """Number of frames that hear only the clip: (B,) samples -> (B,) frames."""
+    config: Any = model.config
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
+    return lengths
+
+
+def hidden_states(model: Any, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Run a backbone.
+
+    Args:
+        model: of `build`
+        signal: (B, T) normalised, zeros after the end of shorter clips
+        lengths: (B,) samples, on the CPU
+
+    Returns:
+        last hidden state (B, frames, hidden), and the mask of valid frames (B, frames)
+    """
+    counts = frames(model, lengths)
+    features = _features(model, signal, lengths, counts)  # (B, frames, conv_dim)
+    hidden = model.feature_projection(features)
+    hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+    steps = torch.arange(hidden.shape[1], device=hidden.device)
+    mask = steps < counts.to(hidden.device)[:, None]
+    needed = None if int(counts.min()) == hidden.shape[1] else mask
+    if model.training:
+        hidden = model._mask_hidden_states(hidden, attention_mask=needed)
+    return model.encoder(hidden, attention_mask=needed).last_hidden_state, mask
+
+
+def _features(model: Any, signal: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
+    longest = int(counts.max())
+    if model.config.feat_extract_norm != "group":
+        return model.feature_extractor(signal).transpose(1, 2)[:, :longest]
+    features: Tensor | None = None
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).nonzero()[:, 0].to(signal.device)
+        own = model.feature_extractor(signal[rows, :length]).transpose(1, 2)
+        if features is None:
+            features = own.new_zeros(len(signal), longest, own.shape[2])
+        features[rows, : own.shape[1]] = own
+    assert features is not None
+    return features
+
+
+class _Attention:
+    """WavLM's attention through torch's fused kernel.
+
+    transformers asks for the attention weights, which nobody here reads, and so for the slow way.
+    """
+
+    def __init__(self, module: Any):
+        self.module = module
+
+    def __call__(
+        self, hidden: Tensor, mask: Tensor | None, position_bias: Tensor
+    ) -> tuple[Tensor, None]:
+        own = self.module
+        batch, steps, size = hidden.shape
+
+        def heads(states: Tensor) -> Tensor:
+            return states.view(batch, steps, own.num_heads, -1).transpose(1, 2)
+
+        query, key, value = (heads(layer(hidden)) for layer in (own.q_proj, own.k_proj, own.v_proj))
+        bias = position_bias.view(batch, own.num_heads, steps, steps).to(query.dtype)
+        if mask is not None:
+            bias = bias.masked_fill(~mask.bool()[:, None, None, :], float("-inf"))
+        dropout = own.dropout if own.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout)
+        return own.out_proj(mixed.transpose(1, 2).reshape(batch, steps, size)), None

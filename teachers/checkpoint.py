@@ -1,0 +1,289 @@
+"""Checkpoints: `config.json` and `model.safetensors`, from a folder or the hub, nothing executed.
+
+Every refusal names the file and the field or key, and how to mend it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wav2small import files, provenance
+from wav2small.dimensions import DIMENSIONS
+from wav2small.errors import Wav2SmallError
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+PREPROCESSOR = "preprocessor_config.json"
+_PICKLES = ("pytorch_model.bin", "model.bin", "model.pt", "pytorch_model.pt", "model.ckpt")
+
+#: Licences of the published teachers; of other checkpoints it stands in their model card.
+LICENCES = {
+    "3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes": "MIT",
+    "3loi/SER-Odyssey-Baseline-WavLM-Arousal": "MIT",
+    "3loi/SER-Odyssey-Baseline-WavLM-Dominance": "MIT",
+    "3loi/SER-Odyssey-Baseline-WavLM-Valence": "MIT",
+    "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim": "CC-BY-NC-SA-4.0",
+    "audeering/wav2small": "CC-BY-NC-SA-4.0",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a model's files are, and what pins them.
+
+    Attributes:
+        folder: holds config.json and model.safetensors
+        id: hub id, or the folder as the user named it
+        revision: commit of the hub, or the hash of the weights
+        licence: SPDX name or "unknown"
+    """
+
+    folder: Path
+    id: str
+    revision: str
+    licence: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The parsed config.json."""
+        return read_json(self.folder / CONFIG)
+
+
+def local(folder: str | os.PathLike[str], *, id: str | None = None) -> Checkpoint:
+    """A checkpoint in a folder.
+
+    Raises:
+        Wav2SmallError: a file is missing, or the weights are a pickle
+    """
+    path = Path(folder)
+    if not (path / CONFIG).is_file():
+        raise Wav2SmallError(
+            f"{path}: no {CONFIG}; a teacher's folder holds {CONFIG} and {WEIGHTS}"
+        )
+    if not (path / WEIGHTS).is_file():
+        for name in _PICKLES:
+            if (path / name).exists():
+                raise Wav2SmallError(pickled(path / name))
+        raise Wav2SmallError(
+            f"{path}: no {WEIGHTS}; a teacher's folder holds {CONFIG} and {WEIGHTS}"
+        )
+    revision = "sha256:" + files.sha256(path / WEIGHTS)
+    return Checkpoint(path, id or os.fspath(folder), revision, _licence(path, id or path.name))
+
+
+def hub(spec: str) -> Checkpoint:
+    """A checkpoint of the hub: `owner/name` or `owner/name@revision`.
+
+    The commit that was found is the checkpoint's revision. Without a network the copy of an
+    earlier download serves.
+
+    Raises:
+        Wav2SmallError: no such repository or revision, no safetensors in it, or no network
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    name, _, revision = spec.partition("@")
+    put = (
+        f"put {CONFIG} and {WEIGHTS} of {name} into a folder and name the folder instead "
+        f"(--teacher FOLDER)"
+    )
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                name,
+                revision=revision or None,
+                allow_patterns=[CONFIG, WEIGHTS, PREPROCESSOR, "README.md"],
+            )
+        )
+    except errors.GatedRepoError as error:
+        raise Wav2SmallError(f"{spec}: access must be asked for on the hub; or {put}") from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise Wav2SmallError(
+            f"{spec}: no such repository on the hub (or private); or {put}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise Wav2SmallError(f"{spec}: the repository has no revision {revision}") from error
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+        raise Wav2SmallError(
+            f"{spec}: the hub cannot be reached and there is no local copy; {put}"
+        ) from error
+    except Exception as error:  # the client's own network errors are of many families
+        if "httpx" not in type(error).__module__ and "requests" not in type(error).__module__:
+            raise
+        raise Wav2SmallError(f"{spec}: the hub cannot be reached; {put}") from error
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).exists():
+            raise Wav2SmallError(
+                f"{spec}: no {file} in this repository or in its local copy; if it offers only "
+                f"pytorch_model.bin, convert that to {WEIGHTS} with safetensors; or {put}"
+            )
+    return Checkpoint(folder, name, revision_of(folder), _licence(folder, name))
+
+
+def revision_of(folder: Path) -> str:
+    """The commit of a snapshot of the hub, which its folder is named after; else a hash."""
+    if re.fullmatch(r"[0-9a-f]{40}", folder.name):
+        return folder.name
+    return "sha256:" + files.sha256(folder / WEIGHTS)
+
+
+def pickled(file: Path) -> str:
+    """The refusal of a pickle, which can run code when it is opened."""
+    return (
+        f"{file}: a pickle can run code and is not opened; convert it once where you trust it: "
+        'python -c "import torch; from safetensors.torch import save_file; save_file({k: '
+        f"v.contiguous().clone() for k, v in torch.load('{file.name}', weights_only=True)"
+        f".items()}}, '{WEIGHTS}')\""
+    )
+
+
+def require(config: Mapping[str, Any], names: Iterable[str], where: str | Path) -> None:
+    """Refuse a configuration without one of the fields.
+
+    Raises:
+        Wav2SmallError: it names the field
+    """
+    for name in names:
+        if config.get(name) is None:
+            raise Wav2SmallError(
+                f"{where}: no field `{name}`; bring the file it was published with"
+            )
+
+
+def dimensions(
+    config: Mapping[str, Any], outputs: int, where: str | Path
+) -> tuple[str, ...] | None:
+    """Names of a head's outputs by `id2label`, in the order of the head; None = it names none.
+
+    Raises:
+        Wav2SmallError: a name that is none of the dimensions, one named twice, too few or many
+    """
+    names = config.get("id2label")
+    if not names:
+        return None
+    try:
+        ordered = [str(names[key]).strip().lower() for key in sorted(names, key=int)]
+    except ValueError as error:
+        raise Wav2SmallError(f"{where}: id2label has keys that are no numbers") from error
+    for name in ordered:
+        if name not in DIMENSIONS:
+            raise Wav2SmallError(
+                f"{where}: id2label names an output {name!r}; known are {', '.join(DIMENSIONS)}"
+            )
+    if len(set(ordered)) != len(ordered) or len(ordered) != outputs:
+        raise Wav2SmallError(
+            f"{where}: id2label names {len(ordered)} outputs ({', '.join(ordered)}), "
+            f"the model has {outputs}; each dimension once"
+        )
+    return tuple(ordered)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        Wav2SmallError: damaged, or something else than an object
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise Wav2SmallError(f"{path}: not JSON ({error}); copy it again") from error
+    if not isinstance(found, dict):
+        raise Wav2SmallError(f"{path}: not a JSON object; copy it again")
+    return found
+
+
+def load_weights(
+    model: torch.nn.Module, file: Path, *, optional: Iterable[str] = ("masked_spec_embed",)
+) -> None:
+    """Fill a model, built on any device, with exactly the weights of a file, in float32.
+
+    Args:
+        model: its parameters are replaced
+        file: safetensors
+        optional: last parts of keys that may be there or not, on either side: they serve
+            training only
+
+    Raises:
+        Wav2SmallError: truncated or no safetensors; a key that is missing, unexpected or of
+            another shape, named
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = {modern(key): value for key, value in load_file(file).items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise Wav2SmallError(
+            f"{file}: truncated or no safetensors ({error}); copy it again"
+        ) from error
+    wanted = model.state_dict()
+    last = tuple(optional)
+    unexpected = [key for key in found if key not in wanted and not key.endswith(last)]
+    missing = [key for key in wanted if key not in found and not key.endswith(last)]
+    for keys, what in ((missing, "lacks"), (unexpected, "has an unexpected")):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise Wav2SmallError(
+                f"{file}: {what} key {keys[0]}{more}; is {CONFIG} the one it belongs to?"
+            )
+    filled = {}
+    for key, own in wanted.items():
+        value = found.get(key)
+        if value is None:
+            value = torch.zeros(own.shape)
+        elif value.shape != own.shape:
+            raise Wav2SmallError(
+                f"{file}: {key} has shape {tuple(value.shape)}, {CONFIG} asks for "
+                f"{tuple(own.shape)}; the two do not belong together"
+            )
+        filled[key] = value.float() if value.is_floating_point() else value
+    model.load_state_dict(filled, strict=True, assign=True)
+
+
+def modern(key: str) -> str:
+    """The name torch gives a weight-normalised weight today; checkpoints have the older one."""
+    return key.replace("conv.weight_g", "conv.parametrizations.weight.original0").replace(
+        "conv.weight_v", "conv.parametrizations.weight.original1"
+    )
+
+
+def published(key: str) -> str:
+    """The name that published checkpoints give a weight-normalised weight."""
+    return key.replace("conv.parametrizations.weight.original0", "conv.weight_g").replace(
+        "conv.parametrizations.weight.original1", "conv.weight_v"
+    )
+
+
+def _licence(folder: Path, name: str) -> str:
+    """By hub id, by our own provenance, or by the model card's front matter."""
+    lineage = folder / "provenance.json"
+    if lineage.exists():
+        return " AND ".join(provenance.licences(read_json(lineage)))
+    for known, licence in LICENCES.items():
+        if name in (known, known.partition("/")[2]):
+            return licence
+    card = folder / "README.md"
+    if card.exists():
+        found = re.match(
+            r"---\n(?:.*\n)*?license:\s*[\"']?([\w.+-]+)", card.read_text(errors="replace")
+        )
+        if found:
+            return _spdx(found[1])
+    return "unknown"
+
+
+def _spdx(name: str) -> str:
+    """The hub writes SPDX names in lower case."""
+    return {"apache-2.0": "Apache-2.0"}.get(name, name.upper())

@@ -1,0 +1,135 @@
+"""From a row of the index to the signals a teacher hears: windows, then variants of each."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from wav2small import audio, index, variants
+from wav2small.errors import AudioError
+
+_NS = 1_000_000_000  # nanoseconds per second, audformat's unit of time
+
+
+class Row(NamedTuple):
+    """One row of the source index; times in nanoseconds, `end` None = to the end of the file."""
+
+    row: int
+    file: str
+    start: int
+    end: int | None
+
+
+class Item(NamedTuple):
+    """One signal to label: a window of a row (`variant` 0), or a variant of that window."""
+
+    row: int
+    file: str
+    start: int
+    end: int | None
+    variant: int
+    seconds: float
+
+
+class Refusal(NamedTuple):
+    """A clip that cannot be labelled, and why."""
+
+    row: int
+    file: str
+    start: int
+    end: int | None
+    reason: str
+
+
+@dataclass
+class Outcome:
+    """What became of some rows.
+
+    Attributes:
+        rows: the source rows it settles
+        items: what was labelled
+        columns: {column: (items,)}
+        refusals: what was not
+    """
+
+    rows: list[int] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the signals of a run; travels to worker processes.
+
+    Attributes:
+        root: folder that files are relative to
+        sampling_rate: of the teacher, Hz
+        window_s: longest signal in seconds
+        hop_s: from one window to the next, None = `window_s`
+        copies: number of variants of each window
+        settings: of the variants
+    """
+
+    root: str
+    sampling_rate: int
+    window_s: float
+    hop_s: float | None
+    copies: int
+    settings: variants.Settings
+
+    def path(self, file: str) -> str:
+        return os.path.join(self.root, file)
+
+    def items(self, row: Row) -> list[Item]:
+        """Windows of a row, each with its variants; only the header of the file is read.
+
+        Raises:
+            AudioError: the file is missing or no audio
+        """
+        if row.end is None:
+            length = audio.duration(self.path(row.file)) - row.start / _NS
+        else:
+            length = (row.end - row.start) / _NS
+        if length <= self.window_s:
+            cut = [(row.start, row.end, length)]
+        else:
+            hop_s = self.hop_s or self.window_s
+            cut = [
+                (row.start + round(low * _NS), row.start + round(high * _NS), high - low)
+                for low, high in index.spans(length, window_s=self.window_s, hop_s=hop_s)
+            ]
+        return [
+            Item(row.row, row.file, start, end, seed, seconds)
+            for start, end, seconds in cut
+            for seed in (0, *variants.seeds(row.file, start, end, self.copies))
+        ]
+
+    def read(self, item: Item) -> np.ndarray:
+        """The signal of an item, float32.
+
+        Raises:
+            AudioError: the clip cannot be used
+        """
+        return variants.read(
+            self.path(item.file),
+            start_s=item.start / _NS,
+            end_s=None if item.end is None else item.end / _NS,
+            variant=item.variant,
+            settings=self.settings,
+            sampling_rate=self.sampling_rate,
+        )
+
+
+def refusal(clip: Row | Item, why: str) -> Refusal:
+    """The refusal of a row or an item."""
+    return Refusal(clip.row, clip.file, clip.start, clip.end, why)
+
+
+def reason(error: Exception) -> str:
+    """Why a clip was refused, on one line."""
+    text = str(error) if isinstance(error, AudioError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split()) or type(error).__name__

@@ -1,0 +1,52 @@
+"""Which teacher a folder or a hub id holds: its config.json tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wav2small.errors import Wav2SmallError
+
+from . import checkpoint
+from .checkpoint import Checkpoint
+from .teacher import Teacher
+
+
+def load_folder(folder: str, **options: Any) -> Teacher:
+    """The teacher in a folder: a checkpoint, or what `distil` or `finetune` wrote.
+
+    Raises:
+        Wav2SmallError: none, or one that cannot be used
+    """
+    return _load(checkpoint.local(folder), options)
+
+
+def load_hub(spec: str, **options: Any) -> Teacher:
+    """The teacher behind a hub id, `owner/name` or `owner/name@revision`.
+
+    Raises:
+        Wav2SmallError: none, or one that cannot be used
+    """
+    return _load(checkpoint.hub(spec), options)
+
+
+def _load(source: Checkpoint, options: dict[str, Any]) -> Teacher:
+    config = source.config
+    chosen = {name: options[name] for name in ("device", "dtype") if name in options}
+    kind = config.get("model_type")
+    if "student" in config or {"n_fft", "half_mel", "n_time"} <= config.keys():
+        from .student import StudentTeacher
+
+        return StudentTeacher(source, **chosen)
+    if kind == "ser":
+        from . import wavlm
+
+        return wavlm.load(source, **chosen)
+    if kind in ("wav2vec2", "hubert", "wavlm"):
+        from . import wav2vec2
+
+        return wav2vec2.load(source, **chosen)
+    where = source.folder / checkpoint.CONFIG
+    raise Wav2SmallError(
+        f"{where}: model_type {kind!r} is no teacher; known: ser, wav2vec2, hubert, wavlm, "
+        "and students"
+    )

@@ -1,0 +1,112 @@
+"""What a labelling run is to do, and what of it an earlier run has done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wav2small.errors import Wav2SmallError
+from wav2small.index import KEYS, Index
+
+from .clips import Row
+from .store import Folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEY = b"wav2small.labelling"  # metadata of a finished table: the identity of its run
+_PLAN = "plan.json"
+_BLOCK = 4096  # rows that are turned from columns into Python objects at a time
+
+
+def identity(index: Index, **options: Any) -> dict[str, Any]:
+    """What makes two runs the same run: clips, teacher and every option that changes a label.
+
+    How it is done (workers, device, batches, engine) is not part of it.
+    """
+    return {"source": _digest(index.frame), "rows": len(index.frame), **options}
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    """Names of what differs, for an error message."""
+    return ", ".join(sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)))
+
+
+def finished(folder: Folder, name: str) -> tuple[dict[str, Any], int] | None:
+    """The identity of the run that wrote a table, and its number of rows; None = no table.
+
+    A table that no labelling run wrote has the identity {}.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not folder.exists(name):
+        return None
+    try:
+        with folder.open(name) as file:
+            found = pq.ParquetFile(file)
+            return json.loads((found.schema_arrow.metadata or {}).get(KEY, b"{}")), (
+                found.metadata.num_rows
+            )
+    except (pa.ArrowInvalid, ValueError, OSError):
+        return {}, 0
+
+
+def begin(folder: Folder, identity: dict[str, Any], *, overwrite: bool) -> None:
+    """Begin a run, or find the one that was broken off.
+
+    Args:
+        folder: of the unfinished run
+        identity: see `identity`
+        overwrite: forget another run
+
+    Raises:
+        Wav2SmallError: what was broken off was another run, and `overwrite` is not set
+    """
+    if folder.exists(_PLAN):
+        with folder.open(_PLAN) as file:
+            theirs = json.load(file)
+        if theirs == identity:
+            return
+        done = folder.names("piece-")
+        if done and not overwrite:
+            raise Wav2SmallError(
+                f"{folder.path}: an unfinished run with other settings "
+                f"({differences(identity, theirs)}); finish it with them, or start afresh "
+                "with --overwrite"
+            )
+        for piece in done:
+            folder.remove(piece)
+    text = json.dumps(identity, indent=1, sort_keys=True)
+    folder.write(_PLAN, lambda path: path.write_text(text))
+
+
+def parts(output: str | os.PathLike[str]) -> Folder:
+    """Folder of the unfinished run beside a table."""
+    return Folder(os.fspath(output) + ".parts")
+
+
+def rows(frame: pd.DataFrame, done: np.ndarray) -> Iterator[Row]:
+    """Rows of an index that are not done, in order, a few in memory at a time."""
+    todo = np.flatnonzero(~done)
+    for begin in range(0, len(todo), _BLOCK):
+        block = todo[begin : begin + _BLOCK]
+        part = frame.iloc[block]
+        starts = part["start"].to_numpy("timedelta64[ns]").astype(np.int64)
+        ends = part["end"].to_numpy("timedelta64[ns]").astype(np.int64)
+        open_ended = part["end"].isna().to_numpy()
+        for n, file in enumerate(part["file"]):
+            end = None if open_ended[n] else int(ends[n])
+            yield Row(int(block[n]), file, int(starts[n]), end)
+
+
+def _digest(frame: pd.DataFrame) -> str:
+    import pandas as pd
+
+    hashes = pd.util.hash_pandas_object(frame[KEYS], index=False)
+    return hashlib.sha256(hashes.to_numpy().tobytes()).hexdigest()

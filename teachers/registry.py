@@ -1,0 +1,129 @@
+"""Teachers by name: the built-in ones, folders, hub ids, and classes of your own."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from typing import Any, TypeVar
+
+from wav2small.errors import Wav2SmallError
+
+from .teacher import Teacher
+
+Factory = TypeVar("Factory", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of `wav2small teachers`."""
+
+    name: str
+    parameters: int | None  # None: depends on what it is made of
+    licence: str
+    what: str
+
+
+#: Built-in teachers; the file of the same name registers each. Parameters counted from the
+#: published checkpoints' configurations.
+BUILT_IN = {
+    row.name: row
+    for row in (
+        Row("acoustic", None, "MIT", "prosody and spectrum, regression; embedded, no download"),
+        Row("wavlm", 318_607_043, "MIT", "WavLM-large, attentive pooling (SER-Odyssey baseline)"),
+        Row("wav2vec2", 165_336_707, "CC-BY-NC-SA-4.0", "wav2vec2-large-robust, 12 layers (Dawn)"),
+        Row("ensemble", None, "of its members", "mean of teachers, by default wavlm and wav2vec2"),
+    )
+}
+
+_registered: dict[str, Callable[..., Any]] = {}
+
+
+def register_teacher(name: str) -> Callable[[Factory], Factory]:
+    """Make a class or function known as a teacher: `@register_teacher("mine")`.
+
+    It is called with those of the options (`device`, `dtype`, `revision` ...) it accepts.
+    """
+
+    def register(factory: Factory) -> Factory:
+        _registered[name] = factory
+        return factory
+
+    return register
+
+
+def list_teachers() -> list[dict[str, Any]]:
+    """Name, parameters, licence and what it is, for every teacher known by name."""
+    rows = [asdict(row) for row in BUILT_IN.values()]
+    for name, factory in _registered.items():
+        if name not in BUILT_IN:
+            what = (inspect.getdoc(factory) or "").partition("\n")[0]
+            licence = getattr(factory, "licence", "unknown")
+            rows.append({"name": name, "parameters": None, "licence": licence, "what": what})
+    return rows
+
+
+def load_teacher(spec: str | Teacher, **options: Any) -> Teacher:
+    """Load a teacher.
+
+    Args:
+        spec: a name of `list_teachers()`; a folder with `config.json` and `model.safetensors`
+            (a checkpoint, or what `distil` and `finetune` write); a hub id `owner/name`,
+            optionally `owner/name@revision`; `package.module:Class`, a class of your own;
+            `ensemble:SPEC=WEIGHT,SPEC=WEIGHT`; or a teacher, which is returned as it is
+        options: `device`, `dtype`, `members`, `weights` ...; a teacher takes those it knows
+
+    Raises:
+        Wav2SmallError: no such teacher, or a checkpoint that cannot be used
+    """
+    if not isinstance(spec, str):
+        return spec
+    if spec.startswith("ensemble:"):
+        from .ensemble import parse
+
+        members, weights = parse(spec.removeprefix("ensemble:"))
+        return load_teacher("ensemble", **{**options, "members": members, "weights": weights})
+    if spec in BUILT_IN and spec not in _registered:
+        import_module(f"wav2small.teachers.{spec}")
+    if spec in _registered:
+        return _call(_registered[spec], options)
+    if os.path.isdir(spec):
+        from .folder import load_folder
+
+        return load_folder(spec, **options)
+    if ":" in spec and "/" not in spec.partition(":")[0]:
+        return _call(_imported(spec), options)
+    if spec.count("/") == 1 and not os.path.exists(spec) and not spec.startswith((".", "/")):
+        from .folder import load_hub
+
+        return load_hub(spec, **options)
+    known = ", ".join([*BUILT_IN, *(name for name in _registered if name not in BUILT_IN)])
+    close = difflib.get_close_matches(spec, [*BUILT_IN, *_registered], n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise Wav2SmallError(
+        f"--teacher {spec}: no teacher of that name and no such folder; {hint}"
+        f"known: {known}; else a folder, a hub id owner/name, or package.module:Class"
+    )
+
+
+def _call(factory: Callable[..., Any], options: dict[str, Any]) -> Teacher:
+    parameters = inspect.signature(factory).parameters
+    if any(entry.kind is inspect.Parameter.VAR_KEYWORD for entry in parameters.values()):
+        return factory(**options)
+    return factory(**{name: value for name, value in options.items() if name in parameters})
+
+
+def _imported(spec: str) -> Callable[..., Any]:
+    module, _, attribute = spec.partition(":")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # console scripts do not look into the current folder
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Wav2SmallError(
+            f"--teacher {spec}: {error}; give package.module:Class that Python can import"
+        ) from error
