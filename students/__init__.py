@@ -1,0 +1,1 @@
+"""Students: tiny networks from a waveform to arousal, dominance and valence."""

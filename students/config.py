@@ -1,0 +1,182 @@
+"""Every setting of a distillation, with its default and what it means.
+
+The command line, `distill()` and `--config file.toml` use the same names. Free of torch, so that
+`wav2small distill --help` is quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from wav2small import files
+from wav2small.errors import Wav2SmallError
+
+
+def _option(default: Any, help: str, **extra: Any) -> Any:
+    """A field of `Config`; 0 stands for "choose for me" where the help says so."""
+    metadata = {"help": help, **extra}
+    if isinstance(default, (dict, list)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Config:
+    """Settings of `distill`.
+
+    A value of 0 for `epochs`, `batch_size`, or `learning_rate` means: chosen for the number of
+    clips; `distillation.resolve` does so, and `distill.toml` in the run folder holds the choice.
+    """
+
+    student: str = _option("wav2small", "student to train; `wav2small students` lists them")
+    student_options: dict[str, Any] = _option({}, "options of the student (TOML table)", cli=False)
+    init: str = _option("", "run folder whose weights to start from")
+    validation: str = _option(
+        "0.15",
+        "share of clips held out by speaker (by file without a column `speaker`), or "
+        "COLUMN=VALUE,VALUE",
+    )
+    epochs: int = _option(0, "passes over the training clips; 0 = by number of clips")
+    batch_size: int = _option(0, "clips per step over all processes; 0 = by number of clips")
+    crop_s: float = _option(1.5, "longest piece of a clip heard at once, in seconds; 0 = all of it")
+    learning_rate: float = _option(0.0, "peak learning rate; 0 = the student's own")
+    schedule: str = _option(
+        "onecycle", "learning rate over time", choices=("onecycle", "cosine", "constant")
+    )
+    weight_decay: float = _option(0.01, "of AdamW, on weight matrices only")
+    clip_norm: float = _option(1.0, "largest norm of the gradient; 0 = no limit")
+    ema: float = _option(0.99, "decay per step of the moving average of weights; 0 = none")
+    ccc_weight: float = _option(1.0, "weight of 1 - CCC")
+    regression: str = _option("smooth_l1", "regression term", choices=("smooth_l1", "mse", "none"))
+    regression_weight: float = _option(5.0, "weight of the regression term")
+    dimension_weights: list[float] = _option(
+        [1.0, 1.0, 1.0], "weights of arousal, dominance, valence", nargs=3
+    )
+    trim: float = _option(0.0, "share of each batch left out as label noise (largest residuals)")
+    gain_db: float = _option(
+        10.0, "random gain up to this many dB up or down, if the teacher does not hear gain"
+    )
+    altered: float = _option(
+        0.5, "with --online: share of clips that are heard as a fresh variant in every epoch"
+    )
+    noise: str = _option("", "with --online: folder of noise for fresh variants")
+    rooms: str = _option("", "with --online: folder of room impulse responses for them")
+    patience: int = _option(0, "stop after so many epochs without a better validation; 0 = never")
+    quantise: str = _option(
+        "none", "grid of the quantisation-aware last phase", choices=("none", "int8", "int4")
+    )
+    quantise_epochs: int = _option(0, "epochs of that phase; 0 = a tenth of `epochs`, at least 2")
+    precision: str = _option("fp32", "arithmetic of the network", choices=("fp32", "bf16"))
+    compile: bool = _option(False, "torch.compile the student (a minute at the start)")
+    device: str = _option("auto", "auto, cpu, cuda or cuda:1")
+    cache_mb: int = _option(1024, "memory for decoded audio in MB; the rest is decoded each epoch")
+    workers: int = _option(2, "threads that prepare batches ahead of the network")
+    checkpoint_s: float = _option(300.0, "seconds between checkpoints within an epoch")
+    seed: int = _option(0, "of everything random")
+
+
+#: Peak learning rate of each student; docs/recipe.md says how they were found.
+LEARNING_RATES = {"wav2small": 5e-3, "wav2small2": 5e-3, "nano": 5e-3}
+
+#: Settings that may differ when a run goes on: they change no weight.
+FREE = frozenset({"device", "cache_mb", "workers", "checkpoint_s"})
+
+
+def check(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """Values of `Config` fields, converted to their types.
+
+    Raises:
+        Wav2SmallError: unknown name (the nearest is suggested) or value that cannot be
+    """
+    fields = {item.name: item for item in dataclasses.fields(Config)}
+    result = {}
+    for name, value in values.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)[0]
+            raise Wav2SmallError(f"{where}: unknown setting {name!r}; did you mean {near!r}?")
+        item = fields[name]
+        kind = str(item.type).split("[")[0]
+        converted = _convert(value, kind)
+        choices = item.metadata.get("choices")
+        if converted is None or (choices and converted not in choices):
+            wanted = " or ".join(choices) if choices else kind
+            raise Wav2SmallError(f"{where}: {name} = {value!r}: give {wanted}")
+        result[name] = converted
+    _check_ranges(result, where)
+    return result
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Settings of a TOML file, `labels` included if it names one."""
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[no-redef]
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise Wav2SmallError(f"{path}: {error.strerror}; mend --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Wav2SmallError(f"{path}: not TOML ({error}); write lines like epochs = 20") from error
+    labels = {"labels": str(values.pop("labels"))} if "labels" in values else {}
+    return labels | check(values, where=str(path))
+
+
+def write(path: str | os.PathLike[str], config: Config, *, labels: str) -> None:
+    """Write settings so that `read` gives them back."""
+    lines = ["# Settings of this run; `wav2small distill --config FILE -o RUN` repeats it."]
+    if labels:
+        lines.append(f"labels = {_toml(labels)}")
+    tables = []
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, dict):
+            if value:
+                tables.append(f"\n[{item.name}]")
+                tables += [f"{key} = {_toml(entry)}" for key, entry in value.items()]
+        else:
+            lines.append(f"{item.name} = {_toml(value)}")
+    with files.atomic(path) as temporary:
+        temporary.write_text("\n".join([*lines, *tables]) + "\n")
+
+
+def _toml(value: Any) -> str:
+    # JSON strings, numbers, booleans and lists of them are TOML as well.
+    return json.dumps(value)
+
+
+def _convert(value: Any, kind: str) -> Any:
+    try:
+        if kind == "bool":
+            return value if isinstance(value, bool) else None
+        if kind == "int":
+            return int(value) if int(value) == float(value) else None
+        if kind == "float":
+            return float(value)
+        if kind == "list":
+            return [float(entry) for entry in value]
+        if kind == "dict":
+            return dict(value)
+        return str(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _check_ranges(values: Mapping[str, Any], where: str) -> None:
+    for name, value in values.items():
+        if isinstance(value, (int, float)) and name != "seed" and not value >= 0:
+            raise Wav2SmallError(f"{where}: {name} = {value!r}: must not be negative")
+    for name in ("ema", "trim"):
+        if values.get(name, 0) >= 1:
+            raise Wav2SmallError(f"{where}: {name} = {values[name]!r}: must be below 1")
+    if len(values.get("dimension_weights", (1, 1, 1))) != 3:
+        raise Wav2SmallError(f"{where}: dimension_weights: give three numbers, A, D and V")
+    if 0 < values.get("crop_s", 0) < 0.25:
+        raise Wav2SmallError(f"{where}: crop_s = {values['crop_s']}: at least 0.25 s, or 0")

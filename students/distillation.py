@@ -1,0 +1,304 @@
+"""Distillation: a student learns to say what the teacher said about the same audio."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wav2small import files, metrics, provenance, variants
+from wav2small.audio import SAMPLING_RATE
+from wav2small.dimensions import DIMENSIONS
+from wav2small.errors import Wav2SmallError
+from wav2small.index import KEYS
+from wav2small.tables import Labels, read_labels, write_labels
+
+from . import config as configuration
+from . import parallel, plots, registry
+from .config import Config
+from .data import Batcher, Clips
+from .split import split
+from .stop import Stop
+from .student import Student
+from .training import Trainer
+
+#: Everything a run writes: what `overwrite` removes, and nothing else.
+PARTS = (
+    "config.json model.safetensors distill.toml provenance.json metrics.csv training.png "
+    "validation.parquet bad_batch.safetensors events last .lock"
+).split()
+
+
+@dataclass
+class Distillation:
+    """What came out of a run.
+
+    Attributes:
+        output: run folder
+        student: its name
+        parameters: trained numbers
+        clips: clips trained on
+        validation_clips: clips it is judged on; it heard no other clip of their voices (files)
+        epochs: epochs done
+        best_epoch: epoch whose weights are in the run folder
+        ccc: agreement with the teacher on the validation clips: each dimension and "mean"
+        seconds: of training and validation, over all sessions of the run
+        refused: {file: reason} of audio that could not be used
+        warnings: what else the user should know
+    """
+
+    output: str
+    student: str
+    parameters: int
+    clips: int
+    validation_clips: int
+    epochs: int
+    best_epoch: int
+    ccc: dict[str, float]
+    seconds: float
+    refused: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def distill(
+    labels: str | os.PathLike[str] | Labels,
+    output: str | os.PathLike[str],
+    *,
+    root: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    online: Any = None,
+    **settings: Any,
+) -> Distillation:
+    """Train a student on a label table.
+
+    The same call goes on with a run that was stopped, and ends with the weights that it would
+    have had without the stop.
+
+    Args:
+        labels: label table (parquet as `wav2small label` writes it, CSV, audformat)
+        output: run folder: config.json and model.safetensors (the best student), distill.toml,
+            provenance.json, metrics.csv, training.png, validation.parquet, last/
+        root: folder that the table's files are relative to; default: what the table says
+        config: TOML file with settings
+        overwrite: replace an existing run
+        online: a teacher to ask during training; the table's labels serve validation only
+        settings: fields of `students.config.Config`, such as `epochs=20`; they win over `config`
+
+    Raises:
+        Wav2SmallError: settings, labels or audio that cannot be; training that diverged
+        KeyboardInterrupt: stopped with Ctrl-C, after saving
+    """
+    values = configuration.read(config) if config else {}
+    values.pop("labels", None)
+    wanted = Config(**(values | configuration.check(settings, where="distill")))
+    table = labels if isinstance(labels, Labels) else read_labels(labels, root=root)
+    source = "" if isinstance(labels, Labels) else os.path.abspath(labels)
+    output = Path(output)
+    device, rank, size = parallel.start(wanted.device)
+    if rank == 0:
+        _prepare(output, overwrite=overwrite)
+    lock = files.Lock(output / ".lock") if rank == 0 else contextlib.nullcontext()
+    with lock, Stop() as stop:
+        clips = Clips(
+            table.frame,
+            table.root,
+            cache_bytes=wanted.cache_mb << 20,
+            made_with=_variants(wanted, table, fresh=online is not None),
+        )
+        train, valid = split(table.frame, wanted.validation, seed=wanted.seed)
+        train, valid = train[clips.lengths[train] > 0], valid[clips.lengths[valid] > 0]
+        if len(train) < 2 or len(valid) < 1:
+            reason = next(iter(clips.refused.values()), "too few clips")
+            raise Wav2SmallError(f"{source}: nothing to train or validate on: {reason}")
+        constant, warnings = _constant(table.values[train])
+        resolved = resolve(wanted, len(train))
+        batcher = Batcher(
+            clips,
+            table.values,
+            train,
+            batch_size=resolved.batch_size,
+            crop=round(resolved.crop_s * SAMPLING_RATE),
+            gain_db=resolved.gain_db if "gain" in invariances(table.provenance) else 0.0,
+            seed=resolved.seed,
+            workers=resolved.workers,
+            rank=rank,
+            size=size,
+            teacher=online,
+            altered=resolved.altered,
+        )
+        run = Trainer(
+            output,
+            _student(resolved),
+            resolved,
+            batcher,
+            valid,
+            fingerprint=_fingerprint(table, train, valid),
+            constant=constant,
+            device=device,
+            events=_events(output) if rank == 0 else None,
+        )
+        if rank == 0:
+            configuration.write(output / "distill.toml", resolved, labels=source)
+            _write_provenance(output, table, run)
+        run.fit(stop)
+        prediction = run.predict(run.best)
+        truth = table.values[valid]
+        ccc = [metrics.ccc(truth[:, i], prediction[:, i]) for i in range(len(DIMENSIONS))]
+        if rank == 0:
+            _finish(output, table, valid, prediction, run)
+        return Distillation(
+            output=str(output),
+            student=resolved.student,
+            parameters=sum(p.numel() for p in run.model.parameters() if p.requires_grad),
+            clips=len(train),
+            validation_clips=len(valid),
+            epochs=run.state["epoch"],
+            best_epoch=run.state["best_epoch"],
+            ccc=dict(zip(DIMENSIONS, ccc, strict=True))
+            | {"mean": float(np.mean([value for value in ccc if np.isfinite(value)] or [np.nan]))},
+            seconds=round(run.state["seconds"], 2),
+            refused=dict(clips.refused),
+            warnings=warnings,
+        )
+
+
+def resolve(config: Config, clips: int) -> Config:
+    """Settings with every 0 that stands for "choose for me" replaced, for `clips` clips."""
+    batch_size = min(config.batch_size or 16, clips)
+    epochs = config.epochs or int(np.clip(round(16 * (500 / clips) ** 0.4), 4, 60))
+    return dataclasses.replace(
+        config,
+        batch_size=batch_size,
+        epochs=epochs,
+        learning_rate=config.learning_rate
+        or configuration.LEARNING_RATES.get(config.student, 3e-3),
+        quantise_epochs=config.quantise_epochs or max(2, round(epochs / 10)),
+    )
+
+
+def invariances(provenance_: Mapping[str, Any]) -> frozenset[str]:
+    """What changes of the audio none of a label table's teachers hears, such as {"gain"}."""
+    sets = [set(teacher.get("invariances", ())) for teacher in provenance_.get("teachers", ())]
+    return frozenset(set.intersection(*sets)) if sets else frozenset()
+
+
+def _variants(config: Config, table: Labels, *, fresh: bool) -> Mapping[str, Any]:
+    """What variants are made with: as the table's were, or as asked for with a teacher online."""
+    if fresh and (config.noise or config.rooms):
+        return vars(variants.settings(noise=config.noise or None, rooms=config.rooms or None))
+    return table.provenance.get("variants") or {}
+
+
+def _student(config: Config) -> Student:
+    torch.manual_seed(config.seed)
+    student = registry.create(config.student, **config.student_options)
+    if config.init:
+        student.load_state_dict(registry.load(config.init).state_dict())
+    return student
+
+
+def _prepare(output: Path, *, overwrite: bool) -> None:
+    """Make the run folder; refuse one that holds something else."""
+    if output.exists() and not output.is_dir():
+        raise Wav2SmallError(f"{output}: a file, not a folder; choose another -o")
+    foreign = output.is_dir() and any(entry.name not in PARTS for entry in output.iterdir())
+    if foreign and not (output / "distill.toml").exists():
+        raise Wav2SmallError(f"{output}: holds other files and no run; choose another -o")
+    if overwrite and output.is_dir():
+        with files.Lock(output / ".lock"):
+            for name in PARTS:
+                path = output / name
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif name != ".lock":
+                    path.unlink(missing_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
+
+
+def _constant(labels: np.ndarray) -> tuple[list[bool], list[str]]:
+    """Dimensions whose labels do not vary, and what to tell about them."""
+    constant = [bool(np.ptp(labels[:, i]) < 1e-6) for i in range(len(DIMENSIONS))]
+    if all(constant):
+        raise Wav2SmallError(
+            "all labels are the same in every dimension: nothing to learn; label other audio"
+        )
+    warnings = [
+        f"{name}: every label is {labels[0, i]:.4g}, CCC is undefined; the student learns this "
+        "constant, and the other dimensions as usual"
+        for i, name in enumerate(DIMENSIONS)
+        if constant[i]
+    ]
+    return constant, warnings
+
+
+def _fingerprint(table: Labels, train: np.ndarray, valid: np.ndarray) -> str:
+    """Hash of what is learned: clips, labels, split."""
+    import pandas as pd
+
+    columns = [*KEYS, *DIMENSIONS] + (["variant"] if "variant" in table.frame else [])
+    digest = hashlib.sha256()
+    digest.update(pd.util.hash_pandas_object(table.frame[columns], index=False).to_numpy())
+    for rows in (train, valid):
+        digest.update(np.ascontiguousarray(rows, dtype=np.int64))
+    return digest.hexdigest()
+
+
+def _events(output: Path) -> Any:
+    """TensorBoard's writer, if it is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(output / "events"))
+
+
+def _write_provenance(output: Path, table: Labels, run: Trainer) -> None:
+    lineage = {
+        **provenance.new(),
+        **table.provenance,
+        "student": run.state["student"],
+        "distillation": {
+            "labels": run.state["fingerprint"],
+            "settings": {
+                k: v for k, v in asdict(run.config).items() if k not in configuration.FREE
+            },
+        },
+        "versions": {
+            **table.provenance.get("versions", {}),
+            **provenance.versions("numpy", "soundfile", "soxr", "torch"),
+        },
+    }
+    with files.atomic(output / "provenance.json") as temporary:
+        temporary.write_text(json.dumps(lineage, indent=2, sort_keys=True) + "\n")
+
+
+def _finish(
+    output: Path, table: Labels, valid: np.ndarray, prediction: np.ndarray, run: Trainer
+) -> None:
+    """Best and last weights, predictions on the validation clips, picture."""
+    run.best.save_pretrained(output)
+    run.average.model.save_pretrained(output / "last")
+    frame = table.frame.iloc[valid].reset_index(drop=True)
+    for column, name in enumerate(DIMENSIONS):
+        frame[f"{name}_student"] = prediction[:, column].astype(np.float32)
+    root = table.root if "://" in table.root else os.path.abspath(table.root)
+    lineage = json.loads((output / "provenance.json").read_text())
+    write_labels(output / "validation.parquet", Labels(frame, root, lineage))
+    plots.training(
+        output / "training.png",
+        run.state["rows"],
+        table.values[valid],
+        prediction,
+        title=f"{run.config.student}: {len(run.batcher.rows)} clips, {len(valid)} held out",
+    )

@@ -1,0 +1,114 @@
+"""Log-mel front end: power spectrogram by two fixed convolutions, Slaney mel bands, decibels.
+
+Module and buffer names follow the published Wav2Small checkpoint
+(`spectrogram_extractor.conv_real.weight`, `logmel_extractor.melW`), so that its stored
+constants load and are used.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from .masking import N, out_length
+
+SAMPLING_RATE = 16000
+FLOOR = 1e-10  # power below which the logarithm is cut: -100 dB
+
+
+def hann(size: int) -> np.ndarray:
+    """Periodic Hann window (size,), float64."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+
+
+def dft(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Windowed DFT rows 0..size/2, real and imaginary part, each (size // 2 + 1, size) float64."""
+    angle = 2 * np.pi * np.outer(np.arange(size // 2 + 1), np.arange(size)) / size
+    return np.cos(angle) * hann(size), -np.sin(angle) * hann(size)
+
+
+def hz_to_mel(hz: np.ndarray | float) -> np.ndarray:
+    """Slaney's mel scale: linear to 1 kHz, logarithmic above."""
+    hz = np.asarray(hz, dtype=np.float64)
+    logarithmic = 15 + 27 * np.log(np.maximum(hz, 1000) / 1000) / np.log(6.4)
+    return np.where(hz < 1000, hz * 3 / 200, logarithmic)
+
+
+def mel_to_hz(mel: np.ndarray | float) -> np.ndarray:
+    """Inverse of `hz_to_mel`."""
+    mel = np.asarray(mel, dtype=np.float64)
+    logarithmic = 1000 * np.exp((np.maximum(mel, 15) - 15) * np.log(6.4) / 27)
+    return np.where(mel < 15, mel * 200 / 3, logarithmic)
+
+
+def mel_bands(n_fft: int, n_mels: int, fmin: float = 0.0, fmax: float = 8000.0) -> np.ndarray:
+    """Slaney mel triangles of unit area, (n_fft // 2 + 1, n_mels) float64.
+
+    Equal to `librosa.filters.mel(sr=16000, n_fft=n_fft, n_mels=n_mels).T`.
+    """
+    bins = np.arange(n_fft // 2 + 1) * SAMPLING_RATE / n_fft
+    edges = mel_to_hz(np.linspace(hz_to_mel(fmin), hz_to_mel(fmax), n_mels + 2))
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    rising = (bins[:, None] - low) / (centre - low)
+    falling = (high - bins[:, None]) / (high - centre)
+    return np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
+
+
+class Constant(nn.Module):
+    """A tensor that is stored with the weights and never trained."""
+
+    weight: torch.Tensor
+
+    def __init__(self, value: np.ndarray):
+        super().__init__()
+        self.register_buffer("weight", torch.tensor(value, dtype=torch.float32))
+
+
+class Spectrogram(nn.Module):
+    """Power spectrogram without padding: (B, T) -> (B, frames, n_fft // 2 + 1).
+
+    Args:
+        n_fft: window and DFT size in samples (periodic Hann)
+        hop: distance of frames in samples
+    """
+
+    frontend = True  # counted as such by `costs`
+
+    def __init__(self, n_fft: int, hop: int):
+        super().__init__()
+        self.n_fft, self.hop = n_fft, hop
+        real, imag = dft(n_fft)
+        self.conv_real = Constant(real[:, None, :])  # (bins, 1, n_fft)
+        self.conv_imag = Constant(imag[:, None, :])
+
+    def frames(self, samples: N) -> N:
+        """Frames that lie wholly inside a clip of that many samples."""
+        return out_length(samples, self.n_fft, self.hop)
+
+    def forward(self, signal: torch.Tensor) -> torch.Tensor:
+        kernel = torch.cat((self.conv_real.weight, self.conv_imag.weight))
+        spectrum = nn.functional.conv1d(signal[:, None, :], kernel, stride=self.hop)
+        real, imag = spectrum.chunk(2, dim=1)
+        return (real * real + imag * imag).transpose(1, 2)
+
+    def macs(self, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
+        return output.shape[1] * output.shape[2] * 2 * self.n_fft
+
+
+class LogMel(nn.Module):
+    """Power -> mel bands in decibels: (B, frames, bins) -> (B, frames, n_mels)."""
+
+    melW: torch.Tensor
+    frontend = True
+
+    def __init__(self, n_fft: int, n_mels: int):
+        super().__init__()
+        bands = mel_bands(n_fft, n_mels)
+        self.register_buffer("melW", torch.tensor(bands, dtype=torch.float32))
+
+    def forward(self, power: torch.Tensor) -> torch.Tensor:
+        return 10 * torch.log10(torch.clamp(power @ self.melW, min=FLOOR))
+
+    def macs(self, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
+        return output.shape[1] * self.melW.numel()

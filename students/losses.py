@@ -1,0 +1,106 @@
+"""What a student minimises: 1 - CCC over the global batch, plus a robust regression term."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+#: Residual (on the scale 0..1) at which smooth L1 turns from squared to absolute error.
+#: One step of a nine-point rating scale: below it the difference is noise in the ratings.
+SMOOTH_L1_BETA = 0.1
+
+REGRESSIONS = ("smooth_l1", "mse", "none")
+
+
+def ccc(truth: Tensor, prediction: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Concordance correlation coefficient per dimension, population moments, differentiable.
+
+    Args:
+        truth: (B, D), scale 0..1
+        prediction: (B, D)
+        weights: (B,) non-negative weights of the clips; None = all the same
+
+    Returns:
+        (D,), each -1..1. 0 where truth and prediction are constant and equal, so that the
+        gradient stays finite (`wav2small.metrics.ccc` says NaN there).
+    """
+    if weights is None:
+        weights = truth.new_ones(len(truth))
+    share = (weights / weights.sum()).unsqueeze(1)  # (B, 1)
+    mean_truth = (share * truth).sum(0)
+    mean_prediction = (share * prediction).sum(0)
+    truth = truth - mean_truth
+    prediction = prediction - mean_prediction
+    covariance = (share * truth * prediction).sum(0)
+    spread = (share * (truth.square() + prediction.square())).sum(0)
+    return 2 * covariance / (spread + (mean_truth - mean_prediction).square() + 1e-8)
+
+
+def regression(
+    truth: Tensor, prediction: Tensor, *, kind: str = "smooth_l1", weights: Tensor | None = None
+) -> Tensor:
+    """Mean regression error per dimension.
+
+    Args:
+        truth: (B, D)
+        prediction: (B, D)
+        kind: "mse", or "smooth_l1" scaled so that it equals the squared error for residuals
+            below `SMOOTH_L1_BETA` and grows linearly beyond: an outlying label cannot dominate
+        weights: (B,) of the clips; None = all the same
+
+    Returns:
+        (D,)
+    """
+    if kind == "none":
+        return torch.zeros_like(prediction).sum(0)
+    if kind == "mse":
+        error = (truth - prediction).square()
+    else:
+        error = (
+            2
+            * SMOOTH_L1_BETA
+            * functional.smooth_l1_loss(prediction, truth, reduction="none", beta=SMOOTH_L1_BETA)
+        )
+    if weights is None:
+        return error.mean(0)
+    return (weights.unsqueeze(1) * error).sum(0) / weights.sum()
+
+
+def distillation_loss(
+    truth: Tensor,
+    prediction: Tensor,
+    *,
+    ccc_weights: Tensor,
+    regression_weights: Tensor,
+    kind: str = "smooth_l1",
+    trim: float = 0.0,
+) -> Tensor:
+    """The loss of one global batch.
+
+    Args:
+        truth: (B, D) labels of the teacher
+        prediction: (B, D)
+        ccc_weights: (D,) weight of 1 - CCC; 0 for a dimension whose labels are constant
+        regression_weights: (D,) weight of the regression term
+        kind: of the regression term, see `regression`
+        trim: share of the batch, the clips with the largest residuals, that is left out as
+            label noise
+
+    Returns:
+        scalar: sum over dimensions
+    """
+    weights = keep(truth, prediction, trim) if trim else None
+    agreement = ccc_weights * (1 - ccc(truth, prediction, weights))
+    distance = regression_weights * regression(truth, prediction, kind=kind, weights=weights)
+    return (agreement + distance).sum()
+
+
+def keep(truth: Tensor, prediction: Tensor, trim: float) -> Tensor:
+    """Weights (B,): 0 for the share `trim` of clips that are furthest from their labels, else 1."""
+    residual = (truth - prediction).detach().square().sum(1)
+    dropped = int(trim * len(residual))
+    weights = torch.ones_like(residual)
+    if dropped:
+        weights[residual.topk(dropped).indices] = 0
+    return weights

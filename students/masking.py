@@ -1,0 +1,91 @@
+"""Masks for batches of clips of different lengths: padding never changes an output.
+
+A clip alone sees zeros beyond its end wherever a convolution pads. In a batch the place beyond
+its end holds something else, so every layer that looks along time first sets what lies beyond
+the valid frames to zero, and every statistic over time counts valid frames only.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from . import parallel
+
+#: A length, or a tensor of the lengths of a batch.
+N = TypeVar("N", int, torch.Tensor)
+
+
+def time_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
+    """True where a position belongs to the clip: (B,) lengths -> (B, size) bool."""
+    return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def out_length(length: N, kernel: int, stride: int = 1, padding: int = 0) -> N:
+    """Output positions of a convolution or pooling that hears `length` positions."""
+    return (length + 2 * padding - kernel) // stride + 1
+
+
+def normalise(signal: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+    """Zero mean and unit variance per clip, zeros beyond its end.
+
+    Args:
+        signal: (B, T)
+        lengths: valid samples (B,), None = all
+
+    Returns:
+        (signal - mean) / sqrt(variance + 1e-7), population variance (REFERENCE: Wav2Small step 1)
+    """
+    if lengths is None:
+        # Twice: what rounding leaves of a constant signal would be scaled up to full size.
+        for _ in range(2):
+            signal = signal - signal.mean(dim=1, keepdim=True)
+        variance = (signal * signal).mean(dim=1, keepdim=True)
+        return signal / torch.sqrt(variance + 1e-7)
+    mask = time_mask(lengths, signal.shape[1])
+    count = lengths[:, None].to(signal.dtype)
+    signal = signal.masked_fill(~mask, 0.0)
+    for _ in range(2):
+        signal = (signal - signal.sum(dim=1, keepdim=True) / count).masked_fill(~mask, 0.0)
+    variance = (signal * signal).sum(dim=1, keepdim=True) / count
+    return signal / torch.sqrt(variance + 1e-7)
+
+
+def masked_batch_norm(norm: _BatchNorm, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Batch normalisation whose training statistics leave padding out.
+
+    Args:
+        norm: the layer; its running statistics are updated in training
+        x: (B, C, T, F)
+        mask: (B, T) bool, None = everything is valid
+    """
+    if norm.training and parallel.world()[1] > 1:
+        shared = None if mask is None else mask[:, None, :, None]
+        return parallel.global_batch_norm(norm, x, shared)
+    if mask is None or not norm.training:
+        return nn.functional.batch_norm(
+            x,
+            norm.running_mean,
+            norm.running_var,
+            norm.weight,
+            norm.bias,
+            norm.training,
+            0.1 if norm.momentum is None else norm.momentum,
+            norm.eps,
+        )
+    weight = mask[:, None, :, None].to(x.dtype)
+    count = weight.sum() * x.shape[3]
+    mean = (x * weight).sum(dim=(0, 2, 3)) / count
+    centred = x - mean[None, :, None, None]
+    variance = (centred * centred * weight).sum(dim=(0, 2, 3)) / count
+    with torch.no_grad():
+        momentum = 0.1 if norm.momentum is None else norm.momentum
+        unbiased = variance * count / (count - 1)
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
+    scale = norm.weight / torch.sqrt(variance + norm.eps)
+    return centred * scale[None, :, None, None] + norm.bias[None, :, None, None]

@@ -1,0 +1,343 @@
+"""nano: causal from the first sample to the output, made for always-on devices.
+
+Streaming equals offline by construction: every step below looks back only, and what it needs of
+the past is a small state (`State`). Nothing depends on the length of the clip.
+
+Exact structure; T frames of a clip, sizes of the defaults:
+
+1. Frames of 512 samples every 256 (62.5 per second), no padding: frame t is the samples
+   256 t .. 256 t + 511. Periodic Hann window.
+2. Power of the 512-point DFT, computed as two small matrix products (`FactoredSpectrogram`);
+   an FFT gives the same numbers.
+3. 40 Slaney mel bands of unit area, 0..8000 Hz: `b = log2(max(band, 2^-33))`  (T, 40).
+4. Level: `e_t = mean of b_t over bands`; `m_t = max(e_{t-249} .. e_t)`, the last 4 s
+   (fewer at the start). `x_t = clip(b_t - m_t + 6, -16, 16) / 8`: recording level cancels
+   exactly as long as no band touches the floor; int8 of x is steps of 1/64, 1/8 of an octave
+   of power (.38 dB).
+5. `stem`: Conv1d 40 -> 48, kernel 3, zeros before the first frame; BatchNorm; ReLU.
+6. `blocks`, dilations 1, 2, 4, 8: `x = x + ReLU(BN(pointwise(BN(depthwise(x)))))`, depthwise
+   kernel 5, zeros before the first frame. 63 frames (1 s) of context altogether.
+7. Pooling: `gate = sigmoid(BN(G x))`, `value = ReLU(BN(V x))`, 64 each (pointwise), and
+   `embedding = sum_t gate_t value_t / (sum_t gate_t + 1/256)` per channel.
+8. `adv`: Linear 64 -> 3.
+
+Every convolution has no bias and is followed by a BatchNorm that folds into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from . import registry
+from .frontend import hann, mel_bands
+from .masking import N, masked_batch_norm, out_length, time_mask
+from .student import Student
+
+FLOOR_LOG2 = -33.0  # about the power of 16-bit rounding noise in one band
+OFFSET, LIMIT, SCALE = 6.0, 16.0, 8.0  # octaves of power; see step 4
+EMPTY = 1 / 256  # keeps the pooled value finite while every gate is shut
+LOWEST = -1e4  # level before the first frame; below any real one
+
+
+class FactoredSpectrogram(nn.Module):
+    """Power of a windowed DFT as two small matrix products with twiddle factors between.
+
+    With n = C r + c (rows r < R, columns c < C) and k = k1 + R k2:
+    X[k1 + R k2] = sum_c W_N^(c k1) W_C^(c k2) sum_r x[C r + c] W_R^(r k1).
+    A real signal needs k1 = 0..R/2 only; the other bins mirror these. 512 points as 32 x 16 take
+    3,200 numbers and 35,000 multiply-accumulates per frame instead of 263,000 of each.
+
+    The result is in the order of the products, (k1, k2) flattened; `bins` says which DFT bin
+    each place holds, and `once` marks one place per bin (k1 = 0 and R/2 hold theirs twice).
+    """
+
+    frontend = True
+    window: torch.Tensor
+    rows_dft: torch.Tensor
+    twiddle_real: torch.Tensor
+    twiddle_imag: torch.Tensor
+    columns_dft: torch.Tensor
+
+    def __init__(self, n_fft: int, hop: int, rows: int):
+        super().__init__()
+        if n_fft != 2 * hop or n_fft % rows:
+            raise ValueError(f"n_fft {n_fft} must be 2 x hop {hop} and a multiple of {rows}")
+        self.n_fft, self.hop, self.rows, self.columns = n_fft, hop, rows, n_fft // rows
+        half = rows // 2 + 1
+        k1, k2 = np.arange(half), np.arange(self.columns)
+        row_angle = 2 * np.pi * np.outer(np.arange(rows), k1) / rows
+        angle = 2 * np.pi * np.outer(k1, np.arange(self.columns)) / n_fft
+        column_angle = 2 * np.pi * np.outer(np.arange(self.columns), k2) / self.columns
+        cos, sin = np.cos(column_angle), np.sin(column_angle)
+        self._constant("window", hann(n_fft))
+        self._constant("rows_dft", np.concatenate([np.cos(row_angle), -np.sin(row_angle)], 1))
+        self._constant("twiddle_real", np.cos(angle))
+        self._constant("twiddle_imag", -np.sin(angle))
+        # (real, imag) @ this = (real, imag) of the transform along columns
+        self._constant("columns_dft", np.block([[cos, -sin], [sin, cos]]))
+        k = k1[:, None] + rows * k2[None, :]
+        self.bins = np.minimum(k, n_fft - k).reshape(-1)
+        self.once = np.isin(np.arange(k.size), np.unique(self.bins, return_index=True)[1])
+
+    def _constant(self, name: str, value: np.ndarray) -> None:
+        self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
+
+    def frames(self, samples: N) -> N:
+        """Frames that lie wholly inside a clip of that many samples."""
+        return out_length(samples, self.n_fft, self.hop)
+
+    def forward(self, signal: torch.Tensor) -> torch.Tensor:
+        """(B, T) -> (B, frames, (rows / 2 + 1) x columns)."""
+        hops = signal.shape[1] // self.hop
+        halves = signal[:, : hops * self.hop].reshape(-1, hops, self.hop)
+        frames = torch.cat((halves[:, :-1], halves[:, 1:]), dim=2) * self.window
+        grid = frames.reshape(-1, hops - 1, self.rows, self.columns).transpose(2, 3)
+        spectrum = (grid @ self.rows_dft).transpose(2, 3)  # (B, frames, 2 (R/2 + 1), C)
+        real, imag = spectrum.chunk(2, dim=2)
+        turned = torch.cat(
+            (
+                real * self.twiddle_real - imag * self.twiddle_imag,
+                real * self.twiddle_imag + imag * self.twiddle_real,
+            ),
+            dim=3,
+        )
+        real, imag = (turned @ self.columns_dft).chunk(2, dim=3)
+        return (real * real + imag * imag).flatten(2)
+
+    def macs(self, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
+        half = self.rows // 2 + 1
+        per_frame = (
+            self.columns * self.rows * 2 * half
+            + 4 * half * self.columns
+            + half * (2 * self.columns) ** 2
+        )
+        return output.shape[1] * per_frame
+
+
+class Log2Mel(nn.Module):
+    """Factored power -> mel bands, log2: (B, frames, places) -> (B, frames, bands)."""
+
+    frontend = True
+    bands: torch.Tensor
+
+    def __init__(self, spectrogram: FactoredSpectrogram, mels: int):
+        super().__init__()
+        bands = mel_bands(spectrogram.n_fft, mels)[spectrogram.bins]
+        bands = bands * spectrogram.once[:, None]
+        self.register_buffer("bands", torch.tensor(bands, dtype=torch.float32), persistent=False)
+
+    def forward(self, power: torch.Tensor) -> torch.Tensor:
+        return torch.log2(torch.clamp(power @ self.bands, min=2.0**FLOOR_LOG2))
+
+    def macs(self, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
+        return output.shape[1] * int((self.bands != 0).sum())  # triangles, not a full matrix
+
+
+class Causal(nn.Module):
+    """Conv1d that looks back only, then BatchNorm: (B, C, T) -> (B, D, T)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1, groups=1):
+        super().__init__()
+        self.context = (kernel - 1) * dilation  # frames of the past it needs
+        self.conv = nn.Conv1d(inputs, outputs, kernel, dilation=dilation, groups=groups, bias=False)
+        self.norm = nn.BatchNorm1d(outputs)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        past: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """`past` (B, C, context) is what came before x; None = zeros, the start of a clip."""
+        if self.context:
+            x = nn.functional.pad(x, (self.context, 0)) if past is None else torch.cat((past, x), 2)
+        y = self.conv(x)
+        return masked_batch_norm(self.norm, y[:, :, :, None], mask)[:, :, :, 0]
+
+
+class Block(nn.Module):
+    """Depthwise along time, pointwise across channels, added to its input."""
+
+    def __init__(self, channels: int, kernel: int, dilation: int):
+        super().__init__()
+        self.depthwise = Causal(channels, channels, kernel, dilation, groups=channels)
+        self.pointwise = Causal(channels, channels)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        past: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return x + torch.relu(self.pointwise(self.depthwise(x, mask, past), mask))
+
+
+@dataclass
+class State:
+    """All that a stream keeps between blocks; sizes for one stream with the defaults.
+
+    Attributes:
+        signal: last samples that a next frame still needs (1, up to 511)
+        level: `e` of the last 249 frames (1, 249), oldest first, LOWEST before the first frame
+        past: inputs of `stem` (1, 40, 2) and of each depthwise convolution (1, 48, 4 x dilation)
+        numerator: sum of gate x value (1, 64)
+        denominator: sum of gate (1, 64)
+    """
+
+    signal: torch.Tensor
+    level: torch.Tensor
+    past: list[torch.Tensor]
+    numerator: torch.Tensor
+    denominator: torch.Tensor
+
+
+@registry.register_student(
+    "nano", description="ours: causal, streams, plain C on a microcontroller; a third of 72K"
+)
+class Nano(Student):
+    """See the module. Embedding: `pooled` numbers.
+
+    Args:
+        n_fft: frame in samples; the hop is half of it
+        rows: R of the factored DFT
+        mels: bands
+        level_frames: frames whose loudest is the level
+        channels: width of the body
+        stem_kernel: frames that the first convolution sees
+        kernel: taps of the depthwise convolutions
+        dilations: of the depthwise convolutions, one block each
+        pooled: size of the embedding
+        categories: names for an optional second head
+    """
+
+    def __init__(
+        self,
+        *,
+        n_fft: int = 512,
+        rows: int = 32,
+        mels: int = 40,
+        level_frames: int = 250,
+        channels: int = 48,
+        stem_kernel: int = 3,
+        kernel: int = 5,
+        dilations: Sequence[int] = (1, 2, 4, 8),
+        pooled: int = 64,
+        **options: Any,
+    ):
+        super().__init__(
+            pooled,
+            n_fft=n_fft,
+            rows=rows,
+            mels=mels,
+            level_frames=level_frames,
+            channels=channels,
+            stem_kernel=stem_kernel,
+            kernel=kernel,
+            dilations=list(dilations),
+            pooled=pooled,
+            **options,
+        )
+        self.hop = n_fft // 2
+        self.level_frames = level_frames
+        self.spectrogram = FactoredSpectrogram(n_fft, self.hop, rows)
+        self.logmel = Log2Mel(self.spectrogram, mels)
+        self.stem = Causal(mels, channels, stem_kernel)
+        self.blocks = nn.ModuleList(Block(channels, kernel, dilation) for dilation in dilations)
+        self.gate = Causal(channels, pooled)
+        self.value = Causal(channels, pooled)
+
+    def features(
+        self, signal: torch.Tensor, past: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Steps 1 to 4: (B, T) -> x (B, mels, frames) and e (B, frames).
+
+        Args:
+            signal: (B, T)
+            past: e of the `level_frames - 1` frames before; None = the start of a clip
+        """
+        b = self.logmel(self.spectrogram(signal))  # (B, frames, mels)
+        e = b.mean(dim=2)
+        context = self.level_frames - 1
+        if past is None:
+            padded = nn.functional.pad(e, (context, 0), value=LOWEST)
+        else:
+            padded = torch.cat((past, e), dim=1)
+        m = nn.functional.max_pool1d(padded[:, None], self.level_frames, stride=1)[:, 0]
+        x = torch.clamp(b - m[:, :, None] + OFFSET, -LIMIT, LIMIT) / SCALE
+        return x.transpose(1, 2), e
+
+    def _pool(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        gate = torch.sigmoid(self.gate(x, mask))
+        if mask is not None:
+            gate = gate * mask[:, None, :]
+        value = torch.relu(self.value(x, mask))
+        return (gate * value).sum(dim=2), gate.sum(dim=2)
+
+    def _embed(self, signal: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        x, _ = self.features(signal)
+        mask = None
+        if lengths is not None:  # looking back only, valid frames never see padding
+            mask = time_mask(self.spectrogram.frames(lengths), x.shape[2])
+        x = torch.relu(self.stem(x, mask))
+        for block in self.blocks:
+            x = block(x, mask)
+        numerator, denominator = self._pool(x, mask)
+        return numerator / (denominator + EMPTY)
+
+    def initial_state(self) -> State:
+        """The state of a stream that has heard nothing."""
+        like = self.adv.weight
+        layers = [self.stem, *(b.depthwise for b in self.blocks if isinstance(b, Block))]
+        return State(
+            signal=like.new_zeros(1, 0),
+            level=like.new_full((1, self.level_frames - 1), LOWEST),
+            past=[like.new_zeros(1, layer.conv.in_channels, layer.context) for layer in layers],
+            numerator=like.new_zeros(1, self.embedding),
+            denominator=like.new_zeros(1, self.embedding),
+        )
+
+    @torch.no_grad()
+    def push(self, signal: torch.Tensor, state: State) -> tuple[torch.Tensor | None, State]:
+        """Hear any number of samples more: the reference for every streaming implementation.
+
+        Args:
+            signal: (1, n), n >= 0
+            state: of `initial_state` or of the last call; it is not changed
+
+        Returns:
+            embedding of all that was heard since the initial state (1, E), None before the
+            first whole frame; and the new state
+        """
+        signal = torch.cat((state.signal, signal), dim=1)
+        frames = max(0, int(self.spectrogram.frames(signal.shape[1])))
+        numerator, denominator, past, level = (
+            state.numerator,
+            state.denominator,
+            list(state.past),
+            state.level,
+        )
+        if frames:
+            x, e = self.features(signal, level)
+            level = torch.cat((level, e), dim=1)[:, e.shape[1] :]
+            y = torch.relu(self.stem(x, past=past[0]))
+            past[0] = _last(past[0], x)
+            for number, block in enumerate(self.blocks, start=1):
+                x, y = y, block(y, past=past[number])
+                past[number] = _last(past[number], x)
+            more = self._pool(y)
+            numerator, denominator = numerator + more[0], denominator + more[1]
+        embedding = numerator / (denominator + EMPTY) if denominator.any() else None
+        rest = signal[:, frames * self.hop :]
+        return embedding, State(rest, level, past, numerator, denominator)
+
+
+def _last(past: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return torch.cat((past, x), dim=2)[:, :, x.shape[2] :]

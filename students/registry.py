@@ -1,0 +1,224 @@
+"""Students by name: create one, load one from a folder, list them all."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import os
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+import wav2small
+from wav2small import provenance as provenances
+from wav2small.errors import Wav2SmallError
+
+from .student import CONFIG, WEIGHTS, Student
+
+S = TypeVar("S", bound=type[Student])
+
+#: Built-in students and the module that registers them when first asked for.
+_MODULES = {
+    "wav2small": "wav2small",
+    "wav2small2": "wav2small2",
+    "mobilenetv3_small": "mobilenet",
+    "mobilenetv3_large": "mobilenet",
+    "mobilenetv4_conv_small": "mobilenet",
+    "mobilenetv4_conv_medium": "mobilenet",
+    "nano": "nano",
+}
+
+_STUDENTS: dict[str, type[Student]] = {}
+_DESCRIPTIONS: dict[str, str] = {}
+
+#: config.json of a published 16K checkpoint has these keys and no `student`.
+_PUBLISHED_KEYS = frozenset({"half_mel", "n_fft", "n_time", "hidden", "hop"})
+
+
+def register_student(name: str, *, description: str = "") -> Callable[[S], S]:
+    """Class decorator that makes a student known by name.
+
+    Args:
+        name: what `distil --student` takes and config.json holds
+        description: one line: what it is for
+    """
+
+    def register(cls: S) -> S:
+        cls.name = name
+        _STUDENTS[name] = cls
+        _DESCRIPTIONS[name] = description
+        return cls
+
+    return register
+
+
+def names() -> list[str]:
+    """Names of all students, the built-in ones first."""
+    return list(dict.fromkeys([*_MODULES, *_STUDENTS]))
+
+
+def create(name: str, **config: Any) -> Student:
+    """A new student with random weights.
+
+    Args:
+        name: one of `names()`
+        config: options of its constructor, as in config.json
+
+    Raises:
+        Wav2SmallError: unknown name or option; the nearest one is named
+    """
+    cls = _class(name)
+    options = [
+        option
+        for option, parameter in inspect.signature(cls).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ] + ["categories"]
+    for key in config:
+        if key not in options:
+            raise Wav2SmallError(f"student {name} has no option {key!r}{_nearest(key, options)}")
+    return cls(**config)
+
+
+def load(folder: str | os.PathLike[str]) -> Student:
+    """A trained student from its folder, in evaluation mode.
+
+    Args:
+        folder: with config.json and model.safetensors; a run, or a published 16K checkpoint
+
+    Raises:
+        Wav2SmallError: no such folder or file, broken JSON or safetensors, unknown student,
+            written by a newer version, tensors missing, left over or of another shape
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    config = read_config(folder)
+    student = create(config.pop("student"), **config)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise Wav2SmallError(
+            f"{path}: no such file; a student's folder holds {CONFIG} and {WEIGHTS}"
+        )
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise Wav2SmallError(f"{path}: damaged or truncated ({error}); copy it again") from error
+    student.load_weights(state, path)
+    return student.eval()
+
+
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """config.json as `student` and the options of `create`; a published layout is translated.
+
+    Raises:
+        Wav2SmallError: as `load`
+    """
+    path = Path(folder) / CONFIG
+    config = _read_json(Path(folder))
+    if "student" not in config:
+        if not config.keys() >= _PUBLISHED_KEYS:
+            raise Wav2SmallError(f"{path}: no `student` in it; is this a student's folder?")
+        from .wav2small2 import published_config
+
+        return published_config(config, path)
+    version = str(config.pop("wav2small_version", "0"))
+    if _version(version) > _version(wav2small.__version__):
+        raise Wav2SmallError(
+            f"{path}: written by wav2small {version}, this is {wav2small.__version__}; "
+            "pip install -U wav2small"
+        )
+    _class(str(config["student"]))
+    return config
+
+
+def provenance(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Provenance of a student's folder: its provenance.json, else what the layout tells.
+
+    Raises:
+        Wav2SmallError: broken provenance.json or config.json
+    """
+    path = Path(folder) / "provenance.json"
+    if path.is_file():
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise Wav2SmallError(f"{path}: not readable as JSON ({error})") from error
+    if "student" not in _read_json(Path(folder)):
+        from .wav2small2 import PUBLISHED_PROVENANCE
+
+        return provenances.new(**PUBLISHED_PROVENANCE)
+    return provenances.new(
+        teachers=[{"name": "unknown", "id": str(folder), "revision": "", "licence": "unknown"}]
+    )
+
+
+def list_students() -> list[dict[str, Any]]:
+    """One row per student.
+
+    Returns:
+        rows with `name`, `parameters` (trainable), `constants` (DFT, mel: stored, not trained),
+        `macs_per_second` (multiply-accumulates per second of audio, counted on 5 s),
+        `macs_frontend` (the part of it before the first trained layer), `licence`, `description`
+    """
+    from .costs import count
+
+    rows = []
+    for name in names():
+        cls = _class(name)
+        student = create(name).eval()
+        cost = count(student)
+        rows.append(
+            {
+                "name": name,
+                "parameters": cost.parameters,
+                "constants": cost.constants,
+                "macs_per_second": cost.macs_per_second,
+                "macs_frontend": cost.macs_frontend,
+                "licence": getattr(cls, "licence", "MIT"),
+                "description": _DESCRIPTIONS[name],
+            }
+        )
+    return rows
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise Wav2SmallError(f"{folder}: no such folder; give a run or a folder with {CONFIG}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise Wav2SmallError(
+            f"{path}: no such file; a student's folder holds {CONFIG} and {WEIGHTS}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise Wav2SmallError(f"{path}: not readable as JSON ({error}); copy it again") from error
+    if not isinstance(config, dict):
+        raise Wav2SmallError(f"{path}: must hold a JSON object; copy it again")
+    return config
+
+
+def _class(name: str) -> type[Student]:
+    if name not in _STUDENTS and name in _MODULES:
+        import_module(f"{__package__}.{_MODULES[name]}")
+    if name not in _STUDENTS:
+        raise Wav2SmallError(f"no student {name!r}{_nearest(name, names())}")
+    return _STUDENTS[name]
+
+
+def _nearest(word: str, choices: list[str]) -> str:
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(choices)}"
+
+
+def _version(text: str) -> tuple[int, ...]:
+    parts = []
+    for part in text.split("."):
+        digits = "".join(character for character in part if character.isdigit())
+        if not digits:
+            break
+        parts.append(int(digits))
+    return tuple(parts)

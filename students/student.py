@@ -1,0 +1,188 @@
+"""What every student is: an `nn.Module` from a waveform to arousal, dominance and valence.
+
+Folder layout (the hub's): `config.json` with `student`, `wav2small_version` and the options of
+the constructor, `model.safetensors` with the state dict. Nothing else is needed to load it, and
+`huggingface_hub.upload_folder` publishes it as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+import wav2small
+from wav2small import files
+from wav2small.audio import MIN_DURATION_S, SAMPLING_RATE
+from wav2small.errors import Wav2SmallError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+MIN_SAMPLES = round(MIN_DURATION_S * SAMPLING_RATE)
+
+
+class Student(nn.Module):
+    """Base of all students.
+
+    A subclass builds its body, then calls `super().__init__` first with the size of its
+    embedding, and implements `_embed`.
+
+    Args:
+        embedding: numbers in the pooled embedding, E
+        categories: names for an optional second head, such as ("anger", "joy")
+        config: options of the subclass, written to config.json
+
+    Attributes:
+        name: name in the registry
+        adv: the last layer, `Linear(E, 3)`: arousal, dominance, valence, no sigmoid
+        category: `Linear(E, len(categories))` or None
+        config: what `config.json` holds besides the name and the version
+    """
+
+    name: ClassVar[str] = ""
+
+    def __init__(self, embedding: int, *, categories: Iterable[str] = (), **config: Any):
+        super().__init__()
+        self.config: dict[str, Any] = {**config, "categories": list(categories)}
+        self.embedding = embedding
+        self.adv = nn.Linear(embedding, 3)
+        # Labels are centred on .5: starting there saves the first hundred steps.
+        nn.init.constant_(self.adv.bias, 0.5)
+        count = len(self.config["categories"])
+        self.category = nn.Linear(embedding, count) if count else None
+
+    def _embed(self, signal: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        raise NotImplementedError
+
+    def embed(self, signal: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Pooled embedding, (B, T) -> (B, E).
+
+        Args:
+            signal: (B, T) float32 at 16 kHz
+            lengths: valid samples of each clip (B,); None = all of T
+
+        Raises:
+            Wav2SmallError: a clip shorter than 0.1 s, shapes that do not fit
+        """
+        if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
+            lengths = _checked(signal, lengths)
+        return self._embed(signal, lengths)
+
+    def head(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Arousal, dominance, valence of an embedding: (B, E) -> (B, 3)."""
+        return self.adv(embedding)
+
+    def forward(self, signal: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Arousal, dominance, valence: (B, T) -> (B, 3), scale 0..1 (not clipped)."""
+        return self.head(self.embed(signal, lengths))
+
+    def forward_categories(
+        self, signal: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both heads in one pass: (B, T) -> (B, 3) and category logits (B, K).
+
+        Raises:
+            Wav2SmallError: the student was made without categories
+        """
+        if self.category is None:
+            raise Wav2SmallError(
+                f"student {self.name} has no category head; create it with categories=[...]"
+            )
+        embedding = self.embed(signal, lengths)
+        return self.head(embedding), self.category(embedding)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write config.json and model.safetensors, each atomically."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        config = {
+            "student": self.name,
+            "wav2small_version": wav2small.__version__,
+            **self.config,
+        }
+        state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+        with files.atomic(folder / WEIGHTS) as path:
+            save_file(state, path, metadata={"format": "pt"})
+        with files.atomic(folder / CONFIG) as path:
+            path.write_text(json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Student:
+        """Load a folder; on a subclass the folder must hold that student.
+
+        Raises:
+            Wav2SmallError: as `registry.load`, or another student is in the folder
+        """
+        from . import registry
+
+        student = registry.load(folder)
+        if not isinstance(student, cls):
+            raise Wav2SmallError(f"{folder} holds a {student.name}, not a {cls.name}")
+        return student
+
+    def load_weights(self, state: Mapping[str, torch.Tensor], source: str | Path) -> None:
+        """Load a state dict strictly.
+
+        Raises:
+            Wav2SmallError: missing, unexpected or wrongly shaped tensors, named with `source`
+        """
+        own = self.state_dict()
+        counters = {key for key in own if key.endswith("num_batches_tracked")}
+        problems = []
+        if missing := sorted(own.keys() - state.keys() - counters):
+            problems.append(f"missing {_some(missing)}")
+        if unexpected := sorted(state.keys() - own.keys()):
+            problems.append(f"unexpected {_some(unexpected)}")
+        shapes = [
+            f"{key} is {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in sorted(own.keys() & state.keys())
+            if own[key].shape != state[key].shape
+        ]
+        if shapes:
+            problems.append(_some(shapes))
+        if problems:
+            raise Wav2SmallError(
+                f"{source} does not fit student {self.name}: {'; '.join(problems)}; "
+                "take config.json and model.safetensors from the same folder"
+            )
+        self.load_state_dict(dict(state), strict=False)
+
+
+def _some(names: list[str], shown: int = 4) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _checked(signal: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor | None:
+    """Lengths on the signal's device; None when no clip is padded (the fast way)."""
+    if signal.dim() != 2:
+        raise Wav2SmallError(
+            f"a student takes a batch (clips, samples); got shape {tuple(signal.shape)}"
+        )
+    shortest = longest = signal.shape[1]
+    if lengths is not None:
+        lengths = torch.as_tensor(lengths)
+        if lengths.shape != signal.shape[:1]:
+            raise Wav2SmallError(
+                f"lengths must be one number per clip, ({signal.shape[0]},); "
+                f"got shape {tuple(lengths.shape)}"
+            )
+        shortest, longest = int(lengths.min()), int(lengths.max())
+        if longest > signal.shape[1]:
+            raise Wav2SmallError(
+                f"a length of {longest} samples in a batch of {signal.shape[1]} samples"
+            )
+    if shortest < MIN_SAMPLES:
+        raise Wav2SmallError(
+            f"a clip of {shortest} samples is too short; students need {MIN_SAMPLES} "
+            f"samples ({MIN_DURATION_S} s at {SAMPLING_RATE} Hz)"
+        )
+    if lengths is None or shortest == signal.shape[1]:
+        return None
+    return lengths.to(signal.device)

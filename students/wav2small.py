@@ -1,0 +1,100 @@
+"""Wav2Small, 72K parameters (arXiv 2408.13920): log-mel, seven convolutions, soft pooling.
+
+The 72K weights were never published; steps 5 and 6 of the body (tokens of 169 numbers, two
+linear maps, softmax over time) are the reading that gives the published parameter count:
+67,395 trainable, 72,477 with the DFT (4,224) and the mel bands (858), which are constants here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import registry
+from .frontend import LogMel, Spectrogram
+from .masking import masked_batch_norm, normalise, out_length, time_mask
+from .student import Student
+
+
+class Block(nn.Module):
+    """Conv2d 3x3 without bias, BatchNorm, ReLU: (B, C, T, F) -> (B, D, T, F)."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        x = torch.relu(masked_batch_norm(self.norm, self.conv(x), mask))
+        return x if mask is None else x * mask[:, None, :, None]
+
+
+class Vgg7(nn.Module):
+    """Normalised signal -> tokens: (B, T) -> (B, 13, frames / 2, 13), and its mask.
+
+    `pool` is the student's: the two layers `lin` and `sof` differ between the 72K and 16K models.
+    """
+
+    def __init__(self, lin: nn.Module, sof: nn.Module, *, n_fft: int, hop: int, half_mel: int):
+        super().__init__()
+        self.spectrogram_extractor = Spectrogram(n_fft, hop)
+        self.logmel_extractor = LogMel(n_fft, 2 * half_mel)
+        for number in range(1, 8):
+            self.add_module(f"l{number}", Block(1 if number == 1 else half_mel, half_mel))
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.lin = lin
+        self.sof = sof
+
+    def forward(
+        self, signal: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        x = self.logmel_extractor(self.spectrogram_extractor(signal))[:, None]  # (B, 1, T, 2M)
+        mask = None
+        if lengths is not None:
+            lengths = self.spectrogram_extractor.frames(lengths)
+            mask = time_mask(lengths, x.shape[2])
+            x = x * mask[:, None, :, None]
+        for number in (1, 2, 3):
+            x = getattr(self, f"l{number}")(x, mask)
+        x = self.maxpool(x)  # after ReLU zeros beyond the end never win
+        if lengths is not None:
+            mask = time_mask(out_length(lengths, 3, 2, 1), x.shape[2])
+            x = x * mask[:, None, :, None]
+        for number in (4, 5, 6, 7):
+            x = getattr(self, f"l{number}")(x, mask)
+        return x, mask
+
+
+@registry.register_student(
+    "wav2small", description="the paper's 72K model: the reference for fidelity"
+)
+class Wav2Small(Student):
+    """See the module. Embedding: 169 numbers (13 channels x 13 mel pairs).
+
+    Args:
+        half_mel: channels, and half the number of mel bands
+        n_fft: DFT size in samples
+        hop: distance of frames in samples
+        categories: names for an optional second head
+    """
+
+    def __init__(self, *, half_mel: int = 13, n_fft: int = 64, hop: int = 32, **options: Any):
+        size = half_mel * half_mel
+        super().__init__(size, half_mel=half_mel, n_fft=n_fft, hop=hop, **options)
+        self.vgg7 = Vgg7(
+            nn.Linear(size, size),
+            nn.Linear(size, size),
+            n_fft=n_fft,
+            hop=hop,
+            half_mel=half_mel,
+        )
+
+    def _embed(self, signal: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        x, mask = self.vgg7(normalise(signal, lengths), lengths)
+        tokens = x.transpose(1, 2).flatten(2)  # (B, T, 169)
+        logits = self.vgg7.sof(tokens)
+        if mask is not None:
+            logits = logits.masked_fill(~mask[:, :, None], float("-inf"))
+        return (self.vgg7.lin(tokens) * logits.softmax(dim=1)).sum(dim=1)

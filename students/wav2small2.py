@@ -1,0 +1,113 @@
+"""Wav2Small 2.0, 16K parameters: the body of the 72K model, pooled with 1x1 convolutions.
+
+10,806 trainable parameters, 15,888 with DFT and mel. The layout is the one of the published
+checkpoint (hub id audeering/wav2small, CC-BY-NC-SA-4.0), whose folder loads as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from wav2small.errors import Wav2SmallError
+
+from . import registry
+from .masking import normalise
+from .student import Student
+from .wav2small import Vgg7
+
+#: Lineage of a folder in the published layout; the checkpoint forbids commercial use.
+PUBLISHED_PROVENANCE: dict[str, Any] = {
+    "teachers": [
+        {
+            "name": "wav2small2",
+            "id": "audeering/wav2small",
+            "revision": "",
+            "licence": "CC-BY-NC-SA-4.0",
+        }
+    ],
+    "audio": [{"source": "MSP-Podcast and others, see arXiv 2408.13920", "licence": "unknown"}],
+}
+
+
+def published_config(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """Translate the published config.json to `student` and the options of this student.
+
+    Args:
+        config: with half_mel, n_fft, n_time, hidden, hop
+        path: named in errors
+
+    Raises:
+        Wav2SmallError: numbers that contradict each other
+    """
+    if config["n_time"] != config["n_fft"]:
+        raise Wav2SmallError(
+            f"{path}: n_time {config['n_time']} must equal n_fft {config['n_fft']}"
+        )
+    if config["hidden"] != 2 * config["half_mel"] ** 2:
+        raise Wav2SmallError(
+            f"{path}: hidden {config['hidden']} must be 2 x half_mel^2 = "
+            f"{2 * config['half_mel'] ** 2}"
+        )
+    return {"student": "wav2small2", **{key: config[key] for key in ("half_mel", "n_fft", "hop")}}
+
+
+class Gram(nn.Module):
+    """Pooled map beside the products of its channels: (B, C, F) -> (B, C, F + C)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat((x, x @ x.transpose(1, 2)), dim=2)
+
+    def macs(self, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
+        return inputs[0].shape[1] ** 2 * inputs[0].shape[2]
+
+
+@registry.register_student(
+    "wav2small2", description="the paper's successor: a sixth of the parameters, same cost"
+)
+class Wav2Small2(Student):
+    """See the module. Embedding: 338 numbers (13 channels x (13 mel pairs + 13 products)).
+
+    Args:
+        half_mel: channels, and half the number of mel bands
+        n_fft: DFT size in samples
+        hop: distance of frames in samples
+        categories: names for an optional second head
+    """
+
+    def __init__(self, *, half_mel: int = 13, n_fft: int = 64, hop: int = 32, **options: Any):
+        super().__init__(2 * half_mel**2, half_mel=half_mel, n_fft=n_fft, hop=hop, **options)
+        self.vgg7 = Vgg7(
+            nn.Conv2d(half_mel, half_mel, 1),
+            nn.Conv2d(half_mel, half_mel, 1),
+            n_fft=n_fft,
+            hop=hop,
+            half_mel=half_mel,
+        )
+        self.gram = Gram()
+
+    def _embed(self, signal: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        x, mask = self.vgg7(normalise(signal, lengths), lengths)
+        logits = self.vgg7.sof(x)
+        if mask is not None:
+            logits = logits.masked_fill(~mask[:, None, :, None], float("-inf"))
+        pooled = (self.vgg7.lin(x) * logits.softmax(dim=2)).sum(dim=2)  # (B, C, F)
+        return self.gram(pooled).flatten(1)
+
+    def load_weights(self, state: Mapping[str, torch.Tensor], source: str | Path) -> None:
+        """As the base; constants stored transposed or without their middle axis are accepted."""
+        own = self.state_dict()
+        state = dict(state)
+        for key in own.keys() & state.keys():
+            if own[key].shape == state[key].shape:
+                continue
+            if key.endswith("melW") and own[key].shape == state[key].T.shape:
+                state[key] = state[key].T.contiguous()
+            elif ".conv_" in key and state[key].numel() == own[key].numel():
+                if state[key].shape[0] == own[key].shape[0]:
+                    state[key] = state[key].reshape(own[key].shape)
+        super().load_weights(state, source)
