@@ -1,0 +1,44 @@
+#include "gate.h"
+
+void w2s_gate_reset(w2s_gate *gate) {
+    gate->open = 0;
+    gate->below = 0;
+    gate->filled = 0;
+    gate->energy = 0.0;
+    gate->probability = 0.0;
+}
+
+static int is_open(w2s_gate *gate, double power) {
+    if (power >= gate->open_power) {
+        gate->open = 1;
+    }
+    gate->below = power >= gate->close_power ? 0 : gate->below + 1;
+    if (gate->below > gate->hold_frames) {
+        gate->open = 0;
+        gate->below = gate->hold_frames + 1; /* must not overflow in years of silence */
+    }
+    return gate->open;
+}
+
+size_t w2s_gate_push(w2s_gate *gate, const float *samples, size_t n, double probability,
+                     double *weight) {
+    size_t taken = gate->frame - gate->filled;
+    if (taken > n) {
+        taken = n;
+    }
+    for (size_t i = 0; i < taken; i++) {
+        gate->energy += (double)samples[i] * (double)samples[i];
+    }
+    gate->probability += probability * (double)taken;
+    gate->filled += taken;
+    *weight = -1.0;
+    if (gate->filled == gate->frame) {
+        double size = (double)gate->frame;
+        int open = is_open(gate, gate->energy / size);
+        *weight = (open || !gate->enabled) ? gate->probability / size : 0.0;
+        gate->filled = 0;
+        gate->energy = 0.0;
+        gate->probability = 0.0;
+    }
+    return taken;
+}

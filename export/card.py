@@ -1,0 +1,241 @@
+"""README.md of a bundle: the model card. Figures come from the export itself, none from hope."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from wav2small.dimensions import DIMENSIONS
+from wav2small.provenance import UNKNOWN, licence_line
+
+PRECISION = {
+    "fp32": "32-bit float weights",
+    "int8": "8-bit weights, float arithmetic",
+    "int4": "convolutions 8-bit, large matrices 4-bit, float arithmetic",
+    "int8-static": "8-bit weights and activations; the front end stays in float",
+}
+
+
+def card(
+    name: str,
+    *,
+    precision: str,
+    facts: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    record: Mapping[str, Any],
+    forbidding: list[str],
+    categories: list[str],
+) -> str:
+    """The text of the card.
+
+    Args:
+        name: of the student
+        precision: of the bundle
+        facts: `bytes`, `parameters`, `macs_per_second`, `embedding`
+        provenance: of the bundle
+        record: result of the verification
+        forbidding: what in the lineage does not allow commercial use
+        categories: names of the second head
+    """
+    return "\n".join(
+        [
+            _head(name, precision, facts, provenance, categories),
+            _usage(categories, precision),
+            _figures(record, precision),
+            _limits(),
+            _lineage(provenance, forbidding),
+        ]
+    )
+
+
+def _head(
+    name: str,
+    precision: str,
+    facts: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    categories: list[str],
+) -> str:
+    teachers = [entry.get("name", UNKNOWN) for entry in provenance.get("teachers", ())]
+    second = (
+        f"\n| output `categories` | float32 [1, {len(categories)}]: "
+        f"logits of {', '.join(categories)} |"
+        if categories
+        else ""
+    )
+    return f"""\
+# {name}, {precision}
+
+Hears speech, says how it sounds: **arousal** (calm to excited), **dominance** (weak to strong) and
+**valence** (negative to positive). Distilled from {", ".join(teachers) or UNKNOWN} with
+[wav2small](https://arxiv.org/abs/2408.13920).
+
+| | |
+|---|---|
+| `model.onnx` | {facts["bytes"]:,} bytes ({PRECISION[precision]}) |
+| parameters | {facts["parameters"]:,} |
+| multiply-accumulates | {facts["macs_per_second"] / 1e6:,.1f} million per second of audio |
+| input `signal` | float32 [1, samples]: mono, 16,000 Hz, -1..1, at least 1,600 samples (0.1 s) |
+| output `logits` | float32 [1, 3]: arousal, dominance, valence; about 0..1, not clipped |
+| output `hidden_states` | float32 [1, {facts["embedding"]}]: pooled embedding |{second}
+
+Recording level does not matter: the signal is scaled to unit variance inside. Other sampling rates
+must be converted to 16,000 Hz first. Latency and memory depend on your machine:
+`wav2small benchmark .` measures them.
+"""
+
+
+def _usage(categories: list[str], precision: str) -> str:
+    wanted = "logits, embedding" + (", categories" if categories else "")
+    names = '"logits", "hidden_states"' + (', "categories"' if categories else "")
+    strict = (
+        "" if precision != "int8-static" else "  # needed here: no silent saturation on old x86"
+    )
+    return f"""\
+## Use
+
+Python, without torch (`pip install wav2small`):
+
+```python
+from wav2small import Predictor
+
+predictor = Predictor("path/to/this/folder")
+arousal, dominance, valence = predictor.predict_file("speech.wav")
+```
+
+Plain ONNX Runtime (1.20 or newer):
+
+```python
+import onnxruntime, soundfile
+
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+options.add_session_config_entry("session.x64quantprecision", "1"){strict}
+session = onnxruntime.InferenceSession("model.onnx", options)
+signal, sampling_rate = soundfile.read("speech.wav", dtype="float32")  # 16 kHz, mono
+{wanted} = session.run([{names}], {{"signal": signal[None]}})
+```
+
+audonnx:
+
+```python
+import audonnx
+
+model = audonnx.load("path/to/this/folder")
+model(signal, 16000, outputs="logits")
+```
+
+Command line: `wav2small predict path/to/this/folder recordings/ -o emotions.csv`
+
+C, C++ (ONNX Runtime's C interface; wav2small's own C library wraps it, see its
+`docs/embedding.md`):
+
+```c
+const char *inputs[] = {{"signal"}}, *outputs[] = {{"logits"}};
+int64_t shape[] = {{1, samples}};
+ort->CreateTensorWithDataAsOrtValue(memory, signal, samples * sizeof(float), shape, 2,
+                                    ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &input);
+ort->Run(session, NULL, inputs, (const OrtValue *const *)&input, 1, outputs, 1, &output);
+```
+
+Browser (`npm install onnxruntime-web`):
+
+```js
+const session = await ort.InferenceSession.create("model.onnx");
+const signal = new ort.Tensor("float32", samples, [1, samples.length]); // Float32Array, 16 kHz
+const {{ logits }} = await session.run({{ signal }}); // arousal, dominance, valence
+```
+"""
+
+
+def _figures(record: Mapping[str, Any], precision: str) -> str:
+    lines = ["## Figures", ""]
+    if clips := record.get("clips"):
+        lines += [
+            f"Same audio through torch and through `model.onnx` ({clips['count']} clips, "
+            f"{clips['seconds']:,} s, {clips['source']}), ONNX Runtime with "
+            "`session.x64quantprecision` = 1:",
+            "",
+            "| difference of outputs | largest | mean |",
+            "|---|---|---|",
+            f"| real clips | {clips['max_difference']:.2g} | {clips['mean_difference']:.2g} |",
+            f"| {', '.join(row['name'] for row in record['signals'])} | "
+            f"{max(row['difference'] for row in record['signals']):.2g} | |",
+            "",
+        ]
+    if ccc := record.get("ccc"):
+        lines += [
+            "Agreement with the teacher (CCC, 95 % interval over clips) on the same clips:",
+            "",
+            f"| | student in torch | this file ({precision}) | drop |",
+            "|---|---|---|---|",
+            *(
+                f"| {dimension} | {_interval(ccc['before'][dimension])} | "
+                f"{_interval(ccc['after'][dimension])} | {_figure(ccc['drop'][dimension], 4)} |"
+                for dimension in DIMENSIONS
+            ),
+            "",
+            "This is agreement with the teacher, not with people; `wav2small evaluate` measures "
+            "either against a table of labels.",
+            "",
+        ]
+    else:
+        lines += ["The teacher's labels of these clips were not at hand: no CCC.", ""]
+    lines.append("`wav2small verify .` checks the files and repeats the verification.")
+    return "\n".join([*lines, ""])
+
+
+def _limits() -> str:
+    return """\
+## Limits
+
+- It estimates how speech sounds, not what a person feels. Do not decide about people with it.
+- The scale is the teacher's. Compare values of the same speaker and microphone rather than reading
+  one value as absolute.
+- Silence, music and noise get numbers too: find speech first.
+- Other languages, ages and recording conditions than those it learned from are untested until you
+  test them: `wav2small audit . YOUR_RECORDINGS/`.
+"""
+
+
+def _lineage(provenance: Mapping[str, Any], forbidding: list[str]) -> str:
+    rows = [
+        ("teacher", entry.get("name"), entry.get("id"), entry.get("revision"), entry.get("licence"))
+        for entry in provenance.get("teachers", ())
+    ]
+    rows += [
+        ("audio", entry.get("source"), "", "", entry.get("licence"))
+        for entry in provenance.get("audio", ())
+    ]
+    code = provenance.get("code", {})
+    rows.append(("code", code.get("name"), "", "", code.get("licence")))
+    table = [
+        f"| {kind} | {name or UNKNOWN} | {id_ or ''} | {revision or ''} | {licence or UNKNOWN} |"
+        for kind, name, id_, revision, licence in rows
+    ]
+    verdict = (
+        "Commercial use is **not** allowed, or not known to be, by: " + "; ".join(forbidding)
+        if forbidding
+        else "Every part of the lineage allows commercial use under its licence's terms."
+    )
+    return "\n".join(
+        [
+            "## Lineage and licences",
+            "",
+            "| | name | id | revision | licence |",
+            "|---|---|---|---|---|",
+            *table,
+            "",
+            verdict + ".",
+            "",
+            f"Licence line: {licence_line(provenance)}",
+            "",
+        ]
+    ).replace("..\n", ".\n")
+
+
+def _interval(value: Mapping[str, float | None]) -> str:
+    return f"{_figure(value['value'], 3)} [{_figure(value['low'], 3)}, {_figure(value['high'], 3)}]"
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

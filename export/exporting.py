@@ -1,0 +1,293 @@
+"""From a run to a bundle: build, quantise, prove, write."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+import wav2small
+from wav2small import files, progress
+from wav2small import provenance as provenances
+from wav2small.errors import Wav2SmallError
+from wav2small.students import costs, registry
+from wav2small.students.student import WEIGHTS, Student
+
+from . import bundle, card, layers, licences, models, runtime, verification
+from .clips import Clips, collect
+from .runtime import file_run
+from .weights import PRECISIONS
+
+CENTRING_CLIPS = 32
+
+
+@dataclass
+class Exported:
+    """What `export` made.
+
+    Attributes:
+        bundle: its folder
+        bytes: size of model.onnx
+        record: content of verification.json, without hashes
+        layers: differences layer by layer, if asked for
+    """
+
+    bundle: Path
+    bytes: int
+    record: dict[str, Any]
+    layers: list[layers.Layer]
+
+
+class VerificationError(Wav2SmallError):
+    """The file is not the student. `layers` tells where they part."""
+
+    def __init__(self, message: str, found: list[layers.Layer]):
+        super().__init__(message)
+        self.layers = found
+
+
+def export(
+    run: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    precision: str = "int8",
+    overwrite: bool = False,
+    calibration: str | os.PathLike[str] | None = None,
+    root: str | None = None,
+    clips: int = 200,
+    tolerance: float | None = None,
+    check_licence: str | None = None,
+    explain: bool = False,
+    streaming: bool = False,
+    c: bool = False,
+) -> Exported:
+    """Export a trained student as a verified bundle.
+
+    Args:
+        run: folder of a run, or any folder of a student (config.json + model.safetensors)
+        output: folder of the bundle
+        precision: "fp32", "int8" (weights), "int4" (large matrices, else int8), "int8-static"
+            (weights and activations)
+        overwrite: replace an existing bundle, once the new one is complete
+        calibration: folder or table of speech to verify with and, for int8-static, to calibrate
+            on; default: the run's validation set
+        root: folder that the files of the validation set are relative to now
+        clips: at most so many clips
+        tolerance: largest difference of an output; default: see `verification.TOLERANCES`
+        check_licence: "commercial" refuses a lineage that does not allow commercial use
+        explain: compare layer by layer
+        streaming: also write `streaming.onnx`, for students that stream
+        c: also write `c/`: plain C99, for students that the emitter knows
+
+    Returns:
+        see `Exported`
+
+    Raises:
+        VerificationError: the file differs from the student; nothing is left behind
+        Wav2SmallError: the run, the audio or the output cannot be used
+    """
+    if precision not in PRECISIONS:
+        raise Wav2SmallError(f"--precision {precision}: there is {', '.join(PRECISIONS)}")
+    run = Path(run)
+    runtime.check_version()
+    student = registry.load(run)
+    lineage = _lineage(run, student, precision)
+    if check_licence:
+        licences.check(lineage, check_licence, str(run))
+    with bundle.replace_folder(output, overwrite=overwrite) as folder:
+        audio = collect(run, calibration=calibration, root=root, count=clips)
+        data = build(
+            student, precision, lineage=lineage, calibration=audio.signals
+        ).SerializeToString()
+        (folder / bundle.MODEL).write_bytes(data)
+        record = _verify(student, folder / bundle.MODEL, precision, audio, tolerance)
+        found = []
+        if explain or not record["passed"]:
+            found = explained(student, precision, audio.signals)
+        if not record["passed"]:
+            worst = layers.worst(found)
+            raise VerificationError(
+                f"{run}: the {precision} file is not the student: {record['failures'][0]}; "
+                f"worst layer: {worst.name} (relative difference {worst.difference:.2g}); "
+                "nothing was written, see --explain, or choose another --precision",
+                found,
+            )
+        categories = list(student.config.get("categories", []))
+        (folder / bundle.AUDONNX).write_text(bundle.audonnx_yaml(categories))
+        bundle.write_json(folder / bundle.PROVENANCE, lineage)
+        cost = costs.count(student)
+        facts = {
+            "bytes": len(data),
+            "parameters": cost.parameters,
+            "macs_per_second": cost.macs_per_second,
+            "embedding": student.embedding,
+        }
+        text = card.card(
+            student.name,
+            precision=precision,
+            facts=facts,
+            provenance=lineage,
+            record=record,
+            forbidding=licences.forbidding(lineage),
+            categories=categories,
+        )
+        (folder / bundle.CARD).write_text(text, encoding="utf-8")
+        if streaming:
+            from .streaming import write_streaming
+
+            write_streaming(student, folder, precision="fp32" if precision == "fp32" else "int8")
+        if c:
+            from .c_emitter import write_c, write_library
+
+            line = provenances.licence_line(lineage)
+            write_c(student, folder / "c", audio.signals, name=student.name, licence=line)
+            write_library(folder)
+        record = {"student": student.name, "precision": precision, **facts, **record}
+        bundle.seal(folder, record)
+    return Exported(Path(output), len(data), record, found)
+
+
+def build(
+    student: Student,
+    precision: str,
+    *,
+    lineage: dict[str, Any] | None = None,
+    calibration: Sequence[np.ndarray] = (),
+) -> onnx.ModelProto:
+    """The ONNX model of a student at a precision.
+
+    Args:
+        student: in evaluation mode
+        precision: one of `PRECISIONS`
+        lineage: provenance for the file's metadata
+        calibration: real clips, for int8-static; without them the outputs keep the mean shift
+            that rounding gives them
+    """
+    metadata = {
+        "wav2small.student": student.name,
+        "wav2small.precision": precision,
+        "wav2small.version": wav2small.__version__,
+    }
+    if lineage:
+        # Hashes and versions stay in provenance.json: a file of 48 KB has no room for them.
+        short = {key: lineage.get(key) for key in ("teachers", "audio", "code")}
+        metadata["wav2small.provenance"] = json.dumps(short, separators=(",", ":"), sort_keys=True)
+        metadata["licence"] = provenances.licence_line(lineage)
+    model = _model(student, precision, metadata, calibration)
+    if precision == "fp32" or not calibration:
+        return model
+    shifted = copy.deepcopy(student)
+    with torch.no_grad():
+        shifted.adv.bias += torch.from_numpy(_shift(student, model, calibration))
+    return _model(shifted, precision, metadata, calibration)
+
+
+def _model(
+    student: Student, precision: str, metadata: dict[str, str], calibration: Sequence[np.ndarray]
+) -> onnx.ModelProto:
+    if precision == "int8-static":
+        from . import static
+
+        return static.build(student, metadata, calibration)[0]
+    return models.build(student, precision, metadata)[0]
+
+
+def _shift(student: Student, model: onnx.ModelProto, signals: Sequence[np.ndarray]) -> np.ndarray:
+    """What rounding takes from the mean of each output, (3,): three numbers from real clips."""
+    chosen = np.linspace(0, len(signals) - 1, min(CENTRING_CLIPS, len(signals))).astype(int)
+    before, after = torch_run(student), file_run(model.SerializeToString())
+    return np.mean([before(signals[i]) - after(signals[i]) for i in np.unique(chosen)], axis=0)
+
+
+def explained(
+    student: Student, precision: str, signals: Sequence[np.ndarray]
+) -> list[layers.Layer]:
+    """Differences layer by layer on the longest signal."""
+    if precision == "int8-static":
+        from . import static
+
+        model, graph = static.build(student, {}, signals)
+    else:
+        model, graph = models.build(student, precision, whole=True)
+    return layers.compare(student, model, graph.layers, max(signals, key=len))
+
+
+def torch_run(student: Student) -> verification.Run:
+    """The student as a function of one signal."""
+
+    def run(signal: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return student(torch.from_numpy(signal)[None])[0].numpy()
+
+    return run
+
+
+def compare(
+    folder: Path,
+    run: str | os.PathLike[str],
+    *,
+    lineage: dict[str, Any],
+    calibration: str | os.PathLike[str] | None,
+    root: str | None,
+    clips: int,
+) -> dict[str, Any]:
+    """Put real clips through a run and its bundle again; the part `clips` of a record.
+
+    Raises:
+        Wav2SmallError: the bundle is of other weights, or differs by more than its tolerance
+    """
+    run = Path(run)
+    student = registry.load(run)
+    exported = lineage.get("export", {})
+    if files.sha256(run / WEIGHTS) != exported.get("weights_sha256"):
+        raise Wav2SmallError(f"{folder}: not exported from {run / WEIGHTS}; name its own run")
+    audio = collect(run, calibration=calibration, root=root, count=clips)
+    record = _verify(student, folder / bundle.MODEL, exported["precision"], audio, None)
+    if not record["passed"]:
+        raise Wav2SmallError(f"{folder}: {record['failures'][0]}; export it again from {run}")
+    return record["clips"]
+
+
+def _verify(
+    student: Student,
+    model: Path,
+    precision: str,
+    audio: Clips,
+    tolerance: float | None,
+) -> dict[str, Any]:
+    allowed = verification.TOLERANCES[precision]
+    if tolerance is not None:
+        allowed = verification.Tolerance(tolerance, allowed.drop)
+    with progress.bar(len(audio.signals), unit="clip", desc="verify") as bar:
+        record = verification.verify(
+            torch_run(student),
+            file_run(model),
+            clips=audio.signals,
+            teacher=audio.teacher,
+            tolerance=allowed,
+            progress=bar.update,
+        )
+    record["clips"]["source"] = audio.source
+    return record
+
+
+def _lineage(run: Path, student: Student, precision: str) -> dict[str, Any]:
+    """Provenance of the bundle: the run's, and what this export adds."""
+    lineage = registry.provenance(run)
+    return {
+        **lineage,
+        "export": {
+            "student": student.name,
+            "precision": precision,
+            "weights_sha256": files.sha256(run / WEIGHTS),
+            "versions": provenances.versions("onnx", "onnxruntime", "torch"),
+        },
+    }

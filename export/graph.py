@@ -1,0 +1,133 @@
+"""A small builder of ONNX graphs: short names, constants stored once, layers by name.
+
+Files of a few ten thousand bytes spend a tenth of them on names and repeated shape constants;
+this builder spends neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+IR_VERSION = 8  # ONNX 1.13 and every runtime since ONNX Runtime 1.13
+Restore = Callable[[np.ndarray], np.ndarray]
+Layers = dict[str, tuple[str, Restore]]
+_DIGITS = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+class Graph:
+    """Nodes in the order they are added; every method returns the name of a tensor.
+
+    Args:
+        opset: version of the operator set, 17 or more
+        prefix: of the short names; the body of a loop needs another one than the graph around it
+        whole: no loops, so that every named layer is a tensor of this graph
+
+    Attributes:
+        layers: tensors of named layers, `{layer: (tensor, restore)}`; `restore` puts the tensor
+            into the layout that the student's module of that name gives
+    """
+
+    def __init__(self, *, opset: int = 17, prefix: str = "_", whole: bool = False):
+        self.opset = opset
+        self.layers: Layers = {}
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._count = 0
+        self._prefix = prefix
+        self.whole = whole
+
+    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        """A stored tensor; equal values are stored once."""
+        array = np.ascontiguousarray(value, dtype=dtype).reshape(np.shape(value))
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._known:
+            self._known[key] = name = self._name()
+            self._constants.append(numpy_helper.from_array(array, name))
+        return self._known[key]
+
+    def integers(self, values: np.ndarray) -> str:
+        """A table of int64, stored in the smallest type that holds it."""
+        array = np.asarray(values)
+        if array.size < 8:
+            return self.constant(array, np.int64)
+        small = np.result_type(np.min_scalar_type(array.min()), np.min_scalar_type(array.max()))
+        return self.add("Cast", self.constant(array, small), to=TensorProto.INT64)
+
+    def shape(self, *sizes: int) -> str:
+        """A stored list of integers, for shapes, axes and bounds."""
+        return self.constant(sizes, np.int64)
+
+    def add(
+        self, op: str, *inputs: str, outputs: int = 1, name: str = "", **attributes: Any
+    ) -> Any:
+        """Append a node.
+
+        Args:
+            op: operator
+            inputs: names of tensors, "" for an optional input that is left out
+            outputs: number of outputs
+            name: of the only output; None = a short one
+            attributes: of the operator
+
+        Returns:
+            name of the output, or a list of them
+        """
+        names = [name] if name else [self._name() for _ in range(outputs)]
+        self._nodes.append(helper.make_node(op, list(inputs), names, **attributes))
+        return names[0] if len(names) == 1 else names
+
+    def layer(self, name: str, tensor: str, restore: Restore = np.asarray) -> str:
+        """Remember a tensor as the output of the student's module `name`; see `layers`."""
+        self.layers[name] = (tensor, restore)
+        return tensor
+
+    def body(
+        self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
+    ) -> onnx.GraphProto:
+        """The nodes as a bare graph, for the body of a loop."""
+        return helper.make_graph(self._nodes, "b", inputs, outputs, self._constants)
+
+    def model(
+        self, outputs: dict[str, list[int]], metadata: dict[str, str] | None = None
+    ) -> onnx.ModelProto:
+        """A checked model with input `signal`, float32 [1, time].
+
+        Args:
+            outputs: name and shape of each output, float32
+            metadata: written to the file's metadata, sorted by key
+        """
+        graph = helper.make_graph(
+            self._nodes,
+            "wav2small",
+            [value("signal", [1, "time"])],
+            [value(name, shape) for name, shape in outputs.items()],
+            self._constants,
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", self.opset)],
+            ir_version=IR_VERSION if self.opset < 21 else 10,
+            producer_name="wav2small",
+        )
+        helper.set_model_props(model, dict(sorted((metadata or {}).items())))
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    def _name(self) -> str:
+        count, name = self._count, ""
+        self._count += 1
+        while count or not name:
+            count, digit = divmod(count, len(_DIGITS))
+            name = _DIGITS[digit] + name
+        return self._prefix + name
+
+
+def value(name: str, shape: Sequence[int | str] | None, dtype: int = TensorProto.FLOAT) -> Any:
+    """Description of an input or output; `None` = unknown shape."""
+    return helper.make_tensor_value_info(name, dtype, shape)
