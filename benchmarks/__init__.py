@@ -1,0 +1,1 @@
+"""Proof: what a bundle costs, when it is wrong, for whom, and compared with what."""

@@ -1,0 +1,219 @@
+"""The host benchmark: what a bundle costs on this machine, alone or beside others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wav2small import files, progress
+from wav2small.errors import Wav2SmallError
+
+from . import cost as cost_model
+from . import growth, latency, machine, models
+from . import memory as memory_probe
+
+DURATIONS_S = (0.5, 1.0, 5.0, 10.0, 30.0)
+
+
+def benchmark(
+    bundles: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    against: Sequence[str | os.PathLike[str]] = (),
+    durations: Sequence[float] = DURATIONS_S,
+    runs: int = 100,
+    warm_up: int = 10,
+    threads: int = 1,
+    cost: bool = True,
+    memory: bool = True,
+) -> dict[str, Any]:
+    """Latency, memory and cost of bundles, measured together.
+
+    All models take turns within one run, so that what disturbs the machine disturbs all of
+    them, and ratios are taken pair by pair. Memory is measured in a fresh process for each
+    model and length (Linux only).
+
+    Args:
+        bundles: bundle folders or ONNX files with a waveform input; naming one twice is
+            allowed and shows how far two measurements of the same thing differ
+        against: further ONNX files as yardsticks
+        durations: clip lengths in seconds
+        runs: counted rounds per length, at least 1
+        warm_up: rounds before them
+        threads: of each session
+        cost: count parameters, MACs and bytes (needs the package onnx)
+        memory: measure memory, load time and first-call time
+
+    Returns:
+        a dictionary of JSON values: `machine`; `settings`; `models`: a list of {`name`, `path`,
+        `bytes`, `sha256`, `yardstick`, `cost` (see `cost.cost`), `latency` (see
+        `latency.describe`, one per length), `memory` (see `memory.measure`), `growth`
+        {`latency`, `activations`: see `growth.fit`}, `refused` (lengths it cannot take:
+        `duration_s`, `reason`), `notes`}; `pairs`: a list of {`first`, `second`, `duration_s`,
+        `ratio_of_medians`, `p10`, `p50`, `p90`}: time of the second / time of the first
+
+    Raises:
+        Wav2SmallError: no model, unusable model, or settings that cannot be
+    """
+    paths = [bundles] if isinstance(bundles, (str, os.PathLike)) else list(bundles)
+    _check(paths, durations, runs=runs, warm_up=warm_up, threads=threads)
+    opened = [models.WaveformModel(path, threads=threads) for path in [*paths, *against]]
+    names = _names([*paths, *against])
+    lengths = sorted({float(duration) for duration in durations})
+    results = [
+        {
+            "name": name,
+            "path": str(model.path),
+            "bytes": _size(model.path),
+            "sha256": files.sha256(model.path),
+            "yardstick": place >= len(paths),
+            "refused": [],
+            "notes": [],
+        }
+        for place, (name, model) in enumerate(zip(names, opened, strict=True))
+    ]
+    steps = len(lengths) * (1 + len(opened) * memory) + len(opened) * cost
+    with progress.bar(steps, unit="step", desc="benchmark") as bar:
+        pairs = _latencies(opened, results, lengths, runs=runs, warm_up=warm_up, bar=bar)
+        if memory:
+            _memories(opened, results, threads=threads, bar=bar)
+        if cost:
+            for model, result in zip(opened, results, strict=True):
+                _cost(model, result)
+                bar.update()
+    for result in results:
+        result["growth"] = _growth(result)
+    return {
+        "machine": machine.describe(),
+        "settings": {
+            "durations_s": lengths,
+            "runs": runs,
+            "warm_up": warm_up,
+            "threads": threads,
+            "session_entries": dict(models.SESSION_ENTRIES),
+            "signal": "white noise, .05 RMS, seed 0, 16000 Hz",
+        },
+        "models": results,
+        "pairs": pairs,
+    }
+
+
+def _check(
+    paths: Sequence[Any], durations: Sequence[float], *, runs: int, warm_up: int, threads: int
+) -> None:
+    if not paths:
+        raise Wav2SmallError("nothing to benchmark: name a bundle folder or an .onnx file")
+    if not durations or min(durations) <= 0:
+        raise Wav2SmallError("--durations: give lengths of more than 0 seconds")
+    if runs < 1 or warm_up < 0 or threads < 1:
+        raise Wav2SmallError("--runs and --threads must be at least 1, --warm-up at least 0")
+
+
+def _latencies(
+    opened: list[models.WaveformModel],
+    results: list[dict[str, Any]],
+    lengths: list[float],
+    *,
+    runs: int,
+    warm_up: int,
+    bar: Any,
+) -> list[dict[str, Any]]:
+    for result in results:
+        result["latency"] = []
+    pairs = []
+    for duration in lengths:
+        able = [i for i, model in enumerate(opened) if _try(model, duration, results[i])]
+        times = latency.measure(
+            [opened[i] for i in able], duration, runs=runs, warm_up=warm_up
+        )  # (runs, able)
+        for column, i in enumerate(able):
+            results[i]["latency"].append(latency.describe(times[:, column], duration))
+        for column, i in enumerate(able[1:], start=1):
+            pairs.append(
+                {
+                    "first": results[able[0]]["name"],
+                    "second": results[i]["name"],
+                    "duration_s": duration,
+                    **latency.ratio(times[:, 0], times[:, column]),
+                }
+            )
+        bar.update()
+    if not any(result["latency"] for result in results):
+        refused = results[0]["refused"][0]
+        raise Wav2SmallError(
+            f"{results[0]['path']}: {refused['duration_s']:g} s of audio: {refused['reason']}"
+        )
+    return pairs
+
+
+def _try(model: models.WaveformModel, duration: float, result: dict[str, Any]) -> bool:
+    """Whether a model accepts this length; if not, that is noted, and the others go on."""
+    try:
+        outputs = model.run(model.feed(models.noise(round(duration * 16000))))
+    except Exception as error:  # ORT raises eight unrelated classes
+        result["refused"].append(
+            {"duration_s": duration, "reason": f"the model fails: {models.first_line(error)}"}
+        )
+        return False
+    if not np.isfinite(outputs[0]).all():
+        result["notes"].append(f"{duration:g} s: the output is not finite")
+    return True
+
+
+def _memories(
+    opened: list[models.WaveformModel], results: list[dict[str, Any]], *, threads: int, bar: Any
+) -> None:
+    for model, result in zip(opened, results, strict=True):
+        if not memory_probe.supported():
+            result["notes"].append("memory is measured on Linux only")
+            result["memory"] = []
+            continue
+        result["memory"] = [
+            memory_probe.measure(model.path, point["duration_s"], threads=threads)
+            for point in result["latency"]
+            if not bar.update()
+        ]
+
+
+def _cost(model: models.WaveformModel, result: dict[str, Any]) -> None:
+    lengths = [point["duration_s"] for point in result["latency"]]
+    if not lengths:
+        return
+    try:
+        result["cost"] = cost_model.cost(model.path, min(lengths, key=lambda s: abs(s - 1)))
+    except Wav2SmallError as error:
+        result["notes"].append(str(error))
+
+
+def _growth(result: dict[str, Any]) -> dict[str, Any]:
+    lengths = [point["duration_s"] for point in result["latency"]]
+    # The least of all runs: what else the machine does adds time, but never takes any away.
+    found = {"latency": growth.fit(lengths, [p["min_ms"] for p in result["latency"]])}
+    measured = result.get("memory") or []
+    found["activations"] = growth.fit(
+        [point["duration_s"] for point in measured],
+        [point["activations_bytes"] for point in measured],
+    )
+    return found
+
+
+def _names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Short names: the folder's or file's own, numbered where two would be equal."""
+    names: list[str] = []
+    for path in paths:
+        place = Path(path).resolve()
+        if place.name == "model.onnx":
+            place = place.parent
+        name = place.stem if place.suffix == ".onnx" else place.name
+        twins = sum(taken.split(" #")[0] == name for taken in names)
+        names.append(f"{name} #{twins + 1}" if twins else name)
+    return names
+
+
+def _size(path: Path) -> int:
+    """Bytes of the ONNX file and of weights stored beside it."""
+    beside = [path.with_name(path.name + ending) for ending in (".data", "_data")]
+    return sum(file.stat().st_size for file in [path, *beside] if file.exists())

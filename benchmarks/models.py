@@ -1,0 +1,126 @@
+"""Opening what is benchmarked: a bundle folder, or any ONNX file that takes a waveform."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wav2small.errors import Wav2SmallError
+
+#: u8s8 convolutions saturate silently on x86 without VNNI; the entry keeps them exact.
+SESSION_ENTRIES = {"session.x64quantprecision": "1"}
+
+_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+
+
+def onnx_file(path: str | os.PathLike[str]) -> Path:
+    """The ONNX file behind a path: the file itself, or `model.onnx` of a bundle folder.
+
+    Raises:
+        Wav2SmallError: neither is there
+    """
+    path = Path(path)
+    if path.is_dir():
+        model = path / "model.onnx"
+        if not model.is_file():
+            raise Wav2SmallError(
+                f"{path}: no model.onnx in this folder; write one with `wav2small export`"
+            )
+        return model
+    if not path.is_file():
+        raise Wav2SmallError(f"{path}: no such bundle or .onnx file")
+    return path
+
+
+def session_options(*, threads: int = 1, entries: Mapping[str, str] = SESSION_ENTRIES) -> Any:
+    """ONNX Runtime options as `wav2small predict` uses them."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # warnings about unused initialisers help nobody here
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+class WaveformModel:
+    """An ONNX session with one waveform input of any usual shape.
+
+    Args:
+        path: bundle folder or ONNX file
+        threads: of the session
+        entries: session configuration entries
+
+    Raises:
+        Wav2SmallError: no model, not ONNX, or its inputs are not one waveform
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int = 1,
+        entries: Mapping[str, str] = SESSION_ENTRIES,
+    ):
+        import onnxruntime
+
+        self.path = onnx_file(path)
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(self.path),
+                session_options(threads=threads, entries=entries),
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:  # ORT raises eight unrelated classes
+            raise Wav2SmallError(
+                f"{self.path}: ONNX Runtime cannot load it: {first_line(error)}"
+            ) from error
+        inputs = self.session.get_inputs()
+        signal = inputs[0] if inputs else None
+        if (
+            signal is None
+            or len(inputs) != 1
+            or signal.type not in _FLOATS
+            or not 1 <= len(signal.shape) <= 3
+            or any(isinstance(size, int) and size != 1 for size in signal.shape[:-1])
+        ):
+            given = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs) or "none"
+            raise Wav2SmallError(
+                f"{self.path}: needs exactly one waveform input such as float32 [1, -1]; "
+                f"its inputs: {given}"
+            )
+        self.input = signal.name
+        self.rank = len(signal.shape)
+        self.dtype = _FLOATS[signal.type]
+        self.samples = signal.shape[-1] if isinstance(signal.shape[-1], int) else None
+        self.outputs = [output.name for output in self.session.get_outputs()]
+
+    def feed(self, signal: np.ndarray) -> dict[str, np.ndarray]:
+        """The signal (samples,) in the shape and type that the model asks for."""
+        shape = (1,) * (self.rank - 1) + (-1,)
+        return {self.input: signal.astype(self.dtype, copy=False).reshape(shape)}
+
+    def run(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The model's first output for a feed (the others are not computed twice)."""
+        return self.session.run(self.outputs[:1], feed)
+
+
+def noise(samples: int, *, seed: int = 0) -> np.ndarray:
+    """Seeded white noise at the level of speech (.05 RMS), float32 (samples,).
+
+    Latency does not depend on what is said; digital silence would be faster or slower
+    (denormal numbers), noise is neither.
+    """
+    return (np.random.default_rng(seed).standard_normal(samples) * 0.05).astype(np.float32)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for one-line reports."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
