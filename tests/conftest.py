@@ -1,0 +1,78 @@
+"""Real speech for the tests: spoken here by espeak-ng, and the corpora where they are at hand."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+CORPORA = Path(
+    os.environ.get("WAV2SMALL_CORPORA", Path(__file__).parents[2] / "shared" / "corpora")
+)
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """Folder with emodb/, ravdess/ and noise/; tests that need them are skipped without."""
+    if not CORPORA.is_dir():
+        pytest.skip(f"no corpora at {CORPORA}; set WAV2SMALL_CORPORA")
+    return CORPORA
+
+
+@pytest.fixture(scope="session")
+def emodb(corpora) -> Path:
+    return corpora / "emodb"
+
+
+@pytest.fixture(scope="session")
+def ravdess(corpora) -> Path:
+    return corpora / "ravdess"
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory) -> Path:
+    """24 spoken clips of 1 to 4 s, 16 kHz FLAC, in four voices; `labels.csv` with `speaker`."""
+    from wav2small.speaker import speak_corpus
+
+    folder = tmp_path_factory.mktemp("speech")
+    speak_corpus(folder, clips=24, voices=4, seed=7)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip(speech) -> np.ndarray:
+    """One spoken clip, float32 at 16 kHz."""
+    signal, rate = soundfile.read(sorted(speech.glob("*.flac"))[0], dtype="float32")
+    assert rate == 16000
+    return signal
+
+
+@pytest.fixture(scope="session")
+def labels(speech, tmp_path_factory) -> Path:
+    """Label table of `speech` by the teacher `acoustic`."""
+    from wav2small import label
+
+    path = tmp_path_factory.mktemp("labels") / "labels.parquet"
+    label(speech / "labels.csv", path, workers=1, audio_licence="CC0-1.0")
+    return path
+
+
+@pytest.fixture(scope="session")
+def run(labels, tmp_path_factory) -> Path:
+    """Run of a `wav2small` student that has barely begun to learn."""
+    from wav2small import distill
+
+    folder = tmp_path_factory.mktemp("distill") / "run"
+    distill(labels, folder, epochs=2, batch_size=8)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(run, tmp_path_factory) -> Path:
+    """Its int8 bundle."""
+    from wav2small.export.exporting import export
+
+    folder = tmp_path_factory.mktemp("export") / "bundle"
+    export(run, folder, precision="int8")
+    return folder

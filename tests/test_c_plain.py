@@ -1,0 +1,304 @@
+"""Plain C: bit by bit the integer reference, and close to the float model."""
+
+import ctypes
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from nanos import settled
+
+from wav2small.benchmarks import microcontroller
+from wav2small.errors import Wav2SmallError
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+OK, NOT_YET, NULL, STATE, SIGNAL, ARGUMENT = 0, 1, -1, -2, -3, -4
+
+
+class Estimate(ctypes.Structure):
+    _fields_ = [
+        ("arousal", ctypes.c_float),
+        ("dominance", ctypes.c_float),
+        ("valence", ctypes.c_float),
+        ("samples", ctypes.c_uint64),
+        ("counted", ctypes.c_uint64),
+    ]
+
+    @property
+    def values(self):
+        return np.array([self.arousal, self.dominance, self.valence], np.float32)
+
+
+class Engine:
+    """The emitted library in this process."""
+
+    def __init__(self, path):
+        self.c = ctypes.CDLL(str(path))
+        for name in ("w2s_init", "w2s_test_features", "w2s_test_sums"):
+            getattr(self.c, name).restype = ctypes.c_void_p
+        self.c.w2s_state_size.restype = ctypes.c_size_t
+        self.c.w2s_test_forward.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
+        self.memory = (ctypes.c_uint64 * (self.c.w2s_state_size() // 8 + 1))()
+        self.init()
+
+    def init(self, gate=0):
+        self.state = ctypes.c_void_p(self.c.w2s_init(self.memory))
+        self.c.w2s_set_gate(self.state, gate)
+
+    def push(self, samples):
+        samples = np.ascontiguousarray(samples)
+        name = "w2s_push" if samples.dtype == np.int16 else "w2s_push_float"
+        pointer = samples.ctypes.data_as(ctypes.c_void_p)
+        return getattr(self.c, name)(self.state, pointer, ctypes.c_size_t(len(samples)))
+
+    def read(self, overall=True):
+        estimate = Estimate()
+        function = self.c.w2s_read_overall if overall else self.c.w2s_read
+        return function(self.state, ctypes.byref(estimate)), estimate
+
+    def features(self):
+        address = self.c.w2s_test_features(self.state)
+        return np.ctypeslib.as_array((ctypes.c_int16 * 40).from_address(address)).copy()
+
+    def sums(self):
+        addresses = [self.c.w2s_test_sums(self.state, which) for which in range(4)]
+        return [np.array((ctypes.c_int64 * 64).from_address(a)) for a in addresses]
+
+
+@pytest.fixture(scope="module")
+def clips(speech):
+    return [soundfile.read(f, dtype="int16")[0] for f in sorted(speech.glob("*.flac"))]
+
+
+@pytest.fixture(scope="module")
+def nano(clips):
+    return settled([clip.astype(np.float32) / 32768 for clip in clips])
+
+
+@pytest.fixture(scope="module")
+def calibration(clips):
+    return [clip.astype(np.float32) / 32768 for clip in clips[:12]]
+
+
+@pytest.fixture(scope="module")
+def source(nano, calibration, tmp_path_factory):
+    from wav2small.export import c_emitter
+
+    folder = tmp_path_factory.mktemp("plain") / "c"
+    return c_emitter.write_c(nano, folder, calibration, name="test", licence="MIT */ x")
+
+
+@pytest.fixture(scope="module")
+def library(source):
+    path = source.with_suffix(".so")
+    flags = ["-std=c99", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wconversion"]
+    flags += ["-Wshadow", "-pedantic", "-Werror", "-DW2S_TEST", "-shared", "-fPIC"]
+    subprocess.run(["cc", *flags, source, "-o", path], check=True)
+    return path
+
+
+@pytest.fixture
+def engine(library):
+    return Engine(library)
+
+
+def test_bit_exact_with_integer_reference(nano, calibration, clips, engine):
+    from wav2small.export import integer
+
+    model = integer.quantise(nano, calibration)
+    for clip in clips[12:16]:
+        engine.init()
+        features = []
+        for start in range(0, len(clip) - 255, 256):
+            assert engine.push(clip[start : start + 256]) == OK
+            if start:  # the first hop alone is no frame
+                features.append(engine.features())
+        x = np.array(features)
+        wanted = integer.features(nano, clip.astype(np.float32) / 32768)
+        assert np.abs(x - wanted).max() <= 1 and (x != wanted).mean() < 1e-3
+        gate, value = integer.network(model, x.astype(np.int8))
+        overall = integer.pool(gate, value)
+        memory = integer.pool(gate, value, fade=integer.fade(4.0, 256 / 16000))
+        for found, sums in zip(engine.sums(), (*memory, *overall), strict=True):
+            np.testing.assert_array_equal(found, sums[-1])
+        _, estimate = engine.read()
+        head = integer.head(model, overall[0][-1], overall[1][-1])
+        np.testing.assert_array_equal(estimate.values, head)
+        assert estimate.samples == len(clip) // 256 * 256
+
+
+@pytest.mark.parametrize("corpus", ["speech", "emodb"])
+def test_close_to_float(nano, engine, request, corpus):
+    folder = request.getfixturevalue(corpus)
+    files = sorted(folder.rglob("*.flac"))
+    for file in files[:: max(1, len(files) // 12)]:
+        clip = soundfile.read(file, dtype="int16")[0]
+        engine.init()
+        engine.push(clip)
+        with torch.no_grad():
+            wanted = nano(torch.tensor(clip.astype(np.float32) / 32768)[None])[0].numpy()
+        np.testing.assert_allclose(engine.read()[1].values, wanted, atol=0.005)
+
+
+@pytest.mark.parametrize("size", [1, 7, 160, 1000])
+def test_block_sizes_change_nothing(engine, clips, size):
+    engine.push(clips[0])
+    whole = engine.sums()
+    engine.init()
+    for start in range(0, len(clips[0]), size):
+        engine.push(clips[0][start : start + size])
+    for one, other in zip(engine.sums(), whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_float_blocks_are_the_same(engine, clips):
+    engine.push(clips[0])
+    whole = engine.sums()
+    engine.init()
+    assert engine.push(clips[0].astype(np.float32) / 32768) == OK
+    for one, other in zip(engine.sums(), whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_silence_and_voice(engine, clips):
+    engine.init(gate=1)
+    engine.push(clips[0])
+    engine.push(np.zeros(16000, np.int16))
+    held, before = engine.sums(), engine.read()[1]
+    engine.push(np.zeros(16000, np.int16))
+    after = engine.read()[1]
+    for one, other in zip(engine.sums(), held, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert after.counted == before.counted and after.samples > before.samples
+    assert engine.c.w2s_set_voice(engine.state, 0) == OK
+    engine.push(np.zeros(256, np.int16))  # the hop that began with voice
+    held = engine.sums()
+    engine.push(clips[1])
+    for one, other in zip(engine.sums(), held, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_bad_input(engine, clips):
+    zeros = (ctypes.c_uint64 * len(engine.memory))()
+    block = clips[0][:512].ctypes.data_as(ctypes.c_void_p)
+    size = ctypes.c_size_t(512)
+    assert engine.c.w2s_push(zeros, block, size) == STATE  # before w2s_init
+    assert engine.c.w2s_push(None, block, size) == NULL
+    assert engine.c.w2s_push(engine.state, None, size) == NULL
+    assert engine.c.w2s_push(engine.state, None, ctypes.c_size_t(0)) == OK
+    assert engine.c.w2s_read(engine.state, None) == NULL
+    assert engine.c.w2s_init(None) is None
+    assert engine.c.w2s_init(ctypes.byref(engine.memory, 4)) is None
+    assert engine.c.w2s_set_voice(engine.state, 32769) == ARGUMENT
+    assert engine.push(clips[0][:3999]) == OK
+    assert engine.read()[0] == NOT_YET
+    before = engine.sums()
+    for bad in (np.nan, np.inf, -np.inf):
+        block = np.zeros(600, np.float32)
+        block[-1] = bad
+        assert engine.push(block) == SIGNAL
+    for one, other in zip(engine.sums(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert engine.push(clips[0][3999:4400]) == OK
+    assert engine.read()[0] == OK
+
+
+def test_a_day_of_audio(engine, clips):
+    """Sums as after 24 hours: no overflow, and another clip adds what it should."""
+    engine.push(clips[0])
+    first, alone = engine.read()[1], engine.sums()
+    times = 24 * 3600 * 16000 // first.samples
+    engine.c.w2s_test_forward(engine.state, times)
+    assert np.abs(engine.read()[1].values - first.values).max() < 1e-3
+    big = engine.sums()
+    assert (big[2] < 2**60).all() and (big[3] < 2**60).all()
+    engine.push(clips[0])
+    for which in (2, 3):
+        gained = engine.sums()[which] - big[which]
+        assert (gained > 0).any() and (gained <= 4 * alone[which].max()).all()
+    after = engine.read()[1]
+    assert after.samples > 24 * 3600 * 16000
+    assert np.abs(after.values - first.values).max() < 1e-3
+
+
+def test_loud_and_odd_signals_stay_in_range(engine):
+    rng = np.random.default_rng(0)
+    for signal in (
+        np.full(20000, 32767), np.full(20000, -32768), rng.integers(-32768, 32768, 20000),
+        np.where(np.arange(20000) % 2, 32767, -32768), np.eye(1, 20000, 9000)[0] * 32767,
+    ):  # fmt: skip
+        engine.init()
+        assert engine.push(signal.astype(np.int16)) == OK
+        status, estimate = engine.read()
+        assert status == OK and np.abs(estimate.values).max() < 10
+
+
+def test_no_heap_no_libm(source):
+    """Everything that the engine takes from outside."""
+    path = source.with_suffix(".o")
+    subprocess.run(["cc", "-std=c99", "-O2", "-c", source, "-o", path], check=True)
+    names = subprocess.run(["nm", "-u", path], capture_output=True, text=True, check=True)
+    outside = {line.split()[-1] for line in names.stdout.splitlines()}
+    assert outside <= {"memset", "memcpy", "memmove", "_GLOBAL_OFFSET_TABLE_", "__stack_chk_fail"}
+    written = subprocess.run(["size", "-A", path], capture_output=True, text=True, check=True)
+    sizes = {words[0]: int(words[1]) for words in map(str.split, written.stdout.splitlines())
+             if len(words) == 3 and words[1].isdigit()}  # fmt: skip
+    assert sizes.get(".data", 0) == 0 and sizes.get(".bss", 0) == 0
+
+
+def test_sanitizers(source, clips, tmp_path):
+    from wav2small.benchmarks.microcontroller import BOARD, _write_clip
+
+    _write_clip(clips[0], tmp_path)
+    flags = ["-std=c99", "-g", "-O1", "-fsanitize=address,undefined", "-DW2S_HOST"]
+    flags += ["-fno-sanitize-recover=all", f"-I{source.parent}"]
+    flags += [f'-DW2S_HEADER="{source.stem}.h"']
+    command = ["cc", *flags, source, BOARD / "main.c", tmp_path / "clip.c", "-o", tmp_path / "p"]
+    subprocess.run(command, check=True)
+    subprocess.run([tmp_path / "p"], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", ["", "1a", "a-b", "../x"])
+def test_bad_names(nano, calibration, tmp_path, name):
+    from wav2small.export import c_emitter
+
+    with pytest.raises(Wav2SmallError, match="name"):
+        c_emitter.write_c(nano, tmp_path, calibration, name=name)
+
+
+def test_refusals(nano, tmp_path):
+    from wav2small.export import c_emitter
+    from wav2small.students import registry
+
+    with pytest.raises(Wav2SmallError, match="calibration"):
+        c_emitter.write_c(nano, tmp_path, [])
+    with pytest.raises(Wav2SmallError, match="nano"):
+        c_emitter.write_c(registry.create("wav2small2"), tmp_path, [np.zeros(16000)])
+
+
+@pytest.mark.skipif(
+    bool(microcontroller.missing_tools()),
+    reason=f"not found: {' '.join(microcontroller.missing_tools())}",
+)
+def test_same_on_every_processor(source, emodb):
+    clip = sorted(emodb.rglob("*.flac"))[3]
+    here = microcontroller.on_host(source, clip)
+    runs = [microcontroller.microcontroller(source, target=t, clip=clip)
+            for t in microcontroller.TARGETS]  # fmt: skip
+    for run in runs:
+        assert (run.checksum, run.memory, run.overall) == tuple(
+            here[key] for key in ("checksum", "memory", "overall")
+        )
+        assert run.flash <= 64 * 1024
+        assert run.state + run.stack <= 48 * 1024
+        assert run.total <= 40e6
+        assert 0 < run.stack < 2048 and 0 < run.duty < 1
+    text = microcontroller.table(runs)
+    assert "cycles per instruction (assumed)" in text and "spectrum" in text
+
+
+def test_unknown_target(source):
+    with pytest.raises(Wav2SmallError, match="cortex-m33"):
+        microcontroller.microcontroller(source, target="z80")

@@ -1,0 +1,30 @@
+"""A bundle gives the same numbers on aarch64; needs a cross compiler, qemu and the wheel."""
+
+import os
+import shutil
+
+import pytest
+
+from wav2small.errors import Wav2SmallError
+from wav2small.export import parity, verification
+
+
+def test_bundle_on_aarch64(bundle):
+    wheel = os.environ.get("WAV2SMALL_AARCH64_WHEEL", "")
+    if not os.path.isfile(wheel):
+        pytest.skip("no aarch64 runtime; set WAV2SMALL_AARCH64_WHEEL to its wheel")
+    if not (shutil.which(parity.COMPILER) and shutil.which(parity.EMULATOR)):
+        pytest.skip("no aarch64 compiler or emulator")
+    differences = parity.parity(bundle, wheel)
+    assert len(differences) == len(verification.signals()) - 1  # all but the minute
+    assert max(differences.values()) <= verification.PARITY
+
+
+def test_missing_tools_and_wheels_are_named(bundle, tmp_path, monkeypatch):
+    wheel = tmp_path / "no.whl"
+    wheel.write_text("no archive")
+    monkeypatch.setattr(parity, "EMULATOR", "qemu-nowhere")
+    with pytest.raises(Wav2SmallError, match="qemu-nowhere.*apt install"):
+        parity.parity(bundle, wheel)
+    with pytest.raises(Wav2SmallError, match="no.whl"):
+        parity._library(wheel, tmp_path)
