@@ -18,7 +18,8 @@ from wav2small.errors import AudioError, Wav2SmallError
 
 from . import buckets
 from .clips import Item, Outcome, Reader, Refusal, Row, reason, refusal
-from .teacher import Teacher, launch
+from .lanes import Launch, launching
+from .teacher import Teacher
 from .workers import Died, Inline, Pool
 
 _ROWS_PER_TASK = 64  # headers that a worker reads at a time
@@ -94,10 +95,10 @@ def decode(reader: Reader, chosen: list[Item]) -> Decoded:
 class Run:
     """One pass over rows; see `label_in_batches`."""
 
-    def __init__(self, rows: Iterable[Row], pool: Pool | Inline, teacher: Teacher, batch_s: float):
+    def __init__(self, rows: Iterable[Row], pool: Pool | Inline, launch: Launch, batch_s: float):
         self.rows = iter(rows)
         self.pool = pool
-        self.teacher = teacher
+        self.launch = launch
         self.batch_s = batch_s
         self.more = True  # rows to look at
         self.retry: list[Any] = []
@@ -189,7 +190,7 @@ class Run:
         self.waiting += found
 
     def _label(self, decoded: Decoded) -> Callable[[], None]:
-        wait = launch(self.teacher, decoded.batch, decoded.lengths)
+        wait = self.launch(decoded.batch, decoded.lengths)
 
         def settle() -> None:
             columns = wait()
@@ -240,5 +241,5 @@ def label_in_batches(
         batch_s: most seconds of audio in a batch, padding counted
     """
     pool = Pool(workers, f"{__name__}:reading", reader) if workers else Inline(reading(reader))
-    with pool:
-        yield from Run(rows, pool, teacher, batch_s)
+    with pool, launching(teacher) as launch:
+        yield from Run(rows, pool, launch, batch_s)
