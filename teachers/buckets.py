@@ -24,9 +24,9 @@ def cut(items: Sequence[Item], batch_s: float) -> list[list[Item]]:
     """
     batches: list[list[Item]] = []
     longest = 0.0
-    for item in sorted(items, key=lambda item: item.seconds, reverse=True):
+    for item in sorted(items, key=lambda item: item.heard_s, reverse=True):
         if not batches or (len(batches[-1]) + 1) * longest > batch_s:
             batches.append([])
-            longest = item.seconds
+            longest = item.heard_s
         batches[-1].append(item)
     return batches

@@ -20,6 +20,7 @@ from . import buckets
 from .clips import Item, Outcome, Reader, Refusal, Row, reason, refusal
 from .lanes import Launch, launching
 from .teacher import Teacher
+from .turns import Passage
 from .workers import Died, Inline, Pool
 
 _ROWS_PER_TASK = 64  # headers that a worker reads at a time
@@ -35,12 +36,14 @@ class Decoded:
         batch: (items, samples) float32, zeros after the end
         lengths: (items,) samples
         refusals: what could not
+        passages: of the items, where the teacher reads
     """
 
     items: list[Item]
     batch: np.ndarray
     lengths: np.ndarray
     refusals: list[Refusal]
+    passages: list[Passage] | None = None
 
 
 @dataclass
@@ -89,7 +92,7 @@ def decode(reader: Reader, chosen: list[Item]) -> Decoded:
     batch = np.zeros((len(signals), lengths.max(initial=0)), dtype=np.float32)
     for row, signal in enumerate(signals):
         batch[row, : len(signal)] = signal
-    return Decoded(good, batch, lengths, refusals)
+    return Decoded(good, batch, lengths, refusals, reader.passages(good))
 
 
 class Run:
@@ -186,11 +189,11 @@ class Run:
             self.done.append(_Open(0, refusals=[one]))
         for item in found:
             self.open.setdefault(item.row, _Open(0)).missing += 1
-            self.waiting_s += item.seconds
+            self.waiting_s += item.heard_s
         self.waiting += found
 
     def _label(self, decoded: Decoded) -> Callable[[], None]:
-        wait = self.launch(decoded.batch, decoded.lengths)
+        wait = self.launch(decoded.batch, decoded.lengths, decoded.passages)
 
         def settle() -> None:
             columns = wait()

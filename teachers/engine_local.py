@@ -79,7 +79,8 @@ def labeller(
             for item in _items(reader, row, outcome):
                 try:
                     signal = reader.read(item)
-                    values = columns(model, signal[np.newaxis], np.array([len(signal)]))
+                    heard = signal[np.newaxis], np.array([len(signal)])
+                    values = columns(model, *heard, reader.passages([item]))
                     _check(values)
                 except Exception as error:  # whatever one file does, the others are labelled
                     if isinstance(error, Wav2SmallError) and not isinstance(error, AudioError):

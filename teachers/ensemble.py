@@ -47,6 +47,11 @@ class Ensemble:
         if not all(0 < share < float("inf") for share in shares):
             raise Wav2SmallError("--weights: every weight must be above 0")
         self.members = [registry.load_teacher(spec, **options) for spec in specs]
+        for member in self.members:
+            if teacher.reads(member):
+                raise Wav2SmallError(
+                    f"ensemble: {member.id} reads as well as it listens; label with it alone"
+                )
         rates = {member.sampling_rate for member in self.members}
         if len(rates) > 1:
             raise Wav2SmallError(f"ensemble: members listen at {sorted(rates)} Hz; give one rate")

@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wav2small import audio, files, progress, provenance, tables, variants
+from wav2small import audio, files, progress, provenance, tables, transcripts, variants
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.index import KEYS, Index, check_window, load_source
@@ -21,7 +22,8 @@ from . import engine_batched, engine_local, plan, registry, store
 from .clips import Outcome, Reader, Refusal
 from .pieces import Pieces
 from .store import Folder
-from .teacher import Teacher, licensed, runs_in_workers
+from .teacher import Teacher, licensed, reads, runs_in_workers
+from .turns import Context, Script
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -135,6 +137,7 @@ def label(
         variants=variants,
         folders=settings.digest,
     )
+    script = _script(index, model, identity)
     history = provenance.new(
         teachers=licensed(model),
         audio=[{"source": _source_name(source), "licence": audio_licence}],
@@ -152,11 +155,22 @@ def label(
         plan.begin(unfinished, identity, overwrite=overwrite)
         pieces = Pieces(unfinished, every_s=flush_s)
         stack.callback(pieces.flush)  # also when the run is broken off
-        reader = Reader(index.root, model.sampling_rate, window_s, hop_s, variants, settings)
+        reader = Reader(
+            index.root,
+            model.sampling_rate,
+            window_s,
+            hop_s,
+            variants,
+            settings,
+            script.context if script else Context(),
+        )
         refusals = [_refused(index, file, why) for file, why in index.refused]
         if strict and refusals:
             raise AudioError(refusals[0].reason)
         todo = plan.rows(index.frame, pieces.done(len(index.frame)))
+        if script:
+            _say(script, model)
+            todo = (row._replace(passage=script.passage(row.row)) for row in todo)
         how: dict[str, Any] = {"engine": engine, "workers": workers, "batch_s": batch_s}
         outcomes = _run(todo, reader, model, teacher, options, **how)
         for outcome in _shown(outcomes, index, variants):
@@ -175,6 +189,23 @@ def label(
         if not rows:
             raise Wav2SmallError(f"none of the clips could be labelled; {errors_file} says why")
     return Result(os.fspath(output), rows, hours, len(refusals), errors_file, licence)
+
+
+def _script(index: Index, model: Teacher, identity: dict[str, Any]) -> Script | None:
+    """What a teacher that reads will read; it then is part of what makes the run this run."""
+    if not reads(model):
+        return None
+    identity["transcripts"] = transcripts.digest(index.frame)
+    return Script(index.frame, model.context)  # type: ignore[attr-defined]
+
+
+def _say(script: Script, model: Teacher) -> None:
+    lines = script.summary()
+    cut = model.too_long(script.texts()) if hasattr(model, "too_long") else 0
+    if cut:
+        lines.append(f"{cut} transcripts are longer than the text encoder reads and are cut")
+    for line in lines:
+        print(f"note: {line}", file=sys.stderr)
 
 
 def _run(

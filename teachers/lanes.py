@@ -14,18 +14,22 @@ import numpy as np
 
 from . import teacher as teachers
 from .teacher import Teacher
+from .turns import Passage
 
 LANES = 2
 
-#: Begins a batch (clips, samples) of lengths (clips,); the result waits for its columns.
-Launch = Callable[[np.ndarray, np.ndarray], Callable[[], dict[str, np.ndarray]]]
+#: Begins a batch (clips, samples) of lengths (clips,), with passages or None; the result waits for
+#: its columns.
+Launch = Callable[
+    [np.ndarray, np.ndarray, "list[Passage] | None"], Callable[[], dict[str, np.ndarray]]
+]
 
 
 @contextmanager
 def launching(teacher: Teacher) -> Iterator[Launch]:
     """How to begin batches of a teacher; on a CPU they run in lanes, on a GPU in its own queue."""
     if getattr(getattr(teacher, "device", None), "type", None) != "cpu":
-        yield lambda batch, lengths: teachers.launch(teacher, batch, lengths)
+        yield lambda *heard: teachers.launch(teacher, *heard)
         return
     import torch
 
@@ -36,8 +40,6 @@ def launching(teacher: Teacher) -> Iterator[Launch]:
 
     try:
         with ThreadPoolExecutor(LANES, "lane", enter) as pool:
-            yield (
-                lambda batch, lengths: pool.submit(teachers.columns, teacher, batch, lengths).result
-            )
+            yield lambda *heard: pool.submit(teachers.columns, teacher, *heard).result
     finally:
         torch.set_num_threads(threads)

@@ -13,6 +13,7 @@ from wav2small import audio
 from wav2small.errors import Wav2SmallError
 
 from .checkpoint import Checkpoint
+from .turns import Passage
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -68,11 +69,15 @@ class NeuralTeacher:
         found = self.predict_columns(batch, lengths)
         return np.stack([found[name] for name in self.dimensions], axis=1)
 
-    def predict_columns(self, batch: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+    def predict_columns(
+        self, batch: np.ndarray, lengths: np.ndarray, passages: list[Passage] | None = None
+    ) -> dict[str, np.ndarray]:
         """Dimensions, and probabilities of the categories as `probability_NAME`."""
-        return self.launch(batch, lengths)()
+        return self.launch(batch, lengths, passages)()
 
-    def launch(self, batch: np.ndarray, lengths: np.ndarray) -> Callable[[], dict[str, np.ndarray]]:
+    def launch(
+        self, batch: np.ndarray, lengths: np.ndarray, passages: list[Passage] | None = None
+    ) -> Callable[[], dict[str, np.ndarray]]:
         """Begin to label a batch; a GPU works while the caller prepares the next one.
 
         Returns:
@@ -81,7 +86,7 @@ class NeuralTeacher:
         half = len(batch) // 2
         if batch.size <= self._fits or not half:
             try:
-                outputs = self._forward(batch, lengths)
+                outputs = self._forward(batch, lengths, passages)
                 return lambda: self._columns(*outputs)
             except torch.cuda.OutOfMemoryError:
                 if not half:
@@ -94,13 +99,17 @@ class NeuralTeacher:
                 )
             torch.cuda.empty_cache()  # only here does the error let go of what it holds
         parts = [
-            self.launch(batch[rows, : lengths[rows].max()], lengths[rows])()
+            self.launch(
+                batch[rows, : lengths[rows].max()], lengths[rows], passages and passages[rows]
+            )()
             for rows in (slice(0, half), slice(half, None))
         ]
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return lambda: joined
 
-    def _forward(self, batch: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    def _forward(
+        self, batch: np.ndarray, lengths: np.ndarray, passages: list[Passage] | None
+    ) -> tuple[Tensor, Tensor | None]:
         signal = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))
         if self.device.type == "cuda":
             signal = signal.pin_memory().to(self.device, non_blocking=True)

@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from .turns import Passage
+
 
 @runtime_checkable
 class Teacher(Protocol):
@@ -27,6 +29,9 @@ class Teacher(Protocol):
         predict_columns: like `predict`, but returns {column: (clips,)}, the dimensions among
             them; the other columns (probabilities of categories) go to the label table as well
         launch: begins `predict_columns` and returns a function that waits for its result
+        context: a `turns.Context` if it reads, too: `predict_columns` and `launch` then take
+            `passages`, one per clip, as a third argument
+        too_long: of a teacher that reads, texts -> how many it has to cut
     """
 
     name: str
@@ -50,24 +55,33 @@ class Teacher(Protocol):
         ...
 
 
-def columns(teacher: Teacher, batch: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+def columns(
+    teacher: Teacher,
+    batch: np.ndarray,
+    lengths: np.ndarray,
+    passages: list[Passage] | None = None,
+) -> dict[str, np.ndarray]:
     """Every column a teacher offers for a batch, dimensions clipped to 0..1, float32.
 
     Regressions end without a sigmoid, so their outputs can leave the scale by a little; a label
     table never does.
     """
-    return launch(teacher, batch, lengths)()
+    return launch(teacher, batch, lengths, passages)()
 
 
 def launch(
-    teacher: Teacher, batch: np.ndarray, lengths: np.ndarray
+    teacher: Teacher,
+    batch: np.ndarray,
+    lengths: np.ndarray,
+    passages: list[Passage] | None = None,
 ) -> Callable[[], dict[str, np.ndarray]]:
     """Begin `columns`; the result waits for them. Only a GPU gains from it."""
+    heard: tuple[Any, ...] = (batch, lengths, passages) if reads(teacher) else (batch, lengths)
     if hasattr(teacher, "launch"):
-        wait = teacher.launch(batch, lengths)
+        wait = teacher.launch(*heard)
         return lambda: _checked(teacher, wait())
     if hasattr(teacher, "predict_columns"):
-        found: Mapping[str, Any] = teacher.predict_columns(batch, lengths)
+        found: Mapping[str, Any] = teacher.predict_columns(*heard)
     else:
         values = np.asarray(teacher.predict(batch, lengths))
         found = dict(zip(teacher.dimensions, values.T, strict=True))
@@ -97,6 +111,11 @@ def entry(teacher: Teacher) -> dict[str, Any]:
         "licence": teacher.licence,
         "invariances": sorted(teacher.invariances),
     }
+
+
+def reads(teacher: Teacher) -> bool:
+    """Whether the teacher reads transcripts as well as listening."""
+    return getattr(teacher, "context", None) is not None
 
 
 def runs_in_workers(teacher: Teacher) -> bool:

@@ -1,8 +1,8 @@
 """Which clips: a folder, a file, a table or an audformat database becomes an index.
 
 An index is audformat's segmented index in columns: `file` (relative to `root`), `start` and `end`
-as time deltas, `end` NaT = to the end of the file. Other columns of a table (speaker, emotion,
-text ...) are kept.
+as time deltas, `end` NaT = to the end of the file. Other columns of a table (speaker, emotion ...)
+are kept; what was said (`text`, `words`, `dialogue`, `turn`) is described in `transcripts`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wav2small import audio
+from wav2small import audio, transcripts
 from wav2small.errors import AudioError, Wav2SmallError
 
 if TYPE_CHECKING:
@@ -228,7 +228,9 @@ def _read_table(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
 
     try:
         if name.lower().endswith(".csv"):
-            return pd.read_csv(name, dtype={"file": str, "speaker": str}), {}
+            verbatim: dict[Any, Any] = dict.fromkeys(transcripts.VERBATIM, str)
+            kinds = {"file": str, "speaker": str}
+            return pd.read_csv(name, dtype=kinds, converters=verbatim), {}
         if "://" in name:
             import fsspec
 
@@ -288,6 +290,7 @@ def _normalise(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     negative = frame["start"] < pd.Timedelta(0)
     if negative.any():
         raise Wav2SmallError(f"{name}: row {negative.argmax() + 1} starts before 0")
+    frame = transcripts.normalise(frame, name)
     return frame[KEYS + [column for column in frame if column not in KEYS]]
 
 

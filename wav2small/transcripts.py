@@ -1,0 +1,170 @@
+"""What was said: the columns `text`, `words`, `dialogue` and `turn` of an index.
+
+- `text`: the transcript of the clip; missing or empty means that nobody wrote one down.
+- `words`: a list of {word, start, end}, seconds from the beginning of the *file*, as `start` and
+  `end` of the clip are. In a CSV it is that list as JSON.
+- `dialogue`: name of the conversation the clip belongs to.
+- `turn`: its number there, from any number on; without the column the rows of a dialogue are in
+  order.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from wav2small.errors import Wav2SmallError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("text", "words", "dialogue", "turn")
+#: Columns that a CSV reader must not interpret: "None" and "NA" are words, "007" is a name.
+VERBATIM = ("text", "words", "dialogue")
+_SLACK_S = 0.05  # by which recognisers let words stick out of a clip, or overlap
+
+
+class Word(NamedTuple):
+    """A word and when it was said, in seconds."""
+
+    word: str
+    start: float
+    end: float
+
+
+def normalise(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Bring the columns of this module, where there are any, into one form.
+
+    Args:
+        frame: as it was read
+        name: of the table, for errors
+
+    Returns:
+        `text` str or None, `words` list of {word, start, end} or None, `dialogue` str or None,
+        `turn` int64
+
+    Raises:
+        Wav2SmallError: words that are no list of words, a turn that is no whole number, two rows
+            for one turn
+    """
+    if "text" in frame:
+        frame["text"] = _objects((_text(value) for value in frame["text"]), frame.index)
+    if "words" in frame:
+        found = (
+            _plain(parse(value, f"{name}: row {row + 1}"))
+            for row, value in enumerate(frame["words"])
+        )
+        frame["words"] = _objects(found, frame.index)
+    if "dialogue" in frame:
+        frame["dialogue"] = _objects((_text(value) for value in frame["dialogue"]), frame.index)
+        frame["turn"] = _turns(frame, name)
+    return frame
+
+
+def parse(value: Any, where: str) -> tuple[Word, ...] | None:
+    """Words of a cell: a list of {word, start, end}, or that as JSON; None = not known.
+
+    Raises:
+        Wav2SmallError: something else
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        if not value.strip():
+            return None
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise Wav2SmallError(f"{where}: `words` is not JSON ({error}); {_MEND}") from error
+    try:
+        words = tuple(
+            Word(str(word["word"]), float(word["start"]), float(word["end"])) for word in value
+        )
+    except (TypeError, KeyError, ValueError, IndexError) as error:
+        raise Wav2SmallError(f"{where}: `words` is no list of words; {_MEND}") from error
+    return words
+
+
+_MEND = 'write [{"word": "yes", "start": 0.1, "end": 0.4}, ...], seconds of the file'
+
+
+def fault(words: Sequence[Word], start: float, end: float | None) -> str | None:
+    """What is wrong with the times of a clip's words; None = nothing.
+
+    Args:
+        words: seconds of the file
+        start: of the clip, seconds
+        end: of the clip; None = to the end of the file
+    """
+    before = start
+    for word in words:
+        if not (math.isfinite(word.start) and math.isfinite(word.end)) or word.end < word.start:
+            return f"the word {word.word!r} ends before it starts, or has no time"
+        if word.start < start - _SLACK_S or (end is not None and word.end > end + _SLACK_S):
+            return f"the word {word.word!r} is outside the clip"
+        if word.start < before - _SLACK_S:
+            return f"the word {word.word!r} is out of order"
+        before = word.start
+    return None
+
+
+def cells(words: Iterable[Word]) -> list[dict[str, Any]]:
+    """Words as they stand in a table."""
+    return [word._asdict() for word in words]
+
+
+def digest(frame: pd.DataFrame) -> str:
+    """Hash of what an index says was said."""
+    import hashlib
+
+    present = [name for name in COLUMNS if name in frame]
+    hashed = hashlib.sha256(" ".join(present).encode())
+    for row in frame[present].itertuples(index=False):
+        hashed.update(json.dumps(tuple(row), default=str, ensure_ascii=False).encode())
+    return hashed.hexdigest()
+
+
+def _text(value: Any) -> str | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return " ".join(str(value).split()) or None
+
+
+def _plain(words: tuple[Word, ...] | None) -> list[dict[str, Any]] | None:
+    return None if words is None else cells(words)
+
+
+def _objects(values: Iterable[Any], index: Any) -> pd.Series:
+    import pandas as pd
+
+    return pd.Series(list(values), index=index, dtype=object)
+
+
+def _turns(frame: pd.DataFrame, name: str) -> Any:
+    import pandas as pd
+
+    known = frame["dialogue"].notna()
+    if "turn" not in frame:
+        return frame.groupby("dialogue", dropna=False, sort=False).cumcount()
+    numbers = pd.to_numeric(frame["turn"], errors="coerce").astype("float64")
+    bad = (numbers.isna() | (numbers % 1 != 0)) & known
+    if bad.any():
+        row = int(bad.to_numpy().argmax())
+        raise Wav2SmallError(
+            f"{name}: row {row + 1}: turn {frame['turn'].iloc[row]} is no whole number; number "
+            "the turns of each dialogue"
+        )
+    whole = numbers.fillna(0).astype("int64")
+    keys = ["dialogue", "turn", *(["variant"] if "variant" in frame else []), "start", "file"]
+    # Windows and variants of one turn share its number; two clips of different files may not.
+    one = frame.assign(turn=whole)[known].drop_duplicates([k for k in keys if k != "start"])
+    twice = one.duplicated(["dialogue", "turn", *(["variant"] if "variant" in frame else [])])
+    if twice.any():
+        row = int(one.index[twice][0])
+        raise Wav2SmallError(
+            f"{name}: row {row + 1}: turn {whole.iloc[row]} of dialogue "
+            f"{frame['dialogue'].iloc[row]!r} is there already; number each turn once"
+        )
+    return whole
