@@ -28,6 +28,7 @@ CYCLES_PER_INSTRUCTION = 1.3
 BOARD = Path(__file__).parents[1] / "export" / "c" / "board"
 STAGES = ("stream", "spectrum", "features", "stem", "blocks", "pooling", "estimate")
 SECONDS = 4.0
+_KERNEL = "Source/NNSupportFunctions/arm_nn_mat_mult_nt_t_s8_s32.c"
 _COMPILER = "arm-none-eabi-gcc"
 _EMULATOR = "qemu-system-arm"
 # Contraction to fused multiply-add would give other last digits on each processor.
@@ -84,7 +85,7 @@ class Run:
         target: key of TARGETS
         flash: bytes of code and tables of the whole program, start-up and printing included, the
             speech not
-        engine_flash: bytes of `nano_<name>.c` alone
+        engine_flash: bytes of `nano_<name>.c` alone, and of CMSIS-NN's kernel if that is used
         state: bytes that the caller gives
         stack: deepest stack in bytes
         instructions: per second of audio, by stage
@@ -135,6 +136,7 @@ def microcontroller(
     clip: str | os.PathLike[str] | np.ndarray | None = None,
     clock_mhz: float | None = None,
     cycles_per_instruction: float = CYCLES_PER_INSTRUCTION,
+    cmsis_nn: str | os.PathLike[str] | None = None,
 ) -> Run:
     """Run the plain C of a bundle on an emulated microcontroller.
 
@@ -144,9 +146,11 @@ def microcontroller(
         clip: speech, a file or 16 kHz samples; its first 4 s are used. None = spoken here
         clock_mhz: for the estimate of the duty cycle; None = of a usual part
         cycles_per_instruction: likewise
+        cmsis_nn: folder of CMSIS-NN; its kernel then computes the matrix products
 
     Raises:
-        Wav2SmallError: unknown target, no C in the bundle, tools missing, or the program failed
+        Wav2SmallError: unknown target, no C in the bundle, tools or CMSIS-NN missing, or the
+            program failed
     """
     if target not in TARGETS:
         raise Wav2SmallError(f"--target {target}: there is {', '.join(TARGETS)}")
@@ -158,9 +162,10 @@ def microcontroller(
     source = _source(bundle)
     samples = _clip(clip)
     board = TARGETS[target]
+    kernel = None if cmsis_nn is None else _kernel(Path(cmsis_nn))
     with tempfile.TemporaryDirectory(prefix="wav2small-") as name:
         folder = Path(name)
-        sizes = _build(source, samples, board, folder)
+        sizes = _build(source, samples, board, folder, kernel)
         found = _emulate(board, folder / "program.elf")
     seconds = found["hops"] * found["hop"] / audio.SAMPLING_RATE
     instructions = {stage: found[f"ticks_{stage}"] / board.ticks / seconds for stage in STAGES}
@@ -264,23 +269,42 @@ def _defines(source: Path) -> list[str]:
     return [f"-I{source.parent}", f'-DW2S_HEADER="{source.stem}.h"']
 
 
-def _build(source: Path, samples: np.ndarray, board: Target, folder: Path) -> dict[str, int]:
+def _kernel(cmsis_nn: Path) -> Path:
+    kernel = cmsis_nn / _KERNEL
+    if not kernel.is_file():
+        raise Wav2SmallError(f"{cmsis_nn}: no {_KERNEL}; give the folder of CMSIS-NN 5 or newer")
+    return kernel
+
+
+def _build(
+    source: Path, samples: np.ndarray, board: Target, folder: Path, kernel: Path | None
+) -> dict[str, int]:
     _write_clip(samples, folder)
-    compiler = [_COMPILER, *board.flags, *_FLAGS, "-ffunction-sections", "-fdata-sections"]
-    compiler += _defines(source)
+    compiler = [_COMPILER, *board.flags, "-ffunction-sections", "-fdata-sections"]
+    objects = []
+    if kernel:
+        compiler += ["-DW2S_CMSIS_NN", "-isystem", str(kernel.parents[2] / "Include")]
+        objects = [str(folder / "kernel.o")]
+        _call([*compiler, "-c", str(kernel), "-o", objects[0]])  # not ours to warn about
+    compiler += [*_FLAGS, *_defines(source)]
     # Measured without the hooks: this is what a product would link.
     _call([*compiler, "-c", str(source), "-o", str(folder / "engine.o")])
-    engine = _sections(folder / "engine.o")
+    parts = [_sections(Path(path)) for path in (folder / "engine.o", *objects)]
     _call(
         [*compiler, "-include", str(BOARD / "stage.h"), f"-I{BOARD}", str(source)]
         + [str(BOARD / name) for name in ("main.c", "board.c")]
-        + [str(folder / "clip.c"), "-nostartfiles", f"-T{BOARD / 'board.ld'}"]
+        + [str(folder / "clip.c"), *objects, "-nostartfiles", f"-T{BOARD / 'board.ld'}"]
         + ["-Wl,--gc-sections", f"-Wl,--defsym=FLASH={board.flash:#x}"]
         + [f"-Wl,--defsym=RAM={board.ram:#x}", "-o", str(folder / "program.elf")]
     )
     program = _sections(folder / "program.elf")
     return {
-        "engine": sum(n for name, n in engine.items() if name.startswith((".text", ".rodata"))),
+        "engine": sum(
+            size
+            for part in parts
+            for name, size in part.items()
+            if name.startswith((".text", ".rodata"))
+        ),
         "program": sum(program.get(name, 0) for name in (".text", ".ARM.exidx", ".data")),
     }
 

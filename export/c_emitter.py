@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,9 @@ def emit(
     parts = [
         f"/* nano_{name}.c: tables of the model, then the engine. Generated; do not edit. */",
         f'#include "nano_{name}.h"',
+        "#ifdef W2S_CMSIS_NN",
+        "#include <arm_nnsupportfunctions.h>",
+        "#endif",
         "",
         *(f"#define {key} {size}" for key, size in sizes.items()),
         "",
@@ -121,11 +125,9 @@ def emit(
 def _state_size(sizes: dict[str, int]) -> int:
     """An upper bound of `sizeof(struct w2s_state)`, checked by the compiler."""
     words = sizes["LEVELS"] + 2 * sizes["HOP"] + sizes["BLOCKS"] + 20
-    halves = (
-        2 * sizes["HOP"] + sizes["PAST"] + 2 * sizes["CHANNELS"]
-        + sizes["STEM_TAPS"] * sizes["MELS"]
-    )  # fmt: skip
+    halves = 2 * sizes["HOP"] + sizes["PAST"] + sizes["CHANNELS"]
     size = 8 * 4 * sizes["POOLED"] + 8 * 4 + 4 * words + 2 * halves
+    size += sizes["CHANNELS"] + sizes["STEM_TAPS"] * sizes["MELS"]
     return -(-size // 16) * 16
 
 
@@ -166,11 +168,16 @@ def _network(model: Integer) -> Iterable[str]:
     yield f"#define NARROW_LEFT {narrow.left}"
     yield f"#define NARROW_MULTIPLIER {narrow.multiplier[0]}"
     yield f"#define NARROW_RIGHT {narrow.right[0]}"
-    yield from _layers("gate", [model.gate])
-    yield from _layers("value", [model.value])
+    yield from _layers("gate", [_signed(model.gate)])
+    yield from _layers("value", [_signed(model.value)])
     yield _array("uint16_t", "sigmoid_table", model.sigmoid)
     yield _array("float", "head", model.head)
     yield _array("float", "head_bias", model.head_bias)
+
+
+def _signed(layer: Layer) -> Layer:
+    """The same sums from inputs that are 128 less, so that uint8 becomes int8."""
+    return replace(layer, bias=layer.bias + 128 * layer.weight.astype(np.int32).sum(axis=1))
 
 
 def _layers(name: str, layers: Sequence[Layer], *, each: bool = False) -> Iterable[str]:

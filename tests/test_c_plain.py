@@ -1,6 +1,7 @@
 """Plain C: bit by bit the integer reference, and close to the float model."""
 
 import ctypes
+import os
 import shutil
 import subprocess
 
@@ -14,6 +15,10 @@ from wav2small.benchmarks import microcontroller
 from wav2small.errors import Wav2SmallError
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+NEEDS_BOARDS = pytest.mark.skipif(
+    bool(microcontroller.missing_tools()),
+    reason=f"not found: {' '.join(microcontroller.missing_tools())}",
+)
 OK, NOT_YET, NULL, STATE, SIGNAL, ARGUMENT = 0, 1, -1, -2, -3, -4
 
 
@@ -60,7 +65,7 @@ class Engine:
 
     def features(self):
         address = self.c.w2s_test_features(self.state)
-        return np.ctypeslib.as_array((ctypes.c_int16 * 40).from_address(address)).copy()
+        return np.ctypeslib.as_array((ctypes.c_int8 * 40).from_address(address)).copy()
 
     def sums(self):
         addresses = [self.c.w2s_test_sums(self.state, which) for which in range(4)]
@@ -90,13 +95,16 @@ def source(nano, calibration, tmp_path_factory):
     return c_emitter.write_c(nano, folder, calibration, name="test", licence="MIT */ x")
 
 
-@pytest.fixture(scope="module")
-def library(source):
-    path = source.with_suffix(".so")
+def build(source, path, *options):
     flags = ["-std=c99", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wconversion"]
     flags += ["-Wshadow", "-pedantic", "-Werror", "-DW2S_TEST", "-shared", "-fPIC"]
-    subprocess.run(["cc", *flags, source, "-o", path], check=True)
+    subprocess.run(["cc", *flags, *options, source, "-o", path], check=True)
     return path
+
+
+@pytest.fixture(scope="module")
+def library(source):
+    return build(source, source.with_suffix(".so"))
 
 
 @pytest.fixture
@@ -278,10 +286,7 @@ def test_refusals(nano, tmp_path):
         c_emitter.write_c(registry.create("wav2small2"), tmp_path, [np.zeros(16000)])
 
 
-@pytest.mark.skipif(
-    bool(microcontroller.missing_tools()),
-    reason=f"not found: {' '.join(microcontroller.missing_tools())}",
-)
+@NEEDS_BOARDS
 def test_same_on_every_processor(source, emodb):
     clip = sorted(emodb.rglob("*.flac"))[3]
     here = microcontroller.on_host(source, clip)
@@ -299,6 +304,46 @@ def test_same_on_every_processor(source, emodb):
     assert "cycles per instruction (assumed)" in text and "spectrum" in text
 
 
-def test_unknown_target(source):
-    with pytest.raises(Wav2SmallError, match="cortex-m33"):
-        microcontroller.microcontroller(source, target="z80")
+@NEEDS_BOARDS
+@pytest.mark.parametrize("target", ["cortex-m4", "cortex-m55"])
+def test_cmsis_nn(source, emodb, target):
+    """The real kernels: packed multiplications on M4, vectors on M55."""
+    folder = os.environ.get("WAV2SMALL_CMSIS_NN")
+    if not folder:
+        pytest.skip("no CMSIS-NN; set WAV2SMALL_CMSIS_NN to its folder")
+    clip = sorted(emodb.rglob("*.flac"))[3]
+    here = microcontroller.on_host(source, clip)
+    there = microcontroller.microcontroller(source, target=target, clip=clip, cmsis_nn=folder)
+    assert (there.checksum, there.memory) == (here["checksum"], here["memory"])
+
+
+def test_cmsis_nn_calls(source, clips, engine, tmp_path):
+    """With a stand-in that does no more than CMSIS-NN's documentation says: same sums."""
+    (tmp_path / "arm_nnsupportfunctions.h").write_text(
+        "#include <stdint.h>\n"
+        "static int arm_nn_mat_mult_nt_t_s8_s32(const int8_t *lhs, const int8_t *rhs,\n"
+        "    int32_t *dst, int32_t lhs_rows, int32_t rhs_rows, int32_t rhs_cols,\n"
+        "    int32_t lhs_offset, int32_t dst_idx_offset) {\n"
+        "  for (int32_t r = 0; r < lhs_rows; r++)\n"
+        "    for (int32_t c = 0; c < rhs_cols; c++)\n"
+        "      for (int32_t i = 0; i < rhs_rows; i++)\n"
+        "        dst[(r * rhs_cols + c) * dst_idx_offset] +=\n"
+        "            (lhs[r * rhs_rows + i] + lhs_offset) * rhs[c * rhs_rows + i];\n"
+        "  return 0;\n}\n"
+    )
+    other = Engine(build(source, tmp_path / "other.so", "-DW2S_CMSIS_NN", f"-I{tmp_path}"))
+    for one in (engine, other):
+        one.push(clips[2])
+    for found, wanted in zip(other.sums(), engine.sums(), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"target": "z80"}, "cortex-m33"), ({"cmsis_nn": "nowhere"}, "nowhere: no Source")],
+)
+def test_bad_options(source, options, message):
+    if microcontroller.missing_tools() and "target" not in options:
+        pytest.skip("no tools")
+    with pytest.raises(Wav2SmallError, match=message):
+        microcontroller.microcontroller(source, **options)

@@ -41,8 +41,9 @@ struct w2s_state {
     float work[2 * HOP]; /* the transform; afterwards the bands */
     int16_t signal[2 * HOP];
     int16_t past[PAST];  /* inputs of the depthwise layers, a ring for each */
-    int16_t y[CHANNELS], z[CHANNELS];
-    int16_t wide[STEM_TAPS * MELS]; /* features, oldest first */
+    int16_t y[CHANNELS];
+    int8_t z[CHANNELS];
+    int8_t wide[STEM_TAPS * MELS]; /* features, oldest first */
 };
 
 typedef char w2s_state_fits[sizeof(struct w2s_state) <= W2S_STATE_SIZE ? 1 : -1];
@@ -191,7 +192,7 @@ static void features(w2s_state *s) {
         /* 8 = 64 steps of x, which is an eighth of an octave count */
         float steps = (bands[band] - loudest + 6.0f) * 8.0f;
         steps = steps < -128.0f ? -128.0f : (steps > 127.0f ? 127.0f : steps);
-        s->wide[(STEM_TAPS - 1) * MELS + band] = (int16_t)((int32_t)(steps + 128.5f) - 128);
+        s->wide[(STEM_TAPS - 1) * MELS + band] = (int8_t)((int32_t)(steps + 128.5f) - 128);
     }
 }
 
@@ -208,32 +209,45 @@ static int32_t clamp(int32_t value, int32_t low, int32_t high) {
     return value < low ? low : (value > high ? high : value);
 }
 
-/* Four outputs at a time: each input is loaded once for four products. */
-static void linear(const int8_t *weight, const int16_t *x, int inputs, int32_t sums[4]) {
-    const int8_t *a = weight, *b = a + inputs, *c = b + inputs, *d = c + inputs;
-    int32_t sa = 0, sb = 0, sc = 0, sd = 0;
-    for (int i = 0; i < inputs; i++) {
-        int32_t v = x[i];
-        sa += a[i] * v;
-        sb += b[i] * v;
-        sc += c[i] * v;
-        sd += d[i] * v;
+/* weight (outputs, inputs) times x: the sums, without bias. */
+#ifdef W2S_CMSIS_NN
+static void linear(const int8_t *weight, const int8_t *x, int inputs, int outputs,
+                   int32_t *sums) {
+    for (int o = 0; o < outputs; o++) {
+        sums[o] = 0;
     }
-    sums[0] = sa;
-    sums[1] = sb;
-    sums[2] = sc;
-    sums[3] = sd;
+    /* "rows" and "columns" are of the transposed weights; it cannot fail */
+    (void)arm_nn_mat_mult_nt_t_s8_s32(x, weight, sums, 1, inputs, outputs, 0, 1);
 }
+#else
+/* Four outputs at a time: each input is loaded once for four products. */
+static void linear(const int8_t *weight, const int8_t *x, int inputs, int outputs,
+                   int32_t *sums) {
+    for (int o = 0; o < outputs; o += 4) {
+        const int8_t *a = weight + o * inputs, *b = a + inputs, *c = b + inputs, *d = c + inputs;
+        int32_t sa = 0, sb = 0, sc = 0, sd = 0;
+        for (int i = 0; i < inputs; i++) {
+            int32_t v = x[i];
+            sa += a[i] * v;
+            sb += b[i] * v;
+            sc += c[i] * v;
+            sd += d[i] * v;
+        }
+        sums[o] = sa;
+        sums[o + 1] = sb;
+        sums[o + 2] = sc;
+        sums[o + 3] = sd;
+    }
+}
+#endif
 
 static void stem(w2s_state *s) {
-    for (int o = 0; o < CHANNELS; o += 4) {
-        int32_t sums[4];
-        linear(stem_weight + o * STEM_TAPS * MELS, s->wide, STEM_TAPS * MELS, sums);
-        for (int i = 0; i < 4; i++) {
-            int32_t v = requantise(sums[i] + stem_bias[o + i], STEM_LEFT, stem_multiplier[o + i],
-                                   stem_right[o + i]);
-            s->y[o + i] = (int16_t)clamp(v, 0, 32767);
-        }
+    int32_t sums[CHANNELS];
+    linear(stem_weight, s->wide, STEM_TAPS * MELS, CHANNELS, sums);
+    for (int o = 0; o < CHANNELS; o++) {
+        int32_t v = requantise(sums[o] + stem_bias[o], STEM_LEFT, stem_multiplier[o],
+                               stem_right[o]);
+        s->y[o] = (int16_t)clamp(v, 0, 32767);
     }
 }
 
@@ -243,6 +257,7 @@ static void block(w2s_state *s, int number, int16_t *ring) {
     const int8_t *deep = depthwise_weight + number * CHANNELS * TAPS;
     const int base = number * CHANNELS;
     const int16_t *tap[TAPS];
+    int32_t sums[CHANNELS];
     for (int k = 0; k < TAPS - 1; k++) {
         uint32_t at = now + (uint32_t)(k * dilation);
         at = at >= (uint32_t)length ? at - (uint32_t)length : at;
@@ -256,22 +271,18 @@ static void block(w2s_state *s, int number, int16_t *ring) {
         }
         int32_t v = requantise(sum, depthwise_left[number], depthwise_multiplier[base + c],
                                depthwise_right[base + c]);
-        s->z[c] = (int16_t)clamp(v, -128, 127);
+        s->z[c] = (int8_t)clamp(v, -128, 127);
     }
     int16_t *oldest = ring + now * CHANNELS;
     for (int c = 0; c < CHANNELS; c++) {
         oldest[c] = s->y[c];
     }
     s->place[number] = now + 1u == (uint32_t)length ? 0u : now + 1u;
-    for (int o = 0; o < CHANNELS; o += 4) {
-        int32_t sums[4];
-        linear(pointwise_weight + (base + o) * CHANNELS, s->z, CHANNELS, sums);
-        for (int i = 0; i < 4; i++) {
-            int32_t v = requantise(sums[i] + pointwise_bias[base + o + i], pointwise_left[number],
-                                   pointwise_multiplier[base + o + i],
-                                   pointwise_right[base + o + i]);
-            s->y[o + i] = (int16_t)clamp(s->y[o + i] + clamp(v, 0, 32767), 0, 32767);
-        }
+    linear(pointwise_weight + base * CHANNELS, s->z, CHANNELS, CHANNELS, sums);
+    for (int o = 0; o < CHANNELS; o++) {
+        int32_t v = requantise(sums[o] + pointwise_bias[base + o], pointwise_left[number],
+                               pointwise_multiplier[base + o], pointwise_right[base + o]);
+        s->y[o] = (int16_t)clamp(s->y[o] + clamp(v, 0, 32767), 0, 32767);
     }
 }
 
@@ -283,28 +294,25 @@ static int32_t sigmoid(int32_t value) {
 
 static void pool(w2s_state *s, int32_t weight) {
     const int64_t loss = (FADE * weight) >> 15;
+    int32_t gates[POOLED], values[POOLED];
     for (int c = 0; c < CHANNELS; c++) {
         int32_t v = requantise(s->y[c] * NARROW_WEIGHT, NARROW_LEFT, NARROW_MULTIPLIER,
                                NARROW_RIGHT);
-        s->z[c] = (int16_t)clamp(v, 0, 255);
+        s->z[c] = (int8_t)(clamp(v, 0, 255) - 128); /* the biases below take 128 out again */
     }
-    for (int o = 0; o < POOLED; o += 4) {
-        int32_t gates[4], values[4];
-        linear(gate_weight + o * CHANNELS, s->z, CHANNELS, gates);
-        linear(value_weight + o * CHANNELS, s->z, CHANNELS, values);
-        for (int i = 0; i < 4; i++) {
-            const int c = o + i;
-            int32_t g = sigmoid(requantise(gates[i] + gate_bias[c], GATE_LEFT, gate_multiplier[c],
-                                           gate_right[c]));
-            int32_t v = clamp(requantise(values[i] + value_bias[c], VALUE_LEFT,
-                                         value_multiplier[c], value_right[c]),
-                              0, 32767);
-            g = (g * weight + ONE / 2) >> 15;
-            s->all_numerator[c] += (int64_t)g * v;
-            s->all_denominator[c] += g;
-            s->numerator[c] += (int64_t)g * v - ((s->numerator[c] * loss) >> 24);
-            s->denominator[c] += g - ((s->denominator[c] * loss) >> 24);
-        }
+    linear(gate_weight, s->z, CHANNELS, POOLED, gates);
+    linear(value_weight, s->z, CHANNELS, POOLED, values);
+    for (int c = 0; c < POOLED; c++) {
+        int32_t g = sigmoid(requantise(gates[c] + gate_bias[c], GATE_LEFT, gate_multiplier[c],
+                                       gate_right[c]));
+        int32_t v = clamp(requantise(values[c] + value_bias[c], VALUE_LEFT, value_multiplier[c],
+                                     value_right[c]),
+                          0, 32767);
+        g = (g * weight + ONE / 2) >> 15;
+        s->all_numerator[c] += (int64_t)g * v;
+        s->all_denominator[c] += g;
+        s->numerator[c] += (int64_t)g * v - ((s->numerator[c] * loss) >> 24);
+        s->denominator[c] += g - ((s->denominator[c] * loss) >> 24);
     }
 }
 
@@ -470,11 +478,11 @@ w2s_status w2s_set_gate(w2s_state *state, int enabled) {
 
 #ifdef W2S_TEST
 /* What the tests compare with the integer reference. */
-const int16_t *w2s_test_features(const w2s_state *s);
+const int8_t *w2s_test_features(const w2s_state *s);
 const int64_t *w2s_test_sums(const w2s_state *s, int which);
 void w2s_test_forward(w2s_state *s, uint64_t hops);
 
-const int16_t *w2s_test_features(const w2s_state *s) {
+const int8_t *w2s_test_features(const w2s_state *s) {
     return s->wide + (STEM_TAPS - 1) * MELS;
 }
 
