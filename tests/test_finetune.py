@@ -77,6 +77,7 @@ def hissing(ratings, tmp_path_factory) -> Path:
     random = np.random.default_rng(0)
     table["arousal"] = random.permutation(np.linspace(0.05, 0.95, len(table)))
     table["dominance"], table["valence"] = 1 - table["arousal"], table["arousal"] ** 2
+    table["emotion"] = np.where(table["arousal"] > 0.5, "high", "low")
     for row, file in enumerate(table["file"]):
         clip, rate = soundfile.read(file)
         hiss = np.diff(random.normal(size=len(clip) + 1)) * 0.2 * table["arousal"][row] ** 2
@@ -186,11 +187,11 @@ def test_learns_and_becomes_a_teacher(family, pooling, prefix, hissing, tmp_path
         backbone=str(backbone),
         pooling=pooling,
         layers=2,
-        epochs=15 if pooling == "mean" else 3,
-        batch_size=10,
-        micro_batch=6,
-        learning_rate=1e-3,
-        crop_s=0.5,
+        epochs=20 if pooling == "mean" else 3,
+        batch_size=20,
+        micro_batch=12,
+        learning_rate=2e-3,
+        crop_s=1.0,
         categories="emotion",
         device="cpu",
     )
