@@ -205,10 +205,9 @@ def test_lineage_reaches_card_and_file(bundle):
 
 
 def test_oldest_runtime(nano_run, clips, tmp_path):
-    """Runs where ONNX Runtime 1.20 lies: WAV2SMALL_ORT120=folder (pip install --target)."""
-    old = os.environ.get("WAV2SMALL_ORT120", "")
+    old = str(Path(sys.prefix, "peers", "ort120"))
     if not Path(old, "onnxruntime").is_dir():
-        pytest.skip("no ONNX Runtime 1.20; set WAV2SMALL_ORT120 to its folder")
+        pytest.skip("no ONNX Runtime 1.20 here: make .venv/.peers")
     code = (
         f"import sys; sys.path.insert(0, {old!r})\n"
         "import onnxruntime, numpy, sys\n"
