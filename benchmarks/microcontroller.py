@@ -281,7 +281,7 @@ def _build(
 ) -> dict[str, int]:
     _write_clip(samples, folder)
     compiler = [_COMPILER, *board.flags, "-ffunction-sections", "-fdata-sections"]
-    objects = []
+    objects: list[str] = []
     if kernel:
         compiler += ["-DW2S_CMSIS_NN", "-isystem", str(kernel.parents[2] / "Include")]
         objects = [str(folder / "kernel.o")]
@@ -289,7 +289,7 @@ def _build(
     compiler += [*_FLAGS, *_defines(source)]
     # Measured without the hooks: this is what a product would link.
     _call([*compiler, "-c", str(source), "-o", str(folder / "engine.o")])
-    parts = [_sections(Path(path)) for path in (folder / "engine.o", *objects)]
+    parts = [_sections(Path(path)) for path in (str(folder / "engine.o"), *objects)]
     _call(
         [*compiler, "-include", str(BOARD / "stage.h"), f"-I{BOARD}", str(source)]
         + [str(BOARD / name) for name in ("main.c", "board.c")]

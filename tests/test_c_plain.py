@@ -268,6 +268,23 @@ def test_sanitizers(source, clips, tmp_path):
     subprocess.run([tmp_path / "p"], check=True, capture_output=True)
 
 
+@pytest.mark.skipif(shutil.which("clang") is None, reason="no clang")
+def test_fuzz_briefly(source, tmp_path):
+    from wav2small.export import c_emitter
+
+    program = c_emitter.ENGINE.parent / "fuzz" / "fuzz_plain.c"
+    flags = ["-std=c99", "-O2", "-fsanitize=fuzzer,address,undefined"]
+    flags += ["-fno-sanitize-recover=all", f"-I{source.parent}"]
+    flags += [f'-DW2S_HEADER="{source.stem}.h"']
+    command = ["clang", *flags, source, program, "-o", tmp_path / "fuzz"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "clang_rt" in done.stderr:
+        pytest.skip("no libFuzzer: apt-get install libclang-rt-dev")
+    assert done.returncode == 0, done.stderr
+    command = [tmp_path / "fuzz", "-runs=5000", "-max_len=16", "-seed=1"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 @pytest.mark.parametrize("name", ["", "1a", "a-b", "../x"])
 def test_bad_names(nano, calibration, tmp_path, name):
     from wav2small.export import c_emitter
