@@ -16,22 +16,22 @@ from torch import Tensor
 
 from .neural import whole
 
-Outputs = tuple[Tensor, Tensor | None]
+Outputs = tuple[Tensor | None, ...]
 
 
 def backward(
     forward: Callable[[Any], Outputs],
     parts: Sequence[Any],
-    loss: Callable[[Tensor, Tensor | None], Tensor],
+    loss: Callable[..., Tensor],
     *,
     seed: int = 0,
 ) -> float:
     """Add the gradients of one step to the parameters.
 
     Args:
-        forward: part -> outputs (B, n), logits (B, k) or None
+        forward: part -> tensors whose first axis is the part's, or None, always the same ones
         parts: of the batch
-        loss: of the outputs and logits of the whole batch, in the order of the parts
+        loss: of these tensors for the whole batch, in the order of the parts
         seed: of dropout and masking, so that both passes draw the same
 
     Returns:
@@ -39,8 +39,7 @@ def backward(
     """
     if len(parts) == 1:
         _seed(seed)
-        outputs, logits = forward(parts[0])
-        value = loss(whole(outputs), None if logits is None else whole(logits))
+        value = loss(*(found if found is None else whole(found) for found in forward(parts[0])))
         value.backward()
         return float(value.detach())
     heard: list[Outputs] = []
@@ -48,26 +47,28 @@ def backward(
         for number, part in enumerate(parts):
             _seed(seed + number)
             heard.append(forward(part))
-    joined = torch.cat([whole(outputs) for outputs, _ in heard]).requires_grad_()
-    logits = None
-    if heard[0][1] is not None:
-        found = [logits for _, logits in heard if logits is not None]
-        logits = whole(torch.cat(found)).requires_grad_()
-    value = loss(joined, logits)
+    joined = [_joined(column) for column in zip(*heard, strict=True)]
+    value = loss(*joined)
     value.backward()
-    begin = 0
+    begin = [0] * len(joined)
     for number, part in enumerate(parts):
         _seed(seed + number)
-        outputs, own = forward(part)
-        rows = slice(begin, begin + len(outputs))
-        assert joined.grad is not None
-        pulled, pulls = [outputs], [joined.grad[rows].to(outputs.dtype)]
-        if own is not None and logits is not None and logits.grad is not None:
-            pulled.append(own)
-            pulls.append(logits.grad[rows].to(own.dtype))
+        pulled, pulls = [], []
+        for place, (found, all_parts) in enumerate(zip(forward(part), joined, strict=True)):
+            if found is None or all_parts is None:
+                continue
+            rows = slice(begin[place], begin[place] + len(found))
+            begin[place] = rows.stop
+            if all_parts.grad is not None:
+                pulled.append(found)
+                pulls.append(all_parts.grad[rows].to(found.dtype))
         torch.autograd.backward(pulled, pulls)
-        begin = rows.stop
     return float(value.detach())
+
+
+def _joined(column: tuple[Tensor | None, ...]) -> Tensor | None:
+    found = [part for part in column if part is not None]
+    return whole(torch.cat(found)).requires_grad_() if found else None
 
 
 def _seed(seed: int) -> None:

@@ -80,11 +80,15 @@ def local(folder: str | os.PathLike[str], *, id: str | None = None) -> Checkpoin
     return Checkpoint(path, id or os.fspath(folder), revision, _licence(path, id or path.name))
 
 
-def hub(spec: str) -> Checkpoint:
+def hub(spec: str, *, extra: Iterable[str] = ()) -> Checkpoint:
     """A checkpoint of the hub: `owner/name` or `owner/name@revision`.
 
     The commit that was found is the checkpoint's revision. Without a network the copy of an
     earlier download serves.
+
+    Args:
+        spec: what to get
+        extra: names or patterns of further files
 
     Raises:
         Wav2SmallError: no such repository or revision, no safetensors in it, or no network
@@ -102,7 +106,7 @@ def hub(spec: str) -> Checkpoint:
             huggingface_hub.snapshot_download(
                 name,
                 revision=revision or None,
-                allow_patterns=[CONFIG, WEIGHTS, PREPROCESSOR, "README.md"],
+                allow_patterns=[CONFIG, WEIGHTS, PREPROCESSOR, "README.md", *extra],
             )
         )
     except errors.GatedRepoError as error:

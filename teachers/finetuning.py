@@ -11,26 +11,26 @@ import contextlib
 import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from wav2small import audio, files, metrics, progress, provenance, variants
-from wav2small.errors import AudioError, Wav2SmallError
+from wav2small import audio, files, provenance
+from wav2small.errors import Wav2SmallError
 from wav2small.students import checkpoint as checkpoints
-from wav2small.students.losses import ccc
 from wav2small.students.split import split
 from wav2small.students.stop import Stop
 from wav2small.tables import Labels, read_labels
 
-from . import accumulation, checkpoint, pretrained, wav2vec2, wavlm
+from . import checkpoint, wav2vec2, wavlm
+from .learner import LONGEST_S, Clips, Learner
 from .neural import choose_device, choose_dtype
+from .pretrained import Backbone, load
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 LEARNING_RATE = 1e-4  # the paper's, fixed
 EPOCHS = 5  # the paper's
 BATCH_SIZE = 32  # the paper's
-LONGEST_S = 12.0  # what is heard of a validation clip; training clips are cropped to `crop_s`
-CATEGORY_WEIGHT = 0.3  # of the cross-entropy beside the sum of three 1 - CCC [choose]
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ class Settings:
     validation: str
     seed: int
     labels: str
+    teacher: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,11 @@ def finetune(
     labels: str | os.PathLike[str] | Labels,
     output: str | os.PathLike[str],
     *,
-    backbone: str,
+    backbone: str | None = None,
+    teacher: str | None = None,
+    speech: str | None = None,
+    text: str | None = None,
+    pretrained: str | None = None,
     pooling: str = "attentive",
     layers: int | None = None,
     epochs: int = EPOCHS,
@@ -103,7 +106,7 @@ def finetune(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Result:
-    """Fine-tune a backbone to arousal, dominance and valence.
+    """Fine-tune a backbone, or a system that also reads, to arousal, dominance and valence.
 
     Stopped at any moment and called again with the same arguments, it goes on after the last
     whole epoch.
@@ -112,7 +115,11 @@ def finetune(
         labels: human ratings or a label table; see `read_labels`
         output: folder for the teacher
         backbone: folder or hub id of WavLM, wav2vec2 or HuBERT
-        pooling: "attentive" (the layout of the WavLM teacher) or "mean" (of wav2vec2's)
+        teacher: a system of `reading.SYSTEMS` instead, which hears and reads
+        speech: its speech encoder, as `backbone`
+        text: its text encoder, folder or hub id of a language model
+        pretrained: folder of `pretrain`, instead of `speech` and `text`
+        pooling: of a backbone: "attentive" (the WavLM teacher's layout) or "mean" (wav2vec2's)
         layers: keep the first so many transformer layers; None = all
         epochs: passes over the training clips
         batch_size: clips that one CCC is computed over
@@ -135,19 +142,23 @@ def finetune(
         Wav2SmallError: wrong arguments, labels or checkpoint; another run's folder
         KeyboardInterrupt: stopped with Ctrl-C; whole epochs are kept
     """
-    if pooling not in ("attentive", "mean"):
-        raise Wav2SmallError(f"--pooling {pooling}: give attentive or mean")
     if epochs < 1 or batch_size < 2 or (micro_batch is not None and micro_batch < 1):
         raise Wav2SmallError("give at least 1 epoch, batches of 2 clips, micro-batches of 1")
     chosen = choose_device(device)
     precision = choose_dtype(dtype, chosen)
     table = labels if isinstance(labels, Labels) else read_labels(labels, root=root, scale=scale)
-    start = pretrained.load(backbone, layers=layers)
+    recipe: Any
+    if teacher is None:
+        recipe = _Listening(backbone, pooling, layers, speech or text or pretrained)
+    else:
+        from .reading_recipe import Reading
+
+        recipe = Reading(teacher, speech, text, pretrained, backbone, layers)
     names, classes = _classes(table.frame, categories)
     train, valid = split(table.frame, validation, seed=seed)
     settings = Settings(
-        backbone=start.source.id,
-        revision=start.source.revision,
+        backbone=recipe.id,
+        revision=recipe.revision,
         pooling=pooling,
         layers=layers,
         epochs=epochs,
@@ -158,15 +169,16 @@ def finetune(
         validation=validation,
         seed=seed,
         labels=_digest(table),
+        teacher=teacher,
     )
     output = Path(output)
-    clips = _Clips(table, classes, crop_s)
+    clips: Clips = recipe.clips(table, classes, crop_s)
     size = micro_batch or (16 if chosen.type == "cuda" else 4)
     with files.Lock(output / ".lock"), Stop() as stop:
         saved = _saved(output, settings, overwrite=overwrite)
         torch.manual_seed(seed)
-        sound_scale = start.scale or clips.scale(train)
-        network = build(start, pooling, table.dimensions, names, sound_scale).to(chosen)
+        sound_scale = recipe.scale or clips.scale(train)
+        network = recipe.build(table.dimensions, names, sound_scale).to(chosen)
         parameters = [value for value in network.parameters() if value.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=learning_rate)
         state: dict[str, Any] = {"epoch": 0, "best": None, "best_epoch": 0, "rows": []}
@@ -174,8 +186,8 @@ def finetune(
             state = saved[1]["state"]
             network.load_state_dict(checkpoints.select(saved[0], "model."))
             checkpoints.load_optimizer(optimizer, checkpoints.select(saved[0], "optimizer."))
-        history = _history(table, labels, audio_licence, start, settings)
-        learner = _Learner(network, optimizer, clips, chosen, precision, batch_size, size)
+        history = _history(table, labels, audio_licence, recipe.entries, settings)
+        learner = Learner(network, optimizer, clips, chosen, precision, batch_size, size)
         for epoch in range(state["epoch"] + 1, epochs + 1):
             loss = learner.epoch(train, seed=seed, epoch=epoch, stop=stop)
             if loss is None:
@@ -186,7 +198,7 @@ def finetune(
             state["epoch"] = epoch
             if state["best"] is None or mean > state["best"]:
                 state |= {"best": mean, "best_epoch": epoch}
-                save(network, output)
+                recipe.save(network, output)
                 _write_json(output / "provenance.json", history)
             _write_metrics(output / "metrics.csv", state["rows"])
             tensors = {f"model.{key}": value for key, value in network.state_dict().items()}
@@ -206,8 +218,36 @@ def finetune(
     )
 
 
+class _Listening:
+    """How a backbone is fine-tuned: the recipe of Wagner et al."""
+
+    clips = Clips
+
+    def __init__(self, backbone: str | None, pooling: str, layers: int | None, other: str | None):
+        if pooling not in ("attentive", "mean"):
+            raise Wav2SmallError(f"--pooling {pooling}: give attentive or mean")
+        if backbone is None or other is not None:
+            raise Wav2SmallError(
+                "give --backbone FOLDER; or --teacher NAME with --speech and --text, or with "
+                "--pretrained"
+            )
+        self.pooling = pooling
+        self.start = load(backbone, layers=layers)
+        source = self.start.source
+        self.id, self.revision = source.id, source.revision
+        self.scale = self.start.scale
+        what = {"id": source.id, "revision": source.revision, "licence": source.licence}
+        self.entries = [{"name": "backbone", **what}]
+
+    def build(self, dimensions: Sequence[str], categories: Sequence[str], scale: Any) -> Any:
+        return build(self.start, self.pooling, dimensions, categories, scale)
+
+    def save(self, network: Any, folder: Path) -> None:
+        save(network, folder)
+
+
 def build(
-    start: pretrained.Backbone,
+    start: Backbone,
     pooling: str,
     dimensions: Sequence[str],
     categories: Sequence[str] = (),
@@ -277,158 +317,6 @@ def save(network: Any, folder: str | os.PathLike[str]) -> None:
     _write_json(folder / checkpoint.CONFIG, network.config)
 
 
-class _Clips:
-    """Clips of a label table with what is known about them."""
-
-    def __init__(self, table: Labels, classes: np.ndarray | None, crop_s: float):
-        self.table = table
-        self.values = torch.tensor(table.values, dtype=torch.float32)
-        self.classes = None if classes is None else torch.tensor(classes)
-        self.crop = round(crop_s * audio.SAMPLING_RATE)
-        self.settings = variants.Settings(**table.provenance.get("variants", {}))
-        self.refused: dict[str, str] = {}
-
-    def signal(self, row: int) -> np.ndarray:
-        clip = self.table.frame.iloc[row]
-        end_s = clip["end"].total_seconds()
-        return variants.read(
-            self.table.path(clip["file"]),
-            start_s=clip["start"].total_seconds(),
-            end_s=None if np.isnan(end_s) else end_s,
-            variant=int(clip.get("variant", 0)),
-            settings=self.settings,
-        )
-
-    def batch(self, rows: np.ndarray, cuts: np.ndarray | None) -> tuple[Tensor, Tensor, np.ndarray]:
-        """(signal (B, T), lengths (B,), rows); `cuts` 0..1 says where to crop, None = the front.
-
-        Clips that cannot be heard are missing, and noted in `refused`.
-        """
-        signals, heard = [], []
-        for place, row in enumerate(rows):
-            try:
-                signal = self.signal(row)
-            except AudioError as error:
-                self.refused[self.table.frame["file"].iloc[row]] = str(error)
-                continue
-            heard.append(row)
-            most = self.crop if cuts is not None else round(LONGEST_S * audio.SAMPLING_RATE)
-            first = 0 if cuts is None else int(cuts[place] * max(1, len(signal) - most + 1))
-            signals.append(signal[first : first + most])
-        lengths = torch.tensor([len(signal) for signal in signals])
-        padded = torch.zeros(len(signals), max((len(signal) for signal in signals), default=0))
-        for place, signal in enumerate(signals):
-            padded[place, : len(signal)] = torch.from_numpy(signal)
-        return padded, lengths, np.array(heard, dtype=np.int64)
-
-    def scale(self, rows: np.ndarray, most: int = 200) -> tuple[float, float]:
-        """Mean and deviation of samples, over some clips spread over the rows."""
-        chosen = rows[:: max(1, len(rows) // most)]
-        signal, lengths, _ = self.batch(chosen, None)
-        if not len(signal):
-            raise AudioError(next(iter(self.refused.values())))
-        sound = signal[torch.arange(signal.shape[1]) < lengths[:, None]].double()
-        return float(sound.mean()), float(sound.std())
-
-
-class _Learner:
-    """A network, its optimiser and the clips."""
-
-    def __init__(
-        self,
-        network: Any,
-        optimizer: torch.optim.Optimizer,
-        clips: _Clips,
-        device: torch.device,
-        dtype: torch.dtype,
-        batch_size: int,
-        micro_batch: int,
-    ):
-        self.network = network
-        self.optimizer = optimizer
-        self.clips = clips
-        self.device = device
-        self.dtype = dtype
-        self.batch_size = batch_size
-        self.micro_batch = micro_batch
-
-    def epoch(self, train: np.ndarray, *, seed: int, epoch: int, stop: Stop) -> float | None:
-        """One pass; the mean loss, or None if it was stopped."""
-        random = np.random.default_rng([seed, epoch])
-        order, cuts = random.permutation(train), random.random(len(train))
-        starts = list(range(0, len(order), self.batch_size))
-        if len(starts) > 1 and len(order) - starts[-1] < 2:
-            starts.pop()  # one clip alone has no CCC
-        self.network.train()
-        losses = []
-        with progress.bar(len(starts), unit="step", desc=f"finetune epoch {epoch}") as bar:
-            for number, begin in enumerate(starts):
-                rows = slice(begin, begin + self.batch_size)
-                parts = list(self._parts(order[rows], cuts[rows]))
-                if sum(len(part[2]) for part in parts) < 2:
-                    continue
-                seen = np.concatenate([part[2] for part in parts])
-                self.optimizer.zero_grad()
-                step_seed = ((seed * 1009 + epoch) * 1_000_003 + number * 1009) % 2**31
-                losses.append(
-                    accumulation.backward(
-                        self._forward, parts, lambda *o, r=seen: self.loss(r, *o), seed=step_seed
-                    )
-                )
-                self.optimizer.step()
-                bar.update()
-                if stop.wanted:
-                    return None
-        if not losses:
-            raise Wav2SmallError("fewer than two of the training clips can be heard")
-        return float(np.mean(losses))
-
-    def loss(self, rows: np.ndarray, outputs: Tensor, logits: Tensor | None) -> Tensor:
-        """Sum of 1 - CCC over the dimensions, and the cross-entropy of known categories."""
-        value = (1 - ccc(self.clips.values[rows].to(outputs.device), outputs)).sum()
-        if logits is not None and self.clips.classes is not None:
-            classes = self.clips.classes[rows].to(logits.device)
-            if (classes >= 0).any():
-                value = value + CATEGORY_WEIGHT * nn.functional.cross_entropy(
-                    logits, classes, ignore_index=-1
-                )
-        return value
-
-    @torch.no_grad()
-    def judge(self, valid: np.ndarray, dimensions: Sequence[str]) -> dict[str, float]:
-        """CCC on validation clips."""
-        self.network.eval()
-        answers, rows = [], []
-        for part in self._parts(valid, None):
-            answers.append(self._forward(part)[0].float().cpu())
-            rows.append(part[2])
-        if not answers:
-            raise Wav2SmallError("--validation: none of the held-out clips can be heard")
-        found = torch.cat(answers).numpy()
-        truth = self.clips.values[np.concatenate(rows)].numpy()
-        return {
-            name: metrics.ccc(truth[:, column], found[:, column])
-            for column, name in enumerate(dimensions)
-        }
-
-    def _forward(self, part: tuple[Tensor, Tensor, np.ndarray]) -> accumulation.Outputs:
-        lower = self.dtype != torch.float32
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=lower):
-            return self.network(part[0].to(self.device), part[1])
-
-    def _parts(
-        self, rows: np.ndarray, cuts: np.ndarray | None
-    ) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
-        chunks = [slice(at, at + self.micro_batch) for at in range(0, len(rows), self.micro_batch)]
-        with ThreadPoolExecutor(2) as pool:
-            for part in pool.map(
-                lambda chunk: self.clips.batch(rows[chunk], None if cuts is None else cuts[chunk]),
-                chunks,
-            ):
-                if len(part[2]):
-                    yield part
-
-
 def _classes(frame: pd.DataFrame, column: str | None) -> tuple[list[str], np.ndarray | None]:
     """Names of the categories in a column, and the number of each clip's; -1 = not known."""
     if column is None:
@@ -474,21 +362,15 @@ def _history(
     table: Labels,
     labels: Any,
     audio_licence: str,
-    start: pretrained.Backbone,
+    entries: list[dict[str, Any]],
     settings: Settings,
 ) -> dict[str, Any]:
-    """Provenance of the teacher: that of its labels, and its backbone."""
+    """Provenance of the teacher: that of its labels, and its encoders."""
     source = "labels" if isinstance(labels, Labels) else os.fspath(labels)
     base = table.provenance or provenance.new(audio=[{"source": source, "licence": audio_licence}])
-    entry = {
-        "name": "backbone",
-        "id": start.source.id,
-        "revision": start.source.revision,
-        "licence": start.source.licence,
-    }
     return {
         **base,
-        "teachers": [*base.get("teachers", ()), entry],
+        "teachers": [*base.get("teachers", ()), *entries],
         "versions": provenance.versions("numpy", "torch", "transformers"),
         "finetuning": asdict(settings),
     }

@@ -30,6 +30,8 @@ def load_hub(spec: str, **options: Any) -> Teacher:
 
 
 def _load(source: Checkpoint, options: dict[str, Any]) -> Teacher:
+    from . import reading
+
     config = source.config
     chosen = {name: options[name] for name in ("device", "dtype") if name in options}
     kind = config.get("model_type")
@@ -45,8 +47,10 @@ def _load(source: Checkpoint, options: dict[str, Any]) -> Teacher:
         from . import wav2vec2
 
         return wav2vec2.load(source, **chosen)
+    if kind in reading.SYSTEMS:
+        return reading.load(source, **chosen)
     where = source.folder / checkpoint.CONFIG
     raise Wav2SmallError(
         f"{where}: model_type {kind!r} is no teacher; known: ser, wav2vec2, hubert, wavlm, "
-        "and students"
+        f"{', '.join(reading.SYSTEMS)} and students"
     )

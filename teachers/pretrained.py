@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,17 +97,26 @@ def load(spec: str, *, layers: int | None = None) -> Backbone:
     return Backbone(source, config, weights, scale)
 
 
-def _weights(source: Checkpoint, family: str) -> dict[str, Tensor]:
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        Wav2SmallError: truncated, or none
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = source.folder / checkpoint.WEIGHTS
     try:
-        found = {checkpoint.modern(key): value for key, value in load_file(file).items()}
+        return load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise Wav2SmallError(
             f"{file}: truncated or no safetensors ({error}); copy it again"
         ) from error
+
+
+def _weights(source: Checkpoint, family: str) -> dict[str, Tensor]:
+    found = read_weights(source.folder / checkpoint.WEIGHTS)
+    found = {checkpoint.modern(key): value for key, value in found.items()}
     for prefix in ("ssl_model.", f"{family}."):
         own = {key.removeprefix(prefix): v for key, v in found.items() if key.startswith(prefix)}
         if own:

@@ -236,17 +236,17 @@ def test_goes_on_where_it_was(ratings, tmp_path, monkeypatch):
         "device": "cpu",
     }
     whole = finetune(ratings, tmp_path / "whole", **options)
-    from wav2small.teachers import finetuning
+    from wav2small.teachers import learner
 
-    epoch = finetuning._Learner.epoch
+    epoch = learner.Learner.epoch
 
     def stopped(self, train, **arguments):
         return None if arguments["epoch"] == 2 else epoch(self, train, **arguments)
 
-    monkeypatch.setattr(finetuning._Learner, "epoch", stopped)
+    monkeypatch.setattr(learner.Learner, "epoch", stopped)
     with pytest.raises(KeyboardInterrupt):
         finetune(ratings, tmp_path / "parts", **options)
-    monkeypatch.setattr(finetuning._Learner, "epoch", epoch)
+    monkeypatch.setattr(learner.Learner, "epoch", epoch)
     with pytest.raises(Wav2SmallError, match="other learning_rate"):
         finetune(ratings, tmp_path / "parts", **(options | {"learning_rate": 2e-3}))
     parts = finetune(ratings, tmp_path / "parts", **options)

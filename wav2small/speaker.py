@@ -17,6 +17,7 @@ import numpy as np
 
 from wav2small.audio import SAMPLING_RATE
 from wav2small.errors import Wav2SmallError
+from wav2small.transcripts import Word
 
 LICENCE = "CC0-1.0"
 
@@ -85,8 +86,26 @@ VOICES = tuple(
 # Values of espeak_PARAMETER and of the calls below in espeak-ng's speak_lib.h.
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _SYNCHRONOUS, _UTF8 = 2, 1
+_LIST_TERMINATED, _WORD, _END = 0, 1, 5  # of espeak_EVENT_TYPE
+
+
+class _Event(ctypes.Structure):
+    """espeak_EVENT of speak_lib.h."""
+
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),  # of the first letter, from 1
+        ("length", ctypes.c_int),  # in letters
+        ("audio_position", ctypes.c_int),  # milliseconds
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", ctypes.c_char * 8),
+    ]
+
+
 _CALLBACK = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
 )
 
 
@@ -138,13 +157,21 @@ class Speaker:
         if self._rate <= 0:
             raise Wav2SmallError("espeak-ng did not start; reinstall espeakng-loader")
         self._blocks: list[np.ndarray] = []
+        self._events: list[tuple[int, int, int, int]] = []
         # Kept on self: the library calls it for as long as it lives.
         self._callback = _CALLBACK(self._take)
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def _take(self, block: ctypes._Pointer, samples: int, events: int) -> int:
+    def _take(self, block: ctypes._Pointer, samples: int, events: ctypes._Pointer) -> int:
         if block and samples > 0:
             self._blocks.append(np.ctypeslib.as_array(block, (samples,)).copy())
+        number = 0
+        while events and events[number].type != _LIST_TERMINATED:
+            event = events[number]
+            if event.type in (_WORD, _END):
+                found = event.type, event.text_position, event.length, event.audio_position
+                self._events.append(found)
+            number += 1
         return 0
 
     def say(self, utterance: Utterance) -> np.ndarray:
@@ -152,6 +179,16 @@ class Speaker:
 
         Returns:
             signal, float32 (samples,), 16 kHz, -1..1
+        """
+        return self.say_timed(utterance)[0]
+
+    def say_timed(self, utterance: Utterance) -> tuple[np.ndarray, list[Word]]:
+        """Speak, and tell when each word was said.
+
+        A word ends where the next one begins, the last one of a clause where the clause does.
+
+        Returns:
+            signal, float32 (samples,), 16 kHz, -1..1, and its words
         """
         import soxr
 
@@ -167,12 +204,25 @@ class Speaker:
             self._library.espeak_SetParameter(parameter, value, 0)
         text = utterance.text.encode() + b"\0"
         self._blocks.clear()
+        self._events.clear()
         self._library.espeak_Synth(text, len(text), 0, 1, 0, _UTF8, None, None)
         if not self._blocks:
             raise Wav2SmallError(f"espeak-ng said nothing for {utterance.text!r}")
         signal = np.concatenate(self._blocks).astype(np.float32) / 32768
         signal[1:] -= utterance.tilt * signal[:-1]
-        return soxr.resample(signal, self._rate / utterance.size, SAMPLING_RATE)
+        signal = soxr.resample(signal, self._rate / utterance.size, SAMPLING_RATE)
+        return signal, self._words(utterance, len(signal) / SAMPLING_RATE)
+
+    def _words(self, utterance: Utterance, duration_s: float) -> list[Word]:
+        words = []
+        events = [*self._events, (_END, 0, 0, 1 << 30)]
+        for (kind, position, length, begin), after in zip(events, events[1:], strict=False):
+            if kind == _WORD:
+                text = utterance.text[position - 1 : position - 1 + length]
+                times = (time * utterance.size / 1000 for time in (begin, after[3]))
+                start, end = (min(time, duration_s) for time in times)
+                words.append(Word(text, round(start, 4), round(end, 4)))
+        return words
 
 
 def utterances(clips: int, *, voices: int | Sequence[int], seed: int = 0) -> Iterator[Utterance]:
