@@ -167,7 +167,7 @@ def test_bad_input(programs, bundles, damaged, kind):
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory):
     flags = ["-DW2S_SANITIZE=address,undefined", "-DCMAKE_BUILD_TYPE=Debug"]
-    targets = ["check_library", "classify"]
+    targets = ["check_library", "check_stream", "classify"]
     return build(tmp_path_factory.mktemp("sanitized"), *flags, target=targets)
 
 
@@ -178,6 +178,11 @@ def test_sanitizers(sanitized, bundles, damaged, clips, kind):
     done = run([sanitized / "check_library", bundles / kind, other, damaged], env=env)
     assert done.stdout == b"0 failures\n" and b"ERROR" not in done.stderr
     run([sanitized / "classify", bundles / kind, clips[0]], env=env)
+
+
+def test_a_day_of_audio(sanitized):
+    done = run([sanitized / "check_stream"], env={"UBSAN_OPTIONS": "halt_on_error=1"})
+    assert done.stdout == b"0 failures\n"
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="no valgrind")

@@ -161,6 +161,18 @@ def test_block_sizes_change_nothing(engine, clips, size):
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_block_longer_than_the_memory(engine, clips):
+    signal = np.concatenate(clips[:4])
+    assert len(signal) > 5 * 16000
+    engine.push(signal)
+    status, whole = engine.read(overall=False)
+    engine.init()
+    for start in range(0, len(signal), 160):
+        engine.push(signal[start : start + 160])
+    np.testing.assert_array_equal(engine.read(overall=False)[1].values, whole.values)
+    assert status == OK and whole.samples == len(signal) // 256 * 256
+
+
 def test_float_blocks_are_the_same(engine, clips):
     engine.push(clips[0])
     whole = engine.sums()
@@ -198,7 +210,15 @@ def test_bad_input(engine, clips):
     assert engine.c.w2s_push(engine.state, None, ctypes.c_size_t(0)) == OK
     assert engine.c.w2s_read(engine.state, None) == NULL
     assert engine.c.w2s_init(None) is None
-    assert engine.c.w2s_init(ctypes.byref(engine.memory, 4)) is None
+    misaligned = ctypes.byref(engine.memory, 4)
+    assert engine.c.w2s_init(misaligned) is None
+    assert engine.c.w2s_push(misaligned, block, size) == STATE
+    for function in ("w2s_set_gate", "w2s_set_voice"):
+        assert getattr(engine.c, function)(zeros, 0) == STATE
+        assert getattr(engine.c, function)(None, 0) == NULL
+    for function in ("w2s_read", "w2s_read_overall"):
+        assert getattr(engine.c, function)(None, ctypes.byref(Estimate())) == NULL
+        assert getattr(engine.c, function)(zeros, ctypes.byref(Estimate())) == STATE
     assert engine.c.w2s_set_voice(engine.state, 32769) == ARGUMENT
     assert engine.push(clips[0][:3999]) == OK
     assert engine.read()[0] == NOT_YET

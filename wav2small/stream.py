@@ -5,8 +5,8 @@ of 16 ms is heard once and the past is a state. Every other bundle runs its whol
 the last seconds, once per hop: with 4 s of memory and a hop of .5 s that is 8 times the work of
 hearing the audio once.
 
-Silence does not move an estimate. A frame counts from an RMS level of -50 dBFS on, until the
-level was below -56 dBFS for more than .2 s; frames that do not count are heard (the model's
+Silence does not move an estimate. A frame counts from an RMS level of -55 dBFS on, until the
+level was below -61 dBFS for more than .2 s; frames that do not count are heard (the model's
 context goes on) but weigh nothing, and the memory does not fade meanwhile: it is a memory of what
 was heard, not of the time of day. A voice activity detector of your own weighs on top of it.
 """
@@ -27,7 +27,7 @@ from wav2small.predictor import check_signature, model_path, open_session
 FIRST_S = 0.25  # no estimate before so much was heard
 MEMORY_S = 4.0
 HOP_S = 0.5  # of students that are not causal
-OPEN_DB, CLOSE_DB, HOLD_S = -50.0, -56.0, 0.2
+OPEN_DB, CLOSE_DB, HOLD_S = -55.0, -61.0, 0.2
 STREAMING = "streaming.onnx"
 _GATE_FRAME = 160  # samples, of students that are not causal
 _MAX_HOPS = 32  # per run of a causal student: bounds memory

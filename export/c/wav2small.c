@@ -54,8 +54,8 @@ w2s_options w2s_default_options(void) {
     options.memory_s = 4.0;
     options.hop_s = 0.5;
     options.gate = 1;
-    options.gate_open_db = -50.0;
-    options.gate_close_db = -56.0;
+    options.gate_open_db = -55.0;
+    options.gate_close_db = -61.0;
     options.gate_hold_s = 0.2;
     return options;
 }

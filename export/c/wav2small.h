@@ -46,8 +46,8 @@ typedef struct w2s_options {
     double memory_s;        /* seconds that a stream's estimate remembers; 4 */
     double hop_s;           /* seconds between estimates of a model that is not causal; .5 */
     int gate;               /* 1: silence does not move a stream's estimate; 1 */
-    double gate_open_db;    /* dBFS (RMS) from which a frame is sound; -50 */
-    double gate_close_db;   /* dBFS below which sound ends; -56 */
+    double gate_open_db;    /* dBFS (RMS) from which a frame is sound; -55 */
+    double gate_close_db;   /* dBFS below which sound ends; -61 */
     double gate_hold_s;     /* seconds below gate_close_db before the gate closes; .2 */
 } w2s_options;
 

@@ -4,6 +4,10 @@
 #ifndef W2S_MEMORY_S
 #define W2S_MEMORY_S 4.0
 #endif
+#ifndef W2S_OPEN_POWER
+#define W2S_OPEN_POWER 3.16227766e-6 /* mean square, 1 = full scale: -55 dBFS */
+#define W2S_CLOSE_POWER 7.94328235e-7 /* -61 dBFS */
+#endif
 #ifndef W2S_STAGE
 #define W2S_STAGE(number) /* a benchmark's hook: the stage that begins */
 #endif
@@ -14,9 +18,8 @@
 #define NEVER (-1.0e4f)
 #define FLOOR_POWER 1.16415321826934814e-10f /* 2^-33 */
 #define FIRST_HEARD ((uint64_t)(W2S_SAMPLING_RATE / 4) * ONE)
-/* mean square of a hop times its length, samples of 16 bits: -50 and -56 dBFS */
-#define OPEN_ENERGY ((uint64_t)(1.0e-5 * 1073741824.0 * HOP))
-#define CLOSE_ENERGY ((uint64_t)(2.51188643150958e-6 * 1073741824.0 * HOP))
+#define OPEN_ENERGY ((uint64_t)(W2S_OPEN_POWER * 1073741824.0 * HOP)) /* of 16-bit samples */
+#define CLOSE_ENERGY ((uint64_t)(W2S_CLOSE_POWER * 1073741824.0 * HOP))
 #define HOLD_HOPS ((W2S_SAMPLING_RATE / 5 + HOP / 2) / HOP)
 #define R (HOP / (W2S_MEMORY_S * W2S_SAMPLING_RATE))
 #define FADE ((int64_t)((R - R * R / 2 + R * R * R / 6) * 16777216.0 + 0.5)) /* 1 - exp(-R) */

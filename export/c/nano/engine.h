@@ -73,8 +73,8 @@ w2s_status w2s_read_overall(const w2s_state *state, w2s_estimate *estimate);
  * detector. */
 w2s_status w2s_set_voice(w2s_state *state, int32_t probability);
 
-/* 0: silence counts too. 1, the default: a hop counts from -50 dBFS (RMS) on, until the level was
- * below -56 dBFS for more than .2 s. */
+/* 0: silence counts too. 1, the default: a hop counts from -55 dBFS (RMS) on, until the level was
+ * below -61 dBFS for more than .2 s. -DW2S_OPEN_POWER= -DW2S_CLOSE_POWER=: other mean squares. */
 w2s_status w2s_set_gate(w2s_state *state, int enabled);
 
 #ifdef __cplusplus

@@ -38,7 +38,7 @@ static void opening(const char *bundle, const char *other, const char *damaged) 
     options.memory_s = (double)NAN;
     EXPECT(w2s_open(bundle, &options, &model, message) == W2S_ERROR_ARGUMENT);
     options = w2s_default_options();
-    options.gate_open_db = -60.0;
+    options.gate_open_db = -70.0;
     EXPECT(w2s_open(bundle, &options, &model, message) == W2S_ERROR_ARGUMENT);
     w2s_close(NULL);
     EXPECT(strcmp(w2s_message(NULL), "") == 0);
@@ -129,16 +129,18 @@ int main(int argc, char **argv) {
         signal[i] = ((float)(random >> 8) / 16777216.0f - 0.5f) * (float)(i % 8000) / 8000.0f;
     }
     opening(argv[1], argv[2], argv[3]);
+    w2s_options options = w2s_default_options();
     for (int cycle = 0; cycle < 3; cycle++) {
-        if (w2s_open(argv[1], NULL, &model, message) != W2S_OK) {
+        if (w2s_open(argv[1], &options, &model, message) != W2S_OK) {
             printf("FAILED open: %s\n", message);
             return 1;
         }
         predicting(model, signal);
-        if (cycle == 0) {
+        if (cycle < 2) {
             streaming(model, signal, N);
         }
         w2s_close(model);
+        options.memory_s = 0.5; /* shorter than most blocks */
     }
     printf("%d failures\n", failures);
     return failures != 0;
