@@ -27,7 +27,7 @@ SPEECH: dict[str, Any] = {
     "intermediate_size": 128,
     "conv_dim": [64, 64, 64],
     "conv_kernel": [160, 8, 8],
-    "conv_stride": [20, 4, 4],  # 320 samples: a frame is 20 ms, as in WavLM
+    "conv_stride": [40, 4, 4],  # 640 samples: a frame is 40 ms, where WavLM has 20
     "num_feat_extract_layers": 3,
     "num_conv_pos_embeddings": 17,
     "num_conv_pos_embedding_groups": 4,

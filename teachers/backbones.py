@@ -103,8 +103,18 @@ def hidden_states(model: Any, signal: Tensor, lengths: Tensor) -> tuple[Tensor, 
     Returns:
         last hidden state (B, frames, hidden), and the mask of valid frames (B, frames)
     """
+    return encode(model, features(model, signal, lengths), lengths)
+
+
+def encode(model: Any, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of a backbone after its CNN; see `hidden_states`.
+
+    Args:
+        model: of `build`
+        features: (B, frames, conv_dim)
+        lengths: (B,) samples, on the CPU
+    """
     counts = frames(model, lengths)
-    features = _features(model, signal, lengths, counts)  # (B, frames, conv_dim)
     hidden = model.feature_projection(features)
     hidden = hidden[0] if isinstance(hidden, tuple) else hidden
     steps = torch.arange(hidden.shape[1], device=hidden.device)
@@ -115,19 +125,21 @@ def hidden_states(model: Any, signal: Tensor, lengths: Tensor) -> tuple[Tensor, 
     return model.encoder(hidden, attention_mask=needed).last_hidden_state, mask
 
 
-def _features(model: Any, signal: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
+def features(model: Any, signal: Tensor, lengths: Tensor) -> Tensor:
+    """What the CNN of a backbone hears: (B, frames, conv_dim); arguments as `hidden_states`."""
+    counts = frames(model, lengths)
     longest = int(counts.max())
     if model.config.feat_extract_norm != "group":
         return model.feature_extractor(signal).transpose(1, 2)[:, :longest]
-    features: Tensor | None = None
+    joined: Tensor | None = None
     for length in lengths.unique().tolist():
         rows = (lengths == length).nonzero()[:, 0].to(signal.device)
         own = model.feature_extractor(signal[rows, :length]).transpose(1, 2)
-        if features is None:
-            features = own.new_zeros(len(signal), longest, own.shape[2])
-        features[rows, : own.shape[1]] = own
-    assert features is not None
-    return features
+        if joined is None:
+            joined = own.new_zeros(len(signal), longest, own.shape[2])
+        joined[rows, : own.shape[1]] = own
+    assert joined is not None
+    return joined
 
 
 class _Attention:

@@ -287,7 +287,8 @@ def build(
             {**shape, "id2label": names, **extra, "teacher_name": "finetuned"}
         )
     start.fill(network.backbone)
-    network.backbone.feature_extractor.requires_grad_(False)
+    # Not only `requires_grad_`: it would carry the gradient back to the signal.
+    network.backbone.feature_extractor._freeze_parameters()
     last = network.ser_model.out[0] if pooling == "attentive" else network.classifier.out_proj
     nn.init.constant_(last.bias, 0.5)  # the middle of the scale
     return network

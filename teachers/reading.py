@@ -163,12 +163,12 @@ class ReadingNetwork(nn.Module):
     def listen(self, sound: Sound) -> tuple[Tensor, Tensor]:
         """Run the speech encoder: (N, frames, size) and the mask of valid frames."""
         hidden, mask = self.speech(sound.signal, sound.lengths)
-        return _replaced(hidden, mask, sound.there, self.no_speech)
+        return missing(hidden, mask, sound.there, self.no_speech)
 
     def read(self, prose: Prose) -> tuple[Tensor, Tensor]:
         """Run the text encoder: (N, L, size) and the mask of valid positions."""
         hidden = self.text(prose.tokens, prose.mask)
-        return _replaced(hidden, prose.mask, prose.there, self.no_text)
+        return missing(hidden, prose.mask, prose.there, self.no_text)
 
     def collate(self, passages: Sequence[Passage]) -> Any:
         raise NotImplementedError
@@ -192,14 +192,14 @@ def _pad(network: ReadingNetwork) -> int:
     return network.tokenizer.pad
 
 
-def _replaced(
-    hidden: Tensor, mask: Tensor, there: Tensor, missing: Tensor
+def missing(
+    hidden: Tensor, mask: Tensor, there: Tensor, embedding: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Rows that are not there become one position, the embedding of the missing modality."""
     first = torch.zeros_like(mask)
     first[:, 0] = True
     gone = ~there[:, None]
-    hidden = torch.where((gone & first)[..., None], missing.to(hidden.dtype), hidden)
+    hidden = torch.where((gone & first)[..., None], embedding.to(hidden.dtype), hidden)
     return hidden, torch.where(gone, first, mask)
 
 

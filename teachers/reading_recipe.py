@@ -73,8 +73,7 @@ class Reading:
         network = reading.build(
             self.system, self.start, dimensions=dimensions, categories=categories, scale=scale
         )
-        network.speech.model.feature_extractor.requires_grad_(False)
-        network.speech.model.masked_spec_embed.requires_grad_(False)
+        network.speech.model.feature_extractor._freeze_parameters()
         self._network = network
         return network
 

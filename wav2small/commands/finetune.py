@@ -5,6 +5,7 @@ import sys
 
 EXAMPLE = """  wav2small finetune ratings.csv --scale 1 7 --backbone wavlm-large/ -o teacher/
   wav2small finetune ratings.csv --backbone FOLDER --pooling mean --layers 12 -o teacher/
+  wav2small finetune dialogues.csv --teacher spectra --speech FOLDER --text FOLDER -o teacher/
   wav2small label recordings/ -o labels.parquet --teacher teacher/"""
 
 
@@ -12,10 +13,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("labels", help="human ratings or a label table: CSV, parquet, audformat")
     parser.add_argument("-o", "--output", required=True, help="folder for the teacher")
     parser.add_argument(
-        "--backbone", required=True, metavar="FOLDER|HUB_ID", help="WavLM, wav2vec2 or HuBERT"
+        "--backbone", metavar="FOLDER|HUB_ID", help="WavLM, wav2vec2 or HuBERT, to listen only"
     )
     parser.add_argument(
-        "--pooling", choices=["attentive", "mean"], default="attentive", help="default: %(default)s"
+        "--teacher",
+        metavar="NAME",
+        help="a system that also reads, such as spectra; see docs/reading.md",
+    )
+    parser.add_argument(
+        "--speech", metavar="FOLDER|HUB_ID", help="its speech encoder, as --backbone"
+    )
+    parser.add_argument(
+        "--text", metavar="FOLDER|HUB_ID", help="its text encoder: RoBERTa, BERT, a LLM ..."
+    )
+    parser.add_argument(
+        "--pretrained", metavar="FOLDER", help="of `pretrain`, instead of --speech and --text"
+    )
+    parser.add_argument(
+        "--pooling",
+        choices=["attentive", "mean"],
+        default="attentive",
+        help="of a backbone (default: %(default)s)",
     )
     parser.add_argument(
         "--layers", type=int, metavar="N", help="keep the first N transformer layers (default: all)"
@@ -64,6 +82,10 @@ def run(args: argparse.Namespace) -> int:
         args.labels,
         args.output,
         backbone=args.backbone,
+        teacher=args.teacher,
+        speech=args.speech,
+        text=args.text,
+        pretrained=args.pretrained,
         pooling=args.pooling,
         layers=args.layers,
         epochs=args.epochs,
