@@ -240,6 +240,18 @@ def test_bad_files(programs, bundles, tmp_path, content, message):
     assert done.returncode == 1 and message.encode() in done.stderr and done.stdout == b""
 
 
+def test_listen_refuses(programs, bundles, clips, damaged):
+    wav = clips[0].read_bytes()
+    for bundle, data, message in (
+        (bundles / "nano", wav, "is a WAV file"),
+        (damaged, b"", "damaged.onnx: ONNX Runtime: "),
+        (bundles / "nowhere", b"", "nowhere: cannot be read"),
+    ):
+        done = run([programs / "listen", bundle], data=data, check=False)
+        assert done.returncode == 2 and done.stdout == b""
+        assert message in done.stderr.decode() and done.stderr.count(b"\n") == 1
+
+
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT"])
 def test_wav_formats(programs, bundles, clips, tmp_path, subtype):
     signal = soundfile.read(clips[0], dtype="float64")[0]

@@ -222,7 +222,11 @@ def test_a_day_of_audio(bundle, nano, signals):
     [
         (np.array([0.0, np.nan]), {}, "NaN"),
         (np.array([0.0, np.inf]), {}, "infinite"),
+        (np.array([0.0, 1e39]), {}, "infinite"),
         (np.zeros((2, 100)), {}, "one channel"),
+        (np.zeros(100, np.int32), {}, "int32"),
+        (np.zeros(100, np.uint8), {}, "uint8"),
+        (np.zeros(100, complex), {}, "complex"),
         (np.zeros(10), {"sampling_rate": 44100}, "44100"),
         (np.zeros(10), {"voice_probability": 1.5}, "1.5"),
         (np.zeros(10), {"voice_probability": float("nan")}, "nan"),
@@ -277,6 +281,15 @@ def test_follow_reads_odd_pieces(bundle, signals):
     assert len(rows) == len(estimates)
     assert rows[-1]["overall"] == pytest.approx(estimates[-1].overall, abs=1e-5)
     assert rows[0]["time"] == pytest.approx(0.256)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
+def test_follow_refuses_files_with_a_header(bundle, signals, kind):
+    file, out = io.BytesIO(), io.StringIO()
+    soundfile.write(file, signals[0], RATE, format=kind)
+    with pytest.raises(Wav2SmallError, match=f"{kind}.*ffmpeg"):
+        follow(bundle, io.BytesIO(file.getvalue()), out)
+    assert out.getvalue() == ""
 
 
 def test_follow_in_a_pipe(bundle, signals):

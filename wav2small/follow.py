@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
+from wav2small.errors import Wav2SmallError
 from wav2small.stream import HOP_S, MEMORY_S, Stream
 
+HEADERS = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3\x03": "MP3", b"ID3\x04": "MP3"}
 READ_BYTES = 65536  # at most; what a pipe holds is read as soon as it is there
 
 
@@ -39,14 +42,14 @@ def follow(
         exit code: 0, also when the reader of `stdout` has gone
 
     Raises:
-        Wav2SmallError: the bundle cannot be used
+        Wav2SmallError: the bundle cannot be used, or the pipe holds a WAV, FLAC, Ogg or MP3 file
     """
     stream = Stream(bundle, memory=memory, hop=hop, gate=gate, threads=threads)
     read: Any = getattr(stdin, "read1", stdin.read)
     held = b""
     try:
-        while data := read(READ_BYTES):
-            data = held + data
+        for piece in _pieces(read):
+            data = held + piece
             held = data[len(data) & ~1 :]  # half a sample waits for its other half
             block = np.frombuffer(data[: len(data) & ~1], "<i2").astype(np.int16)
             estimates = stream.push(block)
@@ -60,6 +63,21 @@ def follow(
     except KeyboardInterrupt:
         pass
     return 0
+
+
+def _pieces(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """What a pipe holds; not the file formats that somebody may have put into it."""
+    start = b""
+    while len(start) < 4 and (data := read(READ_BYTES)):
+        start += data
+    if name := HEADERS.get(start[:4]):
+        raise Wav2SmallError(
+            f"standard input is a {name} file; give raw samples: "
+            "ffmpeg -i FILE -f s16le -ac 1 -ar 16000 - | wav2small predict BUNDLE --follow -"
+        )
+    yield start
+    while data := read(READ_BYTES):
+        yield data
 
 
 def _row(estimate: Any) -> dict[str, Any]:

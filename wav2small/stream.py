@@ -137,7 +137,7 @@ class Stream:
         """Hear a block.
 
         Args:
-            block: samples (n,), -1..1 or int16; any n, 0 included
+            block: samples (n,), floats of -1..1 or int16; any n, 0 included
             voice_probability: 0..1 from a voice activity detector of yours; weighs the block
             sampling_rate: in Hz; only 16000 is heard (a resampler has a state of its own)
 
@@ -145,8 +145,8 @@ class Stream:
             one estimate per hop that the block completed, none before .25 s were heard
 
         Raises:
-            Wav2SmallError: another sampling rate, more than one channel, NaN or infinite samples,
-                a probability out of 0..1; the stream is as it was before
+            Wav2SmallError: another sampling rate, more than one channel, another type, NaN or
+                infinite samples, a probability out of 0..1; the stream is as it was before
         """
         samples = _samples(block, sampling_rate)
         if voice_probability is not None and not 0.0 <= voice_probability <= 1.0:
@@ -313,7 +313,10 @@ def _samples(block: np.ndarray, sampling_rate: int) -> np.ndarray:
         raise Wav2SmallError(f"a block of shape {block.shape}: give one channel, shape (samples,)")
     if block.dtype == np.int16:
         return block.astype(np.float32) / np.float32(32768)
-    samples = block.astype(np.float32)
+    if block.dtype.kind != "f" and block.size:
+        raise Wav2SmallError(f"a block of {block.dtype}: give float samples, -1..1, or int16")
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        samples = block.astype(np.float32)
     if not np.isfinite(samples).all():
         raise Wav2SmallError("a block with NaN or infinite samples")
     return samples

@@ -332,6 +332,11 @@ w2s_status w2s_open(const char *path, const w2s_options *options, w2s_model **mo
         w2s_open_bytes(clip, clip_size, stream, stream_size, options, model, message);
     free(clip);
     free(stream);
+    if (status == W2S_ERROR_MODEL && message) {
+        char reason[W2S_MESSAGE_SIZE];
+        memcpy(reason, message, sizeof reason);
+        w2s_say(message, "%.100s: %.150s", path, reason);
+    }
     return status;
 }
 

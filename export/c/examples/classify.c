@@ -78,7 +78,7 @@ int main(int argc, char **argv) {
         return 2;
     }
     if (w2s_open(argv[1], NULL, &model, message) != W2S_OK) {
-        fprintf(stderr, "%s: %s\n", argv[1], message);
+        fprintf(stderr, "%s\n", message);
         return 2;
     }
     for (int i = 2; i < argc; i++) {

@@ -18,14 +18,25 @@ static void print(const w2s_estimate *e) {
            (double)e->overall[0], (double)e->overall[1], (double)e->overall[2]);
 }
 
+/* A WAV header would be heard as samples, and its channels and rate might be others. */
+static int is_wav(const unsigned char *bytes, size_t size) {
+    return size >= 4 && memcmp(bytes, "RIFF", 4) == 0;
+}
+
 static int listen(w2s_model *model, w2s_estimate *estimates, size_t capacity) {
     unsigned char bytes[2 * BLOCK];
     float block[BLOCK];
     size_t held = 0;
+    int begun = 0;
     ssize_t got;
     while ((got = read(STDIN_FILENO, bytes + held, sizeof bytes - held)) > 0) {
         size_t size = held + (size_t)got, count = 0;
         size_t n = size / 2;
+        if (!begun && is_wav(bytes, size)) {
+            fprintf(stderr, "standard input is a WAV file; give raw 16-bit samples (s16le)\n");
+            return 2;
+        }
+        begun = 1;
         for (size_t i = 0; i < n; i++) {
             int sample = bytes[2 * i] | bytes[2 * i + 1] << 8;
             block[i] = (float)(sample < 32768 ? sample : sample - 65536) / 32768.0f;
@@ -59,7 +70,7 @@ int main(int argc, char **argv) {
     }
     options.gate = argc == 2;
     if (w2s_open(argv[1], &options, &model, message) != W2S_OK) {
-        fprintf(stderr, "%s: %s\n", argv[1], message);
+        fprintf(stderr, "%s\n", message);
         return 2;
     }
     size_t capacity = w2s_stream_capacity(model, BLOCK) + 1;
