@@ -14,6 +14,7 @@ _HOMES = {
     "label": "labelling",
     "list_teachers": "registry",
     "load_teacher": "registry",
+    "pretrain": "pretraining",
     "register_teacher": "registry",
 }
 

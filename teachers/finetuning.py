@@ -7,9 +7,6 @@ published checkpoints and is a teacher: `label --teacher FOLDER`.
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,14 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from wav2small import audio, files, provenance
+from wav2small import audio, files, provenance, transcripts
 from wav2small.errors import Wav2SmallError
-from wav2small.students import checkpoint as checkpoints
 from wav2small.students.split import split
 from wav2small.students.stop import Stop
 from wav2small.tables import Labels, read_labels
 
 from . import checkpoint, wav2vec2, wavlm
+from . import epochs as epochs_
 from .learner import LONGEST_S, Clips, Learner
 from .neural import choose_device, choose_dtype
 from .pretrained import Backbone, load
@@ -168,45 +165,42 @@ def finetune(
         categories=categories,
         validation=validation,
         seed=seed,
-        labels=_digest(table),
+        labels=_digest(table, reads=teacher is not None),
         teacher=teacher,
     )
     output = Path(output)
     clips: Clips = recipe.clips(table, classes, crop_s)
     size = micro_batch or (16 if chosen.type == "cuda" else 4)
     with files.Lock(output / ".lock"), Stop() as stop:
-        saved = _saved(output, settings, overwrite=overwrite)
+        saved = epochs_.find(output, settings, overwrite=overwrite)
         torch.manual_seed(seed)
         sound_scale = recipe.scale or clips.scale(train)
         network = recipe.build(table.dimensions, names, sound_scale).to(chosen)
         parameters = [value for value in network.parameters() if value.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-        state: dict[str, Any] = {"epoch": 0, "best": None, "best_epoch": 0, "rows": []}
-        if saved:
-            state = saved[1]["state"]
-            network.load_state_dict(checkpoints.select(saved[0], "model."))
-            checkpoints.load_optimizer(optimizer, checkpoints.select(saved[0], "optimizer."))
         history = _history(table, labels, audio_licence, recipe.entries, settings)
         learner = Learner(network, optimizer, clips, chosen, precision, batch_size, size)
-        for epoch in range(state["epoch"] + 1, epochs + 1):
-            loss = learner.epoch(train, seed=seed, epoch=epoch, stop=stop)
-            if loss is None:
-                raise KeyboardInterrupt
+
+        def judge() -> tuple[dict[str, float], float]:
             figures = learner.judge(valid, table.dimensions)
             mean = float(np.nan_to_num(list(figures.values())).mean())
-            state["rows"].append({"epoch": epoch, "loss": loss, **figures, "mean": mean})
-            state["epoch"] = epoch
-            if state["best"] is None or mean > state["best"]:
-                state |= {"best": mean, "best_epoch": epoch}
-                recipe.save(network, output)
-                _write_json(output / "provenance.json", history)
-            _write_metrics(output / "metrics.csv", state["rows"])
-            tensors = {f"model.{key}": value for key, value in network.state_dict().items()}
-            tensors |= {
-                f"optimizer.{key}": value
-                for key, value in checkpoints.optimizer_tensors(optimizer).items()
-            }
-            checkpoints.save(output, tensors, {"settings": asdict(settings), "state": state})
+            return {**figures, "mean": mean}, mean
+
+        def keep() -> None:
+            recipe.save(network, output)
+            epochs_.write_json(output / "provenance.json", history)
+
+        state = epochs_.train(
+            output,
+            settings=settings,
+            saved=saved,
+            network=network,
+            optimizer=optimizer,
+            epochs=epochs,
+            learn=lambda epoch: learner.epoch(train, seed=seed, epoch=epoch, stop=stop),
+            judge=judge,
+            keep=keep,
+        )
     best = state["rows"][state["best_epoch"] - 1]
     return Result(
         str(output),
@@ -314,8 +308,8 @@ def save(network: Any, folder: str | os.PathLike[str]) -> None:
             "return_attention_mask": True,
             "sampling_rate": audio.SAMPLING_RATE,
         }
-        _write_json(folder / checkpoint.PREPROCESSOR, preprocessing)
-    _write_json(folder / checkpoint.CONFIG, network.config)
+        epochs_.write_json(folder / checkpoint.PREPROCESSOR, preprocessing)
+    epochs_.write_json(folder / checkpoint.CONFIG, network.config)
 
 
 def _classes(frame: pd.DataFrame, column: str | None) -> tuple[list[str], np.ndarray | None]:
@@ -332,31 +326,6 @@ def _classes(frame: pd.DataFrame, column: str | None) -> tuple[list[str], np.nda
         raise Wav2SmallError(f"--categories {column}: {len(names)} categories; give 2 to 1000")
     numbers = {name: number for number, name in enumerate(names)}
     return names, frame[column].map(lambda name: numbers.get(str(name), -1)).to_numpy(np.int64)
-
-
-def _saved(output: Path, settings: Settings, *, overwrite: bool) -> Any:
-    """The checkpoint of the same run; None = begin.
-
-    Raises:
-        Wav2SmallError: another run's, and `overwrite` is not set
-    """
-    if overwrite:
-        with contextlib.suppress(FileNotFoundError):
-            (output / checkpoints.NAME).unlink()
-        return None
-    saved = checkpoints.load(output)
-    if saved is None:
-        if (output / checkpoint.CONFIG).exists():
-            raise Wav2SmallError(f"{output}: holds a model of another run; use --overwrite")
-        return None
-    theirs = saved[1].get("settings", {})
-    ours = asdict(settings)
-    other = sorted(key for key in ours if ours[key] != theirs.get(key))
-    if other:
-        raise Wav2SmallError(
-            f"{output}: a run with other {', '.join(other)}; choose another -o, or --overwrite"
-        )
-    return saved
 
 
 def _history(
@@ -377,23 +346,12 @@ def _history(
     }
 
 
-def _digest(table: Labels) -> str:
+def _digest(table: Labels, *, reads: bool) -> str:
     import hashlib
 
     import pandas as pd
 
     columns = ["file", "start", "end", *table.dimensions]
     hashes = pd.util.hash_pandas_object(table.frame[columns], index=False)
-    return hashlib.sha256(hashes.to_numpy().tobytes()).hexdigest()
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with files.atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
-    with files.atomic(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    digest = hashlib.sha256(hashes.to_numpy().tobytes()).hexdigest()
+    return f"{digest} {transcripts.digest(table.frame)}" if reads else digest

@@ -98,7 +98,12 @@ class Network(ReadingNetwork):
         self.build_head(size)
 
     def collate(self, passages: Sequence[Passage]) -> Batch:
-        rows = [self.tokens(passage) for passage in passages]
+        return self.batch(passages, [self.tokens(passage) for passage in passages])
+
+    def batch(
+        self, passages: Sequence[Passage], rows: Sequence[tuple[list[int] | None, list[int]]]
+    ) -> Batch:
+        """`collate` with the ids of `tokens` given."""
         prose = self.prose([ids for ids, _ in rows])
         turns = torch.zeros_like(prose.tokens)
         for number, (_, distances) in enumerate(rows):
@@ -106,25 +111,33 @@ class Network(ReadingNetwork):
         before = [p.turns[p.at - 1] if p.at else Turn() for p in passages]
         return Batch(prose, turns, self.sound([*before, *(p.own for p in passages)]))
 
-    def tokens(self, passage: Passage) -> tuple[list[int] | None, list[int]]:
+    def tokens(
+        self, passage: Passage, own: list[int] | None = None
+    ) -> tuple[list[int] | None, list[int]]:
         """Ids of a passage, and of each how many turns before the own it is.
 
         The own turn comes last and whole, if it fits; of the history the nearest is kept. None:
         there is nothing to read.
+
+        Args:
+            passage: what to read
+            own: ids of its own turn; None = of its text
         """
         limit = min(self.tokenizer.limit, MOST_TOKENS)
-        pieces = [
+        own = self.tokenizer.ids(passage.own.text or "") if own is None else own
+        history = range(1, min(passage.at, HISTORY) + 1)
+        pieces = [(0, own)] + [
             (distance, self.tokenizer.ids(passage.turns[passage.at - distance].text or ""))
-            for distance in range(min(passage.at, HISTORY) + 1)
+            for distance in history
         ]
         ids: list[int] = []
         distances: list[int] = []
-        for distance, own in pieces:  # from the own turn back
+        for distance, piece in pieces:  # from the own turn back
             room = limit - 1 - len(ids)
-            if not own or room < 2:
+            if not piece or room < 2:
                 continue
             # Of the own turn its beginning is kept, of the history its end.
-            kept = own[: room - 1] if distance == 0 else own[-(room - 1) :]
+            kept = piece[: room - 1] if distance == 0 else piece[-(room - 1) :]
             ids = [*kept, self.tokenizer.last, *ids]
             distances = [distance] * (len(kept) + 1) + distances
         if not ids:

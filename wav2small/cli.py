@@ -30,13 +30,14 @@ VERBS = {
     "benchmark": "latency, memory, size and arithmetic of bundles",
     "audit": "the trust suite: correctness, fairness, robustness",
     "report": "one page about runs and bundles",
-    "finetune": "make a teacher from a speech backbone",
+    "finetune": "make a teacher from a speech backbone, or from speech and text encoders",
+    "pretrain": "pretrain a teacher that also reads, on speech with transcripts",
     "teachers": "list the teachers",
     "students": "list the students",
 }
 
 #: Verbs that take up what an interrupted run left.
-RESUMED = {"audit", "demo", "distill", "finetune", "label", "predict"}
+RESUMED = {"audit", "demo", "distill", "finetune", "label", "predict", "pretrain"}
 
 
 def main(arguments: list[str] | None = None) -> int:
