@@ -31,11 +31,8 @@ def build(student: Student, weights: Weights, graph: Graph) -> str:
         y = _causal(student, weights, graph, f"{name}.depthwise", x)
         y = graph.add("Relu", _causal(student, weights, graph, f"{name}.pointwise", y))
         x = graph.layer(name, graph.add("Add", x, y), _map)
-    both = _causal(student, weights, graph, ("gate", "value"), x)
-    gate, value = graph.add("Split", both, axis=1, outputs=2)
-    graph.layer("gate", gate, _map)
-    graph.layer("value", value, _map)
-    gate, value = graph.add("Sigmoid", gate), graph.add("Relu", value)
+    gate = graph.add("Sigmoid", _causal(student, weights, graph, "gate", x))
+    value = graph.add("Relu", _causal(student, weights, graph, "value", x))
     last = graph.shape(3)
     numerator = graph.add("ReduceSum", graph.add("Mul", gate, value), last)
     denominator = graph.add("ReduceSum", gate, last)
@@ -83,12 +80,24 @@ def _causal(
     return x if len(names) > 1 else graph.layer(names[0], x, _map)
 
 
+def _order(student: nano.Nano) -> np.ndarray:
+    """Rows of the first transform, even ones first: both halves of a frame serve them all."""
+    half = np.arange(student.spectrogram.rows // 2 + 1)
+    return np.concatenate([half[::2], half[1::2]])
+
+
 def _power(student: nano.Nano, graph: Graph) -> str:
-    """[1, T] -> powers of the places of the factored DFT and their imaginary parts, squared:
-    [(rows / 2 + 1) x 2 columns, frames]."""
+    """[1, T] -> powers of the places of the factored DFT, [(rows / 2 + 1) x columns, hops].
+
+    Rows of the first transform stand in `_order`; the last hop begins no whole frame and its
+    powers mean nothing.
+    """
     spectrogram = student.spectrogram
-    hop, rows, columns = spectrogram.hop, spectrogram.rows, spectrogram.columns
-    half = rows // 2 + 1
+    n_fft, hop, columns = spectrogram.n_fft, spectrogram.hop, spectrogram.columns
+    rows = spectrogram.rows // 2  # of half a frame
+    assert n_fft == 2 * hop
+    order = _order(student)
+    evens = (len(order) + 1) // 2
     # Whole hops of the signal as columns: (hop, hops).
     count = graph.add("Slice", graph.add("Shape", "signal"), graph.shape(1), graph.shape(2))
     size = graph.shape(hop)
@@ -96,56 +105,61 @@ def _power(student: nano.Nano, graph: Graph) -> str:
     signal = graph.add("Slice", "signal", graph.shape(0), whole, graph.shape(1))
     hops = graph.add("Reshape", signal, graph.shape(-1, hop))
     hops = graph.add("Transpose", hops, perm=[1, 0])
-    far = graph.shape(2**31)
-    first = graph.add("Slice", hops, graph.shape(0), graph.shape(-1), graph.shape(1))
-    second = graph.add("Slice", hops, graph.shape(1), far, graph.shape(1))
-    frames = graph.add("Concat", first, second, axis=0)  # (n_fft, frames)
-    table = frontend.circle(graph, spectrogram.n_fft)
-    half_ = graph.constant(0.5)
-    window = graph.add("Sub", half_, graph.add("Mul", half_, table))
-    window = graph.add("Reshape", window, graph.shape(-1, 1))
-    frames = graph.add("Mul", frames, window)
-    grid = graph.add("Reshape", frames, graph.shape(rows, -1))  # (rows, columns x frames)
-    # Rows (k1, real and imaginary) of the first transform: cos and -sin of k1 r / R.
-    k1 = graph.integers(np.arange(half).reshape(-1, 1, 1))
-    part = graph.constant(np.array([0, spectrogram.n_fft // 4]).reshape(1, -1, 1), np.int64)
+    # A hop is the first half of a frame and the second of the one before; Hann's halves add to 1.
+    table = frontend.circle(graph, n_fft)
+    half = graph.constant(0.5)
+    window = graph.add("Sub", half, graph.add("Mul", half, table))
+    window = graph.add("Slice", window, graph.shape(0), graph.shape(hop))
+    first = graph.add("Mul", hops, graph.add("Reshape", window, graph.shape(-1, 1)))
+    second = graph.add("Reshape", graph.add("Sub", hops, first), graph.shape(-1))
+    second = graph.add("Pad", second, graph.shape(-1, 1))  # one column on, without copying rows
+    second = graph.add("Reshape", second, graph.shape(hop, -1))
+    # First transform, real and imaginary: cos and -sin of k1 r / R. Over half a frame k1 r turns
+    # by k1 / 2: the second half is added for even k1, subtracted for odd ones.
+    k1 = graph.integers(order.reshape(-1, 1, 1))
+    part = graph.constant(np.array([0, n_fft // 4]).reshape(1, -1, 1), np.int64)
     step = graph.integers(np.arange(rows) * columns)
     turns = graph.add("Add", graph.add("Mul", k1, step), part)
-    first_dft = frontend.on_circle(graph, table, turns, spectrogram.n_fft)
-    first_dft = graph.add("Reshape", first_dft, graph.shape(2 * half, rows))
-    spectrum = graph.add("MatMul", first_dft, grid)
+    first_dft = frontend.on_circle(graph, table, turns, n_fft)
     # Per k1 the second one with its twiddle factors: angle c k1 / N + c k2 / C.
-    spectrum = graph.add("Reshape", spectrum, graph.shape(half, 2 * columns, -1))
-    k = graph.add("Add", k1, graph.integers(np.arange(columns).reshape(-1, 1) * rows))
-    angle = graph.add("Mul", k, graph.integers(np.arange(columns)))  # (k1, k2, c)
-    quarter = graph.constant(spectrogram.n_fft // 4, np.int64)
-    cos = frontend.on_circle(graph, table, angle, spectrogram.n_fft)
-    sin = frontend.on_circle(graph, table, graph.add("Sub", angle, quarter), spectrogram.n_fft)
-    minus = frontend.on_circle(graph, table, graph.add("Add", angle, quarter), spectrogram.n_fft)
+    k = graph.integers(np.arange(columns).reshape(-1, 1) * spectrogram.rows)
+    angle = graph.add("Mul", graph.add("Add", k1, k), graph.integers(np.arange(columns)))
+    quarter = graph.constant(n_fft // 4, np.int64)
+    cos = frontend.on_circle(graph, table, angle, n_fft)  # (k1, k2, c)
+    sin = frontend.on_circle(graph, table, graph.add("Sub", angle, quarter), n_fft)
+    minus = frontend.on_circle(graph, table, graph.add("Add", angle, quarter), n_fft)
     second_dft = graph.add(
         "Concat",
         graph.add("Concat", cos, sin, axis=2),
         graph.add("Concat", minus, cos, axis=2),
         axis=1,
     )  # (k1, (real, imaginary) x k2, (real, imaginary) x c)
-    spectrum = graph.add("MatMul", second_dft, spectrum)
-    spectrum = graph.add("Reshape", spectrum, graph.shape(half * 2 * columns, -1))
-    return graph.add("Mul", spectrum, spectrum)
+    powers = []
+    for begin, end, butterfly in ((0, evens, "Add"), (evens, len(order), "Sub")):
+        bounds = graph.shape(begin), graph.shape(end)
+        frames = graph.add("Reshape", graph.add(butterfly, first, second), graph.shape(rows, -1))
+        weights = graph.add("Slice", first_dft, *bounds)
+        weights = graph.add("Reshape", weights, graph.shape(-1, rows))
+        spectrum = graph.add("MatMul", weights, frames)  # (2 k1, columns x hops)
+        spectrum = graph.add("Reshape", spectrum, graph.shape(end - begin, 2 * columns, -1))
+        spectrum = graph.add("MatMul", graph.add("Slice", second_dft, *bounds), spectrum)
+        squares = graph.add("Mul", spectrum, spectrum)
+        squares = graph.add("Reshape", squares, graph.shape(end - begin, 2, -1))
+        power = graph.add("ReduceSum", squares, graph.shape(1))
+        powers.append(graph.add("Reshape", power, graph.shape((end - begin) * columns, -1)))
+    return graph.add("Concat", *powers, axis=0)
 
 
 def _bands(student: nano.Nano, graph: Graph, power: str) -> str:
-    """Squares -> natural logarithm of the mel bands, [mels, frames]."""
+    """Powers -> natural logarithm of the mel bands, [mels, frames]."""
     spectrogram = student.spectrogram
-    bands = student.logmel.bands.numpy()  # (k1 x k2, mels)
-    half, columns = spectrogram.rows // 2 + 1, spectrogram.columns
-    single = frontend.mel_bands(graph, bands, spectrogram.bins, spectrogram.n_fft)
-    shape = (bands.shape[1], half, columns)
-    single = graph.add("Reshape", single, graph.shape(*shape))
-    both = graph.add("Concat", single, single, axis=2)
-    both = graph.add("Reshape", both, graph.shape(bands.shape[1], -1))
-    floored = graph.add(
-        "Max", graph.add("MatMul", both, power), graph.constant(2.0**nano.FLOOR_LOG2)
-    )
+    order, columns = _order(student), spectrogram.columns
+    places = (order[:, None] * columns + np.arange(columns)).ravel()
+    matrix = student.logmel.bands.numpy()[places]  # (k1 x k2, mels)
+    bands = frontend.mel_bands(graph, matrix, spectrogram.bins[places], spectrogram.n_fft)
+    bands = graph.add("MatMul", bands, power)
+    bands = graph.add("Slice", bands, graph.shape(0), graph.shape(-1), graph.shape(1))
+    floored = graph.add("Max", bands, graph.constant(2.0**nano.FLOOR_LOG2))
     log = graph.add("Log", floored)
     graph.layer("logmel", log, lambda x: x.T[None] / LN2)
     return log
