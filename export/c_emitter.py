@@ -126,7 +126,7 @@ def _state_size(sizes: dict[str, int]) -> int:
     """An upper bound of `sizeof(struct w2s_state)`, checked by the compiler."""
     words = sizes["LEVELS"] + 2 * sizes["HOP"] + sizes["BLOCKS"] + 20
     halves = 2 * sizes["HOP"] + sizes["PAST"] + sizes["CHANNELS"]
-    size = 8 * 4 * sizes["POOLED"] + 8 * 4 + 4 * words + 2 * halves
+    size = 8 * 4 * sizes["POOLED"] + 8 * 5 + 4 * words + 2 * halves
     size += sizes["CHANNELS"] + sizes["STEM_TAPS"] * sizes["MELS"]
     return -(-size // 16) * 16
 

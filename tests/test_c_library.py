@@ -106,7 +106,7 @@ def test_classify_equals_python(programs, bundles, clips, kind):
 def test_listen_equals_python(programs, bundles, clips, kind, gate):
     signal = np.concatenate([soundfile.read(file, dtype="int16")[0] for file in clips[:2]])
     silence = np.zeros(16000, np.int16)
-    signal = np.concatenate((signal, silence, signal[:20000]))
+    signal = np.concatenate((signal, silence, signal[:20000], signal[:20000] // 90, signal[:9000]))
     command = [programs / "listen", bundles / kind, *([] if gate else ["--no-gate"])]
     lines = run(command, data=signal.astype("<i2").tobytes()).stdout.splitlines()
     stream = wav2small.Stream(bundles / kind, gate=gate)

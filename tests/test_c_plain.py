@@ -11,6 +11,7 @@ import soundfile
 import torch
 from nanos import settled
 
+from wav2small import stream
 from wav2small.benchmarks import microcontroller
 from wav2small.errors import Wav2SmallError
 
@@ -198,6 +199,24 @@ def test_silence_and_voice(engine, clips):
     engine.push(clips[1])
     for one, other in zip(engine.sums(), held, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_gate_of_stream(engine, clips):
+    """Pauses 38 dB below, silence, noise below the threshold: the same hops count."""
+    rng = np.random.default_rng(0)
+    noise = np.round(rng.normal(0, 60, 40000)).astype(np.int16)  # -54.7 dBFS
+    parts = [noise[:8000] // 3, clips[0], clips[0] // 80, clips[1], np.zeros(9000, np.int16), noise]
+    signal = np.concatenate(parts)
+    gate = stream._Gate(256, True, stream.OPEN_DB, stream.CLOSE_DB, stream.HOLD_S, stream.RANGE_DB)
+    gate.push(signal.astype(np.float32) / 32768, 1.0)
+    wanted = gate.take(len(signal) // 256)
+    assert 0.2 < wanted.mean() < 0.9
+    engine.init(gate=1)
+    for count in range(len(wanted)):
+        engine.push(signal[256 * count : 256 * (count + 1)])
+        status, estimate = engine.read()
+        if status == OK:
+            assert estimate.counted == 256 * wanted[: count + 1].sum()
 
 
 def test_bad_input(engine, clips):

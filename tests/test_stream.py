@@ -134,8 +134,8 @@ def test_gate_thresholds(bundle):
     """A tone counts from -55 dBFS on, keeps counting at -58, and .2 s after it fell to -62."""
     tone = np.sqrt(2) * np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE).astype(np.float32)
 
-    def heard(*levels):
-        stream = wav2small.Stream(bundle)
+    def heard(*levels, **options):
+        stream = wav2small.Stream(bundle, **options)
         for level in levels:
             stream.push(tone * 10 ** (level / 20))
         return stream.heard
@@ -144,6 +144,12 @@ def test_gate_thresholds(bundle):
     assert heard(-54.5) == pytest.approx(1, abs=0.02)
     assert heard(-54.5, -58) == pytest.approx(2, abs=0.02)
     assert heard(-54.5, -62) == pytest.approx(1.2, abs=0.03)
+    # 40 dB below the loudest counts once that has faded by 10 dB, 36 dB below after 6 s
+    assert heard(-10, -50) == pytest.approx(1.2, abs=0.03)
+    assert heard(-10, *[-50] * 11) == pytest.approx(1.2 + 1, abs=0.15)
+    assert heard(-10, *[-100] * 5, -46) == pytest.approx(1.2, abs=0.05)
+    assert heard(-10, *[-100] * 7, -46) == pytest.approx(2.2, abs=0.05)
+    assert heard(-10, -50, range_db=200) == pytest.approx(2, abs=0.02)
 
 
 def test_voice_probability_weighs(bundle, signals):
@@ -243,7 +249,14 @@ def test_bad_blocks_leave_the_state(bundle, signals, block, options, message):
 
 
 @pytest.mark.parametrize(
-    "options", [{"memory": 0.1}, {"hop": 0.0}, {"memory": float("nan")}, {"open_db": -70.0}]
+    "options",
+    [
+        {"memory": 0.1},
+        {"hop": 0.0},
+        {"memory": float("nan")},
+        {"open_db": -70.0},
+        {"range_db": -1.0},
+    ],
 )
 def test_bad_options(bundle, options):
     with pytest.raises(Wav2SmallError):

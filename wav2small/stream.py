@@ -5,10 +5,11 @@ of 16 ms is heard once and the past is a state. Every other bundle runs its whol
 the last seconds, once per hop: with 4 s of memory and a hop of .5 s that is 8 times the work of
 hearing the audio once.
 
-Silence does not move an estimate. A frame counts from an RMS level of -55 dBFS on, until the
-level was below -61 dBFS for more than .2 s; frames that do not count are heard (the model's
-context goes on) but weigh nothing, and the memory does not fade meanwhile: it is a memory of what
-was heard, not of the time of day. A voice activity detector of your own weighs on top of it.
+Silence does not move an estimate. A frame counts from an RMS level of -55 dBFS on, if it is within
+30 dB of the loudest frame lately (which fades by 1 dB per second), until the level was 6 dB below
+that for more than .2 s. Frames that do not count are heard (the model's context goes on) but weigh
+nothing, and the memory does not fade meanwhile: it is a memory of what was heard, not of the time
+of day. A voice activity detector of your own weighs on top of it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ FIRST_S = 0.25  # no estimate before so much was heard
 MEMORY_S = 4.0
 HOP_S = 0.5  # of students that are not causal
 OPEN_DB, CLOSE_DB, HOLD_S = -55.0, -61.0, 0.2
+RANGE_DB = 30.0
+FADE_DB = 1.0  # per second, of the loudest frame
 STREAMING = "streaming.onnx"
 _GATE_FRAME = 160  # samples, of students that are not causal
 _MAX_HOPS = 32  # per run of a causal student: bounds memory
@@ -67,6 +70,7 @@ class Stream:
         open_db: RMS level in dBFS from which a frame counts
         close_db: level below which it stops to, after `hold` seconds
         hold: see `close_db`
+        range_db: frames so far below the loudest lately do not count either
         threads: threads of ONNX Runtime
 
     Attributes:
@@ -94,6 +98,7 @@ class Stream:
         open_db: float = OPEN_DB,
         close_db: float = CLOSE_DB,
         hold: float = HOLD_S,
+        range_db: float = RANGE_DB,
         threads: int = 1,
     ):
         _check("memory", memory, FIRST_S, 600.0)
@@ -101,6 +106,7 @@ class Stream:
         _check("open_db", open_db, close_db, 0.0)
         _check("close_db", close_db, -200.0, open_db)
         _check("hold", hold, 0.0, 60.0)
+        _check("range_db", range_db, 0.0, 200.0)
         path = model_path(bundle)
         streaming = path.with_name(STREAMING) if Path(bundle).is_dir() else path
         self.causal = streaming.exists() and (streaming.name == STREAMING or _is_causal(streaming))
@@ -111,7 +117,7 @@ class Stream:
                 raise Wav2SmallError(f"hop {hop:g} s is longer than memory {memory:g} s")
             self._engine = _Window(path, threads, memory, hop)
         self.hop_samples = self._engine.hop
-        self._gate = _Gate(self._engine.frame, gate, open_db, close_db, hold)
+        self._gate = _Gate(self._engine.frame, gate, open_db, close_db, hold, range_db)
         self.reset()
 
     @property
@@ -184,14 +190,25 @@ class Stream:
 class _Gate:
     """Weights of frames: an energy gate with hysteresis, times a probability."""
 
-    def __init__(self, frame: int, enabled: bool, open_db: float, close_db: float, hold: float):
+    def __init__(
+        self,
+        frame: int,
+        enabled: bool,
+        open_db: float,
+        close_db: float,
+        hold: float,
+        range_db: float,
+    ):
         self.frame, self.enabled = frame, enabled
         self.open_power, self.close_power = 10 ** (open_db / 10), 10 ** (close_db / 10)
+        self.range = 10 ** (-range_db / 10)
+        self.keep = 10 ** (-FADE_DB / 10 * frame / audio.SAMPLING_RATE)
         self.hold = int(np.floor(hold * audio.SAMPLING_RATE / frame + 0.5))
         self.reset()
 
     def reset(self) -> None:
         self.open = False
+        self.loudest = 0.0
         self.below = 0
         self.filled = 0
         self.energy = self.probability = 0.0
@@ -220,9 +237,12 @@ class _Gate:
         return taken
 
     def _is_open(self, power: float) -> bool:
-        if power >= self.open_power:
+        self.loudest = max(power, self.loudest * self.keep)
+        level = max(self.open_power, self.loudest * self.range)
+        if power >= level:
             self.open = True
-        self.below = 0 if power >= self.close_power else self.below + 1
+        above = power >= level * (self.close_power / self.open_power)
+        self.below = 0 if above else self.below + 1
         if self.below > self.hold:
             self.open = False
         return self.open

@@ -2,6 +2,7 @@
 
 void w2s_gate_reset(w2s_gate *gate) {
     gate->open = 0;
+    gate->loudest = 0.0;
     gate->below = 0;
     gate->filled = 0;
     gate->energy = 0.0;
@@ -9,10 +10,15 @@ void w2s_gate_reset(w2s_gate *gate) {
 }
 
 static int is_open(w2s_gate *gate, double power) {
-    if (power >= gate->open_power) {
+    double faded = gate->loudest * gate->keep;
+    gate->loudest = power > faded ? power : faded;
+    double level = gate->loudest * gate->range;
+    level = level > gate->open_power ? level : gate->open_power;
+    if (power >= level) {
         gate->open = 1;
     }
-    gate->below = power >= gate->close_power ? 0 : gate->below + 1;
+    gate->below =
+        power >= level * (gate->close_power / gate->open_power) ? 0 : gate->below + 1;
     if (gate->below > gate->hold_frames) {
         gate->open = 0;
         gate->below = gate->hold_frames + 1; /* must not overflow in years of silence */

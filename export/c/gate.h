@@ -7,10 +7,13 @@
 typedef struct w2s_gate {
     int enabled;
     double open_power, close_power; /* mean square */
+    double range;                   /* of the loudest power lately; less does not count. 0 = any */
+    double keep;                    /* what is left of the loudest power after a frame */
     size_t hold_frames;
     size_t frame;                   /* samples per frame */
     /* since the last reset */
     int open;
+    double loudest;
     size_t below;       /* frames since the power was last above close_power */
     size_t filled;      /* samples in the frame that is being filled */
     double energy;      /* sum of squares in it */

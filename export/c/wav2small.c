@@ -12,6 +12,7 @@
 #define MIN_SAMPLES 1600
 #define MAX_FILE (256L * 1024 * 1024)
 #define GATE_FRAME 160 /* samples, of a model that is not causal */
+#define FADE_DB 1.0    /* per second, of the loudest frame */
 #define MAX_HOPS 32    /* per run of a causal model: bounds memory */
 
 struct w2s_model {
@@ -56,6 +57,7 @@ w2s_options w2s_default_options(void) {
     options.gate = 1;
     options.gate_open_db = -55.0;
     options.gate_close_db = -61.0;
+    options.gate_range_db = 30.0;
     options.gate_hold_s = 0.2;
     return options;
 }
@@ -71,6 +73,8 @@ static w2s_status check_options(const w2s_options *options, char *message) {
                  options->gate_open_db <= 0.0 && options->gate_close_db >= -200.0)) {
         w2s_say(message, "gate from %g to %g dBFS: needs -200 <= close <= open <= 0",
                 options->gate_close_db, options->gate_open_db);
+    } else if (!(options->gate_range_db >= 0.0 && options->gate_range_db <= 200.0)) {
+        w2s_say(message, "gate_range_db %g: 0 to 200", options->gate_range_db);
     } else if (!(options->gate_hold_s >= 0.0 && options->gate_hold_s <= 60.0)) {
         w2s_say(message, "gate_hold_s %g: 0 to 60", options->gate_hold_s);
     } else {
@@ -207,6 +211,8 @@ static w2s_status open_stream(w2s_model *model, const w2s_options *options, char
     gate->enabled = options->gate;
     gate->open_power = pow(10.0, options->gate_open_db / 10.0);
     gate->close_power = pow(10.0, options->gate_close_db / 10.0);
+    gate->range = pow(10.0, -options->gate_range_db / 10.0);
+    gate->keep = pow(10.0, -FADE_DB / 10.0 * (double)gate->frame / W2S_SAMPLING_RATE);
     gate->hold_frames =
         (size_t)lround(options->gate_hold_s * W2S_SAMPLING_RATE / (double)gate->frame);
     if (w2s_stream_init(stream) != W2S_OK) {

@@ -48,6 +48,7 @@ typedef struct w2s_options {
     int gate;               /* 1: silence does not move a stream's estimate; 1 */
     double gate_open_db;    /* dBFS (RMS) from which a frame is sound; -55 */
     double gate_close_db;   /* dBFS below which sound ends; -61 */
+    double gate_range_db;   /* below the loudest frame lately (fades 1 dB/s): no sound; 30 */
     double gate_hold_s;     /* seconds below gate_close_db before the gate closes; .2 */
 } w2s_options;
 

@@ -79,6 +79,8 @@ static void hear(const uint8_t *bytes, size_t size, int causal) {
     stream.gate.enabled = 1;
     stream.gate.open_power = 4096.0;
     stream.gate.close_power = 256.0;
+    stream.gate.range = 0.01;
+    stream.gate.keep = 0.9;
     stream.gate.hold_frames = 1;
     stream.run = causal ? count_causal : count_window;
     stream.context = &context;

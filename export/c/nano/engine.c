@@ -6,7 +6,12 @@
 #endif
 #ifndef W2S_OPEN_POWER
 #define W2S_OPEN_POWER 3.16227766e-6 /* mean square, 1 = full scale: -55 dBFS */
+#endif
+#ifndef W2S_CLOSE_POWER
 #define W2S_CLOSE_POWER 7.94328235e-7 /* -61 dBFS */
+#endif
+#ifndef W2S_RANGE
+#define W2S_RANGE 1000.0 /* power of the loudest hop lately over that of a hop that counts: 30 dB */
 #endif
 #ifndef W2S_STAGE
 #define W2S_STAGE(number) /* a benchmark's hook: the stage that begins */
@@ -20,6 +25,9 @@
 #define FIRST_HEARD ((uint64_t)(W2S_SAMPLING_RATE / 4) * ONE)
 #define OPEN_ENERGY ((uint64_t)(W2S_OPEN_POWER * 1073741824.0 * HOP)) /* of 16-bit samples */
 #define CLOSE_ENERGY ((uint64_t)(W2S_CLOSE_POWER * 1073741824.0 * HOP))
+#define OPEN_RANGE ((uint64_t)(W2S_RANGE))
+#define CLOSE_RANGE ((uint64_t)(W2S_RANGE * W2S_OPEN_POWER / W2S_CLOSE_POWER))
+#define LOUDEST_FADE ((uint64_t)(0.23025851 * HOP / W2S_SAMPLING_RATE * 65536.0 + 0.5)) /* 1 dB/s */
 #define HOLD_HOPS ((W2S_SAMPLING_RATE / 5 + HOP / 2) / HOP)
 #define R (HOP / (W2S_MEMORY_S * W2S_SAMPLING_RATE))
 #define FADE ((int64_t)((R - R * R / 2 + R * R * R / 6) * 16777216.0 + 0.5)) /* 1 - exp(-R) */
@@ -30,6 +38,7 @@ struct w2s_state {
     uint64_t samples; /* in whole hops */
     uint64_t counted; /* times ONE */
     uint64_t energy;  /* of the hop that fills */
+    uint64_t loudest; /* energy of the loudest hop lately */
     uint32_t magic;
     uint32_t filled;  /* samples in the hop that fills */
     uint32_t started; /* a hop was heard */
@@ -322,10 +331,12 @@ static void pool(w2s_state *s, int32_t weight) {
 /* ---- stream ------------------------------------------------------------------------------- */
 
 static int32_t gate_weight_of_hop(w2s_state *s) {
-    if (s->energy >= OPEN_ENERGY) {
+    s->loudest -= (s->loudest * LOUDEST_FADE) >> 16;
+    s->loudest = s->energy > s->loudest ? s->energy : s->loudest;
+    if (s->energy >= OPEN_ENERGY && s->energy * OPEN_RANGE >= s->loudest) {
         s->gate_open = 1;
     }
-    if (s->energy >= CLOSE_ENERGY) {
+    if (s->energy >= CLOSE_ENERGY && s->energy * CLOSE_RANGE >= s->loudest) {
         s->below = 0;
     } else if (s->below <= HOLD_HOPS) {
         s->below++;

@@ -73,8 +73,9 @@ w2s_status w2s_read_overall(const w2s_state *state, w2s_estimate *estimate);
  * detector. */
 w2s_status w2s_set_voice(w2s_state *state, int32_t probability);
 
-/* 0: silence counts too. 1, the default: a hop counts from -55 dBFS (RMS) on, until the level was
- * below -61 dBFS for more than .2 s. -DW2S_OPEN_POWER= -DW2S_CLOSE_POWER=: other mean squares. */
+/* 0: silence counts too. 1, the default: a hop counts from -55 dBFS (RMS) on, if it is within 30 dB
+ * of the loudest lately (which fades by 1 dB per second), until the level was 6 dB below that for
+ * more than .2 s. Other limits: -DW2S_OPEN_POWER= -DW2S_CLOSE_POWER= (mean squares) -DW2S_RANGE=. */
 w2s_status w2s_set_gate(w2s_state *state, int enabled);
 
 #ifdef __cplusplus

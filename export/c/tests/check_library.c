@@ -40,6 +40,9 @@ static void opening(const char *bundle, const char *other, const char *damaged) 
     options = w2s_default_options();
     options.gate_open_db = -70.0;
     EXPECT(w2s_open(bundle, &options, &model, message) == W2S_ERROR_ARGUMENT);
+    options = w2s_default_options();
+    options.gate_range_db = -1.0;
+    EXPECT(w2s_open(bundle, &options, &model, message) == W2S_ERROR_ARGUMENT);
     w2s_close(NULL);
     EXPECT(strcmp(w2s_message(NULL), "") == 0);
     for (int status = W2S_OK; status <= W2S_ERROR_RUN + 1; status++) {
