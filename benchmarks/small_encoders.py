@@ -25,9 +25,9 @@ SPEECH: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 128,
-    "conv_dim": [64, 64, 64],
-    "conv_kernel": [160, 8, 8],
-    "conv_stride": [40, 4, 4],  # 640 samples: a frame is 40 ms, where WavLM has 20
+    "conv_dim": [48, 48, 48],
+    "conv_kernel": [160, 8, 4],
+    "conv_stride": [80, 4, 2],  # 640 samples: a frame is 40 ms, where WavLM has 20
     "num_feat_extract_layers": 3,
     "num_conv_pos_embeddings": 17,
     "num_conv_pos_embedding_groups": 4,

@@ -59,7 +59,7 @@ def backward(
                 continue
             rows = slice(begin[place], begin[place] + len(found))
             begin[place] = rows.stop
-            if all_parts.grad is not None:
+            if all_parts.grad is not None and found.requires_grad:
                 pulled.append(found)
                 pulls.append(all_parts.grad[rows].to(found.dtype))
         torch.autograd.backward(pulled, pulls)

@@ -129,6 +129,7 @@ class ReadingNetwork(nn.Module):
     def build_head(self, size: int) -> None:
         """Layers of `head`, for pooled states of `size`."""
         self.outputs = nn.Linear(size, len(self.config["id2label"]))
+        nn.init.normal_(self.outputs.weight, std=0.02)
         nn.init.constant_(self.outputs.bias, 0.5)  # the middle of the scale
         categories = self.config.get("categories") or ()
         self.categories = nn.Linear(size, len(categories)) if categories else None
