@@ -2,10 +2,12 @@
 
     python -m wav2small.benchmarks.pareto RUN [RUN ...] -o docs/students.md
     python -m wav2small.benchmarks.pareto RUN --bundle BUNDLE -o docs/students.md
+    python -m wav2small.benchmarks.pareto RUN [RUN ...] --labels test.parquet -o docs/students.md
 
-Fidelity is the agreement (CCC) of student and teacher on the run's held-out clips
-(`validation.parquet`); costs are counted on the model in the folder; bytes are those of the
-bundles' `model.onnx`. The document keeps its text: only what stands between the two marks is
+Fidelity is the agreement (CCC) of student and teacher on the clips of a label table, which should
+be of voices that neither trained the student nor chose its epoch; without one, on the run's
+held-out clips (`validation.parquet`). Costs are counted on the model in the folder; bytes are those
+of the bundles' `model.onnx`. The document keeps its text: only what stands between the two marks is
 written anew, and the plot lies beside it as `students.png`.
 """
 
@@ -23,7 +25,7 @@ import numpy as np
 from wav2small import files, metrics
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
-from wav2small.tables import read_labels
+from wav2small.tables import Labels, read_labels
 
 BEGIN = "<!-- students: begin, written by `python -m wav2small.benchmarks.pareto` -->"
 END = "<!-- students: end -->"
@@ -54,17 +56,22 @@ class Row:
     bytes: dict[str, int] = field(default_factory=dict)
 
 
-def rows(runs: Sequence[str | Path], bundles: Sequence[str | Path] = ()) -> list[Row]:
+def rows(
+    runs: Sequence[str | Path],
+    bundles: Sequence[str | Path] = (),
+    labels: Labels | None = None,
+) -> list[Row]:
     """All students of the registry, with the figures of the runs and bundles that are given.
 
     Args:
         runs: run folders of `distill`; of two runs of one student the later in the list counts
         bundles: folders of `export`, which name their student and precision
+        labels: clips to measure fidelity on; None = the run's own held-out clips
 
     Raises:
         Wav2SmallError: a folder without what it must hold
     """
-    from wav2small.students import costs, registry
+    from wav2small.students import costs, registry, study
 
     found = {row["name"]: row for row in registry.list_students()}
     keep = ("name", "parameters", "macs_per_second", "macs_frontend", "description")
@@ -75,7 +82,12 @@ def rows(runs: Sequence[str | Path], bundles: Sequence[str | Path] = ()) -> list
         cost = costs.count(student)
         row.parameters, row.macs_per_second = cost.parameters, cost.macs_per_second
         row.macs_frontend = cost.macs_frontend
-        row.ccc, row.clips = fidelity(Path(run) / "validation.parquet")
+        if labels is None:
+            teacher, answers = validation(Path(run) / "validation.parquet")
+        else:
+            every = np.arange(len(labels.frame))
+            teacher, answers = study.predict(Path(run), labels, every)
+        row.ccc, row.clips = fidelity(teacher, answers), len(teacher)
     for bundle in bundles:
         name, precision = _identity(Path(bundle))
         if name not in table:
@@ -84,8 +96,8 @@ def rows(runs: Sequence[str | Path], bundles: Sequence[str | Path] = ()) -> list
     return list(table.values())
 
 
-def fidelity(path: str | Path) -> tuple[dict[str, metrics.Interval], int]:
-    """CCC between teacher and student with 95 % bootstrap intervals, and the number of clips.
+def validation(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Teacher's and student's A/D/V, each (clips, 3), of the table that `distill` wrote.
 
     Args:
         path: validation.parquet of a run: a dimension is the teacher's, `<dimension>_student`
@@ -98,14 +110,19 @@ def fidelity(path: str | Path) -> tuple[dict[str, metrics.Interval], int]:
     columns = [f"{dimension}_student" for dimension in DIMENSIONS]
     if missing := [column for column in columns if column not in frame]:
         raise Wav2SmallError(f"{path}: no column {missing[0]}; give the table `distill` wrote")
-    teacher = frame[list(DIMENSIONS)].to_numpy(dtype=np.float64)
-    student = frame[columns].to_numpy(dtype=np.float64)
+    return (
+        frame[list(DIMENSIONS)].to_numpy(dtype=np.float64),
+        frame[columns].to_numpy(dtype=np.float64),
+    )
+
+
+def fidelity(teacher: np.ndarray, student: np.ndarray) -> dict[str, metrics.Interval]:
+    """CCC per dimension and their mean, with 95 % bootstrap intervals over clips."""
     result = {
         dimension: metrics.bootstrap(teacher[:, column], student[:, column])
         for column, dimension in enumerate(DIMENSIONS)
     }
-    result["mean"] = metrics.bootstrap(teacher, student, _mean_ccc)
-    return result, len(frame)
+    return result | {"mean": metrics.bootstrap(teacher, student, _mean_ccc)}
 
 
 def _mean_ccc(truth: np.ndarray, prediction: np.ndarray) -> float:
@@ -212,10 +229,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="pareto", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders of `distill`")
     parser.add_argument("--bundle", action="append", default=[], metavar="FOLDER", help="for bytes")
+    parser.add_argument("--labels", metavar="TABLE", help="label table to measure fidelity on")
+    parser.add_argument("--root", help="folder that the table's files are relative to")
     parser.add_argument("-o", "--output", help="document to update; without it: print the table")
     args = parser.parse_args(arguments)
     try:
-        found = rows(args.runs, args.bundle)
+        labels = read_labels(args.labels, root=args.root) if args.labels else None
+        found = rows(args.runs, args.bundle, labels)
         if args.output:
             update(args.output, found)
     except Wav2SmallError as error:

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
+import torch
 
 from wav2small import provenance
 from wav2small.benchmarks import pareto
@@ -90,3 +92,18 @@ def test_bundle_that_is_none(bundle, tmp_path, name, content, message):
         (tmp_path / name).write_text(content)
     with pytest.raises(Wav2SmallError, match=message):
         pareto.rows([], [tmp_path])
+
+
+def test_fidelity_on_other_labels(run, speech):
+    """Labels that are the student's own answers, arousal reversed."""
+    files = sorted(speech.glob("*.flac"))[:4]
+    frame = pd.DataFrame({"file": [file.name for file in files]})
+    frame["start"], frame["end"] = pd.to_timedelta(0), pd.to_timedelta([pd.NaT] * 4)
+    student = registry.load(run)
+    signals = [torch.from_numpy(soundfile.read(file, dtype="float32")[0]) for file in files]
+    with torch.no_grad():
+        answers = torch.cat([student(signal[None]) for signal in signals]).double().numpy()
+    frame[["arousal", "dominance", "valence"]] = answers * [-1, 1, 1]
+    row = next(r for r in pareto.rows([run], labels=Labels(frame, str(speech), {})) if r.ccc)
+    assert row.clips == 4 and row.ccc["arousal"].value < 0
+    assert min(row.ccc[name].value for name in ("dominance", "valence")) > 0.999
