@@ -1,0 +1,141 @@
+"""BRIDGE (Ispas et al. 2023, arXiv 2401.00536): learnable tokens that meet speech, then text.
+
+        speech                    text
+           |                        |
+     speech encoder            text encoder
+           |                        |
+     self-attention            self-attention         refinement, side by side
+           |                        |
+           +---> cross-attention    |
+    8 bridge tokens --^     |       |
+                            v       |
+                      cross-attention <
+                            |
+                      mean of the tokens: outputs, categories
+
+Published: the parallel refinement, the bridge tokens that merge both modalities through
+cross-attention, the multi-task loss of cross-entropy and 1 - CCC. Ours: the sizes, that the tokens
+ask speech first and text second, the shares of turns that are masked, and that both parts of the
+loss weigh the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from wav2small.students.losses import ccc
+
+from .encoders import Tokenizer
+from .reading import OnDevice, Prose, ReadingNetwork, Sound
+from .turns import Passage
+
+
+@dataclass
+class Batch(OnDevice):
+    """Some turns, heard and read."""
+
+    sound: Sound
+    prose: Prose
+
+
+class CrossAttention(nn.Module):
+    """Tokens that ask a sequence: attention, then a feed-forward layer, each with a skip."""
+
+    def __init__(self, size: int, heads: int, dropout: float):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(size, heads, dropout, batch_first=True)
+        self.feed = nn.Sequential(
+            nn.Linear(size, 4 * size), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * size, size)
+        )
+        self.asking, self.feeding = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, sequence: Tensor, mask: Tensor) -> Tensor:
+        """(B, K, size), (B, L, size) and the mask of what counts of it -> (B, K, size)."""
+        asked, _ = self.attention(
+            self.asking(tokens), sequence, sequence, key_padding_mask=~mask, need_weights=False
+        )
+        tokens = tokens + self.dropout(asked)
+        return tokens + self.dropout(self.feed(self.feeding(tokens)))
+
+
+class Network(ReadingNetwork):
+    """See the module."""
+
+    system = "bridge"
+    text_dropout = 0.0  # it masks for itself
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "fusion_size": 256,
+        "fusion_heads": 4,
+        "fusion_dropout": 0.1,
+        "bridge_tokens": 8,
+        "mask_speech": 0.2,  # shares of turns, in training [choose]
+        "mask_text": 0.2,
+    }
+
+    def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer, where: Any = "config.json"):
+        super().__init__(config, tokenizer, where)
+        size, heads = self.config["fusion_size"], self.config["fusion_heads"]
+        dropout = self.config["fusion_dropout"]
+        self.project_speech = nn.Linear(self.speech.size, size)
+        self.project_text = nn.Linear(self.text.size, size)
+        self.refine_speech = refinement(size, heads, dropout)
+        self.refine_text = refinement(size, heads, dropout)
+        self.bridge = nn.Parameter(0.02 * torch.randn(self.config["bridge_tokens"], size))
+        self.ask_speech = CrossAttention(size, heads, dropout)
+        self.ask_text = CrossAttention(size, heads, dropout)
+        self.norm = nn.LayerNorm(size)
+        self.build_head(size)
+
+    def collate(self, passages: Sequence[Passage]) -> Batch:
+        own = [passage.own for passage in passages]
+        return Batch(self.sound(own), self.prose([self.sequence(turn.text) for turn in own]))
+
+    def forward(self, batch: Batch) -> tuple[Tensor | None, ...]:
+        if self.training:
+            batch = self.masked(batch)
+        speech, heard = self.listen(batch.sound)
+        text, read = self.read(batch.prose)
+        speech = self.refine_speech(self.project_speech(speech), src_key_padding_mask=~heard)
+        text = self.refine_text(self.project_text(text), src_key_padding_mask=~read)
+        tokens = self.bridge.expand(len(speech), -1, -1)
+        tokens = self.ask_speech(tokens, speech, heard)
+        tokens = self.ask_text(tokens, text, read)
+        return self.head(self.norm(tokens).mean(dim=1))
+
+    def masked(self, batch: Batch) -> Batch:
+        """Hide one modality of some turns, never both; what is alone is never hidden."""
+        heard, read = batch.sound.there, batch.prose.there
+        draw = torch.rand(len(heard), device=heard.device)
+        speech, text = self.config["mask_speech"], self.config["mask_text"]
+        deaf = (draw < speech) & read
+        blind = (draw >= speech) & (draw < speech + text) & heard
+        return Batch(
+            replace(batch.sound, there=heard & ~deaf), replace(batch.prose, there=read & ~blind)
+        )
+
+    def loss(
+        self,
+        truth: Tensor,
+        classes: Tensor | None,
+        outputs: Tensor,
+        logits: Tensor | None,
+        *rest: Tensor | None,
+    ) -> Tensor:
+        """Sum of 1 - CCC, and the cross-entropy of categories that are known."""
+        value = (1 - ccc(truth, outputs)).sum()
+        if logits is not None and classes is not None and (classes >= 0).any():
+            value = value + nn.functional.cross_entropy(logits, classes, ignore_index=-1)
+        return value
+
+
+def refinement(size: int, heads: int, dropout: float) -> nn.Module:
+    """Self-attention within a modality."""
+    return nn.TransformerEncoderLayer(
+        size, heads, 4 * size, dropout, "gelu", batch_first=True, norm_first=True
+    )
