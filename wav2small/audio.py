@@ -119,7 +119,8 @@ def _open(file: str | os.PathLike[str]) -> Any:
         return soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         ending = os.path.splitext(path)[1].lower()
-        mend = f'convert it: ffmpeg -i "{path}" "{os.path.splitext(path)[0]}.wav"'
+        target = os.path.splitext(path)[0] + (".wav" if ending != ".wav" else ".flac")
+        mend = f'convert it: ffmpeg -i "{path}" "{target}"'
         what = (
             f"{ending[1:].upper()} is not a format libsndfile reads"
             if ending in UNREADABLE_EXTENSIONS
