@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from wav2small.students.losses import ccc
 
+from .cross_attention import CrossAttention
 from .encoders import Tokenizer
 from .reading import OnDevice, Prose, ReadingNetwork, Sound
 from .turns import Passage
@@ -41,27 +42,6 @@ class Batch(OnDevice):
 
     sound: Sound
     prose: Prose
-
-
-class CrossAttention(nn.Module):
-    """Tokens that ask a sequence: attention, then a feed-forward layer, each with a skip."""
-
-    def __init__(self, size: int, heads: int, dropout: float):
-        super().__init__()
-        self.attention = nn.MultiheadAttention(size, heads, dropout, batch_first=True)
-        self.feed = nn.Sequential(
-            nn.Linear(size, 4 * size), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * size, size)
-        )
-        self.asking, self.feeding = nn.LayerNorm(size), nn.LayerNorm(size)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, tokens: Tensor, sequence: Tensor, mask: Tensor) -> Tensor:
-        """(B, K, size), (B, L, size) and the mask of what counts of it -> (B, K, size)."""
-        asked, _ = self.attention(
-            self.asking(tokens), sequence, sequence, key_padding_mask=~mask, need_weights=False
-        )
-        tokens = tokens + self.dropout(asked)
-        return tokens + self.dropout(self.feed(self.feeding(tokens)))
 
 
 class Network(ReadingNetwork):

@@ -51,7 +51,7 @@ from .neural import NeuralTeacher
 from .teacher import entry
 from .turns import Context, Passage, Turn
 
-SYSTEMS = ("spectra", "bridge")
+SYSTEMS = ("spectra", "bridge", "mister_e")
 _FIELDS = ("speech_config", "text_config", "mean", "std", "id2label")
 
 Moved = TypeVar("Moved", bound="OnDevice")
