@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -79,6 +78,7 @@ def label(
     members: Sequence[str] | None = None,
     weights: Sequence[float] | None = None,
     revision: str | None = None,
+    asr: str | None = None,
     flush_s: float = 10.0,
 ) -> Result:
     """Label audio with arousal, dominance and valence.
@@ -111,6 +111,8 @@ def label(
         members: teachers of an ensemble; None = the paper's two
         weights: one for each member; None = all the same
         revision: of the published checkpoint, for "wavlm" and "wav2vec2"
+        asr: folder or hub id of a Whisper-type model, which first writes down `text` and `words`
+            of the clips that have no `text`; both go to the label table
         flush_s: least seconds between two writes of what is done
 
     Raises:
@@ -137,9 +139,13 @@ def label(
         variants=variants,
         folders=settings.digest,
     )
-    script = _script(index, model, identity)
+    recogniser = None if asr is None else _recogniser(asr)
+    if reads(model) or recogniser:
+        identity["transcripts"] = transcripts.digest(index.frame)
+    if recogniser:
+        identity["asr"] = [recogniser.id, recogniser.revision]
     history = provenance.new(
-        teachers=licensed(model),
+        teachers=licensed(model) + ([recogniser.entry] if recogniser else []),
         audio=[{"source": _source_name(source), "licence": audio_licence}],
         labelling={"window_s": window_s, "hop_s": hop_s, "variants": variants},
         variants=vars(settings) if variants else {},
@@ -153,6 +159,9 @@ def label(
         if there is not None and not overwrite:
             return _there(folder, name, identity, there, licence)
         plan.begin(unfinished, identity, overwrite=overwrite)
+        if recogniser:
+            index = recogniser.fill(index, unfinished, device=device, dtype=dtype)
+        script = Script(index.frame, model.context) if reads(model) else None  # type: ignore[attr-defined]
         pieces = Pieces(unfinished, every_s=flush_s)
         stack.callback(pieces.flush)  # also when the run is broken off
         reader = Reader(
@@ -169,7 +178,7 @@ def label(
             raise AudioError(refusals[0].reason)
         todo = plan.rows(index.frame, pieces.done(len(index.frame)))
         if script:
-            _say(script, model)
+            script.say(getattr(model, "too_long", None))
             todo = (row._replace(passage=script.passage(row.row)) for row in todo)
         how: dict[str, Any] = {"engine": engine, "workers": workers, "batch_s": batch_s}
         outcomes = _run(todo, reader, model, teacher, options, **how)
@@ -191,21 +200,10 @@ def label(
     return Result(os.fspath(output), rows, hours, len(refusals), errors_file, licence)
 
 
-def _script(index: Index, model: Teacher, identity: dict[str, Any]) -> Script | None:
-    """What a teacher that reads will read; it then is part of what makes the run this run."""
-    if not reads(model):
-        return None
-    identity["transcripts"] = transcripts.digest(index.frame)
-    return Script(index.frame, model.context)  # type: ignore[attr-defined]
+def _recogniser(spec: str) -> Any:
+    from .asr import Recogniser  # loads torch
 
-
-def _say(script: Script, model: Teacher) -> None:
-    lines = script.summary()
-    cut = model.too_long(script.texts()) if hasattr(model, "too_long") else 0
-    if cut:
-        lines.append(f"{cut} transcripts are longer than the text encoder reads and are cut")
-    for line in lines:
-        print(f"note: {line}", file=sys.stderr)
+    return Recogniser(spec)
 
 
 def _run(

@@ -73,7 +73,7 @@ def begin(folder: Folder, identity: dict[str, Any], *, overwrite: bool) -> None:
             theirs = json.load(file)
         if theirs == identity:
             return
-        done = folder.names("piece-")
+        done = folder.names("piece-") + folder.names("transcripts-")
         if done and not overwrite:
             raise Wav2SmallError(
                 f"{folder.path}: an unfinished run with other settings "

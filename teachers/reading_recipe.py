@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,12 +93,7 @@ class ReadingClips(Clips):
         super().__init__(table, classes, crop_s)
         self.recipe = recipe
         self.script = Script(table.frame, recipe.kind.context)
-        cut = recipe.start.tokenizer.too_long(self.script.texts())
-        lines = self.script.summary()
-        if cut:
-            lines.append(f"{cut} transcripts are longer than the text encoder reads and are cut")
-        for line in lines:
-            print(f"note: {line}", file=sys.stderr)
+        self.script.say(recipe.start.tokenizer.too_long)
 
     def batch(self, rows: np.ndarray, draws: np.ndarray | None) -> tuple[Heard, np.ndarray]:
         """See `Clips.batch`; the second draw hides transcripts while training."""

@@ -1,6 +1,6 @@
 """SPECTRA (Yu et al. 2023, arXiv 2305.11579): speech and text of a dialogue in one fusion layer.
 
-    text, up to 8 turns of history and the own       speech, previous and own turn
+    text, own turn and up to 8 before it             speech, previous and own turn
             |                                                |
        text encoder                                    speech encoder
             |  + modality + turn                             |  + modality + turn + time
@@ -11,9 +11,10 @@
 
 Published: the encoders, the modality and turn embeddings, the single fusion layer, the context,
 the four objectives of pretraining (`spectra_objectives`) and the head on the first position. Ours:
-turn embeddings are added where the encoders end, so that these stay as they were published; a
-sinusoid of the time in its turn is added to each frame; encoders of other sizes are projected; a
-turn without transcript, or that was not heard, is one learned position.
+the own turn is read first, so that its positions do not depend on the history; turn embeddings are
+added where the encoders end, so that these stay as they were published; a sinusoid of the time in
+its turn is added to each frame; encoders of other sizes are projected; a turn without transcript,
+or that was not heard, is one learned position.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Network(ReadingNetwork):
     ) -> tuple[list[int] | None, list[int]]:
         """Ids of a passage, and of each how many turns before the own it is.
 
-        The own turn comes last and whole, if it fits; of the history the nearest is kept. None:
+        The own turn comes first, then the history from the nearest on, as far as it fits. None:
         there is nothing to read.
 
         Args:
@@ -132,14 +133,11 @@ class Network(ReadingNetwork):
         ]
         ids: list[int] = []
         distances: list[int] = []
-        for distance, piece in pieces:  # from the own turn back
-            room = limit - 1 - len(ids)
-            if not piece or room < 2:
-                continue
-            # Of the own turn its beginning is kept, of the history its end.
-            kept = piece[: room - 1] if distance == 0 else piece[-(room - 1) :]
-            ids = [*kept, self.tokenizer.last, *ids]
-            distances = [distance] * (len(kept) + 1) + distances
+        for distance, piece in pieces:
+            room = limit - 2 - len(ids)
+            if piece and room > 0:
+                ids += [*piece[:room], self.tokenizer.last]
+                distances += [distance] * (len(ids) - len(distances))
         if not ids:
             return None, []
         return [self.tokenizer.first, *ids], [0, *distances]

@@ -120,12 +120,12 @@ class Objectives(nn.Module):
             own, words = network.tokenizer.timed(timed) if timed else (None, [])
             ids, distances = network.tokens(passage, own)
             rows.append((ids, distances))
-            offset = len(distances) - sum(distance == 0 for distance in distances[1:])
             if not classes[number]:
+                read = sum(distance == 0 for distance in distances) - 2  # tokens of the own turn
                 places += [
-                    (number, offset + first, offset + last, word.start, word.end)
+                    (number, 1 + first, 1 + last, word.start, word.end)  # 1: the first position
                     for word, (first, last) in zip(timed, words, strict=True)
-                    if 0 <= first and offset + last < len(distances) - 1
+                    if 0 <= first and last < read
                 ]
         batch = network.batch(chosen, rows)
         tokens, targets = hide(batch.prose.tokens, self._words(batch), network.tokenizer, random)

@@ -7,6 +7,7 @@ know nothing of dialogues; the price is that a turn is heard once for each passa
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -174,9 +175,19 @@ class Script:
                 )
         return lines
 
-    def texts(self) -> list[str]:
-        """All transcripts."""
-        return [] if self._texts is None else [text for text in self._texts if text is not None]
+    def say(self, too_long: Callable[[list[str]], int] | None) -> None:
+        """Print what is missing, and how many transcripts a teacher has to cut.
+
+        Args:
+            too_long: tells that of a list of transcripts
+        """
+        lines = self.summary()
+        texts = [] if self._texts is None else [text for text in self._texts if text is not None]
+        cut = too_long(texts) if too_long else 0
+        if cut:
+            lines.append(f"{cut} transcripts are longer than the text encoder reads and are cut")
+        for line in lines:
+            print(f"note: {line}", file=sys.stderr)
 
 
 def fault(turn: Turn, end: int) -> str | None:

@@ -105,7 +105,7 @@ def test_long_texts_keep_the_own_turn_and_the_nearest_history(network):
     own = turn(9, text="mat " * 20)
     ids, distances = network.tokens(Passage((*history, own), 3))
     assert len(ids) == limit
-    assert distances == [0] + [1] * 5 * 0 + [2] * (limit - 1 - 21 - 13) + [1] * 13 + [0] * 21
+    assert distances == [0] * 22 + [1] * 13 + [2] * (limit - 35)
     ids, distances = network.tokens(Passage((turn(1, text="mat " * 60),), 0))
     assert len(ids) == limit and ids[-1] == network.tokenizer.last
     network(network.collate([Passage((*history, own), 3)]))

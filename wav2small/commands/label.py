@@ -5,7 +5,8 @@ import sys
 
 EXAMPLE = """  wav2small label recordings/ -o labels.parquet
   wav2small label clips.csv -o labels.parquet --teacher wavlm --device cuda
-  wav2small label speech/ -o labels.parquet --variants 4 --noise noise/ --rooms rooms/"""
+  wav2small label speech/ -o labels.parquet --variants 4 --noise noise/ --rooms rooms/
+  wav2small label speech/ -o labels.parquet --teacher teacher/ --asr whisper/"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", metavar="COMMIT", help="of --teacher wavlm or wav2vec2")
     parser.add_argument(
+        "--asr",
+        metavar="FOLDER|HUB_ID",
+        help="Whisper-type model that first writes down what is said, for teachers that read",
+    )
+    parser.add_argument(
         "--audio-licence", default="unknown", metavar="NAME", help="of the audio, for provenance"
     )
     parser.add_argument(
@@ -102,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         members=args.members,
         weights=args.weights,
         revision=args.revision,
+        asr=args.asr,
     )
     if result.already_complete:
         print(f"{result.output} is complete already: {result.rows} labels", file=sys.stderr)

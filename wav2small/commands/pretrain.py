@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-EXAMPLE = """  wav2small pretrain spectra dialogues.parquet --speech FOLDER --text FOLDER -o pretrained/
+EXAMPLE = """  wav2small pretrain spectra turns.parquet --speech FOLDER --text FOLDER -o pretrained/
   wav2small finetune ratings.csv --teacher spectra --pretrained pretrained/ -o teacher/"""
 
 
