@@ -40,6 +40,17 @@ BUILT_IN = {
     )
 }
 
+#: Teachers that also read; none is published, `finetune --teacher NAME` makes one.
+MADE = {
+    row.name: row
+    for row in (
+        Row("spectra", None, "of its encoders", "hears and reads a dialogue; see docs/reading.md"),
+        Row("calm", None, "of its encoders", "hears and reads, aligned by contrast"),
+        Row("bridge", None, "of its encoders", "hears and reads through bridge tokens"),
+        Row("mister_e", None, "of its encoders", "experts on speech, text and both"),
+    )
+}
+
 _registered: dict[str, Callable[..., Any]] = {}
 
 
@@ -58,9 +69,9 @@ def register_teacher(name: str) -> Callable[[Factory], Factory]:
 
 def list_teachers() -> list[dict[str, Any]]:
     """Name, parameters, licence and what it is, for every teacher known by name."""
-    rows = [asdict(row) for row in BUILT_IN.values()]
+    rows = [asdict(row) for row in (*BUILT_IN.values(), *MADE.values())]
     for name, factory in _registered.items():
-        if name not in BUILT_IN:
+        if name not in BUILT_IN and name not in MADE:
             what = (inspect.getdoc(factory) or "").partition("\n")[0]
             licence = getattr(factory, "licence", "unknown")
             rows.append({"name": name, "parameters": None, "licence": licence, "what": what})
@@ -91,6 +102,12 @@ def load_teacher(spec: str | Teacher, **options: Any) -> Teacher:
         import_module(f"wav2small.teachers.{spec}")
     if spec in _registered:
         return _call(_registered[spec], options)
+    if spec in MADE and not os.path.isdir(spec):
+        raise Wav2SmallError(
+            f"--teacher {spec}: no weights are published; make a teacher first: wav2small finetune "
+            f"RATINGS --teacher {spec} --speech FOLDER --text FOLDER -o teacher/; then label with "
+            "--teacher teacher/"
+        )
     if os.path.isdir(spec):
         from .folder import load_folder
 
