@@ -37,3 +37,13 @@ def contrast(one: Tensor, other: Tensor, scale: Tensor | float, positives: Tenso
 def info_nce(one: Tensor, other: Tensor, scale: Tensor | float) -> Tensor:
     """`contrast` where only a turn's own counterpart is positive."""
     return contrast(one, other, scale, torch.eye(len(one), device=one.device).bool())
+
+
+def retrieved(one: Tensor, other: Tensor) -> Tensor:
+    """Whether each turn of one view finds its counterpart in the other: (N,) bool.
+
+    The same counterpart twice counts as found: nobody can tell the two apart.
+    """
+    cosines = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T
+    own = cosines.diagonal()
+    return own >= cosines.amax(dim=1) - 1e-6 if len(one) else own.bool()

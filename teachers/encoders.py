@@ -59,6 +59,11 @@ class Speech(nn.Module):
 
         return (signal - self.mean) / (self.std + 1e-6) * valid(signal, lengths)
 
+    def freeze_front(self) -> None:
+        """Keep its CNN as it is, which then costs no gradient."""
+        # Not only `requires_grad_`: it would carry the gradient back to the signal.
+        self.model.feature_extractor._freeze_parameters()
+
     def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T), 16 kHz, full scale 1, and (B,) on the CPU -> (B, frames, size), mask."""
         return backbones.hidden_states(self.model, self.scaled(signal, lengths), lengths)

@@ -54,6 +54,7 @@ class Settings:
     seed: int
     labels: str
     teacher: str | None = None
+    lora: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def finetune(
     pretrained: str | None = None,
     pooling: str = "attentive",
     layers: int | None = None,
+    lora: int | None = None,
     epochs: int = EPOCHS,
     batch_size: int = BATCH_SIZE,
     micro_batch: int | None = None,
@@ -118,6 +120,7 @@ def finetune(
         pretrained: folder of `pretrain`, instead of `speech` and `text`
         pooling: of a backbone: "attentive" (the WavLM teacher's layout) or "mean" (wav2vec2's)
         layers: keep the first so many transformer layers; None = all
+        lora: of a system: its encoders learn through adapters of this rank; None = whole
         epochs: passes over the training clips
         batch_size: clips that one CCC is computed over
         micro_batch: clips in memory at a time; CCC is over the whole batch all the same. None = 4
@@ -146,11 +149,13 @@ def finetune(
     table = labels if isinstance(labels, Labels) else read_labels(labels, root=root, scale=scale)
     recipe: Any
     if teacher is None:
+        if lora is not None:
+            raise Wav2SmallError("--lora is for --teacher NAME; a backbone learns whole")
         recipe = _Listening(backbone, pooling, layers, speech or text or pretrained)
     else:
         from .reading_recipe import Reading
 
-        recipe = Reading(teacher, speech, text, pretrained, backbone, layers)
+        recipe = Reading(teacher, speech, text, pretrained, backbone, layers, lora)
     names, classes = _classes(table.frame, categories)
     train, valid = split(table.frame, validation, seed=seed)
     settings = Settings(
@@ -167,6 +172,7 @@ def finetune(
         seed=seed,
         labels=_digest(table, reads=teacher is not None),
         teacher=teacher,
+        lora=lora,
     )
     output = Path(output)
     clips: Clips = recipe.clips(table, classes, crop_s)

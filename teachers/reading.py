@@ -6,6 +6,8 @@ A system is one file: `teachers/NAME.py` with a class `Network(ReadingNetwork)`,
     system      its name, `model_type` in config.json
     context     what of the dialogue it asks for beside the turn (`turns.Context`)
     defaults    its sizes, which config.json may change
+    ear         the configuration of a speech encoder of its own, if it has one, that `build_speech`
+                builds; it then needs no `--speech`
 
 and has
 
@@ -44,14 +46,14 @@ from torch import Tensor, nn
 from wav2small import audio, files, provenance
 from wav2small.errors import Wav2SmallError
 
-from . import checkpoint, encoders, learner, pretrained
+from . import checkpoint, encoders, learner, lora, pretrained
 from .checkpoint import Checkpoint
 from .encoders import Tokenizer
 from .neural import NeuralTeacher
 from .teacher import entry
 from .turns import Context, Passage, Turn
 
-SYSTEMS = ("spectra", "bridge", "mister_e")
+SYSTEMS = ("spectra", "calm", "bridge", "mister_e")
 _FIELDS = ("speech_config", "text_config", "mean", "std", "id2label")
 
 Moved = TypeVar("Moved", bound="OnDevice")
@@ -114,17 +116,22 @@ class ReadingNetwork(nn.Module):
     context: ClassVar[Context] = Context()
     defaults: ClassVar[Mapping[str, Any]] = {}
     text_dropout: ClassVar[float] = 0.2  # [choose]
+    ear: ClassVar[Mapping[str, Any] | None] = None
+    speech: Any  # of `build_speech`
 
     def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer, where: Any = "config.json"):
         super().__init__()
         checkpoint.require(config, _FIELDS, where)
         self.config = {**self.defaults, **config, "model_type": self.system}
         self.tokenizer = tokenizer
-        sound = config["speech_config"], float(config["mean"]), float(config["std"])
-        self.speech = encoders.Speech(*sound, where)
+        self.speech = self.build_speech(float(config["mean"]), float(config["std"]), where)
         self.text = encoders.Text(config["text_config"], where)
         self.no_speech = nn.Parameter(0.02 * torch.randn(self.speech.size))
         self.no_text = nn.Parameter(0.02 * torch.randn(self.text.size))
+
+    def build_speech(self, mean: float, std: float, where: Any) -> nn.Module:
+        """The speech encoder, for samples of that mean and deviation."""
+        return encoders.Speech(self.config["speech_config"], mean, std, where)
 
     def build_head(self, size: int) -> None:
         """Layers of `head`, for pooled states of `size`."""
@@ -137,6 +144,12 @@ class ReadingNetwork(nn.Module):
     def head(self, pooled: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, size) -> outputs, logits of the categories."""
         return self.outputs(pooled), self.categories(pooled) if self.categories else None
+
+    def adapt(self, rank: int) -> None:
+        """Let the encoders learn through adapters only; see `lora`."""
+        lora.adapt(self.text.model, rank)
+        if self.ear is None:
+            lora.adapt(self.speech.model, rank)
 
     def sound(self, turns: Sequence[Turn]) -> Sound:
         """Pad the signals of turns; those that were not heard are noted."""
@@ -239,12 +252,23 @@ class Start:
         return " ".join(f"{entry['id']}={entry['revision']}" for entry in self.entries)
 
 
-def from_encoders(speech: str, text: str) -> Start:
-    """Begin with a speech and a text encoder; see `pretrained.load`, `encoders.load_text`."""
-    heard, read = pretrained.load(speech), encoders.load_text(text)
-    weights = {f"speech.model.{key}": value for key, value in heard.weights.items()}
-    weights |= {f"text.{key}": value for key, value in read.model.state_dict().items()}
-    entries = [_entry("speech encoder", heard.source), _entry("text encoder", read.source)]
+def from_encoders(speech: str | None, text: str, *, ear: Mapping[str, Any] | None = None) -> Start:
+    """Begin with a speech and a text encoder; see `pretrained.load`, `encoders.load_text`.
+
+    Args:
+        speech: folder or hub id; not of a system with an ear of its own
+        text: folder or hub id
+        ear: of the system
+    """
+    read = encoders.load_text(text)
+    weights = {f"text.{key}": value for key, value in read.model.state_dict().items()}
+    entries = [_entry("text encoder", read.source)]
+    if speech is None or ear is not None:
+        config = {"speech_config": dict(ear or {}), "text_config": read.config}
+        return Start(config, read.tokenizer, weights, entries, None)
+    heard = pretrained.load(speech)
+    weights |= {f"speech.model.{key}": value for key, value in heard.weights.items()}
+    entries.insert(0, _entry("speech encoder", heard.source))
     config = {"speech_config": heard.config, "text_config": read.config}
     return Start(config, read.tokenizer, weights, entries, heard.scale)
 
@@ -314,7 +338,7 @@ def build(
 
 
 def save(network: ReadingNetwork, folder: str | os.PathLike[str]) -> None:
-    """Write config.json, model.safetensors and the tokenizer's files."""
+    """Write config.json, model.safetensors and the tokenizer's files; see `lora`."""
     from safetensors.torch import save_file
 
     folder = Path(folder)
@@ -322,7 +346,7 @@ def save(network: ReadingNetwork, folder: str | os.PathLike[str]) -> None:
     network.tokenizer.save(folder)
     state = {
         checkpoint.published(key): value.detach().cpu().clone().contiguous()
-        for key, value in network.state_dict().items()
+        for key, value in lora.merged(network).items()
     }
     with files.atomic(folder / checkpoint.WEIGHTS) as temporary:
         save_file(state, temporary, metadata={"format": "pt"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Reading:
         pretrained: folder of `pretrain`, instead of these two
         backbone: not for a system
         layers: not for a system
+        lora: rank of the adapters that the encoders learn through; None = they learn whole
 
     Raises:
         Wav2SmallError: the one or the other is missing, or cannot be used
@@ -42,8 +44,10 @@ class Reading:
         pretrained: str | None,
         backbone: str | None = None,
         layers: int | None = None,
+        lora: int | None = None,
     ):
         self.kind = reading.network_class(system)
+        self.lora = lora
         if backbone is not None or layers is not None:
             raise Wav2SmallError(
                 f"--teacher {system}: its speech encoder is --speech; --backbone and --layers are "
@@ -51,6 +55,10 @@ class Reading:
             )
         if pretrained is not None and speech is None and text is None:
             self.start = reading.from_pretrained(pretrained, system)
+        elif pretrained is None and text is not None and self.kind.ear is not None:
+            if speech is not None:
+                print(f"note: {system} brings its own ear; --speech is not used", file=sys.stderr)
+            self.start = reading.from_encoders(None, text, ear=self.kind.ear)
         elif pretrained is None and speech is not None and text is not None:
             self.start = reading.from_encoders(speech, text)
         else:
@@ -72,7 +80,9 @@ class Reading:
         network = reading.build(
             self.system, self.start, dimensions=dimensions, categories=categories, scale=scale
         )
-        network.speech.model.feature_extractor._freeze_parameters()
+        network.speech.freeze_front()
+        if self.lora is not None:
+            network.adapt(self.lora)
         self._network = network
         return network
 

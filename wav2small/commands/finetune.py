@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layers", type=int, metavar="N", help="keep the first N transformer layers (default: all)"
     )
+    parser.add_argument(
+        "--lora",
+        type=int,
+        metavar="RANK",
+        help="of --teacher: its encoders learn through adapters of this rank (needs peft)",
+    )
     parser.add_argument("--epochs", type=int, default=5, help="default: %(default)s")
     parser.add_argument(
         "--batch-size", type=int, default=32, help="clips one CCC is over (default: %(default)s)"
@@ -88,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         pretrained=args.pretrained,
         pooling=args.pooling,
         layers=args.layers,
+        lora=args.lora,
         epochs=args.epochs,
         batch_size=args.batch_size,
         micro_batch=args.micro_batch,

@@ -1,0 +1,52 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685) through `peft`: encoders that learn in few parameters.
+
+Adapters live only while a teacher learns. What is saved has them merged into the weights, so that
+it loads and labels without `peft`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from wav2small.errors import Wav2SmallError
+
+ALPHA = 2  # times the rank, which scales what the adapters add [choose]
+
+
+def adapt(model: nn.Module, rank: int) -> None:
+    """Freeze a model and put adapters beside all its linear layers, in place.
+
+    Raises:
+        Wav2SmallError: `peft` is not installed, or there is nothing to adapt
+    """
+    if rank < 1:
+        raise Wav2SmallError(f"--lora {rank}: give a rank of at least 1, such as 8")
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise Wav2SmallError(
+            "--lora needs peft, which is not installed: pip install peft"
+        ) from error
+    names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    if not names:
+        raise Wav2SmallError("--lora: an encoder has no linear layers; train it without")
+    model.requires_grad_(False)
+    # peft takes names by their ends; whole ones name nothing else.
+    settings: Any = LoraConfig(r=rank, lora_alpha=ALPHA * rank, target_modules=names)
+    inject_adapter_in_model(settings, model)
+
+
+def merged(network: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a network as it would be without adapters that learned the same."""
+    state = {
+        key.replace(".base_layer.", "."): value
+        for key, value in network.state_dict().items()
+        if ".lora_" not in key
+    }
+    for name, layer in network.named_modules():
+        if hasattr(layer, "base_layer") and hasattr(layer, "get_delta_weight"):
+            deltas: Any = [layer.get_delta_weight(one) for one in layer.active_adapters]
+            state[f"{name}.weight"] = layer.base_layer.weight + sum(deltas)
+    return state
