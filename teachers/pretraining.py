@@ -41,7 +41,7 @@ from .neural import choose_device, choose_dtype
 from .reading_recipe import Reading, ReadingClips
 from .turns import Turn
 
-SYSTEMS = ("spectra",)
+SYSTEMS = ("spectra", "calm")
 EPOCHS = 20  # [choose]
 BATCH_SIZE = 32  # [choose]
 LEARNING_RATE = 1e-4  # [choose]
@@ -166,7 +166,7 @@ def pretrain(
         network = reading.build(
             system, recipe.start, dimensions=DIMENSIONS, scale=scale, trained=False
         )
-        network.speech.model.feature_extractor._freeze_parameters()
+        network.speech.freeze_front()
         for head in (network.outputs, network.no_speech, network.no_text):
             head.requires_grad_(False)  # fine-tuning's
         objectives = objectives_class(network).to(chosen)
