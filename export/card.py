@@ -25,6 +25,8 @@ def card(
     record: Mapping[str, Any],
     forbidding: list[str],
     categories: list[str],
+    streaming: bool = False,
+    c: bool = False,
 ) -> str:
     """The text of the card.
 
@@ -36,11 +38,14 @@ def card(
         record: result of the verification
         forbidding: what in the lineage does not allow commercial use
         categories: names of the second head
+        streaming: the bundle also holds `streaming.onnx`
+        c: likewise `c/`
     """
     return "\n".join(
         [
             _head(name, precision, facts, provenance, categories),
             _usage(categories, precision),
+            *_embedded(name, streaming, c),
             _figures(record, precision),
             _limits(),
             _lineage(provenance, forbidding),
@@ -82,6 +87,24 @@ Recording level does not matter: the signal is scaled to unit variance inside. O
 must be converted to 16,000 Hz first. Latency and memory depend on your machine:
 `wav2small benchmark .` measures them.
 """
+
+
+def _embedded(name: str, streaming: bool, c: bool) -> list[str]:
+    rows = []
+    if streaming:
+        rows.append(
+            "| `streaming.onnx` | blocks in, the past as explicit state: `wav2small.Stream`, or "
+            "`wav2small predict . --follow -` |"
+        )
+    if c:
+        rows += [
+            "| `c/wav2small.h` | C library over ONNX Runtime, with two programs: `make c` |",
+            f"| `c/nano_{name}.h`, `.c` | plain C99 for a microcontroller: no heap, no runtime |",
+        ]
+    if not rows:
+        return []
+    table = "\n".join(["| | |", "|---|---|", *rows])
+    return [f"## In a stream, in C\n\n{table}\n\nSee wav2small's `docs/embedding.md`.\n"]
 
 
 def _usage(categories: list[str], precision: str) -> str:

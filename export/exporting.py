@@ -138,6 +138,8 @@ def export(
             record=record,
             forbidding=licences.forbidding(lineage),
             categories=categories,
+            streaming=streaming,
+            c=c,
         )
         (folder / bundle.CARD).write_text(text, encoding="utf-8")
         if streaming:

@@ -262,11 +262,18 @@ def test_wav_formats(programs, bundles, clips, tmp_path, subtype):
     np.testing.assert_allclose(np.array(found, float), wanted, rtol=0, atol=1e-6)
 
 
-def test_make_c_in_a_bundle(bundles, clips, tmp_path):
-    from wav2small.export.c_emitter import write_library
+def test_make_c_in_an_exported_bundle(speech, clips, tmp_path):
+    from wav2small.export.exporting import export
 
+    student = settled([soundfile.read(file, dtype="float32")[0] for file in clips])
+    student.save_pretrained(tmp_path / "run")
     bundle = tmp_path / "bundle"
-    shutil.copytree(bundles / "nano", bundle)
-    write_library(bundle)
+    options = {"calibration": speech, "clips": 6, "streaming": True, "c": True}
+    export(tmp_path / "run", bundle, precision="int8", **options)
+    card = (bundle / "README.md").read_text()
+    for name in ("streaming.onnx", "c/wav2small.h", "c/nano_nano.h"):
+        assert name in card and (bundle / name).is_file()
     subprocess.run(["make", "-C", bundle, "c"], check=True, capture_output=True)
-    assert run([bundle / "c/build/classify", bundle, clips[0]]).stdout
+    _, *found = run([bundle / "c/build/classify", bundle, clips[0]]).stdout.decode().split()
+    wanted = wav2small.Predictor(bundle).predict_file(clips[0])
+    np.testing.assert_allclose(np.array(found, float), wanted, rtol=0, atol=1e-6)
