@@ -62,9 +62,10 @@ class Reading:
         elif pretrained is None and speech is not None and text is not None:
             self.start = reading.from_encoders(speech, text)
         else:
+            speaking = "" if self.kind.ear else "--speech FOLDER and "
             raise Wav2SmallError(
-                f"--teacher {system}: give --speech FOLDER and --text FOLDER, or --pretrained "
-                f"FOLDER of `wav2small pretrain {system}`"
+                f"--teacher {system}: give {speaking}--text FOLDER, or --pretrained FOLDER of "
+                f"`wav2small pretrain {system}`"
             )
         self.system = system
         self.id = " + ".join(entry["id"] for entry in self.start.entries)

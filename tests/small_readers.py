@@ -44,7 +44,7 @@ def encoders(folder):
 def build(system, folders, *, categories=("x", "y"), **changes):
     """A network with random weights, ready to judge."""
     torch.manual_seed(0)
-    start = reading.from_encoders(**folders)
+    start = reading.from_encoders(**folders, ear=reading.network_class(system).ear)
     made = reading.build(
         system, start, dimensions=DIMENSIONS, categories=categories, scale=(0.0, 0.1), **changes
     )
