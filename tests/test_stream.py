@@ -270,6 +270,16 @@ def test_not_a_streaming_model(tmp_path, bundle):
         wav2small.Stream(tmp_path)
 
 
+def test_a_damaged_model(tmp_path, bundle):
+    for name in ("model.onnx", "streaming.onnx"):
+        (tmp_path / name).write_bytes((bundle / name).read_bytes()[:3000])
+    with pytest.raises(Wav2SmallError, match=r"streaming\.onnx: .*export it again"):
+        wav2small.Stream(tmp_path)
+    (tmp_path / "streaming.onnx").unlink()
+    with pytest.raises(Wav2SmallError, match=r"model\.onnx: .*export it again"):
+        wav2small.Stream(tmp_path)
+
+
 def test_only_nano_streams_causally():
     from wav2small.export import streaming
     from wav2small.students import registry
