@@ -15,6 +15,7 @@ and its name in `SYSTEMS`. The best epoch, by the loss on held-out clips, is kep
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from wav2small import audio, files, provenance, transcripts
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.index import Index, load_source
+from wav2small.students import checkpoint as checkpoints
 from wav2small.students.split import split
 from wav2small.students.stop import Stop
 from wav2small.tables import Labels
@@ -119,7 +121,7 @@ def pretrain(
         epochs: passes over the clips
         batch_size: clips of a step
         micro_batch: clips in memory at a time; None = 4 on a CPU, 16 on a GPU
-        learning_rate: of Adam
+        learning_rate: of Adam in the first epoch; it falls to 0 along half a cosine
         crop_s: longer clips are cropped at random to so many seconds
         validation: held-out share, or COLUMN=VALUE,VALUE; whole speakers if there is `speaker`
         root: folder that the files of the index are relative to
@@ -180,7 +182,13 @@ def pretrain(
             pretraining=vars(settings),
         )
 
-        def judge() -> tuple[Mapping[str, float], float]:
+        def learn(epoch: int) -> float | None:
+            done = (epoch - 1) / epochs
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * (1 + math.cos(math.pi * done)) / 2
+            return learner.epoch(train, seed=seed, epoch=epoch, stop=stop)
+
+        def held_out() -> tuple[Mapping[str, float], float]:
             figures = learner.figures(valid)
             return figures, -figures["held_out_loss"]
 
@@ -195,8 +203,8 @@ def pretrain(
             network=objectives,
             optimizer=optimizer,
             epochs=epochs,
-            learn=lambda epoch: learner.epoch(train, seed=seed, epoch=epoch, stop=stop),
-            judge=judge,
+            learn=learn,
+            judge=held_out,
             keep=keep,
         )
     best = dict(state["rows"][state["best_epoch"] - 1])
@@ -208,6 +216,49 @@ def pretrain(
         provenance.licence_line(history),
         list(clips.refused.values()),
     )
+
+
+def judge(
+    folder: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    *,
+    batch_size: int = BATCH_SIZE,
+    crop_s: float = 8.0,
+    root: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> dict[str, float]:
+    """What the objectives say of other clips, after the last epoch of a pretraining.
+
+    Args:
+        folder: output of `pretrain`
+        source: index of the other clips
+        batch_size: clips that are compared with each other
+        crop_s: longer clips are heard so far
+        root: folder that the files of the index are relative to
+        device: as for `pretrain`
+        dtype: as for `pretrain`
+
+    Raises:
+        Wav2SmallError: no pretraining there, or nothing that can be heard
+    """
+    chosen = choose_device(device)
+    saved = checkpoints.load(folder)
+    if saved is None:
+        raise Wav2SmallError(f"{folder}: no checkpoint of `wav2small pretrain` in it")
+    system = saved[1]["settings"]["system"]
+    recipe = Reading(system, None, None, os.fspath(folder))
+    clips = PretrainingClips(load_source(source, root=root), crop_s, recipe)
+    network = reading.build(
+        system, recipe.start, dimensions=DIMENSIONS, scale=recipe.scale or (0.0, 1.0)
+    )
+    objectives = _objectives(system)(network).to(chosen)
+    objectives.load_state_dict(checkpoints.select(saved[0], "model."))
+    clips.objectives = objectives
+    optimizer = torch.optim.SGD(objectives.parameters(), lr=0.0)  # is never asked
+    precision = choose_dtype(dtype, chosen)
+    learner = _Learner(objectives, optimizer, clips, chosen, precision, batch_size, batch_size)
+    return learner.figures(np.arange(len(clips.table.frame)))
 
 
 def _objectives(system: str) -> Any:
@@ -233,32 +284,43 @@ class PretrainingClips(ReadingClips):
 
     def batch(self, rows: np.ndarray, draws: np.ndarray | None) -> tuple[Heard, np.ndarray]:
         """See `Clips.batch`; what is masked is drawn anew in training, always the same to judge."""
-        passages, others, found = [], [], []
+        passages, randoms, found = [], [], []
         for place, row in enumerate(rows):
             seed = int(row) if draws is None else int(draws[place, 1] * 2**53)
             random = np.random.default_rng([seed, draws is None])
             try:
                 passage = self.passage(row, None if draws is None else draws[place, 0])
-                others.append([self._other(row, random) for _ in range(self.objectives.negatives)])
             except AudioError as error:
                 self.refused[self.table.frame["file"].iloc[row]] = str(error)
                 continue
             passages.append(passage)
+            randoms.append(random)
             found.append(row)
+        others = []
+        for row, random in zip(found, randoms, strict=True):
+            near = [p.own for p, r in zip(passages, found, strict=True) if self._apart(r, row)]
+            others.append(
+                [self._other(row, near, random) for _ in range(self.objectives.negatives)]
+            )
         seeds = [int(rows[0])] if draws is None else (draws * 2**53).astype(np.int64).ravel()
         random = np.random.default_rng(seeds)
         task = self.objectives.collate(passages, others, random) if passages else None
         return (task,), np.array(found, dtype=np.int64)
 
-    def _other(self, row: int, random: Any) -> Turn:
-        """A turn of another dialogue, heard.
+    def _apart(self, one: int, other: int) -> bool:
+        return self._groups[one] != self._groups[other]
+
+    def _other(self, row: int, near: list[Turn], random: Any) -> Turn:
+        """A turn of another dialogue, heard: of the same batch, or of all.
 
         Raises:
             AudioError: ten of them cannot be
         """
+        if near:
+            return near[int(random.integers(len(near)))]
         for attempt in range(10):
             other = int(random.integers(len(self._groups)))
-            while self._groups[other] == self._groups[row]:
+            while not self._apart(other, row):
                 other = int(random.integers(len(self._groups)))
             try:
                 turn = self.script.passage(other).own

@@ -10,7 +10,8 @@
    wrong, the wrong ones from another dialogue; cross-entropy over the four.
 
 Ours: spans are counted in seconds (20 frames of WavLM are .4 s) and cover about 15 % of the turn,
-at least one; words are timed only where both text and audio are the turn's own.
+at least one; words are timed only where both text and audio are the turn's own; the first turn of a
+dialogue responds to nothing, so it is not asked about.
 
 Every loss is a mean over the whole batch of what it counts: tokens, frames, words, turns.
 """
@@ -54,7 +55,7 @@ class Task(OnDevice):
         first: (W,) the place of its first token
         last: (W,) of its last one
         times: (W, 2) start and end / `TIME_S`
-        response: (B,) 2 x text is wrong + audio is wrong
+        response: (B,) 2 x text is wrong + audio is wrong, or `IGNORED`
     """
 
     batch: Batch
@@ -111,8 +112,10 @@ class Objectives(nn.Module):
         network = self.network
         chosen, classes = [], []
         for passage, (text, sound) in zip(passages, others, strict=True):
-            kind = int(random.integers(4))
-            classes.append(kind)
+            before = passage.turns[passage.at - 1] if passage.at else Turn()
+            responds = before.text is not None or before.signal is not None
+            kind = int(random.integers(4)) if responds else 0
+            classes.append(kind if responds else IGNORED)
             chosen.append(passage.with_own(responded(passage.own, text, sound, kind)))
         rows, places = [], []
         for number, passage in enumerate(chosen):
@@ -120,7 +123,7 @@ class Objectives(nn.Module):
             own, words = network.tokenizer.timed(timed) if timed else (None, [])
             ids, distances = network.tokens(passage, own)
             rows.append((ids, distances))
-            if not classes[number]:
+            if passage.own.words:
                 read = sum(distance == 0 for distance in distances) - 2  # tokens of the own turn
                 places += [
                     (number, 1 + first, 1 + last, word.start, word.end)  # 1: the first position
@@ -191,9 +194,7 @@ class Objectives(nn.Module):
 
         choice = self.response(fused.pooled.float())
         response = functional.cross_entropy(choice, task.response, reduction="none")
-        every = torch.ones_like(response)
-
-        pairs = [language, acoustic, position, (response, every)]
+        pairs = [language, acoustic, position, (response, task.response != IGNORED)]
         sums = torch.stack([total for total, _ in pairs], dim=1)
         counts = torch.stack([count.to(sums.dtype) for _, count in pairs], dim=1)
         misplaced = _summed(error.detach().abs().mean(1) * TIME_S, task.row, rows)
@@ -211,7 +212,7 @@ class Objectives(nn.Module):
         return {
             **found,
             "position_mae_s": misplaced / max(1.0, float(counts[:, 2].sum())),
-            "response_accuracy": right / len(told),
+            "response_accuracy": right / max(1.0, float(counts[:, 3].sum())),
         }
 
 

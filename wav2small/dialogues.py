@@ -48,14 +48,12 @@ FRAMES = (
 )
 #: Nouns of a place, and the frequency in Hz of what is heard there in the background.
 PLACES = {
-    "kitchen": (("soup", "kettle", "bread"), 180.0),
-    "harbour": (("boat", "anchor", "captain"), 320.0),
-    "garden": (("rose", "apple", "fence"), 560.0),
-    "station": (("train", "ticket", "driver"), 1000.0),
-    "office": (("letter", "printer", "desk"), 1700.0),
-    "theatre": (("singer", "curtain", "dancer"), 2900.0),
-    "school": (("lesson", "book", "pencil"), 4600.0),
-    "mountain": (("path", "snow", "valley"), 6800.0),
+    "kitchen": (("soup", "kettle", "bread"), 200.0),
+    "harbour": (("boat", "anchor", "captain"), 360.0),
+    "garden": (("rose", "apple", "fence"), 650.0),
+    "station": (("train", "ticket", "driver"), 1200.0),
+    "office": (("letter", "printer", "desk"), 2200.0),
+    "theatre": (("singer", "curtain", "dancer"), 4000.0),
 }
 _CAST = 12  # voices
 _BACKGROUND_DB = -12.0  # below the voice
