@@ -1,6 +1,6 @@
 """Plain C99 for a microcontroller: `nano_<name>.h` and `.c` from a trained nano.
 
-The code is `export/c/nano/engine.{h,c}`; this file writes the model's tables before it. What the
+The code is `export/c/nano/`; this file writes the model's tables before it. What the
 numbers mean is said in `integer.py`.
 """
 
@@ -24,6 +24,7 @@ from . import integer
 from .integer import Integer, Layer
 
 ENGINE = Path(__file__).parent / "c" / "nano"
+ENGINE_PARTS = ("state.c", "frontend.c", "network.c", "stream.c")  # one file when emitted
 _LOG2_TERMS = 8
 _CLIPS = 48  # of calibration; more find no larger peaks
 _WIDTHS = {"int8_t": 24, "uint8_t": 24, "int32_t": 8, "uint16_t": 12, "float": 6}
@@ -105,7 +106,7 @@ def emit(
     }
     for key, text in marks.items():
         header = header.replace(f"@{key}@", text)
-    engine = (ENGINE / "engine.c").read_text()
+    engine = "\n".join((ENGINE / part).read_text() for part in ENGINE_PARTS)
     parts = [
         f"/* nano_{name}.c: tables of the model, then the engine. Generated; do not edit. */",
         f'#include "nano_{name}.h"',

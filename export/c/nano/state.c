@@ -1,0 +1,83 @@
+/* The engine of nano; the tables above it are the model. See export/integer.py for the integer
+ * part, which computes the same numbers bit by bit, and students/nano.py for the whole. */
+
+#ifndef W2S_MEMORY_S
+#define W2S_MEMORY_S 4.0
+#endif
+#ifndef W2S_OPEN_POWER
+#define W2S_OPEN_POWER 3.16227766e-6 /* mean square, 1 = full scale: -55 dBFS */
+#endif
+#ifndef W2S_CLOSE_POWER
+#define W2S_CLOSE_POWER 7.94328235e-7 /* -61 dBFS */
+#endif
+#ifndef W2S_RANGE
+#define W2S_RANGE 1000.0 /* power of the loudest hop lately over that of a hop that counts: 30 dB */
+#endif
+#ifndef W2S_STAGE
+#define W2S_STAGE(number) /* a benchmark's hook: the stage that begins */
+#endif
+
+#define MAGIC 0x77327331u
+#define ONE 32768 /* 1 in Q15 */
+#define EMPTY (ONE / 256)
+#define NEVER (-1.0e4f)
+#define FLOOR_POWER 1.16415321826934814e-10f /* 2^-33 */
+#define FIRST_HEARD ((uint64_t)(W2S_SAMPLING_RATE / 4) * ONE)
+#define OPEN_ENERGY ((uint64_t)(W2S_OPEN_POWER * 1073741824.0 * HOP)) /* of 16-bit samples */
+#define CLOSE_ENERGY ((uint64_t)(W2S_CLOSE_POWER * 1073741824.0 * HOP))
+#define OPEN_RANGE ((uint64_t)(W2S_RANGE))
+#define CLOSE_RANGE ((uint64_t)(W2S_RANGE * W2S_OPEN_POWER / W2S_CLOSE_POWER))
+#define LOUDEST_FADE ((uint64_t)(0.23025851 * HOP / W2S_SAMPLING_RATE * 65536.0 + 0.5)) /* 1 dB/s */
+#define HOLD_HOPS ((W2S_SAMPLING_RATE / 5 + HOP / 2) / HOP)
+#define R (HOP / (W2S_MEMORY_S * W2S_SAMPLING_RATE))
+#define FADE ((int64_t)((R - R * R / 2 + R * R * R / 6) * 16777216.0 + 0.5)) /* 1 - exp(-R) */
+
+struct w2s_state {
+    int64_t numerator[POOLED], denominator[POOLED]; /* over the memory */
+    int64_t all_numerator[POOLED], all_denominator[POOLED];
+    uint64_t samples; /* in whole hops */
+    uint64_t counted; /* times ONE */
+    uint64_t energy;  /* of the hop that fills */
+    uint64_t loudest; /* energy of the loudest hop lately */
+    uint32_t magic;
+    uint32_t filled;  /* samples in the hop that fills */
+    uint32_t started; /* a hop was heard */
+    uint32_t below;   /* hops below the closing level */
+    int32_t gate_enabled, gate_open;
+    int32_t voice;        /* Q15, of the blocks to come */
+    int32_t voice_filled; /* sum over samples of the hop that fills, Q15 x samples / HOP */
+    uint64_t voice_sum;
+    uint32_t level_at;
+    uint32_t place[BLOCKS];
+    float level[LEVELS];
+    float work[2 * HOP]; /* the transform; afterwards the bands */
+    int16_t signal[2 * HOP];
+    int16_t past[PAST];  /* inputs of the depthwise layers, a ring for each */
+    int16_t y[CHANNELS];
+    int8_t z[CHANNELS];
+    int8_t wide[STEM_TAPS * MELS]; /* features, oldest first */
+};
+
+typedef char w2s_state_fits[sizeof(struct w2s_state) <= W2S_STATE_SIZE ? 1 : -1];
+
+size_t w2s_state_size(void) {
+    return sizeof(struct w2s_state);
+}
+
+w2s_state *w2s_init(void *memory) {
+    if (memory == NULL || ((uintptr_t)memory & 7u) != 0u) {
+        return NULL;
+    }
+    uint8_t *bytes = (uint8_t *)memory;
+    for (size_t i = 0; i < sizeof(struct w2s_state); i++) {
+        bytes[i] = 0u;
+    }
+    w2s_state *s = (w2s_state *)memory;
+    for (int i = 0; i < LEVELS; i++) {
+        s->level[i] = NEVER;
+    }
+    s->gate_enabled = 1;
+    s->voice = ONE;
+    s->magic = MAGIC;
+    return s;
+}

@@ -1,0 +1,188 @@
+/* ---- stream ------------------------------------------------------------------------------- */
+
+static int32_t gate_weight_of_hop(w2s_state *s) {
+    s->loudest -= (s->loudest * LOUDEST_FADE) >> 16;
+    s->loudest = s->energy > s->loudest ? s->energy : s->loudest;
+    if (s->energy >= OPEN_ENERGY && s->energy * OPEN_RANGE >= s->loudest) {
+        s->gate_open = 1;
+    }
+    if (s->energy >= CLOSE_ENERGY && s->energy * CLOSE_RANGE >= s->loudest) {
+        s->below = 0;
+    } else if (s->below <= HOLD_HOPS) {
+        s->below++;
+    }
+    if (s->below > HOLD_HOPS) {
+        s->gate_open = 0;
+    }
+    int32_t voice = (int32_t)(s->voice_sum / HOP);
+    s->voice_sum = 0;
+    s->energy = 0;
+    return (s->gate_open || !s->gate_enabled) ? voice : 0;
+}
+
+static void hop(w2s_state *s) {
+    int32_t weight = gate_weight_of_hop(s);
+    s->samples += HOP;
+    s->counted += (uint64_t)weight * HOP;
+    if (s->started) { /* the first hop alone is no frame */
+        W2S_STAGE(1);
+        spectrum(s);
+        W2S_STAGE(2);
+        features(s);
+        W2S_STAGE(3);
+        stem(s);
+        W2S_STAGE(4);
+        int16_t *ring = s->past;
+        for (int number = 0; number < BLOCKS; number++) {
+            block(s, number, ring);
+            ring += (TAPS - 1) * dilations[number] * CHANNELS;
+        }
+        W2S_STAGE(5);
+        if (weight > 0) {
+            pool(s, weight);
+        }
+        W2S_STAGE(0);
+    }
+    s->started = 1;
+    for (uint32_t i = 0; i < HOP; i++) {
+        s->signal[i] = s->signal[HOP + i];
+    }
+    s->filled = 0;
+}
+
+static w2s_status check(const w2s_state *s) {
+    if (s == NULL) {
+        return W2S_ERROR_NULL;
+    }
+    if (((uintptr_t)s & 7u) != 0u || s->magic != MAGIC) {
+        return W2S_ERROR_STATE;
+    }
+    return W2S_OK;
+}
+
+static void hear(w2s_state *s, int16_t sample) {
+    int32_t v = sample;
+    s->signal[HOP + s->filled] = sample;
+    s->energy += (uint64_t)(uint32_t)(v * v);
+    s->voice_sum += (uint64_t)(uint32_t)s->voice;
+    s->filled++;
+    if (s->filled == HOP) {
+        hop(s);
+    }
+}
+
+w2s_status w2s_push(w2s_state *state, const int16_t *samples, size_t n) {
+    w2s_status status = check(state);
+    if (status == W2S_OK && samples == NULL && n > 0u) {
+        status = W2S_ERROR_NULL;
+    }
+    if (status == W2S_OK) {
+        for (size_t i = 0; i < n; i++) {
+            hear(state, samples[i]);
+        }
+    }
+    return status;
+}
+
+w2s_status w2s_push_float(w2s_state *state, const float *samples, size_t n) {
+    w2s_status status = check(state);
+    if (status == W2S_OK && samples == NULL && n > 0u) {
+        status = W2S_ERROR_NULL;
+    }
+    for (size_t i = 0; status == W2S_OK && i < n; i++) {
+        if (!(samples[i] >= -3.0e38f && samples[i] <= 3.0e38f)) {
+            status = W2S_ERROR_SIGNAL;
+        }
+    }
+    for (size_t i = 0; status == W2S_OK && i < n; i++) {
+        float v = samples[i] * 32768.0f;
+        v = v < -32768.0f ? -32768.0f : (v > 32767.0f ? 32767.0f : v);
+        hear(state, (int16_t)((int32_t)(v + 32768.5f) - 32768));
+    }
+    return status;
+}
+
+static w2s_status estimate_from(const w2s_state *s, const int64_t *numerator,
+                                const int64_t *denominator, w2s_estimate *estimate) {
+    float sums[3] = {head_bias[0], head_bias[1], head_bias[2]};
+    for (int c = 0; c < POOLED; c++) {
+        float ratio = (float)numerator[c] / (float)(denominator[c] + EMPTY);
+        for (int i = 0; i < 3; i++) {
+            sums[i] += head[i * POOLED + c] * ratio;
+        }
+    }
+    estimate->arousal = sums[0];
+    estimate->dominance = sums[1];
+    estimate->valence = sums[2];
+    estimate->samples = s->samples;
+    estimate->counted = s->counted / ONE;
+    return W2S_OK;
+}
+
+static w2s_status check_read(const w2s_state *s, const w2s_estimate *estimate) {
+    w2s_status status = estimate == NULL ? W2S_ERROR_NULL : check(s);
+    if (status == W2S_OK && s->counted < FIRST_HEARD) {
+        status = W2S_NOT_YET;
+    }
+    return status;
+}
+
+w2s_status w2s_read(const w2s_state *state, w2s_estimate *estimate) {
+    w2s_status status = check_read(state, estimate);
+    return status == W2S_OK
+               ? estimate_from(state, state->numerator, state->denominator, estimate)
+               : status;
+}
+
+w2s_status w2s_read_overall(const w2s_state *state, w2s_estimate *estimate) {
+    w2s_status status = check_read(state, estimate);
+    return status == W2S_OK
+               ? estimate_from(state, state->all_numerator, state->all_denominator, estimate)
+               : status;
+}
+
+w2s_status w2s_set_voice(w2s_state *state, int32_t probability) {
+    w2s_status status = check(state);
+    if (status == W2S_OK && (probability < 0 || probability > ONE)) {
+        status = W2S_ERROR_ARGUMENT;
+    }
+    if (status == W2S_OK) {
+        state->voice = probability;
+    }
+    return status;
+}
+
+w2s_status w2s_set_gate(w2s_state *state, int enabled) {
+    w2s_status status = check(state);
+    if (status == W2S_OK) {
+        state->gate_enabled = enabled != 0;
+    }
+    return status;
+}
+
+#ifdef W2S_TEST
+/* What the tests compare with the integer reference. */
+const int8_t *w2s_test_features(const w2s_state *s);
+const int64_t *w2s_test_sums(const w2s_state *s, int which);
+void w2s_test_forward(w2s_state *s, uint64_t hops);
+
+const int8_t *w2s_test_features(const w2s_state *s) {
+    return s->wide + (STEM_TAPS - 1) * MELS;
+}
+
+const int64_t *w2s_test_sums(const w2s_state *s, int which) {
+    const int64_t *const sums[] = {s->numerator, s->denominator, s->all_numerator,
+                                   s->all_denominator};
+    return sums[which];
+}
+
+/* As if the audio of the sums so far had been heard `times` times in all. */
+void w2s_test_forward(w2s_state *s, uint64_t times) {
+    for (int c = 0; c < POOLED; c++) {
+        s->all_numerator[c] *= (int64_t)times;
+        s->all_denominator[c] *= (int64_t)times;
+    }
+    s->samples *= times;
+    s->counted *= times;
+}
+#endif
