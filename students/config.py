@@ -44,7 +44,7 @@ class Config:
     )
     epochs: int = _option(0, "passes over the training clips; 0 = by number of clips")
     batch_size: int = _option(0, "clips per step over all processes; 0 = by number of clips")
-    crop_s: float = _option(1.5, "longest piece of a clip heard at once, in seconds; 0 = all of it")
+    crop_s: float = _option(3.0, "longest piece of a clip heard at once, in seconds; 0 = all of it")
     learning_rate: float = _option(0.0, "peak learning rate; 0 = the student's own")
     schedule: str = _option(
         "onecycle", "learning rate over time", choices=("onecycle", "cosine", "constant")
