@@ -179,7 +179,7 @@ class Tokenizer:
         for place, (begin, end) in enumerate(found["offset_mapping"]):
             # Byte-level tokenizers count the blank before a word to it: its last letter tells.
             number = sum(start < end for start in begins) - 1
-            if end > begin and number >= 0:
+            if text[begin:end].strip():
                 first = places[number][0]
                 places[number] = (place if first < 0 else first, place)
         return found["input_ids"], places
