@@ -25,6 +25,7 @@ import numpy as np
 
 from wav2small import audio
 from wav2small.errors import Wav2SmallError
+from wav2small.export.parity import SOURCES
 from wav2small.index import load_source
 from wav2small.stream import Stream
 
@@ -66,9 +67,8 @@ class _Library:
 
     def __init__(self, folder: Path, bundle: str | os.PathLike[str]):
         path = folder / "libwav2small.so"
-        names = ("wav2small.c", "stream.c", "gate.c", "runtime.c")
         command = ["cc", "-std=gnu99", "-O3", "-shared", "-fPIC", f"-I{_SOURCE}", "-o", str(path)]
-        command += [str(_SOURCE / name) for name in names]
+        command += [str(_SOURCE / name) for name in SOURCES]
         subprocess.run([*command, "-ldl", "-lm"], check=True)
         import onnxruntime
 

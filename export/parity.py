@@ -30,7 +30,7 @@ from . import bundle, verification
 
 COMPILER, EMULATOR, SYSROOT = "aarch64-linux-gnu-gcc", "qemu-aarch64", "/usr/aarch64-linux-gnu"
 LONGEST = 32_000  # samples; emulation takes some hundred times as long
-SOURCES = ("wav2small.c", "stream.c", "gate.c", "runtime.c")
+SOURCES = ("wav2small.c", "files.c", "options.c", "stream.c", "gate.c", "runtime.c")
 PROGRAM = r"""
 #include <stdio.h>
 #include <stdlib.h>

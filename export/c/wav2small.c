@@ -4,13 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
+#include "files.h"
+#include "options.h"
 #include "runtime.h"
 #include "stream.h"
 
 #define MIN_SAMPLES 1600
-#define MAX_FILE (256L * 1024 * 1024)
 #define GATE_FRAME 160 /* samples, of a model that is not causal */
 #define FADE_DB 1.0    /* per second, of the loudest frame */
 #define MAX_HOPS 32    /* per run of a causal model: bounds memory */
@@ -28,59 +28,8 @@ struct w2s_model {
     char message[W2S_MESSAGE_SIZE];
 };
 
-const char *w2s_status_text(w2s_status status) {
-    switch (status) {
-    case W2S_OK: return "ok";
-    case W2S_ERROR_ARGUMENT: return "wrong argument";
-    case W2S_ERROR_MEMORY: return "out of memory";
-    case W2S_ERROR_LIBRARY: return "ONNX Runtime not usable";
-    case W2S_ERROR_MODEL: return "model not usable";
-    case W2S_ERROR_RATE: return "wrong sampling rate";
-    case W2S_ERROR_SIGNAL: return "NaN or infinite samples";
-    case W2S_ERROR_SHORT: return "signal too short";
-    case W2S_ERROR_CAPACITY: return "array too small";
-    case W2S_ERROR_RUN: return "ONNX Runtime failed";
-    }
-    return "unknown status";
-}
-
 const char *w2s_message(const w2s_model *model) {
     return model ? model->message : "";
-}
-
-w2s_options w2s_default_options(void) {
-    w2s_options options;
-    memset(&options, 0, sizeof options);
-    options.threads = 1;
-    options.memory_s = 4.0;
-    options.hop_s = 0.5;
-    options.gate = 1;
-    options.gate_open_db = -55.0;
-    options.gate_close_db = -61.0;
-    options.gate_range_db = 30.0;
-    options.gate_hold_s = 0.2;
-    return options;
-}
-
-static w2s_status check_options(const w2s_options *options, char *message) {
-    if (options->threads < 1 || options->threads > 256) {
-        w2s_say(message, "threads %d: 1 to 256", options->threads);
-    } else if (!(options->memory_s >= W2S_STREAM_FIRST_S && options->memory_s <= 600.0)) {
-        w2s_say(message, "memory_s %g: %g to 600", options->memory_s, W2S_STREAM_FIRST_S);
-    } else if (!(options->hop_s >= 0.05 && options->hop_s <= 60.0)) {
-        w2s_say(message, "hop_s %g: .05 to 60", options->hop_s);
-    } else if (!(options->gate_close_db <= options->gate_open_db &&
-                 options->gate_open_db <= 0.0 && options->gate_close_db >= -200.0)) {
-        w2s_say(message, "gate from %g to %g dBFS: needs -200 <= close <= open <= 0",
-                options->gate_close_db, options->gate_open_db);
-    } else if (!(options->gate_range_db >= 0.0 && options->gate_range_db <= 200.0)) {
-        w2s_say(message, "gate_range_db %g: 0 to 200", options->gate_range_db);
-    } else if (!(options->gate_hold_s >= 0.0 && options->gate_hold_s <= 60.0)) {
-        w2s_say(message, "gate_hold_s %g: 0 to 60", options->gate_hold_s);
-    } else {
-        return W2S_OK;
-    }
-    return W2S_ERROR_ARGUMENT;
 }
 
 static w2s_status run_window(void *context, const float *samples, size_t n, const float *weights,
@@ -260,7 +209,7 @@ w2s_status w2s_open_bytes(const void *clip, size_t clip_size, const void *stream
         return W2S_ERROR_ARGUMENT;
     }
     options = options ? options : &defaults;
-    w2s_status status = check_options(options, message);
+    w2s_status status = w2s_check_options(options, message);
     if (status != W2S_OK) {
         return status;
     }
@@ -278,35 +227,6 @@ w2s_status w2s_open_bytes(const void *clip, size_t clip_size, const void *stream
     return W2S_OK;
 }
 
-/* Whole file, or NULL with *size 0. */
-static void *read_file(const char *path, size_t *size) {
-    void *bytes = NULL;
-    FILE *file = fopen(path, "rb");
-    *size = 0;
-    if (!file) {
-        return NULL;
-    }
-    if (fseek(file, 0, SEEK_END) == 0) {
-        long end = ftell(file);
-        if (end > 0 && end <= MAX_FILE && fseek(file, 0, SEEK_SET) == 0) {
-            bytes = malloc((size_t)end);
-            if (bytes && fread(bytes, 1, (size_t)end, file) == (size_t)end) {
-                *size = (size_t)end;
-            } else {
-                free(bytes);
-                bytes = NULL;
-            }
-        }
-    }
-    fclose(file);
-    return bytes;
-}
-
-static int is_folder(const char *path) {
-    struct stat entry;
-    return stat(path, &entry) == 0 && S_ISDIR(entry.st_mode);
-}
-
 w2s_status w2s_open(const char *path, const w2s_options *options, w2s_model **model,
                     char *message) {
     char name[4096];
@@ -319,20 +239,20 @@ w2s_status w2s_open(const char *path, const w2s_options *options, w2s_model **mo
         w2s_say(message, "%s is NULL", path ? "model" : "path");
         return W2S_ERROR_ARGUMENT;
     }
-    int folder = is_folder(path);
+    int folder = w2s_is_folder(path);
     int length = snprintf(name, sizeof name, folder ? "%s/model.onnx" : "%s", path);
     if (length < 0 || (size_t)length >= sizeof name - sizeof "streaming.onnx") {
         w2s_say(message, "a path of more than 4000 characters");
         return W2S_ERROR_ARGUMENT;
     }
-    clip = read_file(name, &clip_size);
+    clip = w2s_read_file(name, &clip_size);
     if (!clip) {
         w2s_say(message, "%.180s: cannot be read; give a bundle or an .onnx file", name);
         return W2S_ERROR_MODEL;
     }
     if (folder) {
         snprintf(name, sizeof name, "%.4000s/streaming.onnx", path);
-        stream = read_file(name, &stream_size);
+        stream = w2s_read_file(name, &stream_size);
     }
     w2s_status status =
         w2s_open_bytes(clip, clip_size, stream, stream_size, options, model, message);
