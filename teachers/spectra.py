@@ -74,10 +74,8 @@ class Network(ReadingNetwork):
 
     system = "spectra"
     context = Context(before=HISTORY, heard_before=_HEARD - 1)
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "fusion_heads": 0,
-        "fusion_dropout": 0.1,
-    }  # 0 = as the text's
+    #: None = as in the text encoder
+    defaults: ClassVar[Mapping[str, Any]] = {"fusion_heads": None, "fusion_dropout": None}
 
     def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer, where: Any = "config.json"):
         super().__init__(config, tokenizer, where)
@@ -87,12 +85,16 @@ class Network(ReadingNetwork):
         self.modality = nn.Parameter(0.02 * torch.randn(2, size))
         self.text_turn = nn.Parameter(0.02 * torch.randn(HISTORY + 1, size))
         self.speech_turn = nn.Parameter(0.02 * torch.randn(_HEARD, size))
-        heads = self.config["fusion_heads"] or self.text.model.config.num_attention_heads
+        inner = self.text.model.config
+        heads = self.config["fusion_heads"] or inner.num_attention_heads
+        dropout = self.config["fusion_dropout"]
+        if dropout is None:
+            dropout = getattr(inner, "hidden_dropout_prob", 0.1)
         self.fusion = nn.TransformerEncoderLayer(
             size,
             heads,
             4 * size,
-            dropout=self.config["fusion_dropout"],
+            dropout=dropout,
             activation="gelu",
             batch_first=True,
         )
