@@ -341,6 +341,12 @@ def test_from_pretraining_to_a_label_table(encoders, corpus, tmp_path, capsys):
     # The teacher says for a clip what the network says for its passage.
     teacher = load_teacher(str(tmp_path / "teacher"), device="cpu")
     assert teacher.dimensions == ("arousal", "dominance", "valence")
+    heard = [(np.stack([turn(n).signal for n in range(4)])), np.full(4, 8000)]
+    read = [Passage((turn(n)._replace(signal=None),), 0) for n in range(4)]
+    whole = teacher.predict_columns(*heard, read)
+    teacher._fits = 1.0  # as after a GPU ran out of memory: batches are halved
+    halves = teacher.predict_columns(*heard, read)
+    np.testing.assert_allclose(halves["valence"], whole["valence"], atol=1e-5)
     silent = teacher.predict(np.ones((2, 8000), np.float32) * 0.1, np.array([8000, 6000]))
     assert silent.shape == (2, 3) and np.isfinite(silent).all()
 

@@ -95,6 +95,29 @@ def test_the_run_hands_passages_to_a_teacher_that_reads(teacher, workers, tmp_pa
     assert said.count("1 transcripts are longer than the text encoder reads and are cut") == 1
 
 
+def test_an_actor_of_ray_hands_passages_on(tmp_path):
+    import pickle
+
+    from wav2small import variants
+    from wav2small.teachers import plan
+    from wav2small.teachers.clips import Reader
+    from wav2small.teachers.engine_ray import Labeller
+
+    index = load_source(corpus(tmp_path))
+    script = Script(index.frame, Counting.context)
+    rows = plan.rows(index.frame, np.zeros(5, bool))
+    sent = [tuple(row._replace(passage=script.passage(row.row))) for row in rows]
+    reader = Reader(index.root, 16000, 12.0, None, 0, variants.Settings(), Counting.context)
+    actor = Labeller(Counting(), {}, pickle.loads(pickle.dumps(reader)), 2.0)
+    outcomes = [pickle.loads(one) for one in actor({"rows": [pickle.dumps(sent)]})["outcome"]]
+    found = {
+        item.row: (outcome.columns["read"][n], outcome.columns["heard"][n])
+        for outcome in outcomes
+        for n, item in enumerate(outcome.items)
+    }
+    assert found == {0: (3, 0), 1: (3, 8000), 2: (6, 0), 3: (4, 11200), 4: (1, 0)}
+
+
 def test_another_transcript_is_another_run(tmp_path):
     teacher = f"{__name__}:Counting"
     label(corpus(tmp_path), tmp_path / "l.parquet", teacher=teacher, workers=0)
