@@ -31,7 +31,7 @@ from wav2small.index import load_source
 DIALOGUES, HELD_OUT_DIALOGUES = 80, 30
 CROP_S = 3.0
 PRETRAINING: dict[str, Any] = {"epochs": 45, "batch_size": 16, "learning_rate": 2e-3}
-FINETUNING: dict[str, Any] = {"epochs": 12, "batch_size": 16, "learning_rate": 1e-3}
+FINETUNING: dict[str, Any] = {"epochs": 16, "batch_size": 16, "learning_rate": 1e-3}
 DISTILLING: dict[str, Any] = {"epochs": 12, "batch_size": 16, "crop_s": 0}
 #: What the project asks for; see docs/reading.md.
 WANTED = {

@@ -115,7 +115,7 @@ class ReadingNetwork(nn.Module):
     system: ClassVar[str]
     context: ClassVar[Context] = Context()
     defaults: ClassVar[Mapping[str, Any]] = {}
-    text_dropout: ClassVar[float] = 0.2  # [choose]
+    text_dropout: ClassVar[float] = 0.4  # [choose]
     ear: ClassVar[Mapping[str, Any] | None] = None
     speech: Any  # of `build_speech`
 
