@@ -3,6 +3,7 @@
     python -m wav2small.benchmarks.reading spectra              # one system
     python -m wav2small.benchmarks.reading                      # every system
     python -m wav2small.benchmarks.reading spectra --distill    # and students of both teachers
+    python -m wav2small.benchmarks.reading spectra --bare       # no pretraining, where there is one
 
 Everything is made on the spot (`wav2small.dialogues`, `small_encoders`) and lies in `--folder`;
 what is done there already is taken as it is, so the command goes on where it was stopped. Printed
@@ -100,7 +101,7 @@ class Bench:
         """A system, fine-tuned."""
         from wav2small.teachers.finetuning import finetune
 
-        output = self.folder / system
+        output = self.folder / (system if pretrained else f"{system}-bare")
         start = {"pretrained": str(self.folder / f"{system}-pretrained")}
         began = time.process_time()
         finetune(
@@ -110,7 +111,7 @@ class Bench:
             **(start if pretrained else self.encoders()),
             **self.options(FINETUNING),
         )
-        self._took(system, began)
+        self._took(output.name, began)
         return output
 
     def options(self, sizes: dict[str, Any]) -> dict[str, Any]:
@@ -150,12 +151,20 @@ class Bench:
         self.seconds[what] = round(time.process_time() - began, 1)
 
 
-def run(folder: Path, systems: list[str], *, distil: bool = False, seed: int = 0) -> dict[str, Any]:
+def run(
+    folder: Path,
+    systems: list[str],
+    *,
+    bare: bool = False,
+    distil: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Everything for some systems.
 
     Args:
         folder: for all that is made
         systems: of `reading.SYSTEMS`
+        bare: without the pretraining that some systems have
         distil: also students of the best system and of the teacher that only listens
         seed: of everything random
     """
@@ -165,14 +174,16 @@ def run(folder: Path, systems: list[str], *, distil: bool = False, seed: int = 0
     bench.prepare()
     listening = bench.ccc(bench.listening(), "listening")
     result: dict[str, Any] = {"wanted": WANTED, "listening": listening, "systems": {}}
+    teachers: dict[str, Path] = {}
     for system in systems:
         found: dict[str, Any] = {}
-        pretrained = system in pretraining.SYSTEMS
+        pretrained = system in pretraining.SYSTEMS and not bare
         if pretrained:
             found["pretraining"] = bench.pretrained(system)
         teacher = bench.reading(system, pretrained=pretrained)
-        found["ccc"] = bench.ccc(teacher, system)
-        found["ccc_without_text"] = bench.ccc(teacher, f"{system}-masked", text=False)
+        teachers[system] = teacher
+        found["ccc"] = bench.ccc(teacher, teacher.name)
+        found["ccc_without_text"] = bench.ccc(teacher, f"{teacher.name}-masked", text=False)
         found["valence_gain"] = found["ccc"]["valence"] - listening["valence"]
         gaps = [listening[name] - found["ccc_without_text"][name] for name in DIMENSIONS]
         found["masked_loss"] = float(np.max(gaps))
@@ -180,7 +191,7 @@ def run(folder: Path, systems: list[str], *, distil: bool = False, seed: int = 0
     if distil and systems:
         best = max(systems, key=lambda name: result["systems"][name]["ccc"]["valence"])
         result["students"] = {
-            f"of {best}": bench.student(folder / best, best),
+            f"of {best}": bench.student(teachers[best], teachers[best].name),
             "of listening": bench.student(folder / "listening", "listening"),
         }
     return {**result, "processor_s": bench.seconds}
@@ -193,6 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.reading")
     parser.add_argument("systems", nargs="*", metavar="SYSTEM", help="default: every system")
     parser.add_argument("--folder", default="reading", help="for all of it (default: %(default)s)")
+    parser.add_argument("--bare", action="store_true", help="without pretraining")
     parser.add_argument("--distill", action="store_true", help="students of both teachers, too")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     args = parser.parse_args(arguments)
@@ -200,7 +212,8 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"no system {unknown[0]}; known: {', '.join(SYSTEMS)}")
     systems = args.systems or list(SYSTEMS)
-    result = run(Path(args.folder), systems, distil=args.distill, seed=args.seed)
+    folder = Path(args.folder)
+    result = run(folder, systems, bare=args.bare, distil=args.distill, seed=args.seed)
     print(json.dumps(result, indent=2, default=float))
     return 0
 
