@@ -32,7 +32,7 @@ from wav2small.index import load_source
 DIALOGUES, HELD_OUT_DIALOGUES = 80, 30
 CROP_S = 3.0
 PRETRAINING: dict[str, Any] = {"epochs": 45, "batch_size": 16, "learning_rate": 2e-3}
-FINETUNING: dict[str, Any] = {"epochs": 16, "batch_size": 16, "learning_rate": 1e-3}
+FINETUNING: dict[str, Any] = {"epochs": 20, "batch_size": 16, "learning_rate": 2e-3}
 DISTILLING: dict[str, Any] = {"epochs": 12, "batch_size": 16, "crop_s": 0}
 #: What the project asks for; see docs/reading.md.
 WANTED = {
@@ -66,8 +66,8 @@ class Bench:
         if not self.train.exists():
             speak_dialogues(self.train.parent, dialogues=DIALOGUES, seed=self.seed)
         if not self.test.exists():
-            parts = {"dialogues": HELD_OUT_DIALOGUES, "held_out": True}
-            speak_dialogues(self.test.parent, seed=self.seed, **parts)
+            folder = self.test.parent
+            speak_dialogues(folder, dialogues=HELD_OUT_DIALOGUES, held_out=True, seed=self.seed)
         if not (self.folder / "text/config.json").exists():
             texts = load_source(self.train).frame["text"]
             small_encoders.speech(self.folder / "speech", seed=self.seed)
