@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +155,8 @@ def finetune(
     else:
         from .reading_recipe import Reading
 
+        source = "labels" if isinstance(labels, Labels) else os.fspath(labels)
+        table = replace(table, frame=transcripts.normalise(table.frame, source))
         recipe = Reading(teacher, speech, text, pretrained, backbone, layers, lora)
     names, classes = _classes(table.frame, categories)
     train, valid = split(table.frame, validation, seed=seed)

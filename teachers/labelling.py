@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +141,7 @@ def label(
     )
     recogniser = None if asr is None else _recogniser(asr)
     if reads(model) or recogniser:
+        index = replace(index, frame=transcripts.normalise(index.frame, _source_name(source)))
         identity["transcripts"] = transcripts.digest(index.frame)
     if recogniser:
         identity["asr"] = [recogniser.id, recogniser.revision]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ def pretrain(
         raise Wav2SmallError("give at least 1 epoch, batches of 2 clips, micro-batches of 1")
     chosen = choose_device(device)
     precision = choose_dtype(dtype, chosen)
-    index = load_source(source, root=root)
+    index = _index(source, root)
     if "text" not in index.frame or index.frame["text"].isna().all():
         raise Wav2SmallError(
             f"{source}: no transcripts; pretraining needs a column `text` (for word times `words`)"
@@ -248,7 +248,7 @@ def judge(
         raise Wav2SmallError(f"{folder}: no checkpoint of `wav2small pretrain` in it")
     system = saved[1]["settings"]["system"]
     recipe = Reading(system, None, None, os.fspath(folder))
-    clips = PretrainingClips(load_source(source, root=root), crop_s, recipe)
+    clips = PretrainingClips(_index(source, root), crop_s, recipe)
     network = reading.build(
         system, recipe.start, dimensions=DIMENSIONS, scale=recipe.scale or (0.0, 1.0)
     )
@@ -259,6 +259,11 @@ def judge(
     precision = choose_dtype(dtype, chosen)
     learner = _Learner(objectives, optimizer, clips, chosen, precision, batch_size, batch_size)
     return learner.figures(np.arange(len(clips.table.frame)))
+
+
+def _index(source: str | os.PathLike[str], root: str | None) -> Index:
+    index = load_source(source, root=root)
+    return replace(index, frame=transcripts.normalise(index.frame, os.fspath(source)))
 
 
 def _objectives(system: str) -> Any:

@@ -96,7 +96,7 @@ class Script:
     """The passages of an index.
 
     Args:
-        frame: of an index; see `transcripts`
+        frame: of an index, by `transcripts.normalise`
         context: what the teacher asks for
     """
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wav2small import audio
+from wav2small import audio, transcripts
 from wav2small.dialogues import (
     ADJECTIVES,
     PLACES,
@@ -63,7 +63,7 @@ def test_a_corpus_is_an_index_with_words(corpus):
     index = load_source(corpus)
     assert len(index.frame) == 6 and list(index.frame["turn"]) == [0, 1, 2] * 2
     assert index.frame["dialogue"].nunique() == 2
-    for _, row in index.frame.iterrows():
+    for _, row in transcripts.normalise(index.frame, "corpus").iterrows():
         signal = audio.read(index.path(row["file"]))
         words = [Word(**word) for word in row["words"]]
         assert " ".join(word.word for word in words) == row["text"]

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import soundfile
 
-from wav2small import read_labels
+from wav2small import read_labels, transcripts
 from wav2small.errors import Wav2SmallError
 from wav2small.index import load_source
 from wav2small.teachers import load_teacher
@@ -65,7 +65,8 @@ def corpus(folder, **columns):
 
 
 def test_passages_hold_the_turns_around(tmp_path):
-    script = Script(load_source(corpus(tmp_path)).frame, Context(before=2, after=1))
+    frame = transcripts.normalise(load_source(corpus(tmp_path)).frame, "index")
+    script = Script(frame, Context(before=2, after=1))
     passage = script.passage(2)  # turn 4: turns 2, 3 (missing), 4, 5
     assert [turn.file for turn in passage.turns] == ["1.wav", None, "2.wav", "3.wav"]
     assert passage.at == 2 and passage.own.file == "2.wav" and passage.turns[1] == Turn()
@@ -104,7 +105,7 @@ def test_an_actor_of_ray_hands_passages_on(tmp_path):
     from wav2small.teachers.engine_ray import Labeller
 
     index = load_source(corpus(tmp_path))
-    script = Script(index.frame, Counting.context)
+    script = Script(transcripts.normalise(index.frame, "index"), Counting.context)
     rows = plan.rows(index.frame, np.zeros(5, bool))
     sent = [tuple(row._replace(passage=script.passage(row.row))) for row in rows]
     reader = Reader(index.root, 16000, 12.0, None, 0, variants.Settings(), Counting.context)

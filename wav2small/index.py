@@ -290,7 +290,6 @@ def _normalise(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     negative = frame["start"] < pd.Timedelta(0)
     if negative.any():
         raise Wav2SmallError(f"{name}: row {negative.argmax() + 1} starts before 0")
-    frame = transcripts.normalise(frame, name)
     return frame[KEYS + [column for column in frame if column not in KEYS]]
 
 

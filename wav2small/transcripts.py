@@ -6,6 +6,8 @@
 - `dialogue`: name of the conversation the clip belongs to.
 - `turn`: its number there, from any number on; without the column the rows of a dialogue are in
   order.
+
+Only what reads looks at them: to everybody else they are columns like others.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class Word(NamedTuple):
 
 
 def normalise(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Bring the columns of this module, where there are any, into one form.
+    """A copy of an index with the columns of this module, where there are any, in one form.
 
     Args:
         frame: as it was read
@@ -49,6 +51,7 @@ def normalise(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         Wav2SmallError: words that are no list of words, a turn that is no whole number, two rows
             for one turn
     """
+    frame = frame.copy()
     if "text" in frame:
         frame["text"] = _objects((_text(value) for value in frame["text"]), frame.index)
     if "words" in frame:
