@@ -32,7 +32,7 @@ from wav2small.students.nano import Causal, Nano
 
 FEATURE_SCALE = 1 / 64
 HEADROOM = 1.25  # of the int16 stream over the loudest calibration clip; it saturates above
-SPARE = 1.5  # of an int8 channel over its loudest: saturating costs more than a coarser grid
+SPARE = 2.0  # of an int8 channel over its loudest: saturating costs more than a coarser grid
 ONE = 1 << 15
 GATE_RANGE = 8  # sigmoid is looked up in -8..8
 GATE_STEPS = 256
