@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +15,7 @@ from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.index import KEYS, Index, check_window, load_source
 
-from . import engine_batched, engine_local, plan, registry, store
+from . import engine_batched, engine_local, plan, refused, registry, store
 from .clips import Outcome, Reader, Refusal
 from .pieces import Pieces
 from .store import Folder
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-_ERRORS = "errors.csv"
 GPU_BATCH_S = 600.0
 CPU_BATCH_S = 2.0  # measured: on a CPU larger batches outgrow the caches and gain nothing
 
@@ -191,7 +188,7 @@ def label(
         pieces.flush()
         # A clip that cannot be read cannot be read for its variants either: one line.
         refusals = sorted({refusal[:-1]: refusal for refusal in reversed(refusals)}.values())
-        errors_file = write_errors(folder, name, refusals)
+        errors_file = refused.write(folder, name, refusals)
         identity["errors"] = len(refusals)
         rows = _finish(folder, name, index, pieces, history, identity, variants > 0)
         hours = pieces.hours()
@@ -241,39 +238,6 @@ def batch_seconds(model: Teacher) -> float:
 
 def _on_gpu(model: Teacher) -> bool:
     return getattr(getattr(model, "device", None), "type", "cpu") == "cuda"
-
-
-def write_errors(folder: Folder, table: str, refusals: list[Refusal]) -> str:
-    """List refused clips in `errors.csv` beside the table; it can be labelled like any index.
-
-    The list is shared by the tables of a folder: lines of other tables stay.
-    """
-    header = ["file", "start", "end", "reason", "table"]
-    kept: list[list[str]] = []
-    if folder.exists(_ERRORS):
-        with folder.open(_ERRORS) as file:
-            before = list(csv.reader(io.TextIOWrapper(file, newline="")))
-        kept = [line for line in before if line != header and line[-1:] != [table]]
-    lines = [
-        [
-            refusal.file,
-            f"{refusal.start / 1e9:.9g}",
-            "" if refusal.end is None else f"{refusal.end / 1e9:.9g}",
-            refusal.reason,
-            table,
-        ]
-        for refusal in refusals
-    ]
-
-    def fill(path: Path) -> None:
-        with open(path, "w", newline="") as file:
-            csv.writer(file).writerows([header, *kept, *lines])
-
-    if kept or lines:
-        folder.write(_ERRORS, fill)
-    else:
-        folder.remove(_ERRORS)
-    return folder.shown(_ERRORS)
 
 
 def _finish(
@@ -372,7 +336,9 @@ def _there(
             "with --overwrite"
         )
     plan.parts(output).remove_all()
-    return Result(output, rows, 0.0, errors, folder.shown(_ERRORS), licence, already_complete=True)
+    return Result(
+        output, rows, 0.0, errors, folder.shown(refused.NAME), licence, already_complete=True
+    )
 
 
 def _given(teacher: str | Teacher, **options: Any) -> dict[str, Any]:
