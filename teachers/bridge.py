@@ -115,7 +115,5 @@ class Network(ReadingNetwork):
 
 
 def refinement(size: int, heads: int, dropout: float) -> nn.Module:
-    """Self-attention within a modality."""
-    return nn.TransformerEncoderLayer(
-        size, heads, 4 * size, dropout, "gelu", batch_first=True, norm_first=True
-    )
+    """Self-attention within a modality, its states normalised for those who ask them."""
+    return nn.TransformerEncoderLayer(size, heads, 4 * size, dropout, "gelu", batch_first=True)

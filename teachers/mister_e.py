@@ -36,7 +36,7 @@ from .reading import OnDevice, Prose, ReadingNetwork, Sound
 from .turns import Context, Passage
 
 TURNS = 4  # on both sides that are read [choose]
-HEARD = 2  # of these, that are heard [choose]
+HEARD = 1  # of these, that are heard: each makes labelling dearer by a turn [choose]
 KERNELS = (1, 3, 5)  # paper
 GRU_LAYERS = 3  # paper
 BLOCKS = 4  # of co-attention (paper)
