@@ -33,7 +33,7 @@ DIALOGUES, HELD_OUT_DIALOGUES = 80, 30
 CROP_S = 3.0
 PRETRAINING: dict[str, Any] = {"epochs": 45, "batch_size": 16, "learning_rate": 2e-3}
 FINETUNING: dict[str, Any] = {"epochs": 20, "batch_size": 16, "learning_rate": 2e-3}
-#: What differs for a system: 256 wide layers want a lower rate, neighbours that are heard cost time.
+#: What differs for a system: wide layers want a lower rate, turns that are heard around cost time.
 OWN_PRETRAINING = {"calm": {"epochs": 40, "batch_size": 32, "learning_rate": 1e-3}}
 OWN_FINETUNING: dict[str, dict[str, Any]] = {
     "calm": {"learning_rate": 1e-3},
