@@ -48,7 +48,9 @@ def _load(source: Checkpoint, options: dict[str, Any]) -> Teacher:
 
         return wav2vec2.load(source, **chosen)
     if kind in reading.SYSTEMS:
-        return reading.load(source, **chosen)
+        from . import reading_teacher
+
+        return reading_teacher.load(source, **chosen)
     where = source.folder / checkpoint.CONFIG
     raise Wav2SmallError(
         f"{where}: model_type {kind!r} is no teacher; known: ser, wav2vec2, hubert, wavlm, "

@@ -49,12 +49,10 @@ from wav2small.errors import Wav2SmallError
 from . import checkpoint, encoders, learner, lora, pretrained
 from .checkpoint import Checkpoint
 from .encoders import Tokenizer
-from .neural import NeuralTeacher
-from .teacher import entry
 from .turns import Context, Passage, Turn
 
 SYSTEMS = ("spectra", "calm", "bridge", "mister_e")
-_FIELDS = ("speech_config", "text_config", "mean", "std", "id2label")
+FIELDS = ("speech_config", "text_config", "mean", "std", "id2label")
 
 Moved = TypeVar("Moved", bound="OnDevice")
 
@@ -121,7 +119,7 @@ class ReadingNetwork(nn.Module):
 
     def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer, where: Any = "config.json"):
         super().__init__()
-        checkpoint.require(config, _FIELDS, where)
+        checkpoint.require(config, FIELDS, where)
         self.config = {**self.defaults, **config, "model_type": self.system}
         self.tokenizer = tokenizer
         self.speech = self.build_speech(float(config["mean"]), float(config["std"]), where)
@@ -289,9 +287,9 @@ def from_pretrained(folder: str, system: str) -> Start:
     weights = pretrained.read_weights(source.folder / checkpoint.WEIGHTS)
     weights = {checkpoint.modern(key): value for key, value in weights.items()}
     tokenizer = encoders.load_tokenizer(source.folder, config["text_config"])
-    lineage = _lineage(source)
+    history = lineage(source)
     kept = {key: value for key, value in config.items() if key not in _HEAD_FIELDS}
-    entries = [_entry("pretrained " + system, source), *lineage.get("teachers", ())]
+    entries = [_entry("pretrained " + system, source), *history.get("teachers", ())]
     return Start(kept, tokenizer, weights, entries, (config["mean"], config["std"]))
 
 
@@ -354,77 +352,12 @@ def save(network: ReadingNetwork, folder: str | os.PathLike[str]) -> None:
         temporary.write_text(json.dumps(network.config, indent=2) + "\n")
 
 
-class ReadingTeacher(NeuralTeacher):
-    """A system that labels; it has a `context`, so the labelling run hands it passages."""
-
-    network: ReadingNetwork
-
-    def __init__(self, network: ReadingNetwork, source: Checkpoint, **options: Any):
-        super().__init__(network, source, **options)
-        self.context = network.context
-        self._lineage = _lineage(source).get("teachers", [])
-
-    def too_long(self, texts: Sequence[str]) -> int:
-        """How many transcripts are cut."""
-        return self.network.tokenizer.too_long(texts)
-
-    def provenance(self) -> list[dict[str, Any]]:
-        """The teacher, which read text, then every encoder with its licence."""
-        return [{**entry(self), "reads": "text"}, *self._lineage]
-
-    def _forward(
-        self, batch: np.ndarray, lengths: np.ndarray, passages: list[Passage] | None
-    ) -> tuple[Tensor, Tensor | None]:
-        if passages is None:  # whoever calls `predict` gives it nothing to read
-            passages = [Passage((Turn(),), 0)] * len(batch)
-        heard = [
-            passage.with_own(passage.own._replace(signal=signal[:length]))
-            for passage, signal, length in zip(passages, batch, lengths, strict=True)
-        ]
-        prepared = self.network.collate(heard).to(self.device)
-        lower = self.dtype != torch.float32
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, dtype=self.dtype, enabled=lower),
-        ):
-            outputs, logits = self.network(prepared)[:2]
-        assert outputs is not None
-        return outputs, logits
-
-
-def load(source: Checkpoint, **options: Any) -> ReadingTeacher:
-    """Build the teacher of a checkpoint.
-
-    Raises:
-        Wav2SmallError: the checkpoint cannot be used; the line says why
-    """
-    config, where = source.config, source.folder / checkpoint.CONFIG
-    checkpoint.require(config, _FIELDS, where)
-    if config.get("trained") is False:
-        raise Wav2SmallError(
-            f"{where}: pretrained, it knows no ratings yet; fine-tune it first: wav2small finetune "
-            f"RATINGS --teacher {config['model_type']} --pretrained {source.folder} -o teacher/"
-        )
-    tokenizer = encoders.load_tokenizer(source.folder, config["text_config"])
-    network = network_class(config["model_type"])(config, tokenizer, where)
-    checkpoint.load_weights(network, source.folder / checkpoint.WEIGHTS)
-    dimensions = checkpoint.dimensions(config, len(config["id2label"]), where)
-    assert dimensions is not None
-    return ReadingTeacher(
-        network,
-        source,
-        name=config.get("teacher_name") or config["model_type"],
-        dimensions=dimensions,
-        categories=tuple(config.get("categories") or ()),
-        **options,
-    )
-
-
 def _entry(name: str, source: Checkpoint) -> dict[str, Any]:
     what = {"id": source.id, "revision": source.revision, "licence": source.licence}
     return {"name": name, **what}
 
 
-def _lineage(source: Checkpoint) -> dict[str, Any]:
+def lineage(source: Checkpoint) -> dict[str, Any]:
+    """The provenance in a checkpoint's folder."""
     found = source.folder / "provenance.json"
     return checkpoint.read_json(found) if found.exists() else provenance.new()

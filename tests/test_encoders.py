@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from wav2small.benchmarks import small_encoders
 from wav2small.errors import Wav2SmallError
-from wav2small.teachers import encoders, reading
+from wav2small.teachers import encoders, reading_teacher
 from wav2small.teachers.checkpoint import Checkpoint
 from wav2small.transcripts import Word
 
@@ -166,7 +166,7 @@ def test_only_safe_folders_are_teachers_that_read(copy):
     change(copy, model_type="spectra")
     source = Checkpoint(copy, "copy", "0", "unknown")
     with pytest.raises(Wav2SmallError, match="no field `speech_config`"):
-        reading.load(source)
+        reading_teacher.load(source)
 
 
 def test_the_filter_bank_hears_frequencies():
