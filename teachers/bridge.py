@@ -54,8 +54,8 @@ class Network(ReadingNetwork):
         "fusion_heads": 4,
         "fusion_dropout": 0.1,
         "bridge_tokens": 8,
-        "mask_speech": 0.2,  # shares of turns, in training [choose]
-        "mask_text": 0.2,
+        "mask_speech": 0.1,  # shares of turns, in training [choose]
+        "mask_text": 0.4,
     }
 
     def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer, where: Any = "config.json"):
