@@ -149,8 +149,6 @@ class Script:
     def _turn(self, row: int) -> Turn:
         words = None if self._words is None else transcripts.parse(self._words[row], "words")
         text = None if self._texts is None else self._texts[row]
-        if text is None and words:
-            text = " ".join(word.word for word in words) or None
         end = None if self._open[row] else int(self._ends[row])
         return Turn(str(self._files[row]), int(self._starts[row]), end, text, words)
 

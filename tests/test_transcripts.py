@@ -57,6 +57,11 @@ def test_every_source_says_the_same(kind, tmp_path):
     assert list(frame["turn"][:2]) == [4, 5]
 
 
+def test_words_are_a_transcript():
+    frame = transcripts.normalise(TABLE.drop(columns="text"), "table")
+    assert list(frame["text"]) == ["None left", None, None]
+
+
 def test_turns_without_numbers_are_in_order(tmp_path):
     pd.DataFrame({"file": list("abcd"), "dialogue": ["x", "y", "x", "y"]}).to_csv(
         tmp_path / "t.csv", index=False

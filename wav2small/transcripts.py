@@ -44,8 +44,8 @@ def normalise(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         name: of the table, for errors
 
     Returns:
-        `text` str or None, `words` list of {word, start, end} or None, `dialogue` str or None,
-        `turn` int64
+        `text` str or None, where it is missing that of the words; `words` list of {word, start,
+        end} or None; `dialogue` str or None; `turn` int64
 
     Raises:
         Wav2SmallError: words that are no list of words, a turn that is no whole number, two rows
@@ -60,6 +60,9 @@ def normalise(frame: pd.DataFrame, name: str) -> pd.DataFrame:
             for row, value in enumerate(frame["words"])
         )
         frame["words"] = _objects(found, frame.index)
+        texts = frame["text"] if "text" in frame else [None] * len(frame)
+        said = zip(texts, frame["words"], strict=True)
+        frame["text"] = _objects((text or _joined(words) for text, words in said), frame.index)
     if "dialogue" in frame:
         frame["dialogue"] = _objects((_text(value) for value in frame["dialogue"]), frame.index)
         frame["turn"] = _turns(frame, name)
@@ -133,6 +136,10 @@ def _text(value: Any) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     return " ".join(str(value).split()) or None
+
+
+def _joined(words: list[dict[str, Any]] | None) -> str | None:
+    return _text(" ".join(word["word"] for word in words)) if words else None
 
 
 def _plain(words: tuple[Word, ...] | None) -> list[dict[str, Any]] | None:
