@@ -49,6 +49,11 @@ class Config:
     schedule: str = _option(
         "onecycle", "learning rate over time", choices=("onecycle", "cosine", "constant")
     )
+    settle: float = _option(
+        0.0,
+        "share of the epochs, at the end, in which BatchNorm's statistics stay as they are; "
+        "0 = the student's own (.4 for MobileNets, none for the others)",
+    )
     weight_decay: float = _option(0.01, "of AdamW, on weight matrices only")
     clip_norm: float = _option(1.0, "largest norm of the gradient; 0 = no limit")
     ema: float = _option(0.99, "decay per step of the moving average of weights; 0 = none")
@@ -83,6 +88,10 @@ class Config:
 
 #: Peak learning rate of each student; docs/recipe.md says how they were found.
 LEARNING_RATES = {"wav2small": 5e-3, "wav2small2": 5e-3, "nano": 5e-3}
+
+#: The same for all others, which are taken to be deep, with dozens of BatchNorms; so is `settle`.
+DEEP_LEARNING_RATE = 1e-3
+DEEP_SETTLE = 0.4
 
 #: Settings that may differ when a run goes on: they change no weight.
 FREE = frozenset({"device", "cache_mb", "workers", "checkpoint_s"})

@@ -176,13 +176,15 @@ def distill(
 def resolve(config: Config, clips: int) -> Config:
     """Settings with every 0 that stands for "choose for me" replaced, for `clips` clips."""
     batch_size = min(config.batch_size or 16, clips)
+    small = config.student in configuration.LEARNING_RATES
     epochs = config.epochs or int(np.clip(round(16 * (500 / clips) ** 0.4), 4, 60))
     return dataclasses.replace(
         config,
         batch_size=batch_size,
         epochs=epochs,
         learning_rate=config.learning_rate
-        or configuration.LEARNING_RATES.get(config.student, 3e-3),
+        or configuration.LEARNING_RATES.get(config.student, configuration.DEEP_LEARNING_RATE),
+        settle=config.settle or (0.0 if small else configuration.DEEP_SETTLE),
         quantise_epochs=config.quantise_epochs or max(2, round(epochs / 10)),
     )
 

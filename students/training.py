@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from wav2small import files, metrics, progress
@@ -103,6 +103,7 @@ class Trainer:
             "best_epoch": 0,
             "train_epochs": config.epochs,  # less after early stopping
             "quantising": False,
+            "settling": False,
             "seconds": 0.0,
             "finished": False,
         }
@@ -125,6 +126,8 @@ class Trainer:
             while state["epoch"] < state["train_epochs"] + self._quantise_epochs:
                 if state["epoch"] >= state["train_epochs"] and not state["quantising"]:
                     self._start_quantising()
+                elif self._settled and not state["settling"]:
+                    self._start_settling()
                 self._epoch(stop, bar)
                 bar.set_postfix_str(self._postfix())
         state["finished"] = True
@@ -133,6 +136,12 @@ class Trainer:
     @property
     def _quantise_epochs(self) -> int:
         return self.config.quantise_epochs if self.levels else 0
+
+    @property
+    def _settled(self) -> bool:
+        """Whether BatchNorm's statistics stay as they are in this epoch."""
+        begin = self.config.epochs * (1 - self.config.settle)
+        return self.config.settle > 0 and self.state["epoch"] >= begin
 
     def _epoch(self, stop: Stop, bar: Any) -> None:
         state, config = self.state, self.config
@@ -163,6 +172,10 @@ class Trainer:
         # One seed per step: dropout and the like need no saved state to go on.
         torch.manual_seed((config.seed * 1000003 + number) * 4096 + self.batcher.rank)
         self.model.train()
+        if state["settling"]:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         self.optimizer.zero_grad(set_to_none=True)
         truth = batch.labels.to(self.device)
         prediction = self._predict(batch)
@@ -253,6 +266,16 @@ class Trainer:
             output = model(batch.signal.to(self.device), batch.lengths.to(self.device))
             result[[places[row] for row in batch.rows]] = output.float()
         return parallel.sum_everywhere(result).cpu().numpy().astype(np.float64)
+
+    def _start_settling(self) -> None:
+        """Go on from the best weights so far, with the statistics that they were validated with.
+
+        A deep student leans on the statistics of its batches, which it does not have when it is
+        used; in these epochs it learns without them.
+        """
+        self.model.load_state_dict(self.best.state_dict())
+        self.average = optimisation.Average(self.best, self.config.ema)
+        self.state["settling"] = True
 
     def _start_quantising(self) -> None:
         """The last phase starts from the best weights so far and chooses its own best."""

@@ -553,3 +553,17 @@ def test_init_starts_from_the_weights_of_a_run(run, table, tmp_path):
     for name, weight in before.items():
         if "running" not in name and "batches" not in name:
             torch.testing.assert_close(after[name], weight, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("settle, moves", [(1.0, False), (0.5, True), (0.0, True)])
+def test_settled_statistics_stay_while_weights_learn(table, tmp_path, settle, moves):
+    distill(table, tmp_path / "run", settle=settle, **QUICK)
+    state = load_file(tmp_path / "run" / "last" / "checkpoint.safetensors")
+    fresh = registry.create("wav2small2").state_dict()
+    statistics = [name for name in fresh if name.endswith(("running_mean", "running_var"))]
+    moved = [not torch.equal(state[f"model.{name}"], fresh[name]) for name in statistics]
+    assert len(moved) == 14 and all(moved) == any(moved) == moves
+    assert (state["model.vgg7.lin.weight"] - state["best.vgg7.lin.weight"]).abs().max() > 0
+    if settle == 0.5:  # those that the best weights so far were validated with
+        for name in statistics:
+            torch.testing.assert_close(state[f"model.{name}"], state[f"average.{name}"])
