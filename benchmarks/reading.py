@@ -37,7 +37,7 @@ FINETUNING: dict[str, Any] = {"epochs": 20, "batch_size": 16, "learning_rate": 2
 OWN_PRETRAINING = {"calm": {"epochs": 40, "batch_size": 32, "learning_rate": 1e-3}}
 OWN_FINETUNING: dict[str, dict[str, Any]] = {
     "calm": {"learning_rate": 1e-3},
-    "bridge": {"learning_rate": 5e-4, "epochs": 30},
+    "bridge": {"learning_rate": 5e-4},
     "mister_e": {"learning_rate": 5e-4},
 }
 DISTILLING: dict[str, Any] = {"epochs": 12, "batch_size": 16, "crop_s": 0}

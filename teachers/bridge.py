@@ -1,22 +1,20 @@
-"""BRIDGE (Ispas et al. 2023, arXiv 2401.00536): learnable tokens that meet speech, then text.
+"""BRIDGE (Ispas et al. 2023, arXiv 2401.00536): learnable tokens that meet text, then speech.
 
-        speech                    text
-           |                        |
-     speech encoder            text encoder
-           |                        |
-     self-attention            self-attention         refinement, side by side
-           |                        |
-           +---> cross-attention    |
-    8 bridge tokens --^     |       |
-                            v       |
-                      cross-attention <
-                            |
-                      mean of the tokens: outputs, categories
+              text                      speech
+                |                          |
+          text encoder               speech encoder
+                |                          |
+         self-attention             self-attention         refinement, side by side
+                |                          |
+    8 tokens -> cross-attention ---> cross-attention
+                |                          |
+              means of the tokens after each: outputs, categories
 
 Published: the parallel refinement, the bridge tokens that merge both modalities through
 cross-attention, the multi-task loss of cross-entropy and 1 - CCC. Ours: the sizes, that the tokens
-ask speech first and text second, the shares of turns that are masked, and that both parts of the
-loss weigh the same.
+ask text first and speech second, that the head reads them after each, the shares of turns that are
+masked, and that both parts of the loss weigh the same. With one mean after both, the many frames
+drowned the few words: on the spoken dialogues valence was not learned in 13 epochs.
 """
 
 from __future__ import annotations
@@ -67,10 +65,10 @@ class Network(ReadingNetwork):
         self.refine_speech = refinement(size, heads, dropout)
         self.refine_text = refinement(size, heads, dropout)
         self.bridge = nn.Parameter(0.02 * torch.randn(self.config["bridge_tokens"], size))
-        self.ask_speech = CrossAttention(size, heads, dropout)
         self.ask_text = CrossAttention(size, heads, dropout)
-        self.norm = nn.LayerNorm(size)
-        self.build_head(size)
+        self.ask_speech = CrossAttention(size, heads, dropout)
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(2))
+        self.build_head(2 * size)
 
     def collate(self, passages: Sequence[Passage]) -> Batch:
         own = [passage.own for passage in passages]
@@ -83,10 +81,12 @@ class Network(ReadingNetwork):
         text, read = self.read(batch.prose)
         speech = self.refine_speech(self.project_speech(speech), src_key_padding_mask=~heard)
         text = self.refine_text(self.project_text(text), src_key_padding_mask=~read)
-        tokens = self.bridge.expand(len(speech), -1, -1)
-        tokens = self.ask_speech(tokens, speech, heard)
-        tokens = self.ask_text(tokens, text, read)
-        return self.head(self.norm(tokens).mean(dim=1))
+        told = self.ask_text(self.bridge.expand(len(text), -1, -1), text, read)
+        both = self.ask_speech(told, speech, heard)
+        means = [
+            norm(tokens.mean(dim=1)) for norm, tokens in zip(self.norms, (told, both), strict=True)
+        ]
+        return self.head(torch.cat(means, dim=1))
 
     def masked(self, batch: Batch) -> Batch:
         """Hide one modality of some turns, never both; what is alone is never hidden."""
