@@ -16,7 +16,8 @@ contrastive loss between paired speech and text, the divergence between experts,
 asks who speaks. Ours: an utterance is the mean of its hidden states; `TURNS` turns on both sides
 stand for the conversation, `HEARD` of them are heard; ratings agree by their squared difference;
 turns of the same category are positives of each other, and without categories turns whose ratings
-differ by no more than `NEAR`; the weights. The encoders learn whole, or through LoRA (`--lora`).
+differ by no more than `NEAR`; each expert also learns for itself; the weights. The encoders learn
+whole, or through LoRA (`--lora`).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What MiSTER-E minimises: ratings and categories of the mixture, agreement of the experts, and a
-contrast of speech and text. See `mister_e`."""
+"""What MiSTER-E minimises: ratings and categories of the mixture and of each expert, agreement of
+the experts, and a contrast of speech and text. See `mister_e`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from .contrastive import contrast
 from .learner import rating_loss
 
+EXPERT_WEIGHT = 1.0  # else the gate starves the expert that learns last [choose]
 CONTRAST_WEIGHT = 0.1  # [choose]
 AGREEMENT_WEIGHT = 0.1  # [choose]
 CONTRAST_TEMPERATURE = 0.1  # [choose]
@@ -43,7 +44,9 @@ def loss(
     """
     assert expert_outputs is not None
     assert speech is not None and text is not None and both is not None
-    value = rating_loss(truth, classes, outputs, logits)
+    value = rating_loss(truth, classes, outputs, logits) + EXPERT_WEIGHT * alone(
+        truth, classes, expert_outputs, expert_logits
+    )
     agreement = differences(expert_outputs)
     if expert_logits is not None:
         agreement = agreement + divergence(expert_logits)
@@ -51,6 +54,14 @@ def loss(
     alike = positives(truth, classes)[paired][:, paired]
     contrasted = contrast(speech[paired], text[paired], 1 / CONTRAST_TEMPERATURE, alike)
     return value + AGREEMENT_WEIGHT * agreement + CONTRAST_WEIGHT * contrasted
+
+
+def alone(truth: Tensor, classes: Tensor | None, outputs: Tensor, logits: Tensor | None) -> Tensor:
+    """What each expert would be told for its own outputs (B, E, D), logits (B, E, C); mean."""
+    count = outputs.shape[1]
+    told = [None] * count if logits is None else logits.unbind(dim=1)
+    each = zip(outputs.unbind(dim=1), told, strict=True)
+    return sum(rating_loss(truth, classes, *found) for found in each) / count  # type: ignore
 
 
 def differences(outputs: Tensor) -> Tensor:

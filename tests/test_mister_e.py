@@ -82,6 +82,7 @@ def test_the_loss_is_what_numpy_says(network, classes):
         None if tensor is None else tensor.numpy().astype(np.float64) for tensor in given
     )
     expected = small_readers.ccc_loss(ratings, outputs)
+    expected += np.mean([small_readers.ccc_loss(ratings, rated[:, e]) for e in range(3)])
     differences, divergences = [], []
     for a, b in ((0, 1), (0, 2), (1, 2)):
         differences.append(np.mean((rated[:, a] - rated[:, b]) ** 2))
@@ -91,6 +92,7 @@ def test_the_loss_is_what_numpy_says(network, classes):
     expected += 0.1 * np.mean(differences)
     if classes is not None:
         expected += 0.3 * small_readers.entropy(logits, classes)
+        expected += 0.3 * np.mean([small_readers.entropy(told[:, e], classes) for e in range(3)])
     expected += 0.1 * np.mean(divergences)
     assert both.tolist() == [1, 1, 0, 1, 0]
     rows = [0, 1, 3]
