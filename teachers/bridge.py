@@ -42,6 +42,21 @@ class Batch(OnDevice):
     prose: Prose
 
 
+class Refinement(nn.Module):
+    """Self-attention within a modality, norms first, and one for those who ask it."""
+
+    def __init__(self, size: int, heads: int, dropout: float):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(
+            size, heads, 4 * size, dropout, "gelu", batch_first=True, norm_first=True
+        )
+        self.norm = nn.LayerNorm(size)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, size), of which the mask (B, L) says what counts -> the same shape."""
+        return self.norm(self.layer(states, src_key_padding_mask=~mask))
+
+
 class Network(ReadingNetwork):
     """See the module."""
 
@@ -62,8 +77,8 @@ class Network(ReadingNetwork):
         dropout = self.config["fusion_dropout"]
         self.project_speech = nn.Linear(self.speech.size, size)
         self.project_text = nn.Linear(self.text.size, size)
-        self.refine_speech = refinement(size, heads, dropout)
-        self.refine_text = refinement(size, heads, dropout)
+        self.refine_speech = Refinement(size, heads, dropout)
+        self.refine_text = Refinement(size, heads, dropout)
         self.bridge = nn.Parameter(0.02 * torch.randn(self.config["bridge_tokens"], size))
         self.ask_text = CrossAttention(size, heads, dropout)
         self.ask_speech = CrossAttention(size, heads, dropout)
@@ -79,8 +94,8 @@ class Network(ReadingNetwork):
             batch = self.masked(batch)
         speech, heard = self.listen(batch.sound)
         text, read = self.read(batch.prose)
-        speech = self.refine_speech(self.project_speech(speech), src_key_padding_mask=~heard)
-        text = self.refine_text(self.project_text(text), src_key_padding_mask=~read)
+        speech = self.refine_speech(self.project_speech(speech), heard)
+        text = self.refine_text(self.project_text(text), read)
         told = self.ask_text(self.bridge.expand(len(text), -1, -1), text, read)
         both = self.ask_speech(told, speech, heard)
         means = [
@@ -112,8 +127,3 @@ class Network(ReadingNetwork):
         if logits is not None and classes is not None and (classes >= 0).any():
             value = value + nn.functional.cross_entropy(logits, classes, ignore_index=-1)
         return value
-
-
-def refinement(size: int, heads: int, dropout: float) -> nn.Module:
-    """Self-attention within a modality, its states normalised for those who ask them."""
-    return nn.TransformerEncoderLayer(size, heads, 4 * size, dropout, "gelu", batch_first=True)
