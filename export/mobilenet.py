@@ -27,7 +27,7 @@ DECIBELS = 10 / np.log(10)
 def build(student: Student, weights: Weights, graph: Graph) -> str:
     """Add the student from `signal` to its pooled embedding [1, E]."""
     extractor = "spectrogram_extractor"
-    mean, power = frontend.moments(graph)
+    mean, power = frontend.moments(graph, exact=True)
     bands = frontend.mel_matrix(graph, weights.numpy("logmel_extractor.melW"))
     x = frontend.log_mel(
         graph,
