@@ -194,6 +194,9 @@ def plot(found: Sequence[Row], path: str | Path) -> None:
             fontsize=8,
         )
     axes.set_xscale("log")
+    axes.set_xticks(ticks := [2, 5, 10, 20, 50, 100, 200], [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.margins(x=0.2)  # room for the names
     axes.set_xlabel("million multiply-accumulates per second of audio")
     axes.set_ylabel("mean CCC with the teacher, held-out speakers")
     axes.grid(alpha=0.3)
