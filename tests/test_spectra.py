@@ -397,7 +397,7 @@ def test_pretraining_needs_transcripts_and_dialogues(encoders, corpus, tmp_path)
     options = {"speech": str(encoders / "speech"), "text": str(encoders / "text")}
     table = pd.read_csv(corpus / "ratings.csv")
     for name, columns, message in (
-        ("a", {"text": None}, "no transcripts"),
+        ("a", {"text": None, "words": None}, "no transcripts"),
         ("b", {"dialogue": 1, "turn": range(16)}, "there is only one"),
     ):
         table.assign(**columns).to_csv(corpus / f"{name}.csv", index=False)
