@@ -1,6 +1,7 @@
 """Real speech for the tests: spoken here by espeak-ng, and the corpora where they are at hand."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,12 @@ import soundfile
 CORPORA = Path(
     os.environ.get("WAV2SMALL_CORPORA", Path(__file__).parents[2] / "shared" / "corpora")
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """Let Ctrl-C reach what tests start: in the background a shell has it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
