@@ -38,7 +38,7 @@ OWN_PRETRAINING = {"calm": {"epochs": 40, "batch_size": 32, "learning_rate": 1e-
 OWN_FINETUNING: dict[str, dict[str, Any]] = {
     "calm": {"learning_rate": 1e-3},
     "bridge": {"learning_rate": 2.5e-4},
-    "mister_e": {"learning_rate": 4e-4, "epochs": 12},
+    "mister_e": {"learning_rate": 4e-4, "epochs": 26},
 }
 DISTILLING: dict[str, Any] = {"epochs": 12, "batch_size": 16, "crop_s": 0}
 #: What the project asks for; see docs/reading.md.
