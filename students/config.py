@@ -89,7 +89,7 @@ class Config:
 #: Peak learning rate of each student; docs/recipe.md says how they were found.
 LEARNING_RATES = {"wav2small": 5e-3, "wav2small2": 5e-3, "nano": 5e-3}
 
-#: The same for all others, which are taken to be deep, with dozens of BatchNorms; so is `settle`.
+#: `learning_rate` and `settle` of all others, which are deep: dozens of BatchNorms.
 DEEP_LEARNING_RATE = 1e-3
 DEEP_SETTLE = 0.4
 
@@ -185,6 +185,8 @@ def _check_ranges(values: Mapping[str, Any], where: str) -> None:
     for name in ("ema", "trim"):
         if values.get(name, 0) >= 1:
             raise Wav2SmallError(f"{where}: {name} = {values[name]!r}: must be below 1")
+    if values.get("settle", 0) > 1:
+        raise Wav2SmallError(f"{where}: settle = {values['settle']!r}: a share, at most 1")
     if len(values.get("dimension_weights", (1, 1, 1))) != 3:
         raise Wav2SmallError(f"{where}: dimension_weights: give three numbers, A, D and V")
     if 0 < values.get("crop_s", 0) < 0.25:

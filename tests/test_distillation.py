@@ -242,6 +242,8 @@ def test_newer_or_damaged_checkpoints_are_refused(tmp_path):
         ({"epochs": -1}, "must not be negative"),
         ({"epochs": "many"}, "epochs = 'many': give int"),
         ({"ema": 1.0}, "must be below 1"),
+        ({"settle": 1.5}, "a share, at most 1"),
+        ({"settle": -0.1}, "must not be negative"),
         ({"schedule": "linear"}, "give onecycle or cosine or constant"),
         ({"crop_s": 0.01}, "at least 0.25 s"),
         ({"validation": "1.5"}, "a share between 0 and 1"),
