@@ -76,7 +76,12 @@ def _share(frame: pd.DataFrame, validation: str, seed: int) -> np.ndarray:
     by_speaker = "speaker" in frame and frame["speaker"].nunique() > 1
     groups = frame["speaker" if by_speaker else "file"].astype(str).to_numpy()
     names, codes, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(names) == 1:
+        raise Wav2SmallError(
+            f"--validation {validation}: all clips are of {names[0]}; label a second recording to "
+            "judge by, or name what to hold out as COLUMN=VALUE"
+        )
     order = np.random.default_rng(seed).permutation(len(names))
-    # Whole groups up to the share, at least one.
-    taken = max(1, int(np.searchsorted(np.cumsum(counts[order]), share * len(frame), "right")))
-    return np.isin(codes, order[:taken])
+    # Whole groups up to the share, at least one; the smallest where the first is too large.
+    taken = int(np.searchsorted(np.cumsum(counts[order]), share * len(frame), "right"))
+    return np.isin(codes, order[:taken] if taken else [counts.argmin()])

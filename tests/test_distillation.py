@@ -360,6 +360,15 @@ def test_split_keeps_groups_apart_and_validates_on_unaltered_clips(column):
         assert 0.05 < len(valid) / 100 < 0.25
 
 
+def test_a_long_recording_is_not_held_out_for_a_short_one():
+    frame = pd.DataFrame({"file": ["hour.wav"] * 300 + ["short.wav"] * 2})
+    for seed in range(5):
+        train, valid = split(frame, "0.15", seed=seed)
+        assert list(valid) == [300, 301] and len(train) == 300
+    with pytest.raises(Wav2SmallError, match="all clips are of hour.wav; label a second recording"):
+        split(frame[:300], "0.15", seed=0)
+
+
 @pytest.fixture(scope="module")
 def clips(table):
     return Clips(table.frame, table.root)
