@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -169,7 +170,11 @@ def test_ctrl_c_is_one_line_and_the_next_run_goes_on(verb, speech, labels, run, 
     }[verb]
     words = [sys.executable, "-m", "wav2small.cli", verb, *map(str, arguments)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep({"evaluate": 0.7, "label": 0.8}.get(verb, 2.5))
+    # However slow the machine is: a command has begun once it has loaded numpy.
+    maps = Path(f"/proc/{process.pid}/maps")
+    while "numpy" not in maps.read_text() and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep({"evaluate": 0.5, "label": 0.6}.get(verb, 2.2))
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert "Traceback" not in told

@@ -140,5 +140,12 @@ def _refuse(verb: str, message: str) -> int:
     return 2
 
 
+def program() -> None:
+    """The console script: `main`, whose end Ctrl-C can no longer reach."""
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # or libraries that clean up print a traceback
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()
