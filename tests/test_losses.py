@@ -133,7 +133,7 @@ def test_two_processes_compute_what_one_does(tmp_path, unused_port):
     one = _train_step(0, 1)
     assert float(two["loss"]) == pytest.approx(float(one["loss"]), abs=1e-6)
     for name in ("gradients", "mean", "variance"):
-        np.testing.assert_allclose(two[name].numpy(), one[name].numpy(), atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(two[name].numpy(), one[name].numpy(), atol=1e-5, err_msg=name)
 
 
 @pytest.fixture

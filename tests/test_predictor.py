@@ -80,7 +80,7 @@ def test_a_clip_of_minutes_is_averaged_over_windows(bundle, tmp_path):
     levels = np.repeat([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 12 * 16000).astype("float32")
     soundfile.write(tmp_path / "long.wav", levels, 16000, subtype="FLOAT")
     estimate = Predictor(bundle).predict_file(tmp_path / "long.wav")
-    np.testing.assert_allclose(estimate, known(levels), rtol=1e-4)
+    np.testing.assert_allclose(estimate, known(levels), rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,8 @@ def test_published_layout_transposed_constants(published, clips):
 # --- Every student -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+# Float32's rounding through a deep MobileNet differs by processor; float64 shows the masks right.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
 @pytest.mark.parametrize("name", STUDENTS)
 def test_padding_changes_nothing(name, dtype, tolerance, clips):
     student = trained(name, clips).to(dtype)
