@@ -37,6 +37,9 @@ from .turns import Context, Passage, Turn
 HISTORY = 8  # turns before the own that are read (paper)
 MOST_TOKENS = 512  # of history and own turn (paper)
 _HEARD = 2  # turns: the previous and the own (paper)
+_APART = (
+    0.5  # deviation of new embeddings, half of the encoders' states: seen from the start [choose]
+)
 
 
 @dataclass
@@ -56,17 +59,30 @@ class Batch(OnDevice):
 
 @dataclass
 class Fused:
-    """What the fusion layer gives.
+    """What the fusion layer gives; masks say which positions count.
 
     Attributes:
-        text: (B, L, size)
+        text: (B, L, size) own turn and history
+        own: (B, L) bool, of the own turn
+        history: (B, L) bool
         speech: (B, frames, size) of the own turn
-        pooled: (B, size) the first position
+        heard: (B, frames) bool
+        before: (B, frames, size) of the previous turn
+        heard_before: (B, frames) bool
     """
 
     text: Tensor
+    own: Tensor
+    history: Tensor
     speech: Tensor
-    pooled: Tensor
+    heard: Tensor
+    before: Tensor
+    heard_before: Tensor
+
+    @property
+    def pooled(self) -> Tensor:
+        """The first position: (B, size)."""
+        return self.text[:, 0]
 
 
 class Network(ReadingNetwork):
@@ -82,9 +98,9 @@ class Network(ReadingNetwork):
         size = self.text.size
         same = self.speech.size == size
         self.project = nn.Identity() if same else nn.Linear(self.speech.size, size)
-        self.modality = nn.Parameter(0.02 * torch.randn(2, size))
-        self.text_turn = nn.Parameter(0.02 * torch.randn(HISTORY + 1, size))
-        self.speech_turn = nn.Parameter(0.02 * torch.randn(_HEARD, size))
+        self.modality = nn.Parameter(_APART * torch.randn(2, size))
+        self.text_turn = nn.Parameter(_APART * torch.randn(HISTORY + 1, size))
+        self.speech_turn = nn.Parameter(_APART * torch.randn(_HEARD, size))
         inner = self.text.model.config
         heads = self.config["fusion_heads"] or inner.num_attention_heads
         dropout = self.config["fusion_dropout"]
@@ -164,10 +180,14 @@ class Network(ReadingNetwork):
         before = before + self.modality[1] + self.speech_turn[1]
         own = own + self.modality[1] + self.speech_turn[0]
         together = torch.cat([text, own, before], dim=1)
-        mask = torch.cat([text_mask, *reversed(speech_mask.chunk(2))], dim=1)
+        heard_before, heard = speech_mask.chunk(2)
+        mask = torch.cat([text_mask, heard, heard_before], dim=1)
         fused = self.fusion(together, src_key_padding_mask=~mask)
-        length = text.shape[1]
-        return Fused(fused[:, :length], fused[:, length : length + frames], fused[:, 0])
+        text, own, before = fused.split([text.shape[1], frames, frames], dim=1)
+        latest = batch.turns == 0
+        return Fused(
+            text, text_mask & latest, text_mask & ~latest, own, heard, before, heard_before
+        )
 
     @property
     def hop_s(self) -> float:

@@ -11,7 +11,7 @@
 
 Ours: spans are counted in seconds (20 frames of WavLM are .4 s) and cover about 15 % of the turn,
 at least one; words are timed only where both text and audio are the turn's own; the first turn of a
-dialogue responds to nothing, so it is not asked about.
+dialogue responds to nothing, so it is not asked about; what `spectra_heads` says of the heads.
 
 Every loss is a mean over the whole batch of what it counts: tokens, frames, words, turns.
 """
@@ -32,6 +32,7 @@ from wav2small.errors import Wav2SmallError
 from . import backbones
 from .reading import OnDevice
 from .spectra import Batch, Network
+from .spectra_heads import Response, Timing
 from .turns import Passage, Turn
 
 NAMES = ("language", "acoustic", "position", "response")
@@ -95,9 +96,8 @@ class Objectives(nn.Module):
         self.language = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.LayerNorm(size))
         self.language_bias = nn.Parameter(torch.zeros(network.text.model.config.vocab_size))
         self.acoustic = nn.Linear(size, conv)
-        self.start = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, 1))
-        self.end = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, 1))
-        self.response = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, 4))
+        self.timing = Timing(size, network.fusion.self_attn.num_heads)
+        self.response = Response(size)
 
     def collate(
         self, passages: Sequence[Passage], others: Sequence[Sequence[Turn]], random: Any
@@ -181,18 +181,12 @@ class Objectives(nn.Module):
         away = (told - own).abs().mean(dim=2) * task.masked
         acoustic = away.sum(1), task.masked.sum(1)
 
-        placed = torch.cat(
-            [
-                self.start(text[task.row, task.first]),
-                self.end(text[task.row, task.last]),
-            ],
-            dim=1,
-        )  # (W, 2)
-        error = placed - task.times
+        seconds = self.timing(fused, task.row, task.first, task.last).float()
+        error = seconds / TIME_S - task.times
         ones = torch.ones_like(error[:, 0])
         position = _summed(error.square().sum(1), task.row, rows), _summed(ones, task.row, rows)
 
-        choice = self.response(fused.pooled.float())
+        choice = self.response(fused).float()
         response = functional.cross_entropy(choice, task.response, reduction="none")
         pairs = [language, acoustic, position, (response, task.response != IGNORED)]
         sums = torch.stack([total for total, _ in pairs], dim=1)
