@@ -25,7 +25,7 @@ from wav2small.tables import Labels, read_labels
 
 from . import checkpoint, wav2vec2, wavlm
 from . import epochs as epochs_
-from .learner import LONGEST_S, Clips, Learner
+from .learner import LONGEST_S, WITHOUT_TEXT, Clips, Learner, average
 from .neural import choose_device, choose_dtype
 from .pretrained import Backbone, load
 
@@ -65,6 +65,7 @@ class Result:
         output: the teacher's folder
         best_epoch: from 1
         ccc: on validation clips, by dimension, of that epoch
+        ccc_without_text: the same with transcripts taken away; empty if the teacher only listens
         losses: mean training loss of every epoch
         licence: whom the teacher binds
         refused: reasons of the clips that could not be heard and were left out
@@ -73,6 +74,7 @@ class Result:
     output: str
     best_epoch: int
     ccc: dict[str, float]
+    ccc_without_text: dict[str, float]
     losses: list[float]
     licence: str
     refused: list[str]
@@ -189,11 +191,6 @@ def finetune(
         history = _history(table, labels, audio_licence, recipe.entries, settings)
         learner = Learner(network, optimizer, clips, chosen, precision, batch_size, size)
 
-        def judge() -> tuple[dict[str, float], float]:
-            figures = learner.judge(valid, table.dimensions)
-            mean = float(np.nan_to_num(list(figures.values())).mean())
-            return {**figures, "mean": mean}, mean
-
         def keep() -> None:
             recipe.save(network, output)
             epochs_.write_json(output / "provenance.json", history)
@@ -206,7 +203,7 @@ def finetune(
             optimizer=optimizer,
             epochs=epochs,
             learn=lambda epoch: learner.epoch(train, seed=seed, epoch=epoch, stop=stop),
-            judge=judge,
+            judge=lambda: recipe.judge(learner, valid, table.dimensions),
             keep=keep,
         )
     best = state["rows"][state["best_epoch"] - 1]
@@ -214,6 +211,7 @@ def finetune(
         str(output),
         state["best_epoch"],
         {name: best[name] for name in table.dimensions},
+        {name: best[key] for name in table.dimensions if (key := name + WITHOUT_TEXT) in best},
         [row["loss"] for row in state["rows"]],
         provenance.licence_line(history),
         list(clips.refused.values()),
@@ -243,6 +241,13 @@ class _Listening:
 
     def build(self, dimensions: Sequence[str], categories: Sequence[str], scale: Any) -> Any:
         return build(self.start, self.pooling, dimensions, categories, scale)
+
+    def judge(
+        self, learner: Learner, valid: np.ndarray, dimensions: Sequence[str]
+    ) -> tuple[dict[str, float], float]:
+        """CCC on validation clips, and their mean, which chooses the best epoch."""
+        figures = learner.judge(valid, dimensions)
+        return {**figures, "mean": average(figures)}, average(figures)
 
     def save(self, network: Any, folder: Path) -> None:
         save(network, folder)

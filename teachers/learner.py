@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +19,7 @@ from wav2small.tables import Labels
 from . import accumulation
 
 LONGEST_S = 12.0  # what is heard of a validation clip; training clips are cropped
+WITHOUT_TEXT = "_without_text"  # ends the names of figures with transcripts taken away
 CATEGORY_WEIGHT = 0.3  # of the cross-entropy beside the sum of three 1 - CCC [choose]
 
 Heard = tuple[Any, ...]  # arguments of a network; all have `.to(device)`
@@ -194,6 +195,11 @@ class Learner:
             ):
                 if len(part[1]):
                     yield part
+
+
+def average(figures: Mapping[str, float]) -> float:
+    """Mean of some CCC; one that is not defined counts as 0."""
+    return float(np.nan_to_num(list(figures.values())).mean())
 
 
 def rating_loss(

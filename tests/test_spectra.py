@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
-from wav2small import read_labels
+from wav2small import metrics, read_labels
 from wav2small.benchmarks import small_encoders
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers import load_teacher, reading
 from wav2small.teachers.finetuning import finetune
 from wav2small.teachers.labelling import label
 from wav2small.teachers.pretraining import pretrain
-from wav2small.teachers.spectra import sinusoid
+from wav2small.teachers.spectra import Fused, sinusoid
+from wav2small.teachers.spectra_heads import Response, Summary, Timing
 from wav2small.teachers.spectra_objectives import Objectives, hide, mask_frames
 from wav2small.teachers.turns import Passage, Turn
 from wav2small.transcripts import Word
@@ -143,9 +144,8 @@ def test_the_four_losses_are_what_numpy_says(network):
         embeddings = network.text.model.get_input_embeddings().weight
         logits = (objectives.language(fused.text) @ embeddings.T + objectives.language_bias).numpy()
         frames = objectives.acoustic(fused.speech).numpy()
-        starts = objectives.start(fused.text)[..., 0].numpy()
-        ends = objectives.end(fused.text)[..., 0].numpy()
-        choice = objectives.response(fused.pooled).numpy()
+        placed = objectives.timing(fused, task.row, task.first, task.last).numpy()
+        choice = objectives.response(fused).numpy()
 
     def entropy(row, target):
         row = row.astype(np.float64)
@@ -158,9 +158,8 @@ def test_the_four_losses_are_what_numpy_says(network):
         np.abs(frames[b, n] - own[b, n]).mean() for b, n in np.argwhere(task.masked.numpy())
     ]
     position, away = [], []
-    places = zip(task.row.tolist(), task.first.tolist(), task.last.tolist(), strict=True)
-    for (row, first, last), (start, end) in zip(places, task.times.tolist(), strict=True):
-        error = np.array([starts[row, first] - start, ends[row, last] - end])
+    for seconds, times in zip(placed, task.times.numpy(), strict=True):
+        error = seconds / 10 - times
         position.append((error**2).sum())
         away.append(10 * np.abs(error).mean())
     asked = zip(choice, task.response.tolist(), strict=True)
@@ -184,6 +183,50 @@ def test_losses_of_parts_are_those_of_the_whole(network):
         sums, counts, told = (tensor.repeat(2, 1) for tensor in whole)
     one, two = objectives.loss(*whole), objectives.loss(sums, counts, told)
     torch.testing.assert_close(one, two)
+
+
+def test_a_summary_is_what_numpy_says():
+    torch.manual_seed(0)
+    summary, states = Summary(6), torch.randn(3, 5, 6)
+    mask = torch.tensor([[1, 1, 0, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()
+    found = summary(states, mask).detach().numpy()
+    parts = [value.detach().numpy().astype(float) for value in summary.parameters()]
+    for row in range(3):
+        there = states[row, mask[row]].numpy().astype(float)
+        scores = np.exp(there @ parts[0][0] + parts[1])
+        expected = (scores / scores.sum()) @ (there @ parts[2].T + parts[3])
+        np.testing.assert_allclose(found[row], expected if len(there) else 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "part, place, times, answers",
+    [
+        ("text", (0, 1), True, True),  # of the own turn
+        ("text", (0, 3), False, True),  # of the history
+        ("text", (0, 5), False, False),  # padding
+        ("speech", (0, 2), True, True),
+        ("speech", (0, 6), False, False),
+        ("before", (0, 4), False, True),
+        ("before", (0, 6), False, False),
+    ],
+)
+def test_heads_look_where_they_say(part, place, times, answers):
+    """Which of the two change when one position does; 7 frames, 6 tokens."""
+    torch.manual_seed(0)
+    timing, response = Timing(8, 2).eval(), Response(8).eval()
+    spans = {"own": (0, 3, 6), "history": (3, 5, 6), "heard": (0, 4, 7), "heard_before": (0, 5, 7)}
+    masks = {
+        name: ((torch.arange(count) >= begin) & (torch.arange(count) < end))[None]
+        for name, (begin, end, count) in spans.items()
+    }
+    states = {name: torch.randn(1, n, 8) for name, n in (("text", 6), ("speech", 7), ("before", 7))}
+    at = torch.tensor([0]), torch.tensor([2]), torch.tensor([2])
+    before = Fused(**states, **masks)
+    states[part] = states[part].clone()
+    states[part][place] += torch.randn(8)
+    after = Fused(**states, **masks)
+    assert torch.equal(timing(before, *at), timing(after, *at)) != times
+    assert torch.equal(response(before), response(after)) != answers
 
 
 def test_words_are_timed_at_their_tokens(network):
@@ -322,7 +365,8 @@ def test_from_pretraining_to_a_label_table(encoders, corpus, tmp_path, capsys):
         teacher="spectra",
         pretrained=str(tmp_path / "pre"),
         categories="emotion",
-        epochs=1,
+        validation="speaker=s0,s1",
+        epochs=3,
         **OPTIONS,
     )
     assert not result.refused
@@ -333,6 +377,22 @@ def test_from_pretraining_to_a_label_table(encoders, corpus, tmp_path, capsys):
     labels = read_labels(table)
     assert {"probability_high", "probability_low", "text"} <= set(labels.frame)
     assert labels.frame["arousal"].nunique() > 10
+    # The best epoch is chosen by what the teacher says of validation clips, read or not.
+    truth = pd.read_csv(ratings)
+    truth.drop(columns=["text", "words"]).to_csv(corpus / "unread.csv", index=False)
+    unread = tmp_path / "unread.parquet"
+    label(corpus / "unread.csv", unread, teacher=str(tmp_path / "teacher"), workers=0, device="cpu")
+    held_out = truth["speaker"].isin(["s0", "s1"]).to_numpy()
+    for found, told in ((labels, result.ccc), (read_labels(unread), result.ccc_without_text)):
+        for name in ("arousal", "dominance", "valence"):
+            expected = metrics.ccc(truth[name][held_out].values, found.frame[name][held_out].values)
+            assert told[name] == pytest.approx(expected, abs=1e-4)
+    assert result.ccc != result.ccc_without_text
+    scores = pd.read_csv(tmp_path / "teacher/metrics.csv")
+    best = scores.iloc[result.best_epoch - 1]
+    means = [np.mean(list(ccc.values())) for ccc in (result.ccc, result.ccc_without_text)]
+    assert best["mean"] == pytest.approx(0.6 * means[0] + 0.4 * means[1])
+    assert best["mean"] == scores["mean"].max()
     entries = {entry["name"]: entry for entry in labels.provenance["teachers"]}
     assert entries["spectra"]["reads"] == "text"
     for name, folder in (("speech encoder", speech), ("text encoder", text)):

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 
 EXAMPLE = """  wav2small finetune ratings.csv --scale 1 7 --backbone wavlm-large/ -o teacher/
   wav2small finetune ratings.csv --backbone FOLDER --pooling mean --layers 12 -o teacher/
@@ -110,12 +111,15 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         overwrite=args.overwrite,
     )
-    figures = " ".join(f"{name} {value:.3f}" for name, value in result.ccc.items())
-    print(
-        f"{result.output}: best epoch {result.best_epoch}, validation CCC {figures}",
-        file=sys.stderr,
-    )
+    told = f"{result.output}: best epoch {result.best_epoch}, validation CCC {_line(result.ccc)}"
+    if result.ccc_without_text:
+        told += f"; with transcripts taken away {_line(result.ccc_without_text)}"
+    print(told, file=sys.stderr)
     print(f"licences: {result.licence}", file=sys.stderr)
     for reason in result.refused:
         print(f"refused: {reason}", file=sys.stderr)
     return 1 if result.refused else 0
+
+
+def _line(figures: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in figures.items())
