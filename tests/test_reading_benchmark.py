@@ -7,6 +7,7 @@ from wav2small.benchmarks import reading
 def test_it_measures_what_it_says_and_does_nothing_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "DIALOGUES", 6)
     monkeypatch.setattr(reading, "HELD_OUT_DIALOGUES", 2)
+    monkeypatch.setattr(reading, "UNRATED_DIALOGUES", 6)
     for options in (reading.PRETRAINING, reading.FINETUNING):
         monkeypatch.setitem(options, "epochs", 1)
     monkeypatch.setitem(reading.FINETUNING, "batch_size", 12)
