@@ -63,6 +63,10 @@ class Config:
     dimension_weights: list[float] = _option(
         [1.0, 1.0, 1.0], "weights of arousal, dominance, valence", nargs=3
     )
+    categories: bool = _option(
+        False, "also learn the categories whose probabilities the label table holds"
+    )
+    category_weight: float = _option(0.3, "weight of their cross-entropy")
     trim: float = _option(0.0, "share of each batch left out as label noise (largest residuals)")
     gain_db: float = _option(
         10.0, "random gain up to this many dB up or down, if the teacher does not hear gain"

@@ -127,7 +127,7 @@ class Batch:
     Attributes:
         signal: (B, T) float32, zeros behind the end of each clip
         lengths: (B,) int64, samples
-        labels: (B, 3) float32
+        labels: (B, 3) float32, with categories (B, 3 + K)
         rows: (B,) rows of the label table
     """
 
@@ -143,7 +143,7 @@ class Batcher:
 
     Attributes:
         clips: audio
-        labels: (clips, 3) of the whole table
+        labels: (clips, 3) of the whole table, with categories (clips, 3 + K)
         rows: rows to take
         batch_size: clips per step over all processes
         crop: longest piece in samples, 0 = whole clips

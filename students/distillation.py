@@ -30,7 +30,10 @@ from .data import Batcher, Clips
 from .split import split
 from .stop import Stop
 from .student import Student
-from .training import Trainer
+from .training import D, Trainer
+
+#: Begins the names of the columns with a teacher's categories.
+PROBABILITY = "probability_"
 
 #: Everything a run writes: what `overwrite` removes, and nothing else.
 PARTS = (
@@ -52,6 +55,8 @@ class Distillation:
         epochs: epochs done
         best_epoch: epoch whose weights are in the run folder
         ccc: agreement with the teacher on the validation clips: each dimension and "mean"
+        category_agreement: share of them whose most probable category is the teacher's; None =
+            no categories were learned
         seconds: of training and validation, over all sessions of the run
         refused: {file: reason} of audio that could not be used
         warnings: what else the user should know
@@ -68,6 +73,7 @@ class Distillation:
     seconds: float
     refused: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    category_agreement: float | None = None
 
 
 def distill(
@@ -104,6 +110,7 @@ def distill(
     wanted = Config(**(values | configuration.check(settings, where="distill")))
     table = labels if isinstance(labels, Labels) else read_labels(labels, root=root)
     source = "" if isinstance(labels, Labels) else os.path.abspath(labels)
+    names, targets = _targets(table, wanted, source, online)
     output = Path(output)
     device, rank, size = parallel.start(wanted.device)
     if rank == 0:
@@ -125,7 +132,7 @@ def distill(
         resolved = resolve(wanted, len(train))
         batcher = Batcher(
             clips,
-            table.values,
+            targets,
             train,
             batch_size=resolved.batch_size,
             crop=round(resolved.crop_s * SAMPLING_RATE),
@@ -139,11 +146,11 @@ def distill(
         )
         run = Trainer(
             output,
-            _student(resolved),
+            _student(resolved, names),
             resolved,
             batcher,
             valid,
-            fingerprint=_fingerprint(table, train, valid),
+            fingerprint=_fingerprint(table, names, train, valid),
             constant=constant,
             device=device,
             events=_events(output) if rank == 0 else None,
@@ -156,7 +163,7 @@ def distill(
         truth = table.values[valid]
         ccc = [metrics.ccc(truth[:, i], prediction[:, i]) for i in range(len(DIMENSIONS))]
         if rank == 0:
-            _finish(output, table, valid, prediction, run)
+            _finish(output, table, names, valid, prediction, run)
         return Distillation(
             output=str(output),
             student=resolved.student,
@@ -170,6 +177,9 @@ def distill(
             seconds=round(run.state["seconds"], 2),
             refused=dict(clips.refused),
             warnings=warnings,
+            category_agreement=metrics.agreement(targets[valid, D:], prediction[:, D:])
+            if names
+            else None,
         )
 
 
@@ -202,9 +212,34 @@ def _variants(config: Config, table: Labels, *, fresh: bool) -> Mapping[str, Any
     return table.provenance.get("variants") or {}
 
 
-def _student(config: Config) -> Student:
+def _targets(
+    table: Labels, config: Config, source: str, online: Any
+) -> tuple[list[str], np.ndarray]:
+    """Names of the categories to learn, and what the student is to say: (clips, 3 + K).
+
+    Raises:
+        Wav2SmallError: there are none, or nothing that could teach them
+    """
+    if not config.categories:
+        if config.student_options.get("categories"):
+            raise Wav2SmallError("student_options: categories are learned with --categories")
+        return [], table.values
+    if online is not None:
+        raise Wav2SmallError("--categories: learned from a label table only; leave out --online")
+    columns = [name for name in map(str, table.frame) if name.startswith(PROBABILITY)]
+    if len(columns) < 2:
+        raise Wav2SmallError(
+            f"--categories: {source or 'the table'} has no columns {PROBABILITY}NAME; label with a "
+            "teacher that tells them (`wav2small finetune --categories COLUMN`)"
+        )
+    told = table.frame[columns].to_numpy(np.float64)
+    return [name.removeprefix(PROBABILITY) for name in columns], np.hstack([table.values, told])
+
+
+def _student(config: Config, categories: list[str]) -> Student:
     torch.manual_seed(config.seed)
-    student = registry.create(config.student, **config.student_options)
+    options = config.student_options | ({"categories": categories} if categories else {})
+    student = registry.create(config.student, **options)
     if config.init:
         student.load_state_dict(registry.load(config.init).state_dict())
     return student
@@ -244,11 +279,12 @@ def _constant(labels: np.ndarray) -> tuple[list[bool], list[str]]:
     return constant, warnings
 
 
-def _fingerprint(table: Labels, train: np.ndarray, valid: np.ndarray) -> str:
+def _fingerprint(table: Labels, categories: list[str], train: np.ndarray, valid: np.ndarray) -> str:
     """Hash of what is learned: clips, labels, split."""
     import pandas as pd
 
     columns = [*KEYS, *DIMENSIONS] + (["variant"] if "variant" in table.frame else [])
+    columns += [PROBABILITY + name for name in categories]
     digest = hashlib.sha256()
     digest.update(pd.util.hash_pandas_object(table.frame[columns], index=False).to_numpy())
     for rows in (train, valid):
@@ -286,7 +322,12 @@ def _write_provenance(output: Path, table: Labels, run: Trainer) -> None:
 
 
 def _finish(
-    output: Path, table: Labels, valid: np.ndarray, prediction: np.ndarray, run: Trainer
+    output: Path,
+    table: Labels,
+    categories: list[str],
+    valid: np.ndarray,
+    prediction: np.ndarray,
+    run: Trainer,
 ) -> None:
     """Best and last weights, predictions on the validation clips, picture."""
     run.best.save_pretrained(output)
@@ -294,6 +335,9 @@ def _finish(
     frame = table.frame.iloc[valid].reset_index(drop=True)
     for column, name in enumerate(DIMENSIONS):
         frame[f"{name}_student"] = prediction[:, column].astype(np.float32)
+    shares = torch.from_numpy(prediction[:, D:]).softmax(dim=1).numpy()
+    for column, name in enumerate(categories):
+        frame[f"student_{PROBABILITY}{name}"] = shares[:, column].astype(np.float32)
     root = table.root if "://" in table.root else os.path.abspath(table.root)
     lineage = json.loads((output / "provenance.json").read_text())
     write_labels(output / "validation.parquet", Labels(frame, root, lineage))

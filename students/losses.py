@@ -96,6 +96,21 @@ def distillation_loss(
     return (agreement + distance).sum()
 
 
+def category_loss(truth: Tensor, logits: Tensor) -> Tensor:
+    """Mean cross-entropy with the teacher's probabilities.
+
+    Args:
+        truth: (B, K) probabilities; a row with NaN is not known and left out
+        logits: (B, K)
+
+    Returns:
+        scalar; 0 where nothing is known
+    """
+    known = truth.isfinite().all(dim=1)
+    entropy = -(truth[known] * functional.log_softmax(logits[known], dim=1)).sum(dim=1)
+    return entropy.sum() / known.sum().clamp(min=1)
+
+
 def keep(truth: Tensor, prediction: Tensor, trim: float) -> Tensor:
     """Weights (B,): 0 for the share `trim` of clips that are furthest from their labels, else 1."""
     residual = (truth - prediction).detach().square().sum(1)

@@ -77,8 +77,15 @@ class Student(nn.Module):
         """Arousal, dominance, valence of an embedding: (B, E) -> (B, 3)."""
         return self.adv(embedding)
 
-    def forward(self, signal: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """Arousal, dominance, valence: (B, T) -> (B, 3), scale 0..1 (not clipped)."""
+    def forward(
+        self, signal: torch.Tensor, lengths: torch.Tensor | None = None, *, categories: bool = False
+    ) -> torch.Tensor:
+        """Arousal, dominance, valence: (B, T) -> (B, 3), scale 0..1 (not clipped).
+
+        With `categories`, their logits follow: (B, 3 + K).
+        """
+        if categories:
+            return torch.cat(self.forward_categories(signal, lengths), dim=1)
         return self.head(self.embed(signal, lengths))
 
     def forward_categories(

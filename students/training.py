@@ -27,9 +27,8 @@ from .student import Student
 
 #: Peak rate of the quantisation-aware phase, as a share of the run's peak.
 QUANTISE_RATE = 0.1
-COLUMNS = ["epoch", "phase", "step", "seconds", "learning_rate", "loss"] + [
-    f"ccc_{name}" for name in (*DIMENSIONS, "mean")
-]
+MEASURED = "learning_rate", "loss", *(f"ccc_{name}" for name in (*DIMENSIONS, "mean"))
+D = len(DIMENSIONS)
 
 
 class Trainer:
@@ -81,6 +80,7 @@ class Trainer:
             _full_precision_front_end(self.model)
         parallel.share_batch_norm(self.model)
         self.forward = torch.compile(self.model) if config.compile else self.model
+        self.categories = len(student.config["categories"]) if config.categories else 0
         self.optimizer = optimisation.adamw(self.model, weight_decay=config.weight_decay)
         self.levels = (
             quantisation.plan(self.model, config.quantise) if config.quantise != "none" else {}
@@ -179,14 +179,18 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         truth = batch.labels.to(self.device)
         prediction = self._predict(batch)
+        told, found = parallel.gather(truth), parallel.gather(prediction)
         loss = losses.distillation_loss(
-            parallel.gather(truth),
-            parallel.gather(prediction),
+            told[:, :D],
+            found[:, :D],
             ccc_weights=self.ccc_weights,
             regression_weights=self.regression_weights,
             kind=config.regression,
             trim=config.trim,
         )
+        if self.categories:
+            entropy = losses.category_loss(told[:, D:], found[:, D:])
+            loss = loss + config.category_weight * entropy
         loss.backward()
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         parallel.sum_gradients(parameters)
@@ -199,13 +203,14 @@ class Trainer:
         state["loss"] += value
 
     def _predict(self, batch: Batch) -> Tensor:
-        """(B, 3) float32, with the weights on their grids in the last phase."""
-        signal, lengths = batch.signal.to(self.device), batch.lengths.to(self.device)
+        """(B, 3 + K) float32, with the weights on their grids in the last phase."""
+        heard = batch.signal.to(self.device), batch.lengths.to(self.device)
+        both = {"categories": True} if self.categories else {}
         with torch.autocast(self.device.type, torch.bfloat16, self.config.precision == "bf16"):
             if self.state["quantising"]:
                 weights = quantisation.parameters(self.model, self.levels)
-                return functional_call(self.model, weights, (signal, lengths)).float()
-            return self.forward(signal, lengths).float()
+                return functional_call(self.model, weights, heard, both).float()
+            return self.forward(*heard, **both).float()
 
     def _rate(self) -> float:
         state, config = self.state, self.config
@@ -224,10 +229,10 @@ class Trainer:
             quantisation.apply(model, self.levels)
         prediction = self.predict(model)
         truth = self.batcher.labels[self.valid]
-        figures = [metrics.ccc(truth[:, i], prediction[:, i]) for i in range(len(DIMENSIONS))]
+        figures = [metrics.ccc(truth[:, i], prediction[:, i]) for i in range(D)]
         mean = float(np.mean([f for f, varies in zip(figures, self.varies, strict=True) if varies]))
         # One clip, or labels that do not vary: CCC says nothing, the error still does.
-        score = mean if math.isfinite(mean) else -float(np.mean((truth - prediction) ** 2))
+        score = mean if math.isfinite(mean) else -float(np.mean((truth - prediction)[:, :D] ** 2))
         epoch = state["epoch"] + 1
         state["seconds"] = time.monotonic() - self.began
         row = {
@@ -240,6 +245,8 @@ class Trainer:
             **{f"ccc_{n}": f for n, f in zip(DIMENSIONS, figures, strict=True)},
             "ccc_mean": mean,
         }
+        if self.categories:
+            row["category_agreement"] = metrics.agreement(truth[:, D:], prediction[:, D:])
         state["rows"].append(row)
         if state["best"] is None or score > state["best"]:
             state["best"], state["best_epoch"] = score, epoch
@@ -249,21 +256,22 @@ class Trainer:
         if self.batcher.rank == 0:
             write_metrics(self.output / "metrics.csv", state["rows"])
         if self.events is not None:
-            for name in COLUMNS[4:]:
+            for name in row.keys() & {*MEASURED, "category_agreement"}:
                 self.events.add_scalar(name, row[name], row["step"])
 
     @torch.no_grad()
     def predict(self, model: Student) -> np.ndarray:
-        """Outputs (clips, 3) for the validation clips, in the order of `valid`."""
+        """Outputs (clips, 3 + K) for the validation clips, in the order of `valid`."""
         model.eval()
         rank, size = parallel.world()
         places = {row: place for place, row in enumerate(self.valid)}
-        result = torch.zeros(len(self.valid), len(DIMENSIONS), device=self.device)
+        result = torch.zeros(len(self.valid), D + self.categories, device=self.device)
+        both = {"categories": True} if self.categories else {}
         batches = whole(self.batcher.clips, self.batcher.labels, self.valid)
         for number, batch in enumerate(batches):
             if number % size != rank:
                 continue
-            output = model(batch.signal.to(self.device), batch.lengths.to(self.device))
+            output = model(batch.signal.to(self.device), batch.lengths.to(self.device), **both)
             result[[places[row] for row in batch.rows]] = output.float()
         return parallel.sum_everywhere(result).cpu().numpy().astype(np.float64)
 
@@ -366,7 +374,7 @@ class Trainer:
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
     """metrics.csv: one row per epoch."""
     with files.atomic(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, safe_open, save_file
 
-from wav2small import audio, provenance, tables, variants
+from wav2small import audio, metrics, provenance, tables, variants
 from wav2small.errors import Wav2SmallError
-from wav2small.students import checkpoint, config, quantisation, registry
+from wav2small.export import exporting
+from wav2small.students import checkpoint, config, losses, quantisation, registry
 from wav2small.students.data import Batcher, Clips, whole
 from wav2small.students.distillation import distill
 from wav2small.students.split import split
@@ -578,3 +579,82 @@ def test_settled_statistics_stay_while_weights_learn(table, tmp_path, settle, mo
     if settle == 0.5:  # those that the best weights so far were validated with
         for name in statistics:
             torch.testing.assert_close(state[f"model.{name}"], state[f"average.{name}"])
+
+
+# --- categories --------------------------------------------------------------------------------
+
+
+def with_categories(table):
+    """Three probabilities that follow the ratings; of one clip nothing is known."""
+    scores = np.exp(8 * table.values)
+    told = scores / scores.sum(axis=1, keepdims=True)
+    told[5] = np.nan
+    names = ("probability_high", "probability_strong", "probability_glad")
+    frame = table.frame.assign(**dict(zip(names, told.T, strict=True)))
+    return tables.Labels(frame, table.root, table.provenance)
+
+
+def test_category_loss_is_what_numpy_says():
+    random = np.random.default_rng(0)
+    truth, logits = random.dirichlet(np.ones(4), 6), random.normal(size=(6, 4))
+    truth[2] = np.nan
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    expected = -(truth * logs)[[0, 1, 3, 4, 5]].sum(axis=1).mean()
+    found = losses.category_loss(torch.tensor(truth), torch.tensor(logits))
+    assert float(found) == pytest.approx(expected, abs=1e-12)
+    assert float(losses.category_loss(torch.tensor(truth[2:3]), torch.tensor(logits[2:3]))) == 0
+    right = truth[[0, 1, 3, 4, 5]].argmax(1) == logits[[0, 1, 3, 4, 5]].argmax(1)
+    assert metrics.agreement(truth, logits) == pytest.approx(right.mean())
+    assert np.isnan(metrics.agreement(truth[2:3], logits[2:3]))
+
+
+def test_categories_are_learned_and_exported(table, tmp_path):
+    labels = with_categories(table)
+    settings = {"epochs": 20, "crop_s": 0, "learning_rate": 0.02, "validation": "0.2"}
+    result = distill(
+        labels,
+        tmp_path / "run",
+        categories=True,
+        category_weight=3.0,
+        quantise="int8",
+        **QUICK | settings,
+    )
+    student = registry.load(tmp_path / "run")
+    assert student.config["categories"] == ["high", "strong", "glad"]
+    found = tables.read_labels(tmp_path / "run/validation.parquet")
+    columns = [f"probability_{name}" for name in student.config["categories"]]
+    told = found.frame[[f"student_{name}" for name in columns]].to_numpy()
+    for row, shares in zip(found.frame["file"], told, strict=True):
+        sound = torch.from_numpy(audio.read(found.path(row)))[None]
+        with torch.no_grad():
+            _, logits = student.forward_categories(sound)
+        np.testing.assert_allclose(logits.softmax(1)[0], shares, atol=2e-4)
+    truth = found.frame[columns].to_numpy()
+    assert result.category_agreement == pytest.approx(metrics.agreement(truth, told))
+    rows = pd.read_csv(tmp_path / "run/metrics.csv")
+    assert rows["category_agreement"].between(0, 1).all()
+    # On all clips better than telling each category's share, which takes no learning.
+    truth = labels.frame[columns].to_numpy()
+    clips = Clips(labels.frame, labels.root, cache_bytes=0)
+    logits = np.full((len(truth), 3), np.nan)
+    for batch in whole(clips, labels.values, np.arange(len(truth))):
+        with torch.no_grad():
+            logits[batch.rows] = student.forward_categories(batch.signal, batch.lengths)[1]
+    entropy = losses.category_loss(torch.tensor(truth), torch.tensor(logits))
+    alike = np.log(labels.frame[columns].mean().to_numpy())[None].repeat(len(truth), axis=0)
+    assert entropy < losses.category_loss(torch.tensor(truth), torch.tensor(alike))
+    bundle = exporting.export(tmp_path / "run", tmp_path / "bundle", precision="int8")
+    assert "categories" in (tmp_path / "bundle/model.yaml").read_text(), bundle
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"categories": True}, "no columns probability_NAME"),
+        ({"categories": True, "online": object()}, "leave out --online"),
+        ({"student_options": {"categories": ["a", "b"]}}, "learned with --categories"),
+    ],
+)
+def test_categories_that_nothing_teaches(options, message, table, tmp_path):
+    with pytest.raises(Wav2SmallError, match=message):
+        distill(table, tmp_path / "run", **QUICK, **options)

@@ -110,3 +110,18 @@ def summary(
 
 def _float64(values: np.ndarray) -> np.ndarray:
     return np.asarray(values, dtype=np.float64)
+
+
+def agreement(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """Share of clips whose most probable category is the true one.
+
+    Args:
+        truth: (clips, K) probabilities; a row with NaN is not known and left out
+        prediction: (clips, K) probabilities or logits
+
+    Returns:
+        0..1; NaN if none is known
+    """
+    known = np.isfinite(truth).all(axis=1)
+    same = truth[known].argmax(axis=1) == prediction[known].argmax(axis=1)
+    return float(same.mean()) if len(same) else float("nan")

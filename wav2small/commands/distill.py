@@ -87,8 +87,11 @@ def run(args: argparse.Namespace) -> int:
             f"{result.student}: {result.parameters:,} parameters, {result.clips} clips, "
             f"{result.epochs} epochs, {result.seconds:.0f} s\n"
             f"CCC with the teacher on {result.validation_clips} clips of voices or files it never "
-            f"heard: {ccc}\n{result.output}"
+            f"heard: {ccc}"
         )
+        if result.category_agreement is not None:
+            print(f"the teacher's category on {result.category_agreement:.0%} of them")
+        print(result.output)
     if result.refused:
         print(f"{len(result.refused)} files could not be used:", file=sys.stderr)
         for reason in result.refused.values():
