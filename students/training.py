@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import functools
 import math
@@ -366,9 +367,7 @@ class Trainer:
 
     def _postfix(self) -> str:
         row = self.state["rows"][-1]
-        return "CCC " + " ".join(
-            f"{name[0].upper()} {row[f'ccc_{name}']:.3f}" for name in DIMENSIONS
-        )
+        return "CCC " + " ".join(f"{n[0].upper()} {row[f'ccc_{n}']:.3f}" for n in DIMENSIONS)
 
 
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -398,6 +397,4 @@ def _exact(kind: type[Any]) -> type[Any]:
 
 
 def _copy(model: Student) -> Student:
-    import copy
-
     return copy.deepcopy(model).eval().requires_grad_(False)
