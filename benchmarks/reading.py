@@ -37,8 +37,9 @@ FINETUNING: dict[str, Any] = {"epochs": 20, "batch_size": 16, "learning_rate": 2
 #: What differs for a system: wide layers want a lower rate, turns that are heard around cost time.
 OWN_PRETRAINING: dict[str, dict[str, Any]] = {"calm": {"epochs": 12}}
 OWN_FINETUNING: dict[str, dict[str, Any]] = {
+    "spectra": {"learning_rate": 1e-3, "epochs": 24, "batch_size": 32},
     "calm": {"learning_rate": 1e-3},
-    "bridge": {"learning_rate": 2.5e-4},
+    "bridge": {"learning_rate": 2.5e-4, "epochs": 32},
     "mister_e": {"learning_rate": 4e-4, "epochs": 26},
 }
 DISTILLING: dict[str, Any] = {"epochs": 12, "batch_size": 16, "crop_s": 0}

@@ -118,7 +118,8 @@ class Network(ReadingNetwork):
         mask = torch.cat([always, lexical_mask, aligned.mask], dim=1)
         for layer in self.fusion:
             states = layer(states, src_key_padding_mask=~mask)
-        return self.head(self.norm(states[:, : len(utterance)].flatten(1)))
+        outputs, logits = self.head(self.norm(states[:, : len(utterance)].flatten(1)))
+        return outputs, logits, batch.prose.there.float()
 
     def aligned(self, batch: Batch) -> Aligned:
         """What contrastive pretraining aligns."""

@@ -20,6 +20,7 @@ from . import accumulation
 
 LONGEST_S = 12.0  # what is heard of a validation clip; training clips are cropped
 WITHOUT_TEXT = "_without_text"  # ends the names of figures with transcripts taken away
+FEWEST = 4  # clips that a CCC is computed over, where there are two groups [choose]
 CATEGORY_WEIGHT = 0.3  # of the cross-entropy beside the sum of three 1 - CCC [choose]
 
 Heard = tuple[Any, ...]  # arguments of a network; all have `.to(device)`
@@ -202,8 +203,35 @@ def average(figures: Mapping[str, float]) -> float:
     return float(np.nan_to_num(list(figures.values())).mean())
 
 
+def disagreement(truth: Tensor, outputs: Tensor, read: Tensor | None = None) -> Tensor:
+    """Sum of 1 - CCC over the dimensions.
+
+    Clips with a transcript and clips without are two groups, each asked for itself and weighted by
+    its share: in one group those that are read carry the agreement, and what can be heard of the
+    words is not learned.
+
+    Args:
+        truth: (B, D), 0..1
+        outputs: (B, D)
+        read: (B,) 1 = with a transcript, 0 = without; None, or too few of a kind = one group
+    """
+    if read is not None:
+        groups = read > 0.5, read <= 0.5
+        if min(int(group.sum()) for group in groups) >= FEWEST:
+            parts = [
+                group.float().mean() * (1 - ccc(truth[group], outputs[group])).sum()
+                for group in groups
+            ]
+            return torch.stack(parts).sum()
+    return (1 - ccc(truth, outputs)).sum()
+
+
 def rating_loss(
-    truth: Tensor, classes: Tensor | None, outputs: Tensor, logits: Tensor | None = None
+    truth: Tensor,
+    classes: Tensor | None,
+    outputs: Tensor,
+    logits: Tensor | None = None,
+    read: Tensor | None = None,
 ) -> Tensor:
     """Sum of 1 - CCC over the dimensions, and the cross-entropy of known categories.
 
@@ -212,8 +240,9 @@ def rating_loss(
         classes: (B,) numbers of categories, -1 = not known; None = there are none
         outputs: (B, D)
         logits: (B, C)
+        read: (B,) see `disagreement`
     """
-    value = (1 - ccc(truth, outputs)).sum()
+    value = disagreement(truth, outputs, read)
     if logits is not None and classes is not None and (classes >= 0).any():
         entropy = nn.functional.cross_entropy(logits, classes, ignore_index=-1)
         value = value + CATEGORY_WEIGHT * entropy

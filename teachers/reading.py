@@ -18,7 +18,9 @@ and has
                                   A/D/V (B, D), category logits (B, C) or None, then whatever its
                                   loss wants, tensors whose first axis is the batch
     loss(truth, classes, outputs, logits, ...) -> scalar
-                                  default: sum of 1 - CCC, and cross-entropy of the categories
+                                  default: sum of 1 - CCC, and cross-entropy of the categories; if
+                                  `forward` gives (B,) 1 = read, 0 = not read after the logits,
+                                  CCC is of each of the two (`learner.disagreement`)
 
 `self.listen(sound)` and `self.read(prose)` run the encoders; a turn that was not heard, or has no
 transcript, becomes one position with the learned embedding of a missing modality, so nothing
@@ -196,8 +198,8 @@ class ReadingNetwork(nn.Module):
         logits: Tensor | None,
         *rest: Tensor | None,
     ) -> Tensor:
-        """Of a whole batch; classes -1 are not known."""
-        return learner.rating_loss(truth, classes, outputs, logits)
+        """Of a whole batch; classes -1 are not known; the first of `rest` says what was read."""
+        return learner.rating_loss(truth, classes, outputs, logits, *rest[:1])
 
 
 def _pad(network: ReadingNetwork) -> int:

@@ -161,7 +161,7 @@ class Network(ReadingNetwork):
         return [self.tokenizer.first, *ids], [0, *distances]
 
     def forward(self, batch: Batch) -> tuple[Tensor | None, ...]:
-        return self.head(self.fuse(batch).pooled)
+        return (*self.head(self.fuse(batch).pooled), batch.prose.there.float())
 
     def fuse(self, batch: Batch, features: Tensor | None = None) -> Fused:
         """Encoders and fusion layer.
