@@ -44,7 +44,7 @@ BUILT_IN = {
 MADE = {
     row.name: row
     for row in (
-        Row("spectra", None, "of its encoders", "hears and reads a dialogue; see docs/reading.md"),
+        Row("spectra", None, "of its encoders", "hears and reads a dialogue; see docs/teachers.md"),
         Row("calm", None, "of its encoders", "hears and reads, aligned by contrast"),
         Row("bridge", None, "of its encoders", "hears and reads through bridge tokens"),
         Row("mister_e", None, "of its encoders", "experts on speech, text and both"),
