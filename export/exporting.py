@@ -178,6 +178,8 @@ def build(
         "wav2small.precision": precision,
         "wav2small.version": wav2small.__version__,
     }
+    if student.config["categories"]:
+        metadata["wav2small.categories"] = json.dumps(student.config["categories"])
     if lineage:
         # Hashes and versions stay in provenance.json: a file of 48 KB has no room for them.
         short = {key: lineage.get(key) for key in ("teachers", "audio", "code")}

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, safe_open, save_file
 
-from wav2small import audio, metrics, provenance, tables, variants
+from wav2small import Predictor, audio, metrics, predict, provenance, tables, variants
 from wav2small.errors import Wav2SmallError
 from wav2small.export import exporting
 from wav2small.students import checkpoint, config, losses, quantisation, registry
@@ -643,8 +643,15 @@ def test_categories_are_learned_and_exported(table, tmp_path):
     entropy = losses.category_loss(torch.tensor(truth), torch.tensor(logits))
     alike = np.log(labels.frame[columns].mean().to_numpy())[None].repeat(len(truth), axis=0)
     assert entropy < losses.category_loss(torch.tensor(truth), torch.tensor(alike))
-    bundle = exporting.export(tmp_path / "run", tmp_path / "bundle", precision="int8")
-    assert "categories" in (tmp_path / "bundle/model.yaml").read_text(), bundle
+    exporting.export(tmp_path / "run", tmp_path / "bundle", precision="int8")
+    assert "categories" in (tmp_path / "bundle/model.yaml").read_text()
+    predictions = predict(tmp_path / "bundle", found.path(found.frame["file"].iloc[0]))
+    assert predictions.categories == student.config["categories"]
+    row = predictions.frame.iloc[0]
+    np.testing.assert_allclose(row[columns].astype(float), told[0], atol=0.02)
+    assert row[columns].sum() == pytest.approx(1, abs=1e-5)
+    alone = Predictor(tmp_path / "bundle").predict_file(found.path(found.frame["file"].iloc[0]))
+    np.testing.assert_allclose(row[["arousal", "dominance", "valence"]].astype(float), alone)
 
 
 @pytest.mark.parametrize(

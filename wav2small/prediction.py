@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
+
 from wav2small import audio, files, progress
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
@@ -28,19 +30,27 @@ class Predictions:
     """What `predict` found.
 
     Attributes:
-        rows: (file, start, end, arousal, dominance, valence), times in seconds
+        rows: (file, start, end, arousal, dominance, valence), times in seconds; then the
+            probabilities of the categories, if the student has any
+        categories: their names
         refused: (file, reason) of files that could not be estimated
     """
 
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
+    categories: list[str] = field(default_factory=list)
 
     @property
     def frame(self) -> pd.DataFrame:
         """The rows as a table."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+        return pd.DataFrame(self.rows, columns=columns(self.categories))
+
+
+def columns(categories: Sequence[str]) -> list[str]:
+    """Names of the columns for a student with these categories."""
+    return [*COLUMNS, *(f"probability_{name}" for name in categories)]
 
 
 def predict(
@@ -75,7 +85,7 @@ def predict(
     check_window(window, hop)
     predictor = Predictor(bundle, threads=threads)
     clips, folder, refused = _clips(source, root)
-    result = Predictions(refused=refused)
+    result = Predictions(refused=refused, categories=predictor.categories)
     settings = {
         "bundle": files.sha256(predictor.path),
         "source": os.path.abspath(source),
@@ -85,7 +95,7 @@ def predict(
         "root": root,
     }
     with (
-        _Journal(output, settings) as journal,
+        _Journal(output, settings, columns(predictor.categories)) as journal,
         progress.bar(len(clips), unit="clip", desc="predict") as bar,
     ):
         for number, (file, start_s, end_s) in enumerate(clips):
@@ -154,7 +164,7 @@ def _estimate(
         except AudioError as error:
             reason = reason or str(error)
             continue
-        estimate = predictor.predict(signal)
+        estimate = np.concatenate(predictor.predict_categories(signal))
         rows.append((file, round(first, 3), round(last, 3), *(float(value) for value in estimate)))
     return rows, reason
 
@@ -162,7 +172,13 @@ def _estimate(
 class _Journal:
     """What a run has done so far, in `OUTPUT.part`, one JSON line per clip."""
 
-    def __init__(self, output: str | os.PathLike[str] | TextIO | None, settings: dict[str, Any]):
+    def __init__(
+        self,
+        output: str | os.PathLike[str] | TextIO | None,
+        settings: dict[str, Any],
+        header: list[str],
+    ):
+        self._header = header
         self.done: dict[int, tuple[list[tuple[Any, ...]], str]] = {}
         self._stack = contextlib.ExitStack()
         self._settings = settings
@@ -175,7 +191,7 @@ class _Journal:
             return self
         if not isinstance(self._output, str | os.PathLike):
             self._stream = self._output
-            csv.writer(self._stream, lineterminator="\n").writerow(COLUMNS)
+            csv.writer(self._stream, lineterminator="\n").writerow(self._header)
             return self
         self._path = Path(self._output)
         part = self._path.with_name(self._path.name + ".part")
@@ -223,7 +239,7 @@ class _Journal:
             open(temporary, "w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
+            writer.writerow(self._header)
             writer.writerows(map(_formatted, rows))
         self._path.with_name(self._path.name + ".part").unlink()
 

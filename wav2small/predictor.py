@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,6 +29,9 @@ class Predictor:
             output `logits` [1, 3]
         threads: threads of ONNX Runtime
 
+    Attributes:
+        categories: names of the student's second head; empty = it has none
+
     Raises:
         Wav2SmallError: no model there, not a model, or one with other inputs or outputs
 
@@ -40,6 +44,8 @@ class Predictor:
         self.path = model_path(bundle)
         self.session = open_session(self.path, threads)
         check_signature(self.session, self.path)
+        told = self.session.get_modelmeta().custom_metadata_map.get("wav2small.categories")
+        self.categories: list[str] = json.loads(told) if told else []
 
     def predict(self, signal: np.ndarray, sampling_rate: int = audio.SAMPLING_RATE) -> np.ndarray:
         """Estimate one signal.
@@ -55,6 +61,31 @@ class Predictor:
         Raises:
             Wav2SmallError: not one channel, shorter than 0.1 s, or NaN or infinite samples
         """
+        return self._run(["logits"], signal, sampling_rate)[0]
+
+    def predict_categories(
+        self, signal: np.ndarray, sampling_rate: int = audio.SAMPLING_RATE
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Estimate one signal with both heads.
+
+        Args:
+            signal: as for `predict`
+            sampling_rate: as for `predict`
+
+        Returns:
+            float32 (3,) as of `predict`, and the probabilities of `categories`, float32 (K,)
+
+        Raises:
+            Wav2SmallError: as `predict`
+        """
+        if not self.categories:
+            return self.predict(signal, sampling_rate), np.zeros(0, dtype=np.float32)
+        estimate, logits = self._run(["logits", "categories"], signal, sampling_rate)
+        shares = np.exp(logits - logits.max())
+        return estimate, shares / shares.sum()
+
+    def _run(self, outputs: list[str], signal: np.ndarray, sampling_rate: int) -> list[np.ndarray]:
+        """Outputs of one signal, each without its axis of clips."""
         signal = np.asarray(signal, dtype=np.float32)
         if signal.ndim != 1:
             raise Wav2SmallError(
@@ -71,7 +102,7 @@ class Predictor:
             import soxr
 
             signal = soxr.resample(signal, sampling_rate, audio.SAMPLING_RATE)
-        return self.session.run(["logits"], {"signal": signal[None]})[0][0]
+        return [found[0] for found in self.session.run(outputs, {"signal": signal[None]})]
 
     def predict_batch(
         self, signals: Iterable[np.ndarray], sampling_rate: int = audio.SAMPLING_RATE
