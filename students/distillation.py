@@ -32,8 +32,8 @@ from .stop import Stop
 from .student import Student
 from .training import D, Trainer
 
-#: Begins the names of the columns with a teacher's categories.
-PROBABILITY = "probability_"
+#: Begins the names of the columns with a teacher's categories, and of the head that learns them.
+PROBABILITY, HEAD = "probability_", "category."
 
 #: Everything a run writes: what `overwrite` removes, and nothing else.
 PARTS = (
@@ -241,7 +241,13 @@ def _student(config: Config, categories: list[str]) -> Student:
     options = config.student_options | ({"categories": categories} if categories else {})
     student = registry.create(config.student, **options)
     if config.init:
-        student.load_state_dict(registry.load(config.init).state_dict())
+        start = registry.load(config.init)
+        state = start.state_dict()
+        if start.config["categories"] != categories:  # the second head begins anew
+            own = student.state_dict().items()
+            state = {k: v for k, v in state.items() if not k.startswith(HEAD)}
+            state |= {k: v for k, v in own if k.startswith(HEAD)}
+        student.load_weights(state, config.init)
     return student
 
 

@@ -28,7 +28,6 @@ from .student import Student
 
 #: Peak rate of the quantisation-aware phase, as a share of the run's peak.
 QUANTISE_RATE = 0.1
-MEASURED = "learning_rate", "loss", *(f"ccc_{name}" for name in (*DIMENSIONS, "mean"))
 D = len(DIMENSIONS)
 
 
@@ -257,7 +256,7 @@ class Trainer:
         if self.batcher.rank == 0:
             write_metrics(self.output / "metrics.csv", state["rows"])
         if self.events is not None:
-            for name in row.keys() & {*MEASURED, "category_agreement"}:
+            for name in list(row)[4:]:  # after epoch, phase, step and seconds
                 self.events.add_scalar(name, row[name], row["step"])
 
     @torch.no_grad()

@@ -37,9 +37,8 @@ from .turns import Context, Passage, Turn
 HISTORY = 8  # turns before the own that are read (paper)
 MOST_TOKENS = 512  # of history and own turn (paper)
 _HEARD = 2  # turns: the previous and the own (paper)
-_APART = (
-    0.5  # deviation of new embeddings, half of the encoders' states: seen from the start [choose]
-)
+#: Deviation of new embeddings, half of the encoders' states: attention sees them at once. [choose]
+_APART = 0.5
 
 
 @dataclass

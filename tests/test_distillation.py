@@ -654,6 +654,27 @@ def test_categories_are_learned_and_exported(table, tmp_path):
     np.testing.assert_allclose(row[["arousal", "dominance", "valence"]].astype(float), alone)
 
 
+def test_a_start_may_have_other_categories(table, run, tmp_path):
+    """The body is taken; the second head only where it means the same."""
+    quick = QUICK | {"epochs": 1, "learning_rate": 1e-9, "ema": 0.0}
+    labels = with_categories(table)
+    heads = {}
+    for name, init, options in (
+        ("with", run[0], {"categories": True}),
+        ("same", tmp_path / "with", {"categories": True}),
+        ("without", tmp_path / "with", {}),
+    ):
+        distill(labels, tmp_path / name, **quick, init=str(init), **options)
+        state = load_file(tmp_path / name / "model.safetensors")
+        heads[name] = state.get("category.weight")
+        began = load_file(init / "model.safetensors")
+        torch.testing.assert_close(state["adv.weight"], began["adv.weight"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(heads["same"], heads["with"], atol=1e-5, rtol=0)
+    assert heads["without"] is None
+    with pytest.raises(Wav2SmallError, match="does not fit student nano"):
+        distill(table, tmp_path / "other", **quick | {"student": "nano", "init": str(run[0])})
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
