@@ -241,7 +241,7 @@ def _source(bundle: str | os.PathLike[str]) -> Path:
 def _clip(clip: str | os.PathLike[str] | np.ndarray | None) -> np.ndarray:
     if clip is None:
         try:
-            from wav2small.speaker import speak_corpus
+            from wav2small.demo.speaker import speak_corpus
 
             with tempfile.TemporaryDirectory(prefix="wav2small-") as folder:
                 speak_corpus(Path(folder), clips=2, voices=2, seed=0)

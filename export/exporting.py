@@ -17,14 +17,16 @@ import torch
 import wav2small
 from wav2small import files, progress
 from wav2small import provenance as provenances
+from wav2small import session as runtime
 from wav2small.errors import Wav2SmallError
+from wav2small.export.onnx.weights import PRECISIONS
+from wav2small.session import file_run
 from wav2small.students import costs, registry
-from wav2small.students.student import WEIGHTS, Student
+from wav2small.students.base import WEIGHTS, Student
 
-from . import bundle, card, layers, licences, models, runtime, verification
+from . import bundle, card, licences, verification
 from .clips import Clips, collect
-from .runtime import file_run
-from .weights import PRECISIONS
+from .onnx import layers, models
 
 CENTRING_CLIPS = 32
 
@@ -143,11 +145,11 @@ def export(
         )
         (folder / bundle.CARD).write_text(text, encoding="utf-8")
         if streaming:
-            from .streaming import write_streaming
+            from wav2small.export.onnx.streaming import write_streaming
 
             write_streaming(student, folder, precision="fp32" if precision == "fp32" else "int8")
         if c:
-            from .c_emitter import write_c, write_library
+            from wav2small.export.c.emitter import write_c, write_library
 
             line = provenances.licence_line(lineage)
             write_c(student, folder / "c", audio.signals, name=student.name, licence=line)
@@ -198,7 +200,7 @@ def _model(
     student: Student, precision: str, metadata: dict[str, str], calibration: Sequence[np.ndarray]
 ) -> onnx.ModelProto:
     if precision == "int8-static":
-        from . import static
+        from .onnx import static
 
         return static.build(student, metadata, calibration)[0]
     return models.build(student, precision, metadata)[0]
@@ -216,7 +218,7 @@ def explained(
 ) -> list[layers.Layer]:
     """Differences layer by layer on the longest signal."""
     if precision == "int8-static":
-        from . import static
+        from .onnx import static
 
         model, graph = static.build(student, {}, signals)
     else:

@@ -11,10 +11,11 @@ from typing import Any
 import onnxruntime
 
 from wav2small import provenance as provenances
+from wav2small import session as runtime
 from wav2small.errors import Wav2SmallError
+from wav2small.session import file_run
 
-from . import bundle, licences, runtime, verification
-from .runtime import file_run
+from . import bundle, licences, verification
 
 
 @dataclass

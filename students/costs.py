@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .student import Student
+from .base import Student
 
 SECONDS = 5.0  # length of the clip that is counted, as in the paper's tables
 

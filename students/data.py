@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wav2small import audio, variants
+from wav2small import audio
+from wav2small import augmentation as variants
 from wav2small.errors import AudioError, Wav2SmallError
 
 if TYPE_CHECKING:

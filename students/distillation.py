@@ -16,20 +16,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from wav2small import files, metrics, provenance, variants
+from wav2small import augmentation as variants
+from wav2small import files, metrics, provenance
 from wav2small.audio import SAMPLING_RATE
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
 from wav2small.index import KEYS
 from wav2small.tables import Labels, read_labels, write_labels
+from wav2small.training import distributed as parallel
+from wav2small.training.interrupt import Stop
+from wav2small.training.split import split
 
 from . import config as configuration
-from . import parallel, plots, registry
+from . import plots, registry
+from .base import Student
 from .config import Config
 from .data import Batcher, Clips
-from .split import split
-from .stop import Stop
-from .student import Student
 from .training import D, Trainer
 
 #: Begins the names of the columns with a teacher's categories, and of the head that learns them.

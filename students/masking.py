@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from . import parallel
+from wav2small.training import distributed as parallel
 
 #: A length, or a tensor of the lengths of a batch.
 N = TypeVar("N", int, torch.Tensor)

@@ -35,9 +35,9 @@ import torch
 from torch import nn
 
 from . import registry
+from .base import Student
 from .frontend import hann, mel_bands
 from .masking import N, masked_batch_norm, out_length, time_mask
-from .student import Student
 
 FLOOR_LOG2 = -33.0  # about the power of 16-bit rounding noise in one band
 OFFSET, LIMIT, SCALE = 6.0, 16.0, 8.0  # octaves of power; see step 4

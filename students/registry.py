@@ -15,7 +15,7 @@ import wav2small
 from wav2small import provenance as provenances
 from wav2small.errors import Wav2SmallError
 
-from .student import CONFIG, WEIGHTS, Student
+from .base import CONFIG, WEIGHTS, Student
 
 S = TypeVar("S", bound=type[Student])
 

@@ -19,12 +19,15 @@ from torch.func import functional_call
 from wav2small import files, metrics, progress
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
+from wav2small.training import checkpoint, losses
+from wav2small.training import distributed as parallel
+from wav2small.training import optimiser as optimisation
+from wav2small.training.interrupt import Stop
 
-from . import checkpoint, losses, optimisation, parallel, quantisation
+from . import quantisation
+from .base import Student
 from .config import FREE, Config
 from .data import Batch, Batcher, whole
-from .stop import Stop
-from .student import Student
 
 #: Peak rate of the quantisation-aware phase, as a share of the run's peak.
 QUANTISE_RATE = 0.1

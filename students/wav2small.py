@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from . import registry
+from .base import Student
 from .frontend import LogMel, Spectrogram
 from .masking import masked_batch_norm, normalise, out_length, time_mask
-from .student import Student
 
 
 class Block(nn.Module):

@@ -16,8 +16,8 @@ from torch import nn
 from wav2small.errors import Wav2SmallError
 
 from . import registry
+from .base import Student
 from .masking import normalise
-from .student import Student
 from .wav2small import Vgg7
 
 #: Lineage of a folder in the published layout; the checkpoint forbids commercial use.

@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "Teacher": "teacher",
-    "finetune": "finetuning",
-    "label": "labelling",
+    "Teacher": "base",
+    "finetune": "finetuning.finetune",
+    "label": "labelling.run",
     "list_teachers": "registry",
     "load_teacher": "registry",
-    "pretrain": "pretraining",
+    "pretrain": "finetuning.pretrain",
     "register_teacher": "registry",
 }
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from wav2small.errors import Wav2SmallError
+from wav2small.teachers.speech.checkpoint import Checkpoint
 
-from . import checkpoint
-from .checkpoint import Checkpoint
-from .teacher import Teacher
+from .base import Teacher
+from .speech import checkpoint
 
 
 def load_folder(folder: str, **options: Any) -> Teacher:
@@ -30,25 +30,25 @@ def load_hub(spec: str, **options: Any) -> Teacher:
 
 
 def _load(source: Checkpoint, options: dict[str, Any]) -> Teacher:
-    from . import reading
+    from .multimodal import base as reading
 
     config = source.config
     chosen = {name: options[name] for name in ("device", "dtype") if name in options}
     kind = config.get("model_type")
     if "student" in config or {"n_fft", "half_mel", "n_time"} <= config.keys():
-        from .student import StudentTeacher
+        from wav2small.teachers.speech.student import StudentTeacher
 
         return StudentTeacher(source, **chosen)
     if kind == "ser":
-        from . import wavlm
+        from .speech import wavlm
 
         return wavlm.load(source, **chosen)
     if kind in ("wav2vec2", "hubert", "wavlm"):
-        from . import wav2vec2
+        from .speech import wav2vec2
 
         return wav2vec2.load(source, **chosen)
     if kind in reading.SYSTEMS:
-        from . import reading_teacher
+        from .multimodal import teacher as reading_teacher
 
         return reading_teacher.load(source, **chosen)
     where = source.folder / checkpoint.CONFIG

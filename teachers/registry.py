@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from wav2small.errors import Wav2SmallError
 
-from .teacher import Teacher
+from .base import Teacher
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
@@ -49,6 +49,14 @@ MADE = {
         Row("bridge", None, "of its encoders", "hears and reads through bridge tokens"),
         Row("mister_e", None, "of its encoders", "experts on speech, text and both"),
     )
+}
+
+#: Where each built-in teacher registers itself.
+_MODULES = {
+    "acoustic": "wav2small.teachers.acoustic.teacher",
+    "wavlm": "wav2small.teachers.speech.wavlm",
+    "wav2vec2": "wav2small.teachers.speech.wav2vec2",
+    "ensemble": "wav2small.teachers.speech.ensemble",
 }
 
 _registered: dict[str, Callable[..., Any]] = {}
@@ -94,12 +102,12 @@ def load_teacher(spec: str | Teacher, **options: Any) -> Teacher:
     if not isinstance(spec, str):
         return spec
     if spec.startswith("ensemble:"):
-        from .ensemble import parse
+        from wav2small.teachers.speech.ensemble import parse
 
         members, weights = parse(spec.removeprefix("ensemble:"))
         return load_teacher("ensemble", **{**options, "members": members, "weights": weights})
     if spec in BUILT_IN and spec not in _registered:
-        import_module(f"wav2small.teachers.{spec}")
+        import_module(_MODULES[spec])
     if spec in _registered:
         return _call(_registered[spec], options)
     if spec in MADE and not os.path.isdir(spec):

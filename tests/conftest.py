@@ -40,7 +40,7 @@ def ravdess(corpora) -> Path:
 @pytest.fixture(scope="session")
 def speech(tmp_path_factory) -> Path:
     """24 spoken clips of 1 to 4 s, 16 kHz FLAC, in four voices; `labels.csv` with `speaker`."""
-    from wav2small.speaker import speak_corpus
+    from wav2small.demo.speaker import speak_corpus
 
     folder = tmp_path_factory.mktemp("speech")
     speak_corpus(folder, clips=24, voices=4, seed=7)

@@ -7,11 +7,12 @@ import pandas as pd
 import torch
 
 from wav2small import read_labels
-from wav2small.benchmarks import small_encoders
-from wav2small.teachers import load_teacher, reading
-from wav2small.teachers.finetuning import finetune
-from wav2small.teachers.labelling import label
-from wav2small.teachers.turns import Passage, Turn
+from wav2small.benchmarks.studies import small_encoders
+from wav2small.teachers import load_teacher
+from wav2small.teachers.finetuning.finetune import finetune
+from wav2small.teachers.labelling.run import label
+from wav2small.teachers.multimodal import base as reading
+from wav2small.teachers.multimodal.turns import Passage, Turn
 
 SPEECH = {
     "hidden_size": 16,

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from wav2small import metrics, progress
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.predictor import Predictor
+
+from . import metrics, progress
 
 MIN_CLIPS = 10  # of a group; figures over fewer say little
 

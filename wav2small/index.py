@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wav2small import audio, transcripts
 from wav2small.errors import AudioError, Wav2SmallError
+
+from . import audio, transcripts
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from wav2small import audio, files, progress
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.predictor import WINDOW_S, Predictor
+
+from . import audio, files, progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +118,7 @@ def predict(
 def _clips(
     source: str | os.PathLike[str], root: str | None
 ) -> tuple[Sequence[tuple[str, float, float | None]], str, list[tuple[str, str]]]:
-    from wav2small import index
+    from . import index
 
     name = os.fspath(source)
     if os.path.isfile(name) and not name.lower().endswith(index.TABLE_EXTENSIONS):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wav2small import audio, progress
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
+
+from . import audio, progress
 
 if TYPE_CHECKING:
     import pandas as pd

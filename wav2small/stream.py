@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from wav2small import audio
 from wav2small.errors import Wav2SmallError
 from wav2small.predictor import check_signature, model_path, open_session
+
+from . import audio
 
 FIRST_S = 0.25  # no estimate before so much was heard
 MEMORY_S = 4.0
@@ -249,7 +250,7 @@ class _Gate:
 
 
 class _Causal:
-    """`streaming.onnx`; its tensors are described where it is made, export/streaming.py."""
+    """`streaming.onnx`; its tensors are described where it is made, export/onnx/streaming.py."""
 
     def __init__(self, path: Path, threads: int, memory: float):
         self.session = open_session(path, threads)

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wav2small import files
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
 from wav2small.index import KEYS, ROOT_KEY, load_source
+
+from . import files
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,4 @@
-/* The engine of nano; the tables above it are the model. See export/integer.py for the integer
+/* The engine of nano; the tables above it are the model. See export/c/integer.py for the integer
  * part, which computes the same numbers bit by bit, and students/nano.py for the whole. */
 
 #ifndef W2S_MEMORY_S

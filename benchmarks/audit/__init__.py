@@ -1,0 +1,1 @@
+"""The trust suite: correctness, fairness, robustness."""

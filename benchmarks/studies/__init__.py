@@ -1,0 +1,1 @@
+"""Searches and one-off tables behind the documentation; not installed."""

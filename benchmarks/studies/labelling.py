@@ -1,0 +1,289 @@
+"""How fast labelling is, and how much memory it takes: `python -m wav2small.benchmarks.studies.labelling`.
+
+    python -m wav2small.benchmarks.studies.labelling acoustic          # real time factor, worker processes
+    python -m wav2small.benchmarks.studies.labelling batches           # length buckets against the obvious
+    python -m wav2small.benchmarks.studies.labelling million           # one million rows
+    python -m wav2small.benchmarks.studies.labelling gpu               # WavLM-large in bfloat16, CUDA
+
+Audio is made on the spot, weights are random: neither changes how long the arithmetic takes.
+Compared ways run in turns, and ratios are taken within a turn: machines drift, turns are short.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RATE = 16000
+BASE = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": False,
+}
+
+
+def speak(folder: Path, durations_s: np.ndarray, seed: int = 0) -> list[Any]:
+    """FLAC files with speech-like noise, as rows of an index."""
+    import soundfile
+
+    from wav2small.teachers.labelling.clips import Row
+
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, duration_s in enumerate(durations_s):
+        samples = int(duration_s * RATE)
+        envelope = 1 + np.sin(np.arange(samples) * (2 * np.pi * 4 / RATE))
+        sound = np.cumsum(random.normal(size=samples)) % 2 - 1
+        soundfile.write(folder / f"{number:06d}.flac", 0.05 * envelope * sound, RATE)
+        rows.append(Row(number, f"{number:06d}.flac", 0, None))
+    return rows
+
+
+def random_teacher(config: dict[str, Any], **options: Any) -> Any:
+    """A WavLM teacher of a size with random weights."""
+    import torch
+
+    from wav2small.teachers.speech import wavlm
+    from wav2small.teachers.speech.checkpoint import Checkpoint
+    from wav2small.teachers.speech.neural import NeuralTeacher
+
+    torch.manual_seed(0)
+    size = config.get("hidden_size", 1024)
+    network = wavlm.Network(
+        {"mean": 0.0, "std": 0.1, "hidden_size": size, "num_classes": 3}
+        | {"classifier_hidden_layers": 1, "ssl_type": "microsoft/wavlm-large"}
+        | ({"ssl_config": config} if config else {})
+    )
+    source = Checkpoint(Path("."), "random", "0", "none")
+    dimensions = ("arousal", "dominance", "valence")
+    return NeuralTeacher(network, source, name="random", dimensions=dimensions, **options)
+
+
+def reader_of(folder: Path) -> Any:
+    from wav2small import augmentation as variants
+    from wav2small.teachers.labelling.clips import Reader
+
+    return Reader(str(folder), RATE, 12.0, None, 0, variants.Settings())
+
+
+def acoustic(clips: int = 400) -> dict[str, Any]:
+    """Times real time of the acoustic teacher, start of the processes included."""
+    from wav2small.teachers.labelling.run import label
+
+    durations_s = np.random.default_rng(0).uniform(1, 6, clips)
+    with tempfile.TemporaryDirectory() as name:
+        speak(Path(name) / "speech", durations_s)
+        began = time.perf_counter()
+        label(Path(name) / "speech", Path(name) / "labels.parquet", teacher="acoustic")
+        took_s = time.perf_counter() - began
+    return {
+        "audio_s": durations_s.sum(),
+        "took_s": took_s,
+        "x_real_time": durations_s.sum() / took_s,
+    }
+
+
+def batches(clips: int = 24, turns: int = 2, batch_s: float | None = None) -> dict[str, Any]:
+    """Audio per second of three ways with a WavLM of base size on a CPU."""
+    from wav2small.teachers.labelling import run as labelling
+    from wav2small.teachers.labelling.batched import decode, label_in_batches
+
+    durations_s = np.random.default_rng(1).uniform(1, 12, clips)
+    teacher = random_teacher({"model_type": "wavlm", **BASE}, device="cpu")
+    most = batch_s or labelling.CPU_BATCH_S
+    with tempfile.TemporaryDirectory() as name:
+        rows = speak(Path(name), durations_s)
+        reader = reader_of(Path(name))
+        items = [item for row in rows for item in reader.items(row)]
+
+        def buckets() -> None:
+            for _ in label_in_batches(rows, reader, teacher, workers=0, batch_s=most):
+                pass
+
+        def padded(size: int) -> Callable[[], None]:
+            def run() -> None:
+                for begin in range(0, len(items), size):
+                    batch = decode(reader, items[begin : begin + size])
+                    teacher.predict(batch.batch, batch.lengths)
+
+            return run
+
+        ways = {"buckets": buckets, "batches_of_8": padded(8), "clip_by_clip": padded(1)}
+        teacher.predict(np.ones((1, RATE), np.float32), np.array([RATE]))  # warm
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        for turn in range(turns):
+            for way in list(ways)[turn % 3 :] + list(ways)[: turn % 3]:
+                began = time.perf_counter()
+                ways[way]()
+                seconds[way].append(time.perf_counter() - began)
+    ratios = {
+        f"buckets_over_{way}": statistics.median(
+            other / own for other, own in zip(seconds[way], seconds["buckets"], strict=True)
+        )
+        for way in ("batches_of_8", "clip_by_clip")
+    }
+    speed = {way: durations_s.sum() / statistics.median(took) for way, took in seconds.items()}
+    return {"audio_s": durations_s.sum(), "batch_s": most, "x_real_time": speed, **ratios}
+
+
+_MILLION = """
+import json, sys, time
+began = time.perf_counter()
+from wav2small.teachers import labelling
+first = []
+def shown(outcomes, *_):
+    for outcome in outcomes:
+        first.append(time.perf_counter() - began)
+        yield outcome
+        if sys.argv[4] == "begin" and len(first) > 20:
+            raise KeyboardInterrupt
+labelling._shown = shown
+def peak_kb():
+    # Not ru_maxrss: that one counts what the parent held when it started this process.
+    with open("/proc/self/status") as status:
+        return int(next(line for line in status if line.startswith("VmHWM")).split()[1])
+rows = None
+try:
+    rows = labelling.label(sys.argv[1], sys.argv[2], teacher=sys.argv[3], workers=2).rows
+except KeyboardInterrupt:
+    pass
+print(json.dumps({"first_label_s": first[0] if first else None, "rows": rows,
+    "took_s": time.perf_counter() - began,
+    "resident_mb": peak_kb() / 1024}))
+"""
+
+
+def million(rows: int = 1_000_000) -> dict[str, Any]:
+    """Peak memory of the main process and seconds to the first label, with a million rows.
+
+    The run is begun with the acoustic teacher and broken off after its first labels; the pieces
+    of nearly all other rows are then written as a run would have, and the run goes on to its end.
+    """
+    import pandas as pd
+
+    from wav2small.teachers.labelling.clips import Item, Outcome
+    from wav2small.teachers.labelling.shards import Pieces
+    from wav2small.teachers.labelling.store import Folder
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        speak(folder, np.full(10, 60.0))
+        number = np.arange(rows)
+        frame = pd.DataFrame(
+            {
+                "file": [f"{which:06d}.flac" for which in number % 10],
+                "start": (number // 10 % 290) * 0.2,
+                "end": (number // 10 % 290) * 0.2 + 1.0,
+                "speaker": [f"speaker {which}" for which in number % 977],
+            }
+        )
+        frame.to_parquet(folder / "index.parquet")
+        del frame
+        output = str(folder / "labels.parquet")
+
+        def run(what: str) -> dict[str, Any]:
+            words = [str(folder / "index.parquet"), output, "acoustic", what]
+            done = subprocess.run(
+                [sys.executable, "-c", _MILLION, *words], capture_output=True, text=True, check=True
+            )
+            return json.loads(done.stdout)
+
+        begun = run("begin")
+        pieces = Pieces(Folder(output + ".parts"), every_s=1e9)
+        left = np.flatnonzero(~pieces.done(rows))[:-64]
+        for begin in range(0, len(left), 20000):
+            chosen = left[begin : begin + 20000]
+            items = [Item(int(row), "", int(row) * 1000, None, 0, 1.0) for row in chosen]
+            columns = {name: np.full(len(chosen), 0.5, np.float32) for name in "abc"}
+            columns = dict(zip(("arousal", "dominance", "valence"), columns.values(), strict=True))
+            pieces.add(Outcome(chosen.tolist(), items, columns))
+            pieces.flush()
+        ended = run("end")
+    return {"begin": begun, "end": ended}
+
+
+def gpu(hours: float = 4.0, device: str = "cuda") -> dict[str, Any]:
+    """Times real time of WavLM-large in bfloat16, and the share of time the GPU is busy."""
+    from wav2small.teachers.labelling import local as engine_local
+    from wav2small.teachers.labelling import run as labelling
+    from wav2small.teachers.labelling.batched import label_in_batches
+    from wav2small.teachers.labelling.clips import Row
+
+    teacher = random_teacher({}, device=device)
+    files = 400
+    durations_s = np.random.default_rng(1).uniform(1, 12, files)
+    busy: list[float] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+        while not stop.wait(0.2):
+            busy.append(float(subprocess.check_output(query, text=True).split()[0]))
+
+    with tempfile.TemporaryDirectory() as name:
+        rows = speak(Path(name), durations_s)
+        reader = reader_of(Path(name))
+        workers = engine_local.cores()
+
+        def run(count: int) -> float:
+            repeated = (Row(n, rows[n % files].file, 0, None) for n in range(count))
+            began = time.perf_counter()
+            for _ in label_in_batches(
+                repeated, reader, teacher, workers=workers, batch_s=labelling.GPU_BATCH_S
+            ):
+                pass
+            return time.perf_counter() - began
+
+        run(files)  # kernels are chosen, files are in the cache
+        count = int(hours * 3600 / durations_s.mean())
+        thread = threading.Thread(target=watch)
+        thread.start()
+        took_s = run(count)
+        stop.set()
+        thread.join()
+    return {
+        "x_real_time": count * durations_s.mean() / took_s,
+        "busy_percent": statistics.mean(busy) if busy else None,
+        "took_s": took_s,
+        "workers": workers,
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one measurement and print it as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.labelling")
+    verbs = parser.add_subparsers(dest="what", required=True)
+    verbs.add_parser("acoustic").add_argument("--clips", type=int, default=400)
+    buckets = verbs.add_parser("batches")
+    buckets.add_argument("--clips", type=int, default=24)
+    buckets.add_argument("--turns", type=int, default=2)
+    buckets.add_argument("--batch-s", type=float)
+    verbs.add_parser("million").add_argument("--rows", type=int, default=1_000_000)
+    cuda = verbs.add_parser("gpu")
+    cuda.add_argument("--hours", type=float, default=4.0)
+    cuda.add_argument("--device", default="cuda")
+    options = vars(parser.parse_args(arguments))
+    measure = {"acoustic": acoustic, "batches": batches, "million": million, "gpu": gpu}
+    result = measure[options.pop("what")](**options)
+    print(json.dumps({**result, "cores": os.cpu_count()}, indent=2, default=float))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

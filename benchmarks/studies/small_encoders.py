@@ -1,0 +1,142 @@
+"""Small encoders with random weights, as `transformers` folders: for tests and for training from
+scratch on the spoken dialogues, without any download.
+
+The speech encoder is a WavLM whose first layers are laid out as a filter bank, so that it hears
+a spectrum before it has learned anything: band-pass filters on the mel scale, then means over
+time. The text encoder is a RoBERTa with a tokenizer of whole words.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wav2small.audio import SAMPLING_RATE
+
+SPEECH: dict[str, Any] = {
+    "model_type": "wavlm",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "conv_dim": [48, 48, 48],
+    "conv_kernel": [160, 8, 4],
+    "conv_stride": [80, 4, 2],  # 640 samples: a frame is 40 ms, where WavLM has 20
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 17,
+    "num_conv_pos_embedding_groups": 4,
+    "do_stable_layer_norm": True,
+    "feat_extract_norm": "layer",
+    "mask_time_prob": 0.0,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "feat_proj_dropout": 0.0,
+    "num_buckets": 32,
+    "max_bucket_distance": 128,
+}
+TEXT: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "max_position_embeddings": 130,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def speech(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
+    """Write a WavLM.
+
+    Args:
+        folder: where to
+        seed: of its weights
+        changes: of `SPEECH`
+    """
+    from safetensors.torch import save_file
+
+    from wav2small.teachers.speech import backbones, checkpoint
+
+    torch.manual_seed(seed)
+    config = {**SPEECH, **changes}
+    model: Any = backbones.build(config, "small encoders")
+    first, *others = (layer.conv for layer in model.feature_extractor.conv_layers)
+    with torch.no_grad():
+        first.weight.copy_(filter_bank(*first.weight.shape[::2]))
+        for conv in others:
+            channels, _, kernel = conv.weight.shape
+            mean = torch.eye(channels)[..., None].expand(-1, -1, kernel) / kernel
+            conv.weight.mul_(0.05).add_(mean)
+    state = {checkpoint.published(key): v.contiguous() for key, v in model.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / checkpoint.WEIGHTS)
+    (folder / checkpoint.CONFIG).write_text(json.dumps(config))
+    return folder
+
+
+def filter_bank(filters: int, taps: int) -> torch.Tensor:
+    """Cosine and sine filters around frequencies of the mel scale: (filters, 1, taps)."""
+    mels = np.linspace(100, 2700, (filters + 1) // 2)
+    frequencies = np.repeat(700 * (10 ** (mels / 2595) - 1), 2)[:filters]
+    time = (np.arange(taps) - taps / 2) / SAMPLING_RATE
+    phase = np.arange(filters) % 2 * np.pi / 2
+    waves = np.cos(2 * np.pi * frequencies[:, None] * time + phase[:, None])
+    bank = waves * np.hanning(taps)
+    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
+    return torch.tensor(bank[:, None], dtype=torch.float32)
+
+
+def text(folder: Path, texts: Iterable[str], *, seed: int = 0, **changes: Any) -> Path:
+    """Write a RoBERTa and a tokenizer that knows the words of some texts.
+
+    Args:
+        folder: where to
+        texts: lower and upper case are one
+        seed: of its weights
+        changes: of `TEXT`
+    """
+    import transformers
+
+    torch.manual_seed(seed)
+    words = sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower())})
+    tokenizer = word_tokenizer(words)
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in _IDS.items()}
+    config = transformers.RobertaConfig(
+        vocab_size=len(tokenizer), type_vocab_size=1, **{**TEXT, **ids, **changes}
+    )
+    model = transformers.RobertaModel(config, add_pooling_layer=False)
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+_IDS = {"bos_token_id": "<s>", "pad_token_id": "<pad>", "eos_token_id": "</s>"}
+
+
+def word_tokenizer(words: Iterable[str]) -> Any:
+    """A fast tokenizer of transformers: one id for each of these words, in lower case."""
+    import tokenizers
+    import transformers
+
+    vocabulary = {token: number for number, token in enumerate((*_SPECIALS, *words))}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.normalizer = tokenizers.normalizers.Lowercase()
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+    )

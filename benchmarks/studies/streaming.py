@@ -1,0 +1,147 @@
+"""What a stream costs on this machine, and how late it is.
+
+    python -m wav2small.benchmarks.studies.streaming BUNDLE SPEECH
+
+SPEECH is a label table or folder. Prints JSON: processor time as a share of real time for blocks
+of 10 ms, for `Stream` and for the C library over ONNX Runtime (built here with `cc`; null where
+there is none), and the delay from a sample to the first estimate that it changes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wav2small import audio
+from wav2small.errors import Wav2SmallError
+from wav2small.export.c.parity import SOURCES
+from wav2small.index import load_source
+from wav2small.stream import Stream
+
+BLOCK = 160
+SECONDS = 120.0
+ROUNDS = 5
+_SOURCE = Path(__file__).parents[2] / "export" / "c"
+
+
+def streaming(bundle: str | os.PathLike[str], speech: str | os.PathLike[str]) -> dict[str, Any]:
+    """See the module; shares are the least of five rounds.
+
+    Raises:
+        Wav2SmallError: no speech, or the bundle cannot be used
+    """
+    signal = _speech(speech)
+    stream = Stream(bundle)
+
+    def python(block: np.ndarray) -> None:
+        stream.push(block)
+
+    result: dict[str, Any] = {
+        "seconds": round(len(signal) / audio.SAMPLING_RATE, 1),
+        "block_ms": 1000 * BLOCK / audio.SAMPLING_RATE,
+        "python": _share(python, signal),
+        "c": None,
+        "delay_ms": _delay(stream, signal),
+    }
+    if shutil.which("cc"):
+        with tempfile.TemporaryDirectory(prefix="wav2small-") as folder:
+            library = _Library(Path(folder), bundle)
+            result["c"] = _share(library.push, signal)
+            library.close()
+    return result
+
+
+class _Library:
+    """The C library over ONNX Runtime, in this process."""
+
+    def __init__(self, folder: Path, bundle: str | os.PathLike[str]):
+        path = folder / "libwav2small.so"
+        command = ["cc", "-std=gnu99", "-O3", "-shared", "-fPIC", f"-I{_SOURCE}", "-o", str(path)]
+        command += [str(_SOURCE / name) for name in SOURCES]
+        subprocess.run([*command, "-ldl", "-lm"], check=True)
+        import onnxruntime
+
+        capi = Path(onnxruntime.__file__).parent / "capi"
+        os.environ.setdefault("W2S_ONNXRUNTIME", str(next(capi.glob("libonnxruntime.so*"))))
+        self.c = ctypes.CDLL(str(path))
+        self.model = ctypes.c_void_p()
+        message = ctypes.create_string_buffer(256)
+        name = os.fsencode(os.fspath(bundle))
+        if self.c.w2s_open(name, None, ctypes.byref(self.model), message):
+            raise Wav2SmallError(message.value.decode())
+        self.estimates = ctypes.create_string_buffer(64 * 64)
+        self.count = ctypes.c_size_t()
+
+    def push(self, block: np.ndarray) -> None:
+        pointer = block.ctypes.data_as(ctypes.c_void_p)
+        none, room = ctypes.c_float(-1.0), ctypes.c_size_t(64)
+        status = self.c.w2s_stream_push(
+            self.model, pointer, ctypes.c_size_t(len(block)), audio.SAMPLING_RATE, none,
+            self.estimates, room, ctypes.byref(self.count),
+        )  # fmt: skip
+        if status:
+            raise Wav2SmallError(f"w2s_stream_push: status {status}")
+
+    def close(self) -> None:
+        self.c.w2s_close(self.model)
+
+
+def _speech(speech: str | os.PathLike[str]) -> np.ndarray:
+    source = load_source(speech)
+    parts: list[np.ndarray] = []
+    for file in dict.fromkeys(source.path(file) for file in source.frame["file"]):
+        parts.append(audio.read(file))
+        if sum(map(len, parts)) >= SECONDS * audio.SAMPLING_RATE:
+            break
+    if not parts:
+        raise Wav2SmallError(f"{speech}: no speech in it")
+    return np.concatenate(parts)[: round(SECONDS * audio.SAMPLING_RATE)].astype(np.float32)
+
+
+def _share(push: Callable[[np.ndarray], None], signal: np.ndarray) -> float:
+    blocks = [signal[at : at + BLOCK] for at in range(0, len(signal) - BLOCK + 1, BLOCK)]
+    times = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        for block in blocks:
+            push(block)
+        times.append(time.process_time() - start)
+    return round(min(times) / (len(signal) / audio.SAMPLING_RATE), 5)
+
+
+def _delay(stream: Stream, signal: np.ndarray) -> float:
+    """Longest over the samples of a hop, in milliseconds; what computing takes comes on top."""
+    signal = signal[: 3 * audio.SAMPLING_RATE].copy()
+    start = 2 * audio.SAMPLING_RATE // stream.hop_samples * stream.hop_samples
+    wanted = _estimates(stream, signal)
+    longest = 0.0
+    for place in range(start, start + stream.hop_samples, max(1, stream.hop_samples // 32)):
+        other = signal.copy()
+        other[place] += 0.5
+        for one, two in zip(wanted, _estimates(stream, other), strict=True):
+            if one != two:
+                longest = max(longest, one[0] - place / audio.SAMPLING_RATE)
+                break
+    return round(1000 * longest, 2)
+
+
+def _estimates(stream: Stream, signal: np.ndarray) -> list[tuple[float, ...]]:
+    stream.reset()
+    return [(e.time, e.arousal, e.dominance, e.valence) for e in stream.push(signal)]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m wav2small.benchmarks.studies.streaming BUNDLE SPEECH")
+    print(json.dumps(streaming(sys.argv[1], sys.argv[2]), indent=2))

@@ -1,0 +1,1 @@
+"""The C library, and students as plain C."""

@@ -1,0 +1,233 @@
+"""Plain C99 for a microcontroller: `nano_<name>.h` and `.c` from a trained nano.
+
+The code is `export/c/nano/`; this file writes the model's tables before it. What the
+numbers mean is said in `integer.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from wav2small import files
+from wav2small.errors import Wav2SmallError
+from wav2small.students.base import Student
+from wav2small.students.frontend import mel_bands
+from wav2small.students.nano import Nano
+
+from . import integer
+from .integer import Integer, Layer
+
+ENGINE = Path(__file__).parent / "nano"
+ENGINE_PARTS = ("state.c", "frontend.c", "network.c", "stream.c")  # one file when emitted
+_LOG2_TERMS = 8
+_CLIPS = 48  # of calibration; more find no larger peaks
+_WIDTHS = {"int8_t": 24, "uint8_t": 24, "int32_t": 8, "uint16_t": 12, "float": 6}
+
+
+def write_c(
+    student: Student,
+    folder: str | os.PathLike[str],
+    calibration: Sequence[np.ndarray],
+    *,
+    name: str = "speech",
+    licence: str = "",
+) -> Path:
+    """Write `nano_<name>.h` and `nano_<name>.c`.
+
+    Args:
+        student: trained nano in evaluation mode
+        folder: where to; made if missing (`c/` of a bundle)
+        calibration: speech to find ranges on, float32 signals at 16 kHz
+        name: letters, digits and _
+        licence: a line of the bundle's lineage, for the header
+
+    Returns:
+        the .c file
+
+    Raises:
+        Wav2SmallError: not a nano, one the engine cannot run, or no calibration audio
+    """
+    if not re.fullmatch(r"[A-Za-z]\w*", name):
+        raise Wav2SmallError(f"a C name of {name!r}: letters, digits and _ only")
+    some = calibration[:: max(1, len(calibration) // _CLIPS)]
+    model = integer.quantise(student, some)  # type: ignore[arg-type]
+    header, source = emit(student, model, name=name, licence=licence)  # type: ignore[arg-type]
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, text in (("h", header), ("c", source)):
+        with files.atomic(folder / f"nano_{name}.{suffix}") as path:
+            path.write_text(text, encoding="ascii", errors="replace")
+    return folder / f"nano_{name}.c"
+
+
+def emit(
+    student: Nano, model: Integer, *, name: str = "speech", licence: str = ""
+) -> tuple[str, str]:
+    """Text of the header and of the source.
+
+    Raises:
+        Wav2SmallError: sizes that the engine does not take
+    """
+    config = student.config
+    hop = student.hop
+    if hop & (hop - 1) or hop.bit_length() % 2 == 0:
+        raise Wav2SmallError(f"a hop of {hop}: the engine's transform needs a power of 4")
+    for key in ("channels", "pooled"):
+        if config[key] % 4:
+            raise Wav2SmallError(f"{key} {config[key]}: the engine computes four at a time")
+    taps, past = config["kernel"], 0
+    for dilation in model.dilations:
+        past += (taps - 1) * dilation * config["channels"]
+    sizes = {
+        "HOP": hop,
+        "MELS": config["mels"],
+        "LEVELS": student.level_frames - 1,
+        "CHANNELS": config["channels"],
+        "STEM_TAPS": config["stem_kernel"],
+        "TAPS": taps,
+        "BLOCKS": len(model.dilations),
+        "PAST": past,
+        "POOLED": student.embedding,
+        "LOG2_TERMS": _LOG2_TERMS,
+    }
+    header = (ENGINE / "engine.h").read_text()
+    marks = {
+        "NAME": f"nano_{name}",
+        "GUARD": f"NANO_{name.upper()}",
+        "HOP": str(hop),
+        "STATE_SIZE": str(_state_size(sizes)),
+        "LICENCE": " ".join(licence.replace("*/", "").split()) or "Licence: see the bundle.",
+    }
+    for key, text in marks.items():
+        header = header.replace(f"@{key}@", text)
+    engine = "\n".join((ENGINE / part).read_text() for part in ENGINE_PARTS)
+    parts = [
+        f"/* nano_{name}.c: tables of the model, then the engine. Generated; do not edit. */",
+        f'#include "nano_{name}.h"',
+        "#ifdef W2S_CMSIS_NN",
+        "#include <arm_nnsupportfunctions.h>",
+        "#endif",
+        "",
+        *(f"#define {key} {size}" for key, size in sizes.items()),
+        "",
+        *_frontend(student),
+        *_network(model),
+        engine,
+    ]
+    return header, "\n".join(parts)
+
+
+def _state_size(sizes: dict[str, int]) -> int:
+    """An upper bound of `sizeof(struct w2s_state)`, checked by the compiler."""
+    words = sizes["LEVELS"] + 2 * sizes["HOP"] + sizes["BLOCKS"] + 20
+    halves = 2 * sizes["HOP"] + sizes["PAST"] + sizes["CHANNELS"]
+    size = 8 * 4 * sizes["POOLED"] + 8 * 5 + 4 * words + 2 * halves
+    size += sizes["CHANNELS"] + sizes["STEM_TAPS"] * sizes["MELS"]
+    return -(-size // 16) * 16
+
+
+def _frontend(student: Nano) -> Iterable[str]:
+    n_fft = 2 * student.hop
+    yield "/* cos(2 pi i / n) */"
+    yield _array("float", "cosine", np.cos(2 * np.pi * np.arange(n_fft) / n_fft))
+    yield f"#define sine(i) cosine[((i) + {3 * n_fft // 4}u) & {n_fft - 1}u]"
+    bands = mel_bands(n_fft, student.config["mels"])
+    first, count, weights = [], [], []
+    for band in bands.T:
+        places = np.flatnonzero(band)
+        if not len(places):
+            raise Wav2SmallError("a mel band without bins; take fewer bands")
+        first.append(places[0])
+        count.append(places[-1] - places[0] + 1)
+        weights.append(band[places[0] : places[-1] + 1])
+    yield _array("uint16_t", "mel_first", np.array(first))
+    yield _array("uint8_t", "mel_count", np.array(count))
+    yield _array("float", "mel_weights", np.concatenate(weights))
+    m = np.linspace(1, 2, 4001)
+    fit = np.polynomial.chebyshev.Chebyshev.interpolate(
+        lambda x: np.log2(x + 1.5), _LOG2_TERMS - 1, domain=[-0.5, 0.5]
+    )
+    terms = fit.convert(kind=np.polynomial.Polynomial, domain=[-1, 1], window=[-1, 1]).coef
+    assert np.abs(np.polynomial.polynomial.polyval(m - 1.5, terms) - np.log2(m)).max() < 4e-6
+    yield "/* log2(1.5 + m), -.5 <= m < .5 */"
+    yield _array("float", "log2_terms", terms)
+
+
+def _network(model: Integer) -> Iterable[str]:
+    yield from _layers("stem", [model.stem])
+    yield _array("uint8_t", "dilations", np.array(model.dilations))
+    yield from _layers("depthwise", model.depthwise, each=True)
+    yield from _layers("pointwise", model.pointwise, each=True)
+    narrow = model.narrow
+    yield f"#define NARROW_WEIGHT {narrow.weight[0, 0]}"
+    yield f"#define NARROW_LEFT {narrow.left}"
+    yield f"#define NARROW_MULTIPLIER {narrow.multiplier[0]}"
+    yield f"#define NARROW_RIGHT {narrow.right[0]}"
+    yield from _layers("gate", [_signed(model.gate)])
+    yield from _layers("value", [_signed(model.value)])
+    yield _array("uint16_t", "sigmoid_table", model.sigmoid)
+    yield _array("float", "head", model.head)
+    yield _array("float", "head_bias", model.head_bias)
+
+
+def _signed(layer: Layer) -> Layer:
+    """The same sums from inputs that are 128 less, so that uint8 becomes int8."""
+    return replace(layer, bias=layer.bias + 128 * layer.weight.astype(np.int32).sum(axis=1))
+
+
+def _layers(name: str, layers: Sequence[Layer], *, each: bool = False) -> Iterable[str]:
+    def joined(key: str) -> np.ndarray:
+        return np.concatenate([getattr(layer, key).ravel() for layer in layers])
+
+    yield _array("int8_t", f"{name}_weight", joined("weight"))
+    yield _array("int32_t", f"{name}_bias", joined("bias"))
+    yield _array("int32_t", f"{name}_multiplier", joined("multiplier"))
+    yield _array("uint8_t", f"{name}_right", joined("right"))
+    lefts = [layer.left for layer in layers]
+    if each:
+        yield _array("uint8_t", f"{name}_left", np.array(lefts))
+    else:
+        yield f"#define {name.upper()}_LEFT {lefts[0]}"
+
+
+def _array(kind: str, name: str, numbers: np.ndarray) -> str:
+    flat = np.ravel(numbers)
+    if kind == "float":
+        texts = [_float(value) for value in flat.astype(np.float32)]
+    else:
+        texts = [str(int(value)) for value in flat]
+    width = _WIDTHS[kind]
+    rows = [", ".join(texts[i : i + width]) for i in range(0, len(texts), width)]
+    return f"static const {kind} {name}[{len(flat)}] = {{\n    " + ",\n    ".join(rows) + "};\n"
+
+
+def _float(value: np.float32) -> str:
+    text = f"{float(value):.9g}"  # 9 digits give back every float32
+    return (text if "." in text or "e" in text else text + ".0") + "f"
+
+
+def write_library(folder: str | os.PathLike[str]) -> Path:
+    """Write the C library over ONNX Runtime and `make c` into a bundle.
+
+    Args:
+        folder: the bundle; gets `c/` with sources, examples and CMakeLists.txt, and a Makefile
+
+    Returns:
+        `c/`
+    """
+    folder = Path(folder)
+    target = folder / "c"
+    source = ENGINE.parent
+    for path in sorted([*source.glob("*.[ch]"), *source.glob("examples/*.c")]):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    (target / "CMakeLists.txt").write_bytes((source / "CMakeLists.txt").read_bytes())
+    (folder / "Makefile").write_bytes((source / "bundle.mk").read_bytes())
+    return target

@@ -1,0 +1,108 @@
+"""Where a file departs from the student: the same signal, layer by layer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper
+
+from wav2small import session as runtime
+from wav2small.students.base import Student
+
+from .graph import Layers
+
+
+class Layer(NamedTuple):
+    """Difference of one layer's output.
+
+    Attributes:
+        name: of the student's module
+        difference: root of the mean squared difference, relative to that of the output
+        growth: what this layer adds to the difference of the layer before it
+    """
+
+    name: str
+    difference: float
+    growth: float
+
+
+def compare(
+    student: Student,
+    model: onnx.ModelProto,
+    layers: Layers,
+    signal: np.ndarray,
+) -> list[Layer]:
+    """Compare layer by layer.
+
+    Args:
+        student: in evaluation mode
+        model: its file
+        layers: `Graph.layers` of the file, in the order of the computation
+        signal: (n,) float32
+
+    Returns:
+        layers in the order of the computation
+    """
+    expected: dict[str, np.ndarray] = {}
+    handles = [
+        student.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: expected.__setitem__(
+                name, output.detach().numpy()
+            )
+        )
+        for name in layers
+    ]
+    try:
+        with torch.no_grad():
+            student(torch.from_numpy(signal)[None])
+    finally:
+        for handle in handles:
+            handle.remove()
+    there = {tensor for node in model.graph.node for tensor in node.output}
+    asked = {name: layers[name] for name in expected if layers[name][0] in there}
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    known = {output.name for output in model.graph.output}
+    for tensor in dict.fromkeys(tensor for tensor, _ in asked.values()):
+        if tensor not in known:
+            opened.graph.output.append(helper.make_empty_tensor_value_info(tensor))
+    session = runtime.session(opened.SerializeToString())
+    tensors = [tensor for tensor, _ in asked.values()]
+    found = session.run(tensors, {"signal": signal[None]})
+    result, previous = [], 0.0
+    for (name, (_, restore)), array in zip(asked.items(), found, strict=True):
+        reference = expected[name].astype(np.float64)
+        difference = _rms(_aligned(restore(array), reference.shape) - reference)
+        relative = difference / max(_rms(reference), 1e-12)
+        result.append(Layer(name, relative, relative - previous))
+        previous = relative
+    return result
+
+
+def worst(layers: list[Layer]) -> Layer:
+    """The layer that adds most; NaN counts as most."""
+    return max(layers, key=lambda layer: np.nan_to_num(layer.growth, nan=np.inf))
+
+
+def table(layers: list[Layer]) -> str:
+    """The layers as lines of text."""
+    width = max(len(layer.name) for layer in layers)
+    lines = [f"{'layer':{width}}  difference     adds"]
+    lines += [
+        f"{layer.name:{width}}  {layer.difference:10.2e}  {max(layer.growth, 0):7.1e}"
+        for layer in layers
+    ]
+    return "\n".join(lines)
+
+
+def _aligned(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if array.ndim == len(shape):  # padded channels are cut off
+        array = array[tuple(slice(size) for size in shape)]
+    return array.reshape(shape).astype(np.float64)
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))

@@ -1,0 +1,182 @@
+"""nano as ONNX, time last from the first product on.
+
+The frames of 512 samples become columns once; from there the factored DFT is two matrix products
+(the twiddle factors are part of the second), the mel bands a third, and everything after that
+looks along rows. Scales and logarithms' bases are folded into the stem's weights.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wav2small.students import nano
+from wav2small.students.base import Student
+
+from . import frontend
+from .graph import Graph
+from .weights import Weights
+
+LN2 = float(np.log(2))
+
+
+def build(student: Student, weights: Weights, graph: Graph) -> str:
+    """Add the student from `signal` to its pooled embedding [1, E]."""
+    assert isinstance(student, nano.Nano)
+    x = _features(student, graph, _bands(student, graph, _power(student, graph)))
+    # x is 8 ln 2 times the student's: the stem takes that back.
+    x = _causal(student, weights, graph, "stem", x, scale=1 / (nano.SCALE * LN2))
+    x = graph.add("Relu", x)
+    for number in range(len(student.config["dilations"])):
+        name = f"blocks.{number}"
+        y = _causal(student, weights, graph, f"{name}.depthwise", x)
+        y = graph.add("Relu", _causal(student, weights, graph, f"{name}.pointwise", y))
+        x = graph.layer(name, graph.add("Add", x, y), _map)
+    gate = graph.add("Sigmoid", _causal(student, weights, graph, "gate", x))
+    value = graph.add("Relu", _causal(student, weights, graph, "value", x))
+    last = graph.shape(3)
+    numerator = graph.add("ReduceSum", graph.add("Mul", gate, value), last)
+    denominator = graph.add("ReduceSum", gate, last)
+    denominator = graph.add("Add", denominator, graph.constant(nano.EMPTY))
+    return graph.add("Reshape", graph.add("Div", numerator, denominator), graph.shape(1, -1))
+
+
+def _map(array: np.ndarray) -> np.ndarray:
+    """(1, C, 1, frames) as the student lays it out."""
+    return array[:, :, 0]
+
+
+def _causal(
+    student: nano.Nano,
+    weights: Weights,
+    graph: Graph,
+    names: str | tuple[str, ...],
+    x: str,
+    scale: float = 1.0,
+) -> str:
+    """A convolution that looks back only, and its BatchNorm; several of one input become one."""
+    names = (names,) if isinstance(names, str) else names
+    layer = student.get_submodule(names[0])
+    assert isinstance(layer, nano.Causal)
+    gain, bias = (
+        np.concatenate(parts)
+        for parts in zip(*(weights.fold(f"{name}.norm") for name in names), strict=True)
+    )
+    _, inputs, taps = layer.conv.weight.shape
+    kernel = weights.store(
+        graph,
+        [f"{name}.conv.weight" for name in names],
+        gain=gain * np.float32(scale),
+        shape=(-1, inputs, 1, taps),
+    )
+    x = graph.add(
+        "Conv",
+        x,
+        kernel,
+        graph.constant(bias),
+        pads=[0, layer.context, 0, 0],
+        dilations=[1, int(layer.conv.dilation[0])],
+        group=layer.conv.groups,
+    )
+    return x if len(names) > 1 else graph.layer(names[0], x, _map)
+
+
+def _order(student: nano.Nano) -> np.ndarray:
+    """Rows of the first transform, even ones first: both halves of a frame serve them all."""
+    half = np.arange(student.spectrogram.rows // 2 + 1)
+    return np.concatenate([half[::2], half[1::2]])
+
+
+def _power(student: nano.Nano, graph: Graph) -> str:
+    """[1, T] -> powers of the places of the factored DFT, [(rows / 2 + 1) x columns, hops].
+
+    Rows of the first transform stand in `_order`; the last hop begins no whole frame and its
+    powers mean nothing.
+    """
+    spectrogram = student.spectrogram
+    n_fft, hop, columns = spectrogram.n_fft, spectrogram.hop, spectrogram.columns
+    rows = spectrogram.rows // 2  # of half a frame
+    assert n_fft == 2 * hop
+    order = _order(student)
+    evens = (len(order) + 1) // 2
+    # Whole hops of the signal as columns: (hop, hops).
+    count = graph.add("Slice", graph.add("Shape", "signal"), graph.shape(1), graph.shape(2))
+    size = graph.shape(hop)
+    whole = graph.add("Mul", graph.add("Div", count, size), size)
+    signal = graph.add("Slice", "signal", graph.shape(0), whole, graph.shape(1))
+    hops = graph.add("Reshape", signal, graph.shape(-1, hop))
+    hops = graph.add("Transpose", hops, perm=[1, 0])
+    # A hop is the first half of a frame and the second of the one before; Hann's halves add to 1.
+    table = frontend.circle(graph, n_fft)
+    half = graph.constant(0.5)
+    window = graph.add("Sub", half, graph.add("Mul", half, table))
+    window = graph.add("Slice", window, graph.shape(0), graph.shape(hop))
+    first = graph.add("Mul", hops, graph.add("Reshape", window, graph.shape(-1, 1)))
+    second = graph.add("Reshape", graph.add("Sub", hops, first), graph.shape(-1))
+    second = graph.add("Pad", second, graph.shape(-1, 1))  # one column on, without copying rows
+    second = graph.add("Reshape", second, graph.shape(hop, -1))
+    # First transform, real and imaginary: cos and -sin of k1 r / R. Over half a frame k1 r turns
+    # by k1 / 2: the second half is added for even k1, subtracted for odd ones.
+    k1 = graph.integers(order.reshape(-1, 1, 1))
+    part = graph.constant(np.array([0, n_fft // 4]).reshape(1, -1, 1), np.int64)
+    step = graph.integers(np.arange(rows) * columns)
+    turns = graph.add("Add", graph.add("Mul", k1, step), part)
+    first_dft = frontend.on_circle(graph, table, turns, n_fft)
+    # Per k1 the second one with its twiddle factors: angle c k1 / N + c k2 / C.
+    k = graph.integers(np.arange(columns).reshape(-1, 1) * spectrogram.rows)
+    angle = graph.add("Mul", graph.add("Add", k1, k), graph.integers(np.arange(columns)))
+    quarter = graph.constant(n_fft // 4, np.int64)
+    cos = frontend.on_circle(graph, table, angle, n_fft)  # (k1, k2, c)
+    sin = frontend.on_circle(graph, table, graph.add("Sub", angle, quarter), n_fft)
+    minus = frontend.on_circle(graph, table, graph.add("Add", angle, quarter), n_fft)
+    second_dft = graph.add(
+        "Concat",
+        graph.add("Concat", cos, sin, axis=2),
+        graph.add("Concat", minus, cos, axis=2),
+        axis=1,
+    )  # (k1, (real, imaginary) x k2, (real, imaginary) x c)
+    powers = []
+    for begin, end, butterfly in ((0, evens, "Add"), (evens, len(order), "Sub")):
+        bounds = graph.shape(begin), graph.shape(end)
+        frames = graph.add("Reshape", graph.add(butterfly, first, second), graph.shape(rows, -1))
+        weights = graph.add("Slice", first_dft, *bounds)
+        weights = graph.add("Reshape", weights, graph.shape(-1, rows))
+        spectrum = graph.add("MatMul", weights, frames)  # (2 k1, columns x hops)
+        spectrum = graph.add("Reshape", spectrum, graph.shape(end - begin, 2 * columns, -1))
+        spectrum = graph.add("MatMul", graph.add("Slice", second_dft, *bounds), spectrum)
+        squares = graph.add("Mul", spectrum, spectrum)
+        squares = graph.add("Reshape", squares, graph.shape(end - begin, 2, -1))
+        power = graph.add("ReduceSum", squares, graph.shape(1))
+        powers.append(graph.add("Reshape", power, graph.shape((end - begin) * columns, -1)))
+    return graph.add("Concat", *powers, axis=0)
+
+
+def _bands(student: nano.Nano, graph: Graph, power: str) -> str:
+    """Powers -> natural logarithm of the mel bands, [mels, frames]."""
+    spectrogram = student.spectrogram
+    order, columns = _order(student), spectrogram.columns
+    places = (order[:, None] * columns + np.arange(columns)).ravel()
+    matrix = student.logmel.bands.numpy()[places]  # (k1 x k2, mels)
+    bands = frontend.mel_bands(graph, matrix, spectrogram.bins[places], spectrogram.n_fft)
+    bands = graph.add("MatMul", bands, power)
+    bands = graph.add("Slice", bands, graph.shape(0), graph.shape(-1), graph.shape(1))
+    floored = graph.add("Max", bands, graph.constant(2.0**nano.FLOOR_LOG2))
+    log = graph.add("Log", floored)
+    graph.layer("logmel", log, lambda x: x.T[None] / LN2)
+    return log
+
+
+def _features(student: nano.Nano, graph: Graph, log: str) -> str:
+    """Bands relative to the loudest level of the last seconds: [1, mels, 1, frames].
+
+    Times 8 ln 2, see `build`.
+    """
+    level = graph.add("ReduceMean", log, axes=[0])  # (1, frames)
+    level = graph.add("Unsqueeze", level, graph.shape(0))
+    size = student.level_frames
+    level = graph.add("MaxPool", level, kernel_shape=[size], pads=[size - 1, 0])
+    reference = graph.add("Sub", graph.add("Squeeze", level, graph.shape(0)),
+                          graph.constant(nano.OFFSET * LN2))  # fmt: skip
+    x = graph.add("Sub", log, reference)
+    limit = nano.LIMIT * LN2
+    x = graph.add("Clip", x, graph.constant(-limit), graph.constant(limit))
+    return graph.add("Unsqueeze", x, graph.shape(0, 2))

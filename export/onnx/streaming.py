@@ -1,0 +1,314 @@
+"""`streaming.onnx`: nano one or more hops at a time, with its past as explicit tensors.
+
+A step hears `hops` whole hops and gives one estimate per hop. Everything that the next step
+needs comes out as `next_state` and `next_pool` and goes in again as `state` and `pool`; a stream
+starts with zeros, except for the places in `state` that the metadata entry `stream_initial` lists
+as `offset:count:value`.
+
+| input | type | |
+|---|---|---|
+| `block` | float32 [1, hops x hop] | new samples |
+| `weight` | float32 [1, hops] | how much each hop counts, 0..1 (energy gate, voice activity) |
+| `log_keep` | float64 [1] | -hop / memory, of the estimate over the last seconds |
+| `state` | float32 [1, S] | the parts that `stream_layout` lists |
+| `pool` | float64 [1, 4 E] | sums of gate x value, of gate: memory, everything |
+
+| output | type | |
+|---|---|---|
+| `estimates` | float32 [1, hops, 6] | A, D, V over the memory, then over everything |
+| `next_state`, `next_pool` | as their inputs | |
+
+The sums are float64: after a day of audio a float32 sum would no longer move. A hop of weight 0
+leaves the sums as they are, bit by bit, so silence neither moves an estimate nor fades it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from wav2small import files
+from wav2small.errors import Wav2SmallError
+from wav2small.students.base import Student
+from wav2small.students.nano import EMPTY, LIMIT, LOWEST, OFFSET, SCALE, Nano
+
+from . import nano
+from .graph import IR_VERSION, Graph, value
+from .weights import Weights
+
+FILE = "streaming.onnx"
+_FAR = 1e9  # so many octaves below the level are no level
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor inside `state`: (rows, columns), time last."""
+
+    name: str
+    rows: int
+    columns: int
+
+
+def layout(student: Nano) -> list[Part]:
+    """What `state` holds, in order."""
+    stem = student.stem
+    deep = [block.depthwise for block in student.blocks]
+    parts = [
+        Part("last_hop", 1, student.hop),
+        Part("started", 1, 1),  # 0 until a hop was heard: the first hop alone is no frame
+        Part("level", 1, student.level_frames - 1),
+        Part("stem", stem.conv.in_channels, stem.context),
+        # of all depthwise convolutions side by side along time, each oldest first
+        Part("blocks", deep[0].conv.in_channels, sum(layer.context for layer in deep)),
+    ]
+    return [part for part in parts if part.columns]
+
+
+def build(student: Nano, precision: str = "int8") -> onnx.ModelProto:
+    """The streaming model of a nano in evaluation mode.
+
+    Args:
+        student: trained
+        precision: of the stored weights, as in `export`; "int8-static" stores int8 weights
+
+    Raises:
+        Wav2SmallError: not a nano
+    """
+    if not isinstance(student, Nano):
+        raise Wav2SmallError(
+            f"student {student.name!r} is not causal and has no streaming model; "
+            "`wav2small.Stream` runs it in sliding windows"
+        )
+    return _Builder(student, "int8" if precision == "int8-static" else precision).model()
+
+
+def write_streaming(
+    student: Student, folder: str | os.PathLike[str], *, precision: str = "int8"
+) -> Path:
+    """Write `streaming.onnx` into a bundle.
+
+    Args:
+        student: trained nano in evaluation mode
+        folder: the bundle
+        precision: of the stored weights
+
+    Returns:
+        the file
+
+    Raises:
+        Wav2SmallError: not a nano
+    """
+    model = build(student, precision)  # type: ignore[arg-type]
+    path = Path(folder) / FILE
+    with files.atomic(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    return path
+
+
+class _Builder:
+    def __init__(self, student: Nano, precision: str):
+        self.student = student
+        self.graph = Graph()
+        self.weights = Weights(student, precision)
+        self.parts = layout(student)
+
+    def model(self) -> onnx.ModelProto:
+        s, g = self.student, self.graph
+        sizes = [part.rows * part.columns for part in self.parts]
+        pieces = g.add("Split", "state", g.shape(*sizes), outputs=len(sizes), axis=1)
+        past = dict(zip((part.name for part in self.parts), pieces, strict=True))
+
+        # `signal` is what the offline graph's front end hears, one hop of the past included.
+        g.add("Concat", past["last_hop"], "block", axis=1, name="signal")
+        power = nano._power(s, g)
+        log = nano._bands(s, g, power)  # natural, [mels, frames]
+        last_hop = self._last("signal", s.hop, axis=1)
+        valid, started = self._valid(past["started"])
+        x, level = self._features(log, past["level"], valid)
+
+        valid_map = g.add("Unsqueeze", valid, g.shape(0, 1))  # [1, 1, 1, frames]
+        x = g.add("Mul", x, valid_map)
+        before = self._map(past["stem"], "stem") if "stem" in past else ""
+        y, stem = self._causal("stem", x, before, scale=1 / (SCALE * nano.LN2))
+        contexts = [block.depthwise.context for block in s.blocks]
+        deep = self._map(past["blocks"], "blocks")
+        pasts = [deep]
+        if len(contexts) > 1:
+            pasts = g.add("Split", deep, g.shape(*contexts), outputs=len(contexts), axis=3)
+        y = g.add("Relu", y)
+        futures = []
+        for number, before in enumerate(pasts):
+            y = g.add("Mul", y, valid_map)  # zeros before the first frame
+            z, future = self._causal(f"blocks.{number}.depthwise", y, before)
+            futures.append(future)
+            z, _ = self._causal(f"blocks.{number}.pointwise", z)
+            y = g.add("Add", y, g.add("Relu", z))
+        deep = g.add("Concat", *futures, axis=3)
+        estimates, pool = self._pool(y, valid)
+
+        g.add("Identity", estimates, name="estimates")
+        flat = [g.add("Reshape", part, g.shape(1, -1)) for part in (stem, deep) if part]
+        g.add("Concat", last_hop, started, level, *flat, name="next_state", axis=1)
+        g.add("Identity", pool, name="next_pool")
+        return self._wrap(sum(sizes))
+
+    def _map(self, piece: str, name: str) -> str:
+        """A part of the state as [1, rows, 1, columns]; four axes take the fast convolutions."""
+        part = next(part for part in self.parts if part.name == name)
+        return self.graph.add("Reshape", piece, self.graph.shape(1, part.rows, 1, part.columns))
+
+    def _last(self, tensor: str, count: int, *, axis: int) -> str:
+        g = self.graph
+        return g.add("Slice", tensor, g.shape(-count), g.shape(2**31), g.shape(axis))
+
+    def _valid(self, started: str) -> tuple[str, str]:
+        """1 for each frame, 0 for the one before a second hop was heard: [1, hops]."""
+        g = self.graph
+        ones = g.add("Sign", g.add("Add", "weight", g.constant(1.0)))
+        rest = g.add("Slice", ones, g.shape(1), g.shape(2**31), g.shape(1))
+        return g.add("Concat", started, rest, axis=1), g.constant([[1.0]])
+
+    def _features(self, log: str, level: str, valid: str) -> tuple[str, str]:
+        """Step 4 of `students.nano`, times 8 ln 2: [1, mels, 1, frames]; and the levels to keep."""
+        s, g = self.student, self.graph
+        missing = g.add("Mul", g.add("Sub", valid, g.constant(1.0)), g.constant(_FAR))
+        e = g.add("Add", g.add("ReduceMean", log, axes=[0]), missing)  # [1, frames]
+        levels = g.add("Concat", level, g.add("Max", e, g.constant(LOWEST)), axis=1)
+        loudest = g.add(
+            "MaxPool",
+            g.add("Unsqueeze", levels, g.shape(0)),
+            kernel_shape=[s.level_frames],
+            strides=[1],
+        )  # [1, 1, frames]
+        relative = g.add("Sub", log, g.add("Sub", loudest, g.constant(OFFSET * nano.LN2)))
+        limit = LIMIT * nano.LN2
+        x = g.add("Clip", relative, g.constant(-limit), g.constant(limit))
+        return (
+            g.add("Unsqueeze", x, g.shape(2)),
+            self._last(levels, s.level_frames - 1, axis=1),
+        )
+
+    def _causal(
+        self, names: str | tuple[str, ...], x: str, past: str = "", *, scale: float = 1.0
+    ) -> tuple[str, str]:
+        """A convolution with BatchNorm folded, and the input that its next step needs.
+
+        Several of one input become one.
+        """
+        g = self.graph
+        names = (names,) if isinstance(names, str) else names
+        layer = self.student.get_submodule(names[0])
+        future = ""
+        if past:
+            x = g.add("Concat", past, x, axis=3)
+            future = self._last(x, layer.context, axis=3)
+        folds = [self.weights.fold(f"{name}.norm") for name in names]
+        gain, bias = (np.concatenate(parts) for parts in zip(*folds, strict=True))
+        conv = layer.conv
+        kernel = self.weights.store(
+            g,
+            [f"{name}.conv.weight" for name in names],
+            gain=gain * np.float32(scale),
+            shape=(-1, conv.weight.shape[1], 1, conv.weight.shape[2]),
+        )
+        y = g.add(
+            "Conv",
+            x,
+            kernel,
+            g.constant(bias),
+            group=conv.groups,
+            dilations=[1, int(conv.dilation[0])],
+        )
+        return y, future
+
+    def _pool(self, y: str, valid: str) -> tuple[str, str]:
+        """Sums over everything and over the memory, and the estimates they give.
+
+        Both fade by `keep^weight` from hop to hop, one with keep 1. With C the running sum of
+        weights, hop t holds the sum over s <= t of exp(log_keep (C_t - C_s)) times what came in
+        s, and exp(log_keep C_t) times what was there.
+        """
+        s, g = self.student, self.graph
+        size, float64 = s.embedding, TensorProto.DOUBLE
+        both, _ = self._causal(("gate", "value"), y)
+        gate, value_ = g.add("Split", both, outputs=2, axis=1)
+        weight = g.add("Mul", "weight", valid)
+        open_ = g.add("Mul", g.add("Sigmoid", gate), weight)
+        heard = g.add("Concat", g.add("Mul", open_, g.add("Relu", value_)), open_, axis=1)
+        new = g.add("Cast", g.add("Reshape", heard, g.shape(2 * size, -1)), to=float64)
+
+        # No Transpose may touch a float64 MatMul: ONNX Runtime 1.20 fuses the two into an
+        # operator that it has for float32 only.
+        fades = g.add("Mul", "log_keep", g.constant([[[1.0]], [[0.0]]], np.float64))
+        count = g.add("CumSum", g.add("Cast", weight, to=float64), g.constant(1, np.int64))
+        column = g.add("Reshape", count, g.shape(-1, 1))
+        age = g.add("Exp", g.add("Mul", fades, g.add("Sub", count, column)))  # (2, s, t)
+        start = g.add("Exp", g.add("Mul", fades, count))  # (2, 1, hops)
+        pool = g.add("Reshape", "pool", g.shape(2, 2 * size, 1))
+        sums = g.add(
+            "Add",
+            g.add("MatMul", new, g.add("Trilu", age, upper=1)),
+            g.add("Mul", start, pool),
+        )  # (2, 2 E, hops): memory, overall
+        top, bottom = g.add("Split", sums, outputs=2, axis=1)
+        shut = g.add("Add", bottom, g.constant(EMPTY, np.float64))
+        embedding = g.add("Cast", g.add("Div", top, shut), to=TensorProto.FLOAT)
+        bias = g.constant(self.weights.numpy("adv.bias")[:, None])
+        logits = g.add("Add", g.add("MatMul", self.weights.store(g, "adv.weight"), embedding), bias)
+        estimates = g.add("Transpose", logits, perm=[2, 0, 1])  # (hops, 2, 3)
+        return (
+            g.add("Reshape", estimates, g.shape(1, -1, 6)),
+            g.add("Reshape", self._last(sums, 1, axis=2), g.shape(1, 4 * size)),
+        )
+
+    def _initial(self) -> str:
+        offset = 0
+        for part in self.parts:
+            if part.name == "level":
+                return f"{offset}:{part.columns}:{LOWEST:g}"
+            offset += part.rows * part.columns
+        raise AssertionError("a nano without a level")
+
+    def _wrap(self, state: int) -> onnx.ModelProto:
+        g, pool = self.graph, 4 * self.student.embedding
+        double = TensorProto.DOUBLE
+        graph = helper.make_graph(
+            g._nodes,
+            "wav2small",
+            [
+                value("block", [1, "samples"]),
+                value("weight", [1, "hops"]),
+                value("log_keep", [1], double),
+                value("state", [1, state]),
+                value("pool", [1, pool], double),
+            ],
+            [
+                value("estimates", [1, "hops", 6]),
+                value("next_state", [1, state]),
+                value("next_pool", [1, pool], double),
+            ],
+            g._constants,
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", g.opset)],
+            ir_version=IR_VERSION,
+            producer_name="wav2small",
+        )
+        helper.set_model_props(
+            model,
+            {
+                "stream_hop": str(self.student.hop),
+                "stream_initial": self._initial(),
+                "stream_layout": " ".join(
+                    f"{part.name}:{part.rows}x{part.columns}" for part in self.parts
+                ),
+            },
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return model

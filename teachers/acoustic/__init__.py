@@ -1,0 +1,1 @@
+"""The embedded acoustic teacher: statistics of the signal and a regression."""

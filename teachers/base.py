@@ -1,0 +1,123 @@
+"""What a teacher is: anything that turns audio into arousal, dominance and valence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from wav2small.teachers.multimodal.turns import Passage
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """A model that labels audio.
+
+    Attributes:
+        name: short name, such as "wavlm"
+        id: where it comes from: hub id, folder or package
+        revision: what pins it: commit of the hub, or hash of its weights
+        licence: SPDX name of what binds its labels, or "unknown"
+        sampling_rate: rate it listens at, in Hz
+        dimensions: columns of its output; of arousal, dominance, valence, in this order
+        invariances: what leaves its output unchanged by construction, such as {"gain"}
+
+    A teacher may have more:
+        in_workers: True if it is cheap and free of torch; the labelling run then gives every
+            worker process a copy of its own
+        predict_columns: like `predict`, but returns {column: (clips,)}, the dimensions among
+            them; the other columns (probabilities of categories) go to the label table as well
+        launch: begins `predict_columns` and returns a function that waits for its result
+        context: a `turns.Context` if it reads, too: `predict_columns` and `launch` then take
+            `passages`, one per clip, as a third argument
+        too_long: of a teacher that reads, texts -> how many it has to cut
+    """
+
+    name: str
+    id: str
+    revision: str
+    licence: str
+    sampling_rate: int
+    dimensions: tuple[str, ...]
+    invariances: frozenset[str]
+
+    def predict(self, batch: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Label a batch.
+
+        Args:
+            batch: float32 (clips, samples), zeros after the end of shorter clips
+            lengths: int (clips,), number of valid samples of each
+
+        Returns:
+            (clips, dimensions), 0..1
+        """
+        ...
+
+
+def columns(
+    teacher: Teacher,
+    batch: np.ndarray,
+    lengths: np.ndarray,
+    passages: list[Passage] | None = None,
+) -> dict[str, np.ndarray]:
+    """Every column a teacher offers for a batch, dimensions clipped to 0..1, float32.
+
+    Regressions end without a sigmoid, so their outputs can leave the scale by a little; a label
+    table never does.
+    """
+    return launch(teacher, batch, lengths, passages)()
+
+
+def launch(
+    teacher: Teacher,
+    batch: np.ndarray,
+    lengths: np.ndarray,
+    passages: list[Passage] | None = None,
+) -> Callable[[], dict[str, np.ndarray]]:
+    """Begin `columns`; the result waits for them. Only a GPU gains from it."""
+    heard: tuple[Any, ...] = (batch, lengths, passages) if reads(teacher) else (batch, lengths)
+    if hasattr(teacher, "launch"):
+        wait = teacher.launch(*heard)
+        return lambda: _checked(teacher, wait())
+    if hasattr(teacher, "predict_columns"):
+        found: Mapping[str, Any] = teacher.predict_columns(*heard)
+    else:
+        values = np.asarray(teacher.predict(batch, lengths))
+        found = dict(zip(teacher.dimensions, values.T, strict=True))
+    return lambda: _checked(teacher, found)
+
+
+def _checked(teacher: Teacher, found: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    result = {name: np.asarray(column, dtype=np.float32) for name, column in found.items()}
+    for name in teacher.dimensions:
+        result[name] = np.clip(result[name], 0.0, 1.0)
+    return result
+
+
+def licensed(teacher: Teacher) -> list[dict[str, Any]]:
+    """The entries of a teacher in a provenance; an ensemble has one per member."""
+    if hasattr(teacher, "provenance"):
+        return list(teacher.provenance())
+    return [entry(teacher)]
+
+
+def entry(teacher: Teacher) -> dict[str, Any]:
+    """What a provenance says of one teacher."""
+    return {
+        "name": teacher.name,
+        "id": teacher.id,
+        "revision": teacher.revision,
+        "licence": teacher.licence,
+        "invariances": sorted(teacher.invariances),
+    }
+
+
+def reads(teacher: Teacher) -> bool:
+    """Whether the teacher reads transcripts as well as listening."""
+    return getattr(teacher, "context", None) is not None
+
+
+def runs_in_workers(teacher: Teacher) -> bool:
+    """Whether each worker process gets a copy of the teacher."""
+    return bool(getattr(teacher, "in_workers", False))

@@ -1,0 +1,1 @@
+"""Making teachers: fine-tuning and pretraining."""

@@ -1,0 +1,186 @@
+"""How a system that reads is fine-tuned: its encoders, its clips and their passages, its layout."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wav2small import audio
+from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.tables import Labels
+from wav2small.teachers.multimodal import base as reading
+from wav2small.teachers.multimodal.turns import Passage, Script, Turn, fault, hear, heard
+
+from .learner import LONGEST_S, WITHOUT_TEXT, Clips, Heard, Learner, average
+
+_NS = 1_000_000_000
+
+
+class Reading:
+    """A recipe as `finetune` uses it.
+
+    Args:
+        system: of `reading.SYSTEMS`
+        speech: folder or hub id of a backbone
+        text: folder or hub id of a language model
+        pretrained: folder of `pretrain`, instead of these two
+        backbone: not for a system
+        layers: not for a system
+        lora: rank of the adapters that the encoders learn through; None = they learn whole
+
+    Raises:
+        Wav2SmallError: the one or the other is missing, or cannot be used
+    """
+
+    def __init__(
+        self,
+        system: str,
+        speech: str | None,
+        text: str | None,
+        pretrained: str | None,
+        backbone: str | None = None,
+        layers: int | None = None,
+        lora: int | None = None,
+    ):
+        self.kind = reading.network_class(system)
+        self.lora = lora
+        if backbone is not None or layers is not None:
+            raise Wav2SmallError(
+                f"--teacher {system}: its speech encoder is --speech; --backbone and --layers are "
+                "for teachers that only listen"
+            )
+        if pretrained is not None and speech is None and text is None:
+            self.start = reading.from_pretrained(pretrained, system)
+        elif pretrained is None and text is not None and self.kind.ear is not None:
+            if speech is not None:
+                print(f"note: {system} brings its own ear; --speech is not used", file=sys.stderr)
+            self.start = reading.from_encoders(None, text, ear=self.kind.ear)
+        elif pretrained is None and speech is not None and text is not None:
+            self.start = reading.from_encoders(speech, text)
+        else:
+            speaking = "" if self.kind.ear else "--speech FOLDER and "
+            raise Wav2SmallError(
+                f"--teacher {system}: give {speaking}--text FOLDER, or --pretrained FOLDER of "
+                f"`wav2small pretrain {system}`"
+            )
+        self.system = system
+        self.id = " + ".join(entry["id"] for entry in self.start.entries)
+        self.revision = self.start.identity
+        self.entries = self.start.entries
+        self.scale = self.start.scale
+        self._network: reading.ReadingNetwork | None = None
+
+    def clips(self, table: Labels, classes: np.ndarray | None, crop_s: float) -> ReadingClips:
+        return ReadingClips(table, classes, crop_s, self)
+
+    def build(self, dimensions: Sequence[str], categories: Sequence[str], scale: Any) -> Any:
+        network = reading.build(
+            self.system, self.start, dimensions=dimensions, categories=categories, scale=scale
+        )
+        network.speech.freeze_front()
+        if self.lora is not None:
+            network.adapt(self.lora)
+        self._network = network
+        return network
+
+    def judge(
+        self, learner: Learner, valid: np.ndarray, dimensions: Sequence[str]
+    ) -> tuple[dict[str, float], float]:
+        """CCC on validation clips with their transcripts and without, and what chooses the best.
+
+        Both count the same: words are learned first, and the epoch that reads best has seldom
+        learned to listen.
+        """
+        read = learner.judge(valid, dimensions)
+        assert isinstance(learner.clips, ReadingClips)
+        with learner.clips.without_text():
+            blind = learner.judge(valid, dimensions)
+        score = (average(read) + average(blind)) / 2
+        unread = {name + WITHOUT_TEXT: value for name, value in blind.items()}
+        return {**read, **unread, "mean": score}, score
+
+    def save(self, network: Any, folder: Path) -> None:
+        reading.save(network, folder)
+
+    @property
+    def network(self) -> reading.ReadingNetwork:
+        """What was built last: its `collate` makes batches."""
+        assert self._network is not None
+        return self._network
+
+
+class ReadingClips(Clips):
+    """Clips of a label table with what was said in and around them."""
+
+    def __init__(self, table: Labels, classes: np.ndarray | None, crop_s: float, recipe: Reading):
+        super().__init__(table, classes, crop_s)
+        self.recipe = recipe
+        self.script = Script(table.frame, recipe.kind.context)
+        self.script.say(recipe.start.tokenizer.too_long)
+        self._text = True
+
+    @contextlib.contextmanager
+    def without_text(self) -> Iterator[None]:
+        """Within it, no clip has a transcript."""
+        self._text = False
+        try:
+            yield
+        finally:
+            self._text = True
+
+    def batch(self, rows: np.ndarray, draws: np.ndarray | None) -> tuple[Heard, np.ndarray]:
+        """See `Clips.batch`; the second draw hides transcripts while training."""
+        passages, found = [], []
+        for place, row in enumerate(rows):
+            try:
+                passage = self.passage(row, None if draws is None else draws[place, 0])
+            except AudioError as error:
+                self.refused[self.table.frame["file"].iloc[row]] = str(error)
+                continue
+            hidden = draws is not None and draws[place, 1] < self.recipe.kind.text_dropout
+            if hidden or not self._text:
+                passage = without_text(passage)
+            passages.append(passage)
+            found.append(row)
+        batch = self.recipe.network.collate(passages) if passages else None
+        return (batch,), np.array(found, dtype=np.int64)
+
+    def passage(self, row: int, cut: float | None) -> Passage:
+        """The passage of a row, heard; the own turn cropped as `Clips` crops.
+
+        Raises:
+            AudioError: the clip cannot be heard, or its words have times that cannot be
+        """
+        passage = self.script.passage(int(row))
+        signal = self.signal(row)
+        rate = audio.SAMPLING_RATE
+        own = passage.own
+        end = own.start + round(len(signal) / rate * _NS)
+        wrong = fault(own, end)
+        if wrong:
+            raise AudioError(f"{own.file}: {wrong}; mend `words` (seconds of the file)")
+        most = self.crop if cut is not None else round(LONGEST_S * rate)
+        if len(signal) > most:
+            first = 0 if cut is None else int(cut * (len(signal) - most + 1))
+            begin = own.start + round(first / rate * _NS)
+            own = own.within(begin, begin + round(most / rate * _NS))
+            signal = signal[first : first + most]
+        passage = passage.with_own(own._replace(signal=signal))
+        return hear(passage, heard(self.script.context, passage), self._listen)
+
+    def _listen(self, turn: Turn) -> np.ndarray:
+        end_s = None if turn.end is None else turn.end / _NS
+        signal = audio.read(self.table.path(turn.file or ""), start_s=turn.start / _NS, end_s=end_s)
+        return signal[-round(LONGEST_S * audio.SAMPLING_RATE) :]
+
+
+def without_text(passage: Passage) -> Passage:
+    """The same passage with nothing to read in it."""
+    return Passage(
+        tuple(turn._replace(text=None, words=None) for turn in passage.turns), passage.at
+    )

@@ -1,0 +1,1 @@
+"""The labelling run: plan, reader, engines, shards."""

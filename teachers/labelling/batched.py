@@ -1,0 +1,248 @@
+"""Labelling with one model in this process: worker processes read ahead, batches are of a length.
+
+While the model works on a batch, the next ones are decoded and the one before is written down.
+What is in memory is bounded by a stretch of the index, however long the index is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.teachers.base import Teacher
+from wav2small.teachers.multimodal.turns import Passage
+
+from . import buckets
+from .clips import Item, Outcome, Reader, Refusal, Row, reason, refusal
+from .parallel_batches import Launch, launching
+from .workers import Died, Inline, Pool
+
+_ROWS_PER_TASK = 64  # headers that a worker reads at a time
+_AHEAD = 3  # decoded batches that may wait for the model, beside one per worker
+
+
+@dataclass
+class Decoded:
+    """A batch as a worker hands it over.
+
+    Attributes:
+        items: what could be read
+        batch: (items, samples) float32, zeros after the end
+        lengths: (items,) samples
+        refusals: what could not
+        passages: of the items, where the teacher reads
+    """
+
+    items: list[Item]
+    batch: np.ndarray
+    lengths: np.ndarray
+    refusals: list[Refusal]
+    passages: list[Passage] | None = None
+
+
+@dataclass
+class _Open:
+    """A row whose items are not all settled."""
+
+    missing: int
+    items: list[Item] = field(default_factory=list)
+    values: list[dict[str, Any]] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+def reading(reader: Reader) -> Callable[[Any], Any]:
+    """Make the function of a worker: rows become items, items become a padded batch."""
+
+    def read(task: list[Row] | list[Item]) -> tuple[list[Item], list[Refusal]] | Decoded:
+        return decode(reader, task) if isinstance(task[0], Item) else items(reader, task)  # type: ignore[arg-type]
+
+    return read
+
+
+def items(reader: Reader, rows: list[Row]) -> tuple[list[Item], list[Refusal]]:
+    """Items of some rows, and the rows that have none."""
+    found: list[Item] = []
+    refusals = []
+    for row in rows:
+        try:
+            found += reader.items(row)
+        except Exception as error:  # whatever one file does, the others are labelled
+            refusals.append(refusal(row, reason(error)))
+    return found, refusals
+
+
+def decode(reader: Reader, chosen: list[Item]) -> Decoded:
+    """Read items into a padded batch."""
+    good, signals, refusals = [], [], []
+    for item in chosen:
+        try:
+            signals.append(reader.read(item))
+            good.append(item)
+        except Exception as error:
+            if isinstance(error, Wav2SmallError) and not isinstance(error, AudioError):
+                raise
+            refusals.append(refusal(item, reason(error)))
+    lengths = np.array([len(signal) for signal in signals], dtype=np.int64)
+    batch = np.zeros((len(signals), lengths.max(initial=0)), dtype=np.float32)
+    for row, signal in enumerate(signals):
+        batch[row, : len(signal)] = signal
+    return Decoded(good, batch, lengths, refusals, reader.passages(good))
+
+
+class Run:
+    """One pass over rows; see `label_in_batches`."""
+
+    def __init__(self, rows: Iterable[Row], pool: Pool | Inline, launch: Launch, batch_s: float):
+        self.rows = iter(rows)
+        self.pool = pool
+        self.launch = launch
+        self.batch_s = batch_s
+        self.more = True  # rows to look at
+        self.retry: list[Any] = []
+        self.looking = 0  # tasks on their way that bring items
+        self.reading = 0  # tasks on their way that bring batches
+        self.waiting: list[Item] = []
+        self.waiting_s = 0.0
+        self.batches: deque[list[Item]] = deque()
+        self.decoded: deque[Decoded] = deque()
+        self.open: dict[int, _Open] = {}
+        self.done: list[_Open] = []
+        self.ahead = _AHEAD + pool.count
+
+    def __iter__(self) -> Iterator[Outcome]:
+        running: Callable[[], None] | None = None
+        while True:
+            self._cut()
+            self._submit()
+            if self.pool.busy and (not self.decoded or self.pool.ready()):
+                if running and not self.decoded and not self.pool.ready():
+                    running()  # nothing to do meanwhile: take what the model has
+                    running = None
+                for task, result in self.pool.receive(one=True):
+                    self._received(task, result)
+            before, running = running, None
+            if self.decoded:
+                running = self._label(self.decoded.popleft())
+            if before:
+                before()
+            if self.done:
+                yield outcome(self.done)
+                self.done = []
+            if not (running or self.pool.busy or self.decoded or self.batches or self.waiting):
+                if not self.more and not self.retry:
+                    return
+
+    def _cut(self) -> None:
+        enough = self.waiting_s >= buckets.STRETCH_BATCHES * self.batch_s
+        if not self.batches and (enough or (not self.more and not self.looking)):
+            self.batches.extend(buckets.cut(self.waiting, self.batch_s))
+            self.waiting, self.waiting_s = [], 0.0
+
+    def _submit(self) -> None:
+        while self.pool.free:
+            if self.retry:
+                self._send(self.retry.pop())
+            elif self.batches and self.reading + len(self.decoded) < self.ahead:
+                self._send(self.batches.popleft())
+            elif self.more and self.waiting_s < buckets.STRETCH_BATCHES * self.batch_s:
+                rows = list(islice(self.rows, _ROWS_PER_TASK))
+                self.more = len(rows) == _ROWS_PER_TASK
+                if rows:
+                    self._send(rows)
+                self._cut()
+            else:
+                return
+
+    def _send(self, task: list[Any]) -> None:
+        if isinstance(task[0], Item):
+            self.reading += 1
+        else:
+            self.looking += 1
+        self.pool.submit(task)
+
+    def _received(self, task: list[Any], result: Any) -> None:
+        reads = isinstance(task[0], Item)
+        if reads:
+            self.reading -= 1
+        else:
+            self.looking -= 1
+        if result is Died:
+            if len(task) > 1:
+                self.retry += [[one] for one in task]
+                return
+            why = "the process that read it crashed; the file is damaged"
+            lost = [refusal(task[0], why)]
+            result = Decoded([], np.zeros((0, 0)), np.zeros(0), lost) if reads else ([], lost)
+        if reads:
+            self._settle(result.refusals)
+            if result.items:
+                self.decoded.append(result)
+            return
+        found, refusals = result
+        for one in refusals:
+            self.done.append(_Open(0, refusals=[one]))
+        for item in found:
+            self.open.setdefault(item.row, _Open(0)).missing += 1
+            self.waiting_s += item.heard_s
+        self.waiting += found
+
+    def _label(self, decoded: Decoded) -> Callable[[], None]:
+        wait = self.launch(decoded.batch, decoded.lengths, decoded.passages)
+
+        def settle() -> None:
+            columns = wait()
+            finite = np.all([np.isfinite(values) for values in columns.values()], axis=0)
+            for at, item in enumerate(decoded.items):
+                if not finite[at]:
+                    self._settle([refusal(item, "the teacher's answer is no number")])
+                    continue
+                row = self.open[item.row]
+                row.items.append(item)
+                row.values.append({name: values[at] for name, values in columns.items()})
+                self._count(item.row)
+
+        return settle
+
+    def _settle(self, refusals: list[Refusal]) -> None:
+        for one in refusals:
+            self.open[one.row].refusals.append(one)
+            self._count(one.row)
+
+    def _count(self, row: int) -> None:
+        self.open[row].missing -= 1
+        if not self.open[row].missing:
+            self.done.append(self.open.pop(row))
+
+
+def outcome(rows: list[_Open]) -> Outcome:
+    """The outcome of whole rows."""
+    values = [one for row in rows for one in row.values]
+    found = [item for row in rows for item in row.items]
+    refusals = [one for row in rows for one in row.refusals]
+    names = values[0] if values else ()
+    columns = {name: np.array([one[name] for one in values], dtype=np.float32) for name in names}
+    settled = {item.row for item in found} | {one.row for one in refusals}
+    return Outcome(sorted(settled), found, columns, refusals)
+
+
+def label_in_batches(
+    rows: Iterable[Row], reader: Reader, teacher: Teacher, *, workers: int, batch_s: float
+) -> Iterator[Outcome]:
+    """Label rows with a teacher that lives in this process.
+
+    Args:
+        rows: what to label
+        reader: of the clips
+        teacher: a model
+        workers: processes that read; 0 = none
+        batch_s: most seconds of audio in a batch, padding counted
+    """
+    pool = Pool(workers, f"{__name__}:reading", reader) if workers else Inline(reading(reader))
+    with pool, launching(teacher) as launch:
+        yield from Run(rows, pool, launch, batch_s)

@@ -1,0 +1,201 @@
+"""From a row of the index to the signals a teacher hears: windows, then variants of each."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from wav2small import audio, index
+from wav2small import augmentation as variants
+from wav2small.errors import AudioError
+from wav2small.teachers.multimodal import turns
+from wav2small.teachers.multimodal.turns import Context, Passage, Turn
+
+_NS = 1_000_000_000  # nanoseconds per second, audformat's unit of time
+
+
+class Row(NamedTuple):
+    """One row of the source index; times in nanoseconds, `end` None = to the end of the file."""
+
+    row: int
+    file: str
+    start: int
+    end: int | None
+    passage: Passage | None = None  # where the teacher reads
+
+
+class Item(NamedTuple):
+    """One signal to label: a window of a row (`variant` 0), or a variant of that window."""
+
+    row: int
+    file: str
+    start: int
+    end: int | None
+    variant: int
+    seconds: float
+    passage: Passage | None = None
+    context_s: float = 0.0  # of other turns that are heard
+
+    @property
+    def heard_s(self) -> float:
+        """Seconds of audio that go through the teacher for it."""
+        return self.seconds + self.context_s
+
+
+class Refusal(NamedTuple):
+    """A clip that cannot be labelled, and why."""
+
+    row: int
+    file: str
+    start: int
+    end: int | None
+    reason: str
+
+
+@dataclass
+class Outcome:
+    """What became of some rows.
+
+    Attributes:
+        rows: the source rows it settles
+        items: what was labelled
+        columns: {column: (items,)}
+        refusals: what was not
+    """
+
+    rows: list[int] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the signals of a run; travels to worker processes.
+
+    Attributes:
+        root: folder that files are relative to
+        sampling_rate: of the teacher, Hz
+        window_s: longest signal in seconds
+        hop_s: from one window to the next, None = `window_s`
+        copies: number of variants of each window
+        settings: of the variants
+        context: what of a dialogue the teacher asks for, if it reads
+    """
+
+    root: str
+    sampling_rate: int
+    window_s: float
+    hop_s: float | None
+    copies: int
+    settings: variants.Settings
+    context: Context = Context()
+
+    def path(self, file: str) -> str:
+        return os.path.join(self.root, file)
+
+    def items(self, row: Row) -> list[Item]:
+        """Windows of a row, each with its variants; only the header of the file is read.
+
+        Raises:
+            AudioError: the file is missing or no audio; or its words have times that cannot be
+        """
+        if row.end is None:
+            length = audio.duration(self.path(row.file)) - row.start / _NS
+        else:
+            length = (row.end - row.start) / _NS
+        if length <= self.window_s:
+            cut = [(row.start, row.end, length)]
+        else:
+            hop_s = self.hop_s or self.window_s
+            cut = [
+                (row.start + round(low * _NS), row.start + round(high * _NS), high - low)
+                for low, high in index.spans(length, window_s=self.window_s, hop_s=hop_s)
+            ]
+        passage, context_s = self._passage(row, length)
+        return [
+            Item(row.row, row.file, start, end, seed, seconds, own, context_s)
+            for start, end, seconds in cut
+            for own in (self._window(passage, start, end) if len(cut) > 1 else passage,)
+            for seed in (0, *variants.seeds(row.file, start, end, self.copies))
+        ]
+
+    def read(self, item: Item) -> np.ndarray:
+        """The signal of an item, float32.
+
+        Raises:
+            AudioError: the clip cannot be used
+        """
+        return variants.read(
+            self.path(item.file),
+            start_s=item.start / _NS,
+            end_s=None if item.end is None else item.end / _NS,
+            variant=item.variant,
+            settings=self.settings,
+            sampling_rate=self.sampling_rate,
+        )
+
+    def passages(self, items: list[Item]) -> list[Passage] | None:
+        """What the teacher reads beside some items, their context heard; None = nothing."""
+        if not items or items[0].passage is None:
+            return None
+        return [
+            turns.hear(item.passage, turns.heard(self.context, item.passage), self._listen)
+            for item in items
+            if item.passage is not None
+        ]
+
+    def _passage(self, row: Row, length: float) -> tuple[Passage | None, float]:
+        """The passage of a row, the ends of what is heard filled in, and seconds of its context."""
+        if row.passage is None:
+            return None, 0.0
+        wrong = turns.fault(row.passage.own, row.start + round(length * _NS))
+        if wrong:
+            raise AudioError(f"{row.file}: {wrong}; mend `words` (seconds of the file)")
+        found, context_s = list(row.passage.turns), 0.0
+        for place in turns.heard(self.context, row.passage):
+            turn = found[place]
+            try:
+                if turn.end is None:
+                    end_s = audio.duration(self.path(turn.file or ""))
+                    turn = turn._replace(end=round(end_s * _NS))
+            except AudioError:
+                continue  # it has a row of its own, which lists why
+            assert turn.end is not None
+            # The nearest part of a long turn: the end of an earlier one, the start of a later one.
+            most = round(self.window_s * _NS)
+            if turn.end - turn.start > most:
+                early = place < row.passage.at
+                begin = turn.end - most if early else turn.start
+                turn = turn.within(begin, begin + most)
+            found[place] = turn
+            assert turn.end is not None
+            context_s += (turn.end - turn.start) / _NS
+        return Passage(tuple(found), row.passage.at), context_s
+
+    def _window(self, passage: Passage | None, start: int, end: int | None) -> Passage | None:
+        if passage is None or end is None:
+            return passage
+        return passage.with_own(passage.own.within(start, end))
+
+    def _listen(self, turn: Turn) -> np.ndarray:
+        return audio.read(
+            self.path(turn.file or ""),
+            start_s=turn.start / _NS,
+            end_s=None if turn.end is None else turn.end / _NS,
+            sampling_rate=self.sampling_rate,
+        )
+
+
+def refusal(clip: Row | Item, why: str) -> Refusal:
+    """The refusal of a row or an item."""
+    return Refusal(clip.row, clip.file, clip.start, clip.end, why)
+
+
+def reason(error: Exception) -> str:
+    """Why a clip was refused, on one line."""
+    text = str(error) if isinstance(error, AudioError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split()) or type(error).__name__

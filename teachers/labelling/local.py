@@ -1,0 +1,126 @@
+"""Labelling on this machine: worker processes read, and label themselves where that is cheap."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.teachers import registry
+from wav2small.teachers.base import Teacher, columns
+
+from .clips import Item, Outcome, Reader, Row, reason, refusal
+from .workers import Died, Inline, Pool
+
+_ROWS_PER_TASK = 8  # some tenths of a second of work: little to lose, little to talk about
+
+
+def cores() -> int:
+    """Number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def label_in_workers(
+    rows: Iterable[Row],
+    reader: Reader,
+    teacher: str | Teacher,
+    options: dict[str, Any],
+    *,
+    workers: int,
+) -> Iterator[Outcome]:
+    """Every worker has a copy of the teacher and labels rows from file to figure.
+
+    Args:
+        rows: what to label
+        reader: of the clips
+        teacher: as for `load_teacher`
+        options: of the teacher
+        workers: number of processes; 0 = none, everything happens in this one
+    """
+    pool: Pool | Inline
+    if workers:
+        pool = Pool(workers, f"{__name__}:labeller", teacher, options, reader)
+    else:
+        pool = Inline(labeller(teacher, options, reader))
+    tasks = _tasks(rows)
+    waiting: list[list[Row]] = []
+    with pool:
+        while True:
+            while pool.free:
+                task = waiting.pop() if waiting else next(tasks, None)
+                if task is None:
+                    break
+                pool.submit(task)
+            if not pool.busy:
+                return
+            for task, outcome in pool.receive():
+                if outcome is not Died:
+                    yield outcome
+                elif len(task) > 1:
+                    waiting += [[row] for row in task]
+                else:
+                    yield _crashed(task[0])
+
+
+def labeller(
+    teacher: str | Teacher, options: dict[str, Any], reader: Reader
+) -> Callable[[list[Row]], Outcome]:
+    """Make the function of a worker: rows in, their outcome out."""
+    model = registry.load_teacher(teacher, **options)
+
+    def label(rows: list[Row]) -> Outcome:
+        outcome = Outcome(rows=[row.row for row in rows])
+        found: list[dict[str, np.ndarray]] = []
+        for row in rows:
+            for item in _items(reader, row, outcome):
+                try:
+                    signal = reader.read(item)
+                    heard = signal[np.newaxis], np.array([len(signal)])
+                    values = columns(model, *heard, reader.passages([item]))
+                    _check(values)
+                except Exception as error:  # whatever one file does, the others are labelled
+                    if isinstance(error, Wav2SmallError) and not isinstance(error, AudioError):
+                        raise
+                    outcome.refusals.append(refusal(item, reason(error)))
+                    continue
+                outcome.items.append(item)
+                found.append(values)
+        outcome.columns = stack(found)
+        return outcome
+
+    return label
+
+
+def stack(found: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Join columns of batches."""
+    names = found[0] if found else ()
+    return {name: np.concatenate([one[name] for one in found]) for name in names}
+
+
+def _items(reader: Reader, row: Row, outcome: Outcome) -> list[Item]:
+    try:
+        return reader.items(row)
+    except Exception as error:
+        outcome.refusals.append(refusal(row, reason(error)))
+        return []
+
+
+def _check(values: dict[str, np.ndarray]) -> None:
+    for name, value in values.items():
+        if not np.isfinite(value).all():
+            raise AudioError(f"the teacher's {name} is no number")
+
+
+def _crashed(row: Row) -> Outcome:
+    why = "the process that labelled it crashed; the file is damaged or does not fit in memory"
+    return Outcome(rows=[row.row], refusals=[refusal(row, why)])
+
+
+def _tasks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    iterator = iter(rows)
+    while task := list(islice(iterator, _ROWS_PER_TASK)):
+        yield task

@@ -1,0 +1,132 @@
+"""Labelling on a Ray cluster: an actor pool of Ray Data, one teacher for each actor.
+
+The driver, the process that was started, holds the index and writes the pieces; the actors read
+audio and label. So a run on a hundred machines is resumed, ordered and finished like one on a
+single machine. Audio and, for neural teachers, checkpoints must be where every machine sees them.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from wav2small.errors import Wav2SmallError
+from wav2small.teachers import registry
+from wav2small.teachers.base import Teacher, runs_in_workers
+
+from .clips import Outcome, Reader, Row
+
+_ROWS_PER_TASK = 256  # enough to fill batches of a length; what a lost actor has to do again
+_RETRIES = 3  # of a task whose actor died; a clip that kills every actor ends the run
+
+
+class Labeller:
+    """An actor.
+
+    Args:
+        teacher: as for `load_teacher`
+        options: of the teacher
+        reader: of the clips
+        batch_s: seconds of audio in a batch of a neural teacher
+    """
+
+    def __init__(
+        self,
+        teacher: str | Teacher,
+        options: dict[str, Any],
+        reader: Reader,
+        batch_s: float | None,
+    ):
+        from .run import batch_seconds
+
+        self.teacher = registry.load_teacher(teacher, **options)
+        self.options = options
+        self.reader = reader
+        self.batch_s = batch_s or batch_seconds(self.teacher)
+
+    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
+        """Rows of the index in, one pickled outcome for each chunk of them out."""
+        from .batched import label_in_batches
+        from .local import label_in_workers
+
+        rows = [Row(*row) for chunk in block["rows"] for row in pickle.loads(chunk)]
+        if runs_in_workers(self.teacher):
+            found = label_in_workers(rows, self.reader, self.teacher, self.options, workers=0)
+        else:
+            found = label_in_batches(
+                rows, self.reader, self.teacher, workers=0, batch_s=self.batch_s
+            )
+        return {"outcome": [pickle.dumps(outcome) for outcome in found]}
+
+
+def label_on_ray(
+    rows: Iterable[Row],
+    reader: Reader,
+    teacher: str | Teacher,
+    options: dict[str, Any],
+    *,
+    actors: int | None,
+    batch_s: float | None = None,
+    address: str | None = None,
+    rows_per_task: int | None = None,
+) -> Iterator[Outcome]:
+    """Label rows on a cluster; see the module.
+
+    Args:
+        rows: what to label
+        reader: of the clips
+        teacher: as for `load_teacher`
+        options: of the teacher
+        actors: number of teachers; None = one for each GPU of the cluster, or for each CPU where
+            the teacher needs none
+        batch_s: see `label_in_batches`
+        address: of a running cluster; None = RAY_ADDRESS, or one that is started here
+        rows_per_task: rows of the index that an actor gets at a time; None = 256
+
+    Raises:
+        Wav2SmallError: Ray is not installed, or the cluster cannot be reached
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise Wav2SmallError(
+            "--engine ray: Ray is not installed; pip install 'wav2small[ray]'"
+        ) from error
+    if not ray.is_initialized():
+        try:
+            path = os.pathsep.join(entry for entry in sys.path if entry)
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                runtime_env={"env_vars": {"PYTHONPATH": path}} if address is None else None,
+            )
+        except ConnectionError as error:
+            raise Wav2SmallError(f"--engine ray: no cluster at {address}: {error}") from error
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0)) if options.get("device", "auto") != "cpu" else 0
+    count = actors or gpus or max(1, int(resources.get("CPU", 1)))
+    iterator = iter(rows)
+    chunks = []
+    while chunk := list(islice(iterator, rows_per_task or _ROWS_PER_TASK)):
+        chunks.append({"rows": pickle.dumps([tuple(row) for row in chunk])})
+    if not chunks:
+        return
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    arguments: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": 1}
+    labelled = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
+        Labeller,
+        fn_constructor_args=(teacher, options, reader, batch_s),
+        batch_size=1,
+        concurrency=min(count, len(chunks)),
+        max_restarts=-1,
+        max_task_retries=_RETRIES,
+        **arguments,
+    )
+    for line in labelled.iter_rows():
+        yield pickle.loads(line["outcome"])

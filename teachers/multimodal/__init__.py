@@ -1,0 +1,1 @@
+"""Teachers on speech and text: SPECTRA, CALM, BRIDGE, MiSTER-E."""

@@ -1,0 +1,253 @@
+"""Transcripts for an index that has none: a Whisper-type model of `transformers` listens first.
+
+`label --asr FOLDER|HUB_ID` fills `text` and `words` of the clips that have no `text`; both stay in
+the label table. One clip at a time, in the process that was started, whatever engine labels
+afterwards. What is transcribed lies beside the unfinished table: a run that was broken off goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from wav2small import audio, index, progress
+from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.index import Index
+from wav2small.teachers.labelling.store import Folder
+from wav2small.teachers.speech import checkpoint
+from wav2small.teachers.speech.checkpoint import Checkpoint
+from wav2small.teachers.speech.neural import choose_device, choose_dtype
+from wav2small.transcripts import Word, cells, parse
+
+from .encoders import TOKENIZER_FILES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HEARD_S = 30.0  # what Whisper hears at a time
+_FILES = (*TOKENIZER_FILES, "generation_config.json", "normalizer.json")
+_FRAME_S = 0.01  # of Whisper's spectrogram
+_FLUSH_S = 10.0
+
+
+class Recogniser:
+    """A recogniser by name; it is loaded when it has to listen.
+
+    Args:
+        spec: folder or hub id, optionally `owner/name@revision`
+
+    Attributes:
+        id: hub id or folder
+        revision: what pins it
+        entry: what a provenance says of it
+
+    Raises:
+        Wav2SmallError: none there, or of another model type
+    """
+
+    def __init__(self, spec: str):
+        here = os.path.isdir(spec)
+        source = checkpoint.local(spec) if here else checkpoint.hub(spec, extra=_FILES)
+        kind = source.config.get("model_type")
+        if kind != "whisper":
+            raise Wav2SmallError(
+                f"{source.folder / checkpoint.CONFIG}: model_type {kind!r} is no recogniser; "
+                "--asr takes a Whisper-type model"
+            )
+        self.source = source
+        self.id, self.revision = source.id, source.revision
+        what = {"id": source.id, "revision": source.revision, "licence": source.licence}
+        self.entry: dict[str, Any] = {"name": "asr", **what}
+
+    def fill(self, source: Index, folder: Folder, *, device: str, dtype: str) -> Index:
+        """See `fill`."""
+        return fill(source, Listener(self.source, device=device, dtype=dtype), folder)
+
+
+class Listener:
+    """Speech to words.
+
+    Args:
+        source: of a Whisper-type model
+        device: "auto", "cpu", "cuda", "cuda:1"
+        dtype: "auto", "float32", "bfloat16", "float16"
+
+    Raises:
+        Wav2SmallError: files are missing or do not fit
+    """
+
+    def __init__(self, source: Checkpoint, *, device: str = "auto", dtype: str = "auto"):
+        import transformers
+
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(dtype, self.device)
+        found: Any
+        try:
+            found = transformers.WhisperForConditionalGeneration.from_pretrained(
+                source.folder,
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation="eager",  # times of words are read from its attention
+                output_loading_info=True,
+            )
+            self._hear = transformers.WhisperFeatureExtractor.from_pretrained(source.folder)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+                source.folder, use_fast=True, trust_remote_code=False
+            )
+        except Exception as error:  # its parsers raise whatever their languages have
+            reason = str(error).partition("\n")[0]
+            raise Wav2SmallError(
+                f"{source.folder}: no recogniser can be read ({reason})"
+            ) from error
+        model, told = found
+        missing = sorted(key for key in told["missing_keys"] if key != "proj_out.weight")
+        if missing:
+            raise Wav2SmallError(
+                f"{source.folder / checkpoint.WEIGHTS}: lacks key {missing[0]}; is "
+                f"{checkpoint.CONFIG} the one it belongs to?"
+            )
+        self._model: Any = model.eval().requires_grad_(False).to(self.device, self.dtype)
+        config = self._model.generation_config
+        if getattr(config, "alignment_heads", None) is None:
+            # Whisper's own choice where nothing is known: all heads of the upper half.
+            layers, heads = model.config.decoder_layers, model.config.decoder_attention_heads
+            config.alignment_heads = [
+                [layer, head] for layer in range(layers // 2, layers) for head in range(heads)
+            ]
+
+    def words(self, signal: np.ndarray) -> list[Word]:
+        """The words of a signal of 16 kHz, of any length, in seconds from its beginning."""
+        length_s = len(signal) / audio.SAMPLING_RATE
+        found: list[Word] = []
+        for low, high in index.spans(length_s, window_s=HEARD_S, hop_s=HEARD_S):
+            begin = max(low, found[-1].end) if found else low  # the last span is moved back
+            part = signal[round(begin * audio.SAMPLING_RATE) : round(high * audio.SAMPLING_RATE)]
+            if len(part) >= audio.MIN_DURATION_S * audio.SAMPLING_RATE:
+                found += [
+                    Word(word.word, round(word.start + begin, 3), round(word.end + begin, 3))
+                    for word in self._words(part)
+                ]
+        return found
+
+    def _words(self, signal: np.ndarray) -> list[Word]:
+        length_s = len(signal) / audio.SAMPLING_RATE
+        features = self._hear(
+            signal, sampling_rate=audio.SAMPLING_RATE, return_tensors="pt"
+        ).input_features
+        with torch.inference_mode():
+            found = self._model.generate(
+                features.to(self.device, self.dtype),
+                return_token_timestamps=True,
+                return_dict_in_generate=True,
+                num_frames=max(2, round(length_s / _FRAME_S)),
+            )
+        tokens = found["sequences"][0].tolist()
+        ends = found["token_timestamps"][0].float().tolist()
+        return grouped(self._tokenizer, tokens, ends, length_s)
+
+
+def grouped(tokenizer: Any, tokens: list[int], ends: list[float], length_s: float) -> list[Word]:
+    """Words from tokens and when each of them ends.
+
+    A word begins at a token that begins with a blank, as byte-level tokenizers write it; special
+    tokens belong to none.
+    """
+    special = set(tokenizer.all_special_ids)
+    groups: list[tuple[list[int], float, float]] = []
+    before = 0.0
+    for token, end in zip(tokens, ends, strict=True):
+        end = min(max(end, before), length_s)
+        text = "" if token in special else tokenizer.decode([token])
+        if token not in special:
+            if not groups or text.startswith(" "):
+                groups.append(([], before, end))
+            ids, start, _ = groups[-1]
+            groups[-1] = ([*ids, token], start, end)
+        before = end
+    decoded = (" ".join(tokenizer.decode(ids).split()) for ids, _, _ in groups)
+    found = zip(decoded, groups, strict=True)
+    return [Word(text, start, end) for text, (_, start, end) in found if text]
+
+
+def fill(source: Index, listener: Listener, folder: Folder) -> Index:
+    """An index with a transcript for every clip that can be heard.
+
+    Args:
+        source: clips; those that have a `text` keep it
+        listener: to the others
+        folder: of the unfinished run, where what is done is kept
+    """
+    import pandas as pd
+
+    frame = source.frame.copy()
+    for name in ("text", "words"):
+        if name not in frame:
+            frame[name] = pd.Series([None] * len(frame), index=frame.index, dtype=object)
+    done = _done(folder)
+    texts, words = list(frame["text"]), list(frame["words"])
+    todo = [row for row, text in enumerate(texts) if text is None and row not in done]
+    writer = _Writer(folder)
+    with progress.bar(len(todo), unit="clip", desc="asr") as bar:
+        for row, found in _transcribed(source, frame, todo, listener):
+            done[row] = found
+            writer.add(row, found)
+            bar.update()
+    writer.flush()
+    for row, found in done.items():
+        texts[row] = " ".join(word.word for word in found) or None
+        words[row] = cells(found)
+    frame["text"] = pd.Series(texts, index=frame.index, dtype=object)
+    frame["words"] = pd.Series(words, index=frame.index, dtype=object)
+    return Index(frame, source.root, source.refused, source.metadata)
+
+
+def _transcribed(
+    source: Index, frame: pd.DataFrame, rows: list[int], listener: Listener
+) -> Iterator[tuple[int, list[Word]]]:
+    for row in rows:
+        clip = frame.iloc[row]
+        start_s, end_s = clip["start"].total_seconds(), index.seconds(clip["end"])
+        try:
+            signal = audio.read(source.path(clip["file"]), start_s=start_s, end_s=end_s)
+        except AudioError:
+            yield row, []  # the labelling run says why
+            continue
+        found = listener.words(signal)
+        yield row, [Word(w.word, w.start + start_s, w.end + start_s) for w in found]
+
+
+class _Writer:
+    """Keeps transcripts as files of JSON lines, each whole or absent."""
+
+    def __init__(self, folder: Folder):
+        self.folder = folder
+        self.lines: list[str] = []
+        self.flushed = time.monotonic()
+
+    def add(self, row: int, words: list[Word]) -> None:
+        self.lines.append(json.dumps([row, cells(words)], ensure_ascii=False))
+        if time.monotonic() - self.flushed > _FLUSH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.lines:
+            text = "\n".join(self.lines) + "\n"
+            name = f"transcripts-{len(self.folder.names('transcripts-')):06d}.jsonl"
+            self.folder.write(name, lambda path: path.write_text(text, encoding="utf-8"))
+        self.lines, self.flushed = [], time.monotonic()
+
+
+def _done(folder: Folder) -> dict[int, list[Word]]:
+    found = {}
+    for name in folder.names("transcripts-"):
+        with folder.open(name) as file:
+            for line in file.read().decode().splitlines():
+                row, words = json.loads(line)
+                found[int(row)] = list(parse(words, name) or ())
+    return found

@@ -1,0 +1,219 @@
+"""MiSTER-E (arXiv 2602.23300): experts for speech, text and both, over a conversation.
+
+    turns before, own, turns after
+       |                    |
+    speech encoder      text encoder        one embedding of each turn
+       |                    |
+    context expert      context expert      Conv1d k 1/3/5 summed, 3 layers of BiGRU, skip
+       |     |              |     |
+       |     +-> co-attention <-+ |         4 blocks over the turns
+       |              |           |
+     speech         cross        text       each: outputs, categories
+       +------- gate: softmax / 2 ----+     their mixture
+
+Published: the two context experts, the cross-modal expert, the gate and its temperature, the
+contrastive loss between paired speech and text, the divergence between experts, and that nobody
+asks who speaks. Ours: an utterance is the mean of its hidden states; `TURNS` turns on both sides
+stand for the conversation, `HEARD` of them are heard; ratings agree by their squared difference;
+turns of the same category are positives of each other, and without categories turns whose ratings
+differ by no more than `NEAR`; each expert also learns for itself; the weights. The encoders learn
+whole, or through LoRA (`--lora`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
+
+from .base import OnDevice, Prose, ReadingNetwork, Sound
+from .cross_attention import CrossAttention
+from .encoders import Tokenizer
+from .mister_e_objectives import loss
+from .turns import Context, Passage
+
+TURNS = 4  # on both sides that are read [choose]
+HEARD = 1  # of these, that are heard: each makes labelling dearer by a turn [choose]
+KERNELS = (1, 3, 5)  # paper
+GRU_LAYERS = 3  # paper
+BLOCKS = 4  # of co-attention (paper)
+TEMPERATURE = 2.0  # of the gate (paper)
+
+
+@dataclass
+class Batch(OnDevice):
+    """The turns of some passages, N in all, one passage after the other.
+
+    Attributes:
+        sound: of the turns that were heard
+        prose: of the turns that have a transcript
+        heard: (N,) bool
+        read: (N,) bool
+        lengths: (B,) turns of each passage, on the CPU
+        at: (B,) place of its own turn
+    """
+
+    sound: Sound | None
+    prose: Prose | None
+    heard: Tensor
+    read: Tensor
+    lengths: Tensor
+    at: Tensor
+
+
+class ContextExpert(nn.Module):
+    """What the turns around it say about each turn."""
+
+    def __init__(self, size: int, dropout: float):
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(size, size, kernel, padding=kernel // 2) for kernel in KERNELS
+        )
+        self.recurrent = nn.GRU(
+            size, size // 2, GRU_LAYERS, batch_first=True, bidirectional=True, dropout=dropout
+        )
+        self.norm = nn.LayerNorm(size)
+
+    def forward(self, turns: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, size), zeros after the last turn, and (B,) on the CPU -> the same shape."""
+        across = turns.transpose(1, 2)
+        mixed = torch.stack([layer(across) for layer in self.convolutions]).sum(0).transpose(1, 2)
+        packed = pack_padded_sequence(mixed, lengths, batch_first=True, enforce_sorted=False)
+        found, _ = self.recurrent(packed)
+        followed, _ = pad_packed_sequence(found, batch_first=True, total_length=turns.shape[1])
+        return self.norm(turns + followed)
+
+
+class CoAttention(nn.Module):
+    """Speech asks text, and text speech."""
+
+    def __init__(self, size: int, heads: int, dropout: float):
+        super().__init__()
+        self.speech = CrossAttention(size, heads, dropout)
+        self.text = CrossAttention(size, heads, dropout)
+
+    def forward(self, speech: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return self.speech(speech, text, mask), self.text(text, speech, mask)
+
+
+class Expert(nn.Module):
+    """Outputs and logits from the states of a turn."""
+
+    def __init__(self, size: int, dimensions: int, categories: int):
+        super().__init__()
+        self.outputs = nn.Linear(size, dimensions)
+        nn.init.normal_(self.outputs.weight, std=0.02)
+        nn.init.constant_(self.outputs.bias, 0.5)  # the middle of the scale
+        self.categories = nn.Linear(size, categories) if categories else None
+
+    def forward(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.outputs(states), self.categories(states) if self.categories else None
+
+
+class Network(ReadingNetwork):
+    """See the module."""
+
+    system = "mister_e"
+    context = Context(before=TURNS, after=TURNS, heard_before=HEARD, heard_after=HEARD)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "fusion_size": 256,
+        "fusion_heads": 4,
+        "fusion_dropout": 0.1,
+        "contrast_size": 64,
+    }
+
+    def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer, where: Any = "config.json"):
+        super().__init__(config, tokenizer, where)
+        size, heads = self.config["fusion_size"], self.config["fusion_heads"]
+        dropout = self.config["fusion_dropout"]
+        self.project_speech = nn.Linear(self.speech.size, size)
+        self.project_text = nn.Linear(self.text.size, size)
+        self.contrast_speech = nn.Linear(size, self.config["contrast_size"])
+        self.contrast_text = nn.Linear(size, self.config["contrast_size"])
+        self.follow_speech = ContextExpert(size, dropout)
+        self.follow_text = ContextExpert(size, dropout)
+        self.cross = nn.ModuleList(CoAttention(size, heads, dropout) for _ in range(BLOCKS))
+        counts = len(self.config["id2label"]), len(self.config.get("categories") or ())
+        self.experts = nn.ModuleList(Expert(width, *counts) for width in (size, size, 2 * size))
+        self.gate = nn.Linear(4 * size, len(self.experts))
+
+    def collate(self, passages: Sequence[Passage]) -> Batch:
+        turns = [turn for passage in passages for turn in passage.turns]
+        heard = [turn for turn in turns if turn.signal is not None]
+        read = [self.sequence(turn.text) for turn in turns if turn.text is not None]
+        return Batch(
+            sound=self.sound(heard) if heard else None,
+            prose=self.prose(read) if read else None,
+            heard=torch.tensor([turn.signal is not None for turn in turns]),
+            read=torch.tensor([turn.text is not None for turn in turns]),
+            lengths=torch.tensor([len(passage.turns) for passage in passages]),
+            at=torch.tensor([passage.at for passage in passages]),
+        )
+
+    def forward(self, batch: Batch) -> tuple[Tensor | None, ...]:
+        """Outputs and logits of the mixture, of the experts (B, 3, ...), then what is contrasted:
+        speech and text of the own turn (B, contrast_size), and whether it has both (B,)."""
+        rows = torch.arange(len(batch.at), device=batch.at.device)
+
+        def own(turns: Tensor) -> Tensor:
+            return turns[rows, batch.at]
+
+        speech = self._turns(self.project_speech(self._heard(batch)), batch)
+        text = self._turns(self.project_text(self._read(batch)), batch)
+        pair = self.contrast_speech(own(speech)), self.contrast_text(own(text))
+        both = own(self._turns((batch.heard & batch.read).to(speech.dtype), batch))
+
+        speech = self.follow_speech(speech, batch.lengths)
+        text = self.follow_text(text, batch.lengths)
+        steps = torch.arange(speech.shape[1], device=speech.device)
+        mask = steps < batch.lengths.to(speech.device)[:, None]
+        asking, answering = speech, text
+        for block in self.cross:
+            asking, answering = block(asking, answering, mask)
+        states = [own(speech), own(text), torch.cat([own(asking), own(answering)], dim=1)]
+        found = [expert(state) for expert, state in zip(self.experts, states, strict=True)]
+        shares = (self.gate(torch.cat(states, dim=1)) / TEMPERATURE).softmax(dim=1)[..., None]
+        outputs = torch.stack([ratings for ratings, _ in found], dim=1)
+        mixed = (shares * outputs).sum(1)
+        if found[0][1] is None:
+            return mixed, None, outputs, None, *pair, both
+        logits = torch.stack([logits for _, logits in found], dim=1).float()
+        mixture = (shares.float().log() + logits.log_softmax(dim=2)).logsumexp(dim=1)
+        return mixed, mixture, outputs, logits, *pair, both
+
+    def loss(
+        self,
+        truth: Tensor,
+        classes: Tensor | None,
+        outputs: Tensor,
+        logits: Tensor | None,
+        *rest: Tensor | None,
+    ) -> Tensor:
+        """See `mister_e_objectives.loss`."""
+        return loss(truth, classes, outputs, logits, *rest)
+
+    def _heard(self, batch: Batch) -> Tensor:
+        """The embedding of each turn as it was heard: (N, size)."""
+        turns = self.no_speech.expand(len(batch.heard), -1)
+        return turns if batch.sound is None else _put(turns, batch.heard, self.listen(batch.sound))
+
+    def _read(self, batch: Batch) -> Tensor:
+        """The embedding of each turn as it was read: (N, size)."""
+        turns = self.no_text.expand(len(batch.read), -1)
+        return turns if batch.prose is None else _put(turns, batch.read, self.read(batch.prose))
+
+    def _turns(self, flat: Tensor, batch: Batch) -> Tensor:
+        """(N, ...) -> (B, T, ...), zeros after the last turn of a passage."""
+        return pad_sequence(list(flat.split(batch.lengths.tolist())), batch_first=True)
+
+
+def _put(turns: Tensor, there: Tensor, hidden: tuple[Tensor, Tensor]) -> Tensor:
+    """Means of the hidden states in the rows that are there."""
+    states, mask = hidden
+    counted = mask[..., None].to(states.dtype)
+    means = (states * counted).sum(1) / counted.sum(1)
+    return turns.to(means.dtype).index_put((there,), means)

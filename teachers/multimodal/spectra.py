@@ -1,0 +1,213 @@
+"""SPECTRA (Yu et al. 2023, arXiv 2305.11579): speech and text of a dialogue in one fusion layer.
+
+    text, own turn and up to 8 before it             speech, previous and own turn
+            |                                                |
+       text encoder                                    speech encoder
+            |  + modality + turn                             |  + modality + turn + time
+            +----------------------+-------------------------+
+                          one transformer layer
+                                   |
+                    first position: outputs, categories
+
+Published: the encoders, the modality and turn embeddings, the single fusion layer, the context,
+the four objectives of pretraining (`spectra_objectives`) and the head on the first position. Ours:
+the own turn is read first, so that its positions do not depend on the history; turn embeddings are
+added where the encoders end, so that these stay as they were published; a sinusoid of the time in
+its turn is added to each frame; encoders of other sizes are projected; a turn without transcript,
+or that was not heard, is one learned position.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from wav2small import audio
+from wav2small.teachers.speech import backbones
+
+from .base import OnDevice, Prose, ReadingNetwork, Sound, missing
+from .encoders import Tokenizer
+from .turns import Context, Passage, Turn
+
+HISTORY = 8  # turns before the own that are read (paper)
+MOST_TOKENS = 512  # of history and own turn (paper)
+_HEARD = 2  # turns: the previous and the own (paper)
+#: Deviation of new embeddings, half of the encoders' states: attention sees them at once. [choose]
+_APART = 0.5
+
+
+@dataclass
+class Batch(OnDevice):
+    """Some passages.
+
+    Attributes:
+        prose: (B, L) history and own turn
+        turns: (B, L) how many turns before the own a token is
+        sound: (2 B, T) the previous turns, then the own ones
+    """
+
+    prose: Prose
+    turns: Tensor
+    sound: Sound
+
+
+@dataclass
+class Fused:
+    """What the fusion layer gives; masks say which positions count.
+
+    Attributes:
+        text: (B, L, size) own turn and history
+        own: (B, L) bool, of the own turn
+        history: (B, L) bool
+        speech: (B, frames, size) of the own turn
+        heard: (B, frames) bool
+        before: (B, frames, size) of the previous turn
+        heard_before: (B, frames) bool
+    """
+
+    text: Tensor
+    own: Tensor
+    history: Tensor
+    speech: Tensor
+    heard: Tensor
+    before: Tensor
+    heard_before: Tensor
+
+    @property
+    def pooled(self) -> Tensor:
+        """The first position: (B, size)."""
+        return self.text[:, 0]
+
+
+class Network(ReadingNetwork):
+    """See the module."""
+
+    system = "spectra"
+    context = Context(before=HISTORY, heard_before=_HEARD - 1)
+    #: None = as in the text encoder
+    defaults: ClassVar[Mapping[str, Any]] = {"fusion_heads": None, "fusion_dropout": None}
+
+    def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer, where: Any = "config.json"):
+        super().__init__(config, tokenizer, where)
+        size = self.text.size
+        same = self.speech.size == size
+        self.project = nn.Identity() if same else nn.Linear(self.speech.size, size)
+        self.modality = nn.Parameter(_APART * torch.randn(2, size))
+        self.text_turn = nn.Parameter(_APART * torch.randn(HISTORY + 1, size))
+        self.speech_turn = nn.Parameter(_APART * torch.randn(_HEARD, size))
+        inner = self.text.model.config
+        heads = self.config["fusion_heads"] or inner.num_attention_heads
+        dropout = self.config["fusion_dropout"]
+        if dropout is None:
+            dropout = getattr(inner, "hidden_dropout_prob", 0.1)
+        self.fusion = nn.TransformerEncoderLayer(
+            size,
+            heads,
+            4 * size,
+            dropout=dropout,
+            activation="gelu",
+            batch_first=True,
+        )
+        self.build_head(size)
+
+    def collate(self, passages: Sequence[Passage]) -> Batch:
+        return self.batch(passages, [self.tokens(passage) for passage in passages])
+
+    def batch(
+        self, passages: Sequence[Passage], rows: Sequence[tuple[list[int] | None, list[int]]]
+    ) -> Batch:
+        """`collate` with the ids of `tokens` given."""
+        prose = self.prose([ids for ids, _ in rows])
+        turns = torch.zeros_like(prose.tokens)
+        for number, (_, distances) in enumerate(rows):
+            turns[number, : len(distances)] = torch.tensor(distances, dtype=torch.long)
+        before = [p.turns[p.at - 1] if p.at else Turn() for p in passages]
+        return Batch(prose, turns, self.sound([*before, *(p.own for p in passages)]))
+
+    def tokens(
+        self, passage: Passage, own: list[int] | None = None
+    ) -> tuple[list[int] | None, list[int]]:
+        """Ids of a passage, and of each how many turns before the own it is.
+
+        The own turn comes first, then the history from the nearest on, as far as it fits. None:
+        there is nothing to read.
+
+        Args:
+            passage: what to read
+            own: ids of its own turn; None = of its text
+        """
+        limit = min(self.tokenizer.limit, MOST_TOKENS)
+        own = self.tokenizer.ids(passage.own.text or "") if own is None else own
+        history = range(1, min(passage.at, HISTORY) + 1)
+        pieces = [(0, own)] + [
+            (distance, self.tokenizer.ids(passage.turns[passage.at - distance].text or ""))
+            for distance in history
+        ]
+        ids: list[int] = []
+        distances: list[int] = []
+        for distance, piece in pieces:
+            room = limit - 2 - len(ids)
+            if piece and room > 0:
+                ids += [*piece[:room], self.tokenizer.last]
+                distances += [distance] * (len(ids) - len(distances))
+        if not ids:
+            return None, []
+        return [self.tokenizer.first, *ids], [0, *distances]
+
+    def forward(self, batch: Batch) -> tuple[Tensor | None, ...]:
+        return (*self.head(self.fuse(batch).pooled), batch.prose.there.float())
+
+    def fuse(self, batch: Batch, features: Tensor | None = None) -> Fused:
+        """Encoders and fusion layer.
+
+        Args:
+            batch: of `collate`
+            features: (2 B, frames, conv_dim), other features than those of the sound itself
+        """
+        text, text_mask = self.read(batch.prose)
+        speech, speech_mask = self._hear(batch.sound, features)
+        frames = speech.shape[1]
+        seconds = torch.arange(frames, device=speech.device) * self.hop_s
+        speech = self.project(speech) + sinusoid(seconds, text.shape[2]).to(speech.dtype)
+        before, own = speech.chunk(2)
+        text = text + self.modality[0] + self.text_turn[batch.turns]
+        before = before + self.modality[1] + self.speech_turn[1]
+        own = own + self.modality[1] + self.speech_turn[0]
+        together = torch.cat([text, own, before], dim=1)
+        heard_before, heard = speech_mask.chunk(2)
+        mask = torch.cat([text_mask, heard, heard_before], dim=1)
+        fused = self.fusion(together, src_key_padding_mask=~mask)
+        text, own, before = fused.split([text.shape[1], frames, frames], dim=1)
+        latest = batch.turns == 0
+        return Fused(
+            text, text_mask & latest, text_mask & ~latest, own, heard, before, heard_before
+        )
+
+    @property
+    def hop_s(self) -> float:
+        """Seconds from one frame to the next."""
+        return math.prod(self.speech.model.config.conv_stride) / audio.SAMPLING_RATE
+
+    def features(self, sound: Sound) -> Tensor:
+        """Convolutional features: (N, frames, conv_dim)."""
+        scaled = self.speech.scaled(sound.signal, sound.lengths)
+        return backbones.features(self.speech.model, scaled, sound.lengths)
+
+    def _hear(self, sound: Sound, features: Tensor | None) -> tuple[Tensor, Tensor]:
+        if features is None:
+            return self.listen(sound)
+        hidden, mask = backbones.encode(self.speech.model, features, sound.lengths)
+        return missing(hidden, mask, sound.there, self.no_speech)
+
+
+def sinusoid(seconds: Tensor, size: int) -> Tensor:
+    """Sines and cosines of a time, periods of 40 ms to 40 s in equal ratios: (..., size)."""
+    count = size // 2
+    periods = torch.logspace(math.log10(0.04), math.log10(40), count, device=seconds.device)
+    angles = 2 * math.pi * seconds[..., None] / periods
+    return nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=-1), (0, size % 2))

@@ -1,0 +1,1 @@
+"""Teachers on speech alone: WavLM, wav2vec2, ensembles, students."""

@@ -1,0 +1,112 @@
+"""The mean of several teachers; the paper's teacher is the mean of wavlm and wav2vec2."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from wav2small.dimensions import DIMENSIONS
+from wav2small.errors import Wav2SmallError
+from wav2small.teachers import base as teacher
+from wav2small.teachers import registry
+from wav2small.teachers.base import Teacher
+
+PAPER = ("wavlm", "wav2vec2")
+
+
+@registry.register_teacher("ensemble")
+class Ensemble:
+    """Weighted mean of teachers, for each dimension over those members that judge it.
+
+    Args:
+        members: as for `load_teacher`; the same teacher twice is an error of the user's
+        weights: one per member, positive; None = all the same
+        options: of the members
+
+    Raises:
+        Wav2SmallError: no members, other weights than members, another sampling rate
+    """
+
+    name = "ensemble"
+
+    def __init__(
+        self,
+        members: Sequence[str | Teacher] | None = None,
+        weights: Sequence[float] | None = None,
+        **options: Any,
+    ):
+        specs = list(members or PAPER)
+        shares = [1.0] * len(specs) if weights is None else [float(weight) for weight in weights]
+        if len(shares) != len(specs):
+            raise Wav2SmallError(
+                f"--weights: {len(shares)} weights for {len(specs)} members; give one for each"
+            )
+        if not all(0 < share < float("inf") for share in shares):
+            raise Wav2SmallError("--weights: every weight must be above 0")
+        self.members = [registry.load_teacher(spec, **options) for spec in specs]
+        for member in self.members:
+            if teacher.reads(member):
+                raise Wav2SmallError(
+                    f"ensemble: {member.id} reads as well as it listens; label with it alone"
+                )
+        rates = {member.sampling_rate for member in self.members}
+        if len(rates) > 1:
+            raise Wav2SmallError(f"ensemble: members listen at {sorted(rates)} Hz; give one rate")
+        self.weights = [share / sum(shares) for share in shares]
+        self.sampling_rate = rates.pop()
+        judged = {name for member in self.members for name in member.dimensions}
+        self.dimensions = tuple(name for name in DIMENSIONS if name in judged)
+        self.invariances = frozenset.intersection(*(m.invariances for m in self.members))
+        self.in_workers = all(teacher.runs_in_workers(member) for member in self.members)
+        self.id = "ensemble:" + ",".join(
+            f"{member.id}={weight:.6g}"
+            for member, weight in zip(self.members, self.weights, strict=True)
+        )
+        revisions = "\n".join(f"{member.id} {member.revision}" for member in self.members)
+        self.revision = "sha256:" + hashlib.sha256(revisions.encode()).hexdigest()
+        self.licence = " AND ".join(dict.fromkeys(member.licence for member in self.members))
+
+    def predict(self, batch: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """See `Teacher.predict`."""
+        found = self.predict_columns(batch, lengths)
+        return np.stack([found[name] for name in self.dimensions], axis=1)
+
+    def predict_columns(self, batch: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+        """Weighted means of every column that members offer, each clipped to 0..1 before."""
+        sums: dict[str, np.ndarray] = {}
+        totals: dict[str, float] = {}
+        for member, weight in zip(self.members, self.weights, strict=True):
+            for name, values in teacher.columns(member, batch, lengths).items():
+                sums[name] = sums.get(name, 0.0) + weight * values.astype(np.float64)
+                totals[name] = totals.get(name, 0.0) + weight
+        return {name: values / totals[name] for name, values in sums.items()}
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """One entry for each member, with its weight."""
+        return [
+            {**entry, "weight": weight}
+            for member, weight in zip(self.members, self.weights, strict=True)
+            for entry in teacher.licensed(member)
+        ]
+
+
+def parse(text: str) -> tuple[list[str], list[float]]:
+    """`SPEC=WEIGHT,SPEC=WEIGHT` -> members, weights; a weight left out is 1.
+
+    Raises:
+        Wav2SmallError: a weight is no number
+    """
+    members, weights = [], []
+    for part in text.split(","):
+        spec, _, weight = part.partition("=")
+        try:
+            weights.append(float(weight or 1))
+        except ValueError as error:
+            raise Wav2SmallError(f"ensemble: {part!r}: the weight is no number") from error
+        members.append(spec.strip())
+    if not all(members):
+        raise Wav2SmallError(f"ensemble:{text}: name members as SPEC=WEIGHT,SPEC=WEIGHT")
+    return members, weights

@@ -1,0 +1,180 @@
+"""What every neural teacher shares: a device, a precision, batches that fit into memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wav2small import audio
+from wav2small.errors import Wav2SmallError
+from wav2small.teachers.multimodal.turns import Passage
+
+from .checkpoint import Checkpoint
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class NeuralTeacher:
+    """A network that labels.
+
+    Args:
+        network: `network(signal (B, T), lengths (B,) on the CPU)` -> (B, outputs), and for the
+            names in `categories` logits (B, categories), else None
+        checkpoint: where it comes from
+        name: of the teacher
+        dimensions: of the outputs, in their order; in the table they stand in the usual order
+        categories: names of the categories it tells apart, if it does
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"
+        dtype: "auto" (bfloat16 on CUDA, else float32), "float32", "bfloat16", "float16"
+
+    Raises:
+        Wav2SmallError: no such device or precision
+    """
+
+    sampling_rate = audio.SAMPLING_RATE
+
+    def __init__(
+        self,
+        network: nn.Module,
+        checkpoint: Checkpoint,
+        *,
+        name: str,
+        dimensions: tuple[str, ...],
+        categories: tuple[str, ...] = (),
+        invariances: frozenset[str] = frozenset(),
+        device: str = "auto",
+        dtype: str = "auto",
+    ):
+        from wav2small.dimensions import DIMENSIONS
+
+        self.name = name
+        self.id = checkpoint.id
+        self.revision = checkpoint.revision
+        self.licence = checkpoint.licence
+        self.dimensions = tuple(known for known in DIMENSIONS if known in dimensions)
+        self.categories = categories
+        self.invariances = invariances
+        self._order = [dimensions.index(known) for known in self.dimensions]
+        self._fits = float("inf")  # samples of a batch, padding counted
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(dtype, self.device)
+        self.network = network.eval().requires_grad_(False).to(self.device)
+
+    def predict(self, batch: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """See `Teacher.predict`."""
+        found = self.predict_columns(batch, lengths)
+        return np.stack([found[name] for name in self.dimensions], axis=1)
+
+    def predict_columns(
+        self, batch: np.ndarray, lengths: np.ndarray, passages: list[Passage] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Dimensions, and probabilities of the categories as `probability_NAME`."""
+        return self.launch(batch, lengths, passages)()
+
+    def launch(
+        self, batch: np.ndarray, lengths: np.ndarray, passages: list[Passage] | None = None
+    ) -> Callable[[], dict[str, np.ndarray]]:
+        """Begin to label a batch; a GPU works while the caller prepares the next one.
+
+        Returns:
+            a function that waits for the columns
+        """
+        half = len(batch) // 2
+        if batch.size <= self._fits or not half:
+            try:
+                outputs = self._forward(batch, lengths, passages)
+                return lambda: self._columns(*outputs)
+            except torch.cuda.OutOfMemoryError:
+                if not half:
+                    raise
+                self._fits = batch.size // 2
+                print(
+                    f"out of memory on {self.device} with {len(batch)} clips of "
+                    f"{batch.shape[1] / self.sampling_rate:.1f} s; going on with {half}",
+                    file=sys.stderr,
+                )
+            torch.cuda.empty_cache()  # only here does the error let go of what it holds
+        parts = [
+            self.launch(
+                batch[rows, : lengths[rows].max()], lengths[rows], passages and passages[rows]
+            )()
+            for rows in (slice(0, half), slice(half, None))
+        ]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return lambda: joined
+
+    def _forward(
+        self, batch: np.ndarray, lengths: np.ndarray, passages: list[Passage] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        signal = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))
+        if self.device.type == "cuda":
+            signal = signal.pin_memory().to(self.device, non_blocking=True)
+        counts = torch.from_numpy(np.asarray(lengths, dtype=np.int64))
+        lower = self.dtype != torch.float32
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, dtype=self.dtype, enabled=lower),
+        ):
+            return self.network(signal, counts)
+
+    def _columns(self, values: Tensor, logits: Tensor | None) -> dict[str, np.ndarray]:
+        ordered = values.float()[:, self._order].cpu().numpy()
+        columns = dict(zip(self.dimensions, ordered.T, strict=True))
+        if logits is not None:
+            shares = logits.float().softmax(dim=1).cpu().numpy()
+            names = (f"probability_{name}" for name in self.categories)
+            columns |= dict(zip(names, shares.T, strict=True))
+        return columns
+
+
+def choose_device(name: str) -> torch.device:
+    """The device a user asked for.
+
+    Raises:
+        Wav2SmallError: CUDA asked for but absent, or a name that is no device
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise Wav2SmallError(
+            f"--device {name}: no such device; give auto, cpu, cuda or cuda:N"
+        ) from error
+    if device.type not in ("cpu", "cuda"):
+        raise Wav2SmallError(f"--device {name}: not supported; give auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count <= (device.index or 0):
+            found = f"there are {count}" if count else "no CUDA device or driver is here"
+            raise Wav2SmallError(f"--device {name}: {found}; give --device cpu or auto")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The precision a user asked for.
+
+    Raises:
+        Wav2SmallError: no such precision
+    """
+    if name == "auto":
+        good = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if good else torch.float32
+    if name not in _DTYPES:
+        raise Wav2SmallError(f"--dtype {name}: give auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def whole(values: Tensor) -> Tensor:
+    """At least float32: statistics need the digits that bfloat16 lacks."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def valid(signal: Tensor, lengths: Tensor) -> Tensor:
+    """Mask of valid samples: (B, T), float."""
+    steps = torch.arange(signal.shape[1], device=signal.device)
+    return (steps < lengths.to(signal.device, non_blocking=True)[:, None]).to(signal.dtype)

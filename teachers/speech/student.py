@@ -1,0 +1,49 @@
+"""A student as a teacher: the folder of a distillation, or the published 16K-parameter model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from wav2small import provenance
+from wav2small.dimensions import DIMENSIONS
+
+from .checkpoint import Checkpoint
+from .neural import NeuralTeacher
+
+
+class _Network(nn.Module):
+    def __init__(self, student: Any):
+        super().__init__()
+        self.student = student
+
+    def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.student.category is None:
+            return self.student(signal, lengths), None
+        return self.student.forward_categories(signal, lengths)
+
+
+class StudentTeacher(NeuralTeacher):
+    """Wraps a student; `provenance` keeps the licences of whom it learned from."""
+
+    def __init__(self, source: Checkpoint, **options: Any):
+        from wav2small.students import registry
+
+        student = registry.load(source.folder)
+        self._lineage = registry.provenance(source.folder)
+        licence = " AND ".join(provenance.licences(self._lineage))
+        super().__init__(
+            _Network(student),
+            Checkpoint(source.folder, source.id, source.revision, licence),
+            name=student.name,
+            dimensions=DIMENSIONS,
+            categories=tuple(student.config.get("categories") or ()),
+            **options,
+        )
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """The student, then its own teachers."""
+        from wav2small.teachers.base import entry
+
+        return [entry(self), *self._lineage.get("teachers", ())]

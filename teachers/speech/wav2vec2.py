@@ -1,0 +1,135 @@
+"""The wav2vec2 teacher of "Dawn of the transformer era" (Wagner et al. 2022, arXiv 2203.07378).
+
+Layout of audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim: a transformers configuration, the
+backbone under its own name, mean over valid frames, two dense layers. `finetune --pooling mean`
+writes the same layout, with HuBERT and WavLM too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wav2small import audio
+from wav2small.errors import Wav2SmallError
+from wav2small.teachers.registry import register_teacher
+
+from . import backbones, checkpoint
+from .checkpoint import Checkpoint
+from .neural import NeuralTeacher, valid, whole
+
+HUB_ID = "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
+MODEL_TYPES = ("wav2vec2", "hubert", "wavlm")
+_FIELDS = ("feat_extract_norm", "do_stable_layer_norm", "id2label")
+_LEAST_VARIANCE = 1e-7  # of transformers' feature extractor
+
+
+class Regression(nn.Module):
+    """Dense layer, tanh, outputs."""
+
+    def __init__(self, size: int, outputs: int, dropout: float):
+        super().__init__()
+        self.dense = nn.Linear(size, size)
+        self.dropout = nn.Dropout(dropout)
+        self.out_proj = nn.Linear(size, outputs)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.out_proj(self.dropout(torch.tanh(self.dense(self.dropout(pooled)))))
+
+
+class Network(nn.Module):
+    """Signal to outputs, by a configuration.
+
+    Args:
+        config: of the checkpoint
+        where: named in errors
+        normalise: zero mean and unit variance per clip
+
+    Raises:
+        Wav2SmallError: a field is missing, or the backbone is not known
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], where: Any = "config.json", *, normalise: bool = True
+    ):
+        super().__init__()
+        checkpoint.require(config, (*backbones.REQUIRED, *_FIELDS), where)
+        self.config = dict(config)
+        self.normalise = normalise
+        self._prefix = config["model_type"]
+        self.add_module(self._prefix, backbones.build(config, where))
+        size = config["hidden_size"]
+        self.classifier = Regression(
+            size, len(config["id2label"]), config.get("final_dropout", 0.1)
+        )
+        categories = config.get("categories") or ()
+        self.categories = nn.Linear(size, len(categories)) if categories else None
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.get_submodule(self._prefix)
+
+    def embed(self, signal: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T), 16 kHz -> mean hidden state of the valid frames (B, hidden)."""
+        if self.normalise:
+            signal = normalised(signal, lengths)
+        hidden, mask = backbones.hidden_states(self.backbone, signal, lengths)
+        weights = mask / mask.sum(dim=1, keepdim=True)
+        return (whole(hidden) * weights[..., None]).sum(dim=1)
+
+    def head(self, pooled: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Pooled states -> outputs, logits of the categories."""
+        return self.classifier(pooled), self.categories(pooled) if self.categories else None
+
+    def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.head(self.embed(signal, lengths))
+
+
+def normalised(signal: Tensor, lengths: Tensor) -> Tensor:
+    """Zero mean and unit variance over the valid samples of each clip, zeros after them."""
+    mask = valid(signal, lengths)
+    counts = mask.sum(dim=1, keepdim=True)
+    centred = (signal - (signal * mask).sum(dim=1, keepdim=True) / counts) * mask
+    variance = (centred**2).sum(dim=1, keepdim=True) / counts
+    return centred / torch.sqrt(variance + _LEAST_VARIANCE)
+
+
+def load(source: Checkpoint, **options: Any) -> NeuralTeacher:
+    """Build the teacher of a checkpoint.
+
+    Raises:
+        Wav2SmallError: the checkpoint cannot be used; the line says why
+    """
+    config, where = source.config, source.folder / checkpoint.CONFIG
+    extractor = source.folder / checkpoint.PREPROCESSOR
+    preprocessing = checkpoint.read_json(extractor) if extractor.exists() else {}
+    if preprocessing.get("sampling_rate", audio.SAMPLING_RATE) != audio.SAMPLING_RATE:
+        raise Wav2SmallError(f"{extractor}: sampling_rate is not {audio.SAMPLING_RATE}")
+    normalise = bool(preprocessing.get("do_normalize", True))
+    with torch.device("meta"):
+        network = Network(config, where, normalise=normalise)
+    checkpoint.load_weights(network, source.folder / checkpoint.WEIGHTS)
+    dimensions = checkpoint.dimensions(config, len(config["id2label"]), where)
+    assert dimensions is not None
+    return NeuralTeacher(
+        network,
+        source,
+        name=config.get("teacher_name") or "wav2vec2",
+        dimensions=dimensions,
+        categories=tuple(config.get("categories") or ()),
+        # Only almost: the normalisation adds 1e-7 to the variance.
+        invariances=frozenset({"gain"}) if normalise else frozenset(),
+        **options,
+    )
+
+
+@register_teacher("wav2vec2")
+def wav2vec2(
+    revision: str | None = None, device: str = "auto", dtype: str = "auto"
+) -> NeuralTeacher:
+    """The published teacher, from the hub or its local cache; labels are non-commercial."""
+    spec = f"{HUB_ID}@{revision}" if revision else HUB_ID
+    return load(checkpoint.hub(spec), device=device, dtype=dtype)

@@ -1,0 +1,177 @@
+"""Variants: what the student hears is, sample for sample, what the teacher heard."""
+
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import soundfile
+
+from wav2small import augmentation as variants
+from wav2small.errors import AudioError, Wav2SmallError
+
+RATE = 16000
+SEEDS = range(1, 61)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, str]:
+    """A folder of noise, one of room impulse responses, one of another voice."""
+    random = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("folders")
+    sounds = {
+        "noise/hum.wav": 0.1 * np.sin(np.arange(RATE // 2) * 2 * np.pi * 50 / RATE),
+        "noise/deep/hiss.flac": 0.1 * random.uniform(-1, 1, 5 * RATE),
+        "rooms/hall.wav": np.exp(-np.arange(8000) / 2000) * random.uniform(-0.5, 0.5, 8000),
+        "mixture/voice.flac": 0.3 * random.uniform(-1, 1, 3 * RATE),
+    }
+    for name, sound in sounds.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(root / name, sound, RATE)
+    return {name: str(root / name) for name in ("noise", "rooms", "mixture")}
+
+
+@pytest.fixture(scope="module")
+def settings(folders):
+    return variants.settings(**folders)
+
+
+def test_seed_zero_is_the_clip(clip, settings):
+    assert variants.variant(clip, 0, **vars(settings)) is clip
+
+
+def test_same_samples_in_another_process(clip, settings, tmp_path):
+    np.save(tmp_path / "clip.npy", clip)
+    program = (
+        "import sys, zlib, numpy as np; from wav2small import variants\n"
+        f"s = variants.Settings(**{vars(settings)!r}); x = np.load(sys.argv[1])\n"
+        f"for k in {list(SEEDS)}: print(zlib.crc32(variants.variant(x, k, **vars(s)).tobytes()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "clip.npy")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    here = [zlib.crc32(variants.variant(clip, k, **vars(settings)).tobytes()) for k in SEEDS]
+    assert [int(line) for line in done.stdout.split()] == here
+    assert len(set(here)) == len(here)
+
+
+def test_bounds(clip, settings):
+    for seed in SEEDS:
+        signal = variants.variant(clip, seed, **vars(settings))
+        assert signal.dtype == np.float32
+        assert np.isfinite(signal).all() and np.abs(signal).max() <= 1
+        assert 0.9 < len(signal) / len(clip) < 1.12
+
+
+def test_recipe_does_not_depend_on_the_library():
+    # Literal numbers: a change of the stream would silently unlearn every table ever written.
+    steps = variants.recipe(5, rooms=True, mixture=True)
+    assert steps.codec_hz == 12000 and steps.speed is None and steps.room is None
+    assert steps.gain_db == pytest.approx(-8.582288055965325, abs=0)
+    assert steps.noise == (0.9991761150650714, 0.6523691115879877, 12.035306050094718)
+
+
+@pytest.mark.parametrize(
+    "field, share",
+    [
+        ("speed", 0.3),
+        ("mixture", 0.3),
+        ("room", 0.4),
+        ("noise", 0.7),
+        ("band_hz", 0.25),
+        ("codec_hz", 0.15),
+    ],
+)
+def test_how_often(field, share):
+    recipes = [variants.recipe(seed, rooms=True, mixture=True) for seed in range(1, 4001)]
+    found = np.mean([getattr(steps, field) is not None for steps in recipes])
+    assert found == pytest.approx(share, abs=0.025)
+
+
+@pytest.mark.parametrize("ratio_db", [0.0, 5.0, 35.0])
+def test_added_sound_has_the_ratio(clip, ratio_db):
+    sound = clip.astype(np.float64)
+    other = np.random.default_rng(1).normal(size=len(sound))
+    added = variants._add(sound, other, ratio_db) - sound
+    measured = 10 * np.log10((sound**2).sum() / (added**2).sum())
+    assert measured == pytest.approx(ratio_db, abs=1e-6)
+
+
+def test_room_is_a_convolution():
+    random = np.random.default_rng(2)
+    sound, response = random.normal(size=300), random.normal(size=50) * np.exp(-np.arange(50) / 9)
+    direct = response[np.abs(response).argmax() :]
+    expected = np.convolve(sound, direct)[:300]
+    expected *= np.sqrt((sound**2).mean() / (expected**2).mean())
+    np.testing.assert_allclose(variants._reverberate(sound, response), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "band_hz, kept, lost", [((0.0, 3000.0), 2500, 3500), ((300.0, 3400.0), 1000, 200)]
+)
+def test_band(band_hz, kept, lost):
+    time_s = np.arange(RATE) / RATE
+    for tone_hz, expected in ((kept, 1.0), (lost, 0.0)):
+        tone = np.sin(2 * np.pi * tone_hz * time_s)
+        out = variants._band(tone, *band_hz)
+        assert np.sqrt(2 * (out**2).mean()) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 12000])
+def test_codec_keeps_length_and_loses_the_top(clip, rate):
+    sound = clip.astype(np.float64)
+    out = variants._codec(sound, rate)
+    assert len(out) == len(sound)
+    spectrum = np.abs(np.fft.rfft(out)) ** 2
+    frequency = np.fft.rfftfreq(len(out), 1 / RATE)
+    assert spectrum[frequency > rate / 2 * 1.05].sum() < 1e-4 * spectrum.sum()
+    assert np.corrcoef(out, variants._band(sound, 0.0, rate / 2 * 0.9))[0, 1] > 0.98
+
+
+def test_made_noise_has_its_colour():
+    spectrum = np.abs(np.fft.rfft(variants._coloured(7, 10 * RATE, 2.0))) ** 2
+    frequency = np.fft.rfftfreq(10 * RATE, 1 / RATE)
+    bands = [spectrum[(frequency > low) & (frequency < 2 * low)].mean() for low in (200, 800, 3200)]
+    slopes = np.diff(10 * np.log10(bands)) / 2  # dB per octave
+    np.testing.assert_allclose(slopes, -6.02, atol=0.5)
+
+
+def test_seeds_of_a_clip():
+    seeds = variants.seeds("a b.wav", 0, None, 8)
+    assert len(set(seeds)) == 8 and min(seeds) > 0
+    assert seeds == variants.seeds("a b.wav", 0, None, 8)
+    assert seeds[:3] == variants.seeds("a b.wav", 0, None, 3)
+    assert not set(seeds) & set(variants.seeds("a b.wav", 0, 1, 8))
+
+
+def test_read_gives_the_variant(speech, settings):
+    file = sorted(speech.glob("*.flac"))[0]
+    whole = variants.read(file, end_s=0.9)
+    made = variants.read(file, end_s=0.9, variant=9, settings=settings)
+    np.testing.assert_array_equal(made, variants.variant(whole, 9, **vars(settings)))
+
+
+def test_another_listing_is_noticed(clip, folders, tmp_path):
+    import shutil
+
+    shutil.copytree(folders["noise"], tmp_path / "noise")
+    chosen = variants.settings(noise=str(tmp_path / "noise"))
+    variants.variant(clip, 1, **vars(chosen))
+    shutil.copy(tmp_path / "noise" / "hum.wav", tmp_path / "noise" / "hum2.wav")
+    variants._listing.cache_clear()
+    variants._digest.cache_clear()
+    with pytest.raises(Wav2SmallError, match="not what the teacher heard"):
+        variants.variant(clip, 1, **vars(chosen))
+
+
+def test_bad_folders(tmp_path):
+    with pytest.raises(Wav2SmallError, match="no audio in this folder"):
+        variants.settings(rooms=str(tmp_path))
+    (tmp_path / "broken.wav").write_text("no sound")
+    with pytest.raises(Wav2SmallError, match="broken.wav") as caught:
+        variants.settings(noise=str(tmp_path))
+    assert not isinstance(caught.value, AudioError)  # it stops the run, it is not the clip's fault

@@ -1,0 +1,247 @@
+"""The runtime, with an ONNX whose answer is known: the mean square of the signal x 1, 2, 3."""
+
+import csv
+import io
+import json
+import os
+import signal as signals
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+from onnx import TensorProto, helper
+
+from wav2small import Predictor, audio, predict
+from wav2small.errors import AudioError, Wav2SmallError
+
+
+def model(path, *, name="signal", output="logits", shape=(1, None), kind=TensorProto.FLOAT):
+    nodes = [
+        helper.make_node("Mul", [name, name], ["square"]),
+        helper.make_node("ReduceMean", ["square"], ["mean"], axes=[1], keepdims=1),
+        helper.make_node("Mul", ["mean", "scale"], [output]),
+    ]
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    scale = onnx.numpy_helper.from_array(np.array([[1, 2, 3]], dtype), "scale")
+    graph = helper.make_graph(
+        nodes,
+        "known",
+        [helper.make_tensor_value_info(name, kind, shape)],
+        [helper.make_tensor_value_info(output, kind, [1, 3])],
+        [scale],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    made.ir_version = 8
+    onnx.save(made, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle")
+    model(folder / "model.onnx")
+    return folder
+
+
+def known(signal):
+    return np.mean(np.float64(signal) ** 2) * np.array([1, 2, 3])
+
+
+def test_signals_files_and_indices_agree(bundle, speech):
+    predictor = Predictor(bundle)
+    files = sorted(speech.glob("*.flac"))[:5]
+    clips = [audio.read(file) for file in files]
+    batch = predictor.predict_batch(clips)
+    assert batch.shape == (5, 3) and batch.dtype == np.float32
+    np.testing.assert_allclose(batch, [known(clip) for clip in clips], rtol=1e-5)
+    for file, clip, row in zip(files, clips, batch, strict=True):
+        assert (predictor.predict(clip) == row).all()
+        assert (predictor.predict_file(file) == row).all()
+    frame, refused = predictor.predict_index(speech / "labels.csv")
+    assert not refused and len(frame) == 24 and "speaker" in frame
+    np.testing.assert_array_equal(
+        frame.loc[:4, ["arousal", "dominance", "valence"]].to_numpy(np.float32), batch
+    )
+    assert (Predictor(bundle / "model.onnx").predict(clips[0]) == batch[0]).all()
+
+
+def test_other_rates_are_resampled(bundle, clip):
+    import soxr
+
+    slow = Predictor(bundle).predict(soxr.resample(clip, 16000, 44100), 44100)
+    np.testing.assert_allclose(slow, known(clip), rtol=0.02)
+
+
+def test_a_clip_of_minutes_is_averaged_over_windows(bundle, tmp_path):
+    levels = np.repeat([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 12 * 16000).astype("float32")
+    soundfile.write(tmp_path / "long.wav", levels, 16000, subtype="FLOAT")
+    estimate = Predictor(bundle).predict_file(tmp_path / "long.wav")
+    np.testing.assert_allclose(estimate, known(levels), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("signal", "says"),
+    [
+        (np.zeros((2, 16000)), r"shape \(2, 16000\)"),
+        (np.zeros(160), "0.010 s"),
+        (np.full(16000, np.nan), "NaN"),
+        (np.full(16000, np.inf), "infinite"),
+    ],
+)
+def test_bad_signals_are_refused(bundle, signal, says):
+    with pytest.raises(Wav2SmallError, match=says):
+        Predictor(bundle).predict(signal)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"name": "audio"}, "inputs audio"),
+        ({"output": "scores"}, "outputs scores"),
+        ({"shape": (1, 16000)}, "needed: input signal float32"),
+        ({"shape": (1, 1, None)}, "needed: input signal float32"),
+        ({"kind": TensorProto.DOUBLE}, "needed: input signal float32"),
+    ],
+)
+def test_other_models_are_refused(tmp_path, options, says):
+    path = model(tmp_path / "model.onnx", **options)
+    with pytest.raises(Wav2SmallError, match=says) as refusal:
+        Predictor(tmp_path)
+    assert str(path) in str(refusal.value)
+
+
+def test_folders_without_a_model_are_refused(tmp_path):
+    with pytest.raises(Wav2SmallError, match=r"no model.onnx in this folder.*export"):
+        Predictor(tmp_path)
+    with pytest.raises(Wav2SmallError, match="no such bundle"):
+        Predictor(tmp_path / "none")
+    (tmp_path / "model.onnx").write_text("nonsense")
+    with pytest.raises(Wav2SmallError, match="cannot load it"):
+        Predictor(tmp_path)
+
+
+def test_rows_stream_and_long_files_have_windows(bundle, tmp_path):
+    soundfile.write(tmp_path / 'a b,"c"\n.wav', np.full(16000 * 30, 0.5), 16000)
+    soundfile.write(tmp_path / "short.wav", np.full(16000, 0.5), 16000)
+    (tmp_path / "broken.flac").write_bytes(b"x")
+    out = io.StringIO()
+    result = predict(bundle, tmp_path, out)
+    rows = list(csv.reader(io.StringIO(out.getvalue())))
+    assert rows[0] == ["file", "start", "end", "arousal", "dominance", "valence"]
+    assert [row[:3] for row in rows[1:]] == [
+        ['a b,"c"\n.wav', "0.000", "12.000"],
+        ['a b,"c"\n.wav', "12.000", "24.000"],
+        ['a b,"c"\n.wav', "18.000", "30.000"],
+        ["short.wav", "0.000", "1.000"],
+    ]
+    assert [file for file, _ in result.refused] == ["broken.flac"]
+    assert rows[1][3:] == ["0.2500", "0.5000", "0.7500"]
+    assert len(result.frame) == 4
+
+
+def test_a_stopped_run_goes_on(bundle, speech, tmp_path, monkeypatch):
+    out = tmp_path / "p.csv"
+    expected = predict(bundle, speech).rows
+    heard = []
+    real = Predictor.predict
+
+    def stop(self, signal, *args):
+        heard.append(1)
+        if len(heard) == 10:
+            raise KeyboardInterrupt
+        return real(self, signal, *args)
+
+    monkeypatch.setattr(Predictor, "predict", stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict(bundle, speech, out)
+    assert not out.exists()
+    with open(tmp_path / "p.csv.part", "a") as file:
+        file.write('[9, [["torn')  # what a crash in the middle of a line leaves
+    heard.append(1)
+    assert predict(bundle, speech, out).rows == expected
+    assert len(heard) == 11 + 15  # nine of 24 were kept
+    assert len(out.read_text().splitlines()) == 25
+    assert not (tmp_path / "p.csv.part").exists()
+
+
+def test_what_another_bundle_left_is_not_used(bundle, speech, tmp_path):
+    out = tmp_path / "p.csv"
+    part = tmp_path / "p.csv.part"
+    part.write_text(json.dumps({"bundle": "other"}) + '\n[0, [["x", 0, 1, 9, 9, 9]], ""]\n')
+    rows = predict(bundle, speech, out).rows
+    assert all(row[3] < 9 for row in rows) and len(rows) == 24
+
+
+def command(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "wav2small", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+def test_the_command_lists_what_it_refuses(bundle, tmp_path):
+    soundfile.write(tmp_path / "good.wav", np.full(16000, 0.5), 16000)
+    (tmp_path / "bad.wav").write_bytes(b"")
+    done = command("predict", bundle, tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[1].startswith("good.wav,0.000,1.000,0.25")
+    assert "bad.wav: the file is empty" in done.stderr and "1 refused" in done.stderr
+
+
+def test_the_command_refuses_a_source_without_any_audio(bundle, tmp_path):
+    (tmp_path / "bad.wav").write_bytes(b"")
+    done = command("predict", bundle, tmp_path)
+    assert done.returncode == 2 and "none of its audio can be heard" in done.stderr
+
+
+def test_ctrl_c_keeps_what_was_done(bundle, speech, tmp_path):
+    out = tmp_path / "p.csv"
+    code = (
+        "import sys, time; from wav2small import predictor, cli\n"
+        "real = predictor.Predictor.predict\n"
+        "def slow(self, *a): time.sleep(.1); return real(self, *a)\n"
+        "predictor.Predictor.predict = slow\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "predict", str(bundle), str(speech), "-o", str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    part = tmp_path / "p.csv.part"
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not (
+        part.exists() and len(part.read_text().splitlines()) > 4
+    ):
+        time.sleep(0.05)
+    process.send_signal(signals.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "stopped; what was finished is kept" in errors and "Traceback" not in errors
+    assert len(part.read_text().splitlines()) > 4
+    assert command("predict", bundle, speech, "-o", out).returncode == 0
+    assert len(out.read_text().splitlines()) == 25
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_is_one_line(bundle, speech):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "wav2small", "predict", str(bundle), str(speech)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1 and "No space left" in done.stderr
+
+
+def test_refused_clips_name_the_file(bundle, tmp_path):
+    with pytest.raises(AudioError, match="gone.wav: no such file"):
+        Predictor(bundle).predict_file(tmp_path / "gone.wav")

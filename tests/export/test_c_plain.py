@@ -1,0 +1,405 @@
+"""Plain C: bit by bit the integer reference, and close to the float model."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from nanos import settled
+
+from wav2small import stream
+from wav2small.benchmarks import microcontroller
+from wav2small.errors import Wav2SmallError
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+NEEDS_BOARDS = pytest.mark.skipif(
+    bool(microcontroller.missing_tools()),
+    reason=f"not found: {' '.join(microcontroller.missing_tools())}",
+)
+OK, NOT_YET, NULL, STATE, SIGNAL, ARGUMENT = 0, 1, -1, -2, -3, -4
+
+
+class Estimate(ctypes.Structure):
+    _fields_ = [
+        ("arousal", ctypes.c_float),
+        ("dominance", ctypes.c_float),
+        ("valence", ctypes.c_float),
+        ("samples", ctypes.c_uint64),
+        ("counted", ctypes.c_uint64),
+    ]
+
+    @property
+    def values(self):
+        return np.array([self.arousal, self.dominance, self.valence], np.float32)
+
+
+class Engine:
+    """The emitted library in this process."""
+
+    def __init__(self, path):
+        self.c = ctypes.CDLL(str(path))
+        for name in ("w2s_init", "w2s_test_features", "w2s_test_sums"):
+            getattr(self.c, name).restype = ctypes.c_void_p
+        self.c.w2s_state_size.restype = ctypes.c_size_t
+        self.c.w2s_test_forward.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
+        self.memory = (ctypes.c_uint64 * (self.c.w2s_state_size() // 8 + 1))()
+        self.init()
+
+    def init(self, gate=0):
+        self.state = ctypes.c_void_p(self.c.w2s_init(self.memory))
+        self.c.w2s_set_gate(self.state, gate)
+
+    def push(self, samples):
+        samples = np.ascontiguousarray(samples)
+        name = "w2s_push" if samples.dtype == np.int16 else "w2s_push_float"
+        pointer = samples.ctypes.data_as(ctypes.c_void_p)
+        return getattr(self.c, name)(self.state, pointer, ctypes.c_size_t(len(samples)))
+
+    def read(self, overall=True):
+        estimate = Estimate()
+        function = self.c.w2s_read_overall if overall else self.c.w2s_read
+        return function(self.state, ctypes.byref(estimate)), estimate
+
+    def features(self):
+        address = self.c.w2s_test_features(self.state)
+        return np.ctypeslib.as_array((ctypes.c_int8 * 40).from_address(address)).copy()
+
+    def sums(self):
+        addresses = [self.c.w2s_test_sums(self.state, which) for which in range(4)]
+        return [np.array((ctypes.c_int64 * 64).from_address(a)) for a in addresses]
+
+
+@pytest.fixture(scope="module")
+def clips(speech):
+    return [soundfile.read(f, dtype="int16")[0] for f in sorted(speech.glob("*.flac"))]
+
+
+@pytest.fixture(scope="module")
+def nano(clips):
+    return settled([clip.astype(np.float32) / 32768 for clip in clips])
+
+
+@pytest.fixture(scope="module")
+def calibration(clips):
+    return [clip.astype(np.float32) / 32768 for clip in clips[:12]]
+
+
+@pytest.fixture(scope="module")
+def source(nano, calibration, tmp_path_factory):
+    from wav2small.export.c import emitter as c_emitter
+
+    folder = tmp_path_factory.mktemp("plain") / "c"
+    return c_emitter.write_c(nano, folder, calibration, name="test", licence="MIT */ x")
+
+
+def build(source, path, *options):
+    flags = ["-std=c99", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wconversion"]
+    flags += ["-Wshadow", "-pedantic", "-Werror", "-DW2S_TEST", "-shared", "-fPIC"]
+    subprocess.run(["cc", *flags, *options, source, "-o", path], check=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def library(source):
+    return build(source, source.with_suffix(".so"))
+
+
+@pytest.fixture
+def engine(library):
+    return Engine(library)
+
+
+def test_bit_exact_with_integer_reference(nano, calibration, clips, engine):
+    from wav2small.export.c import integer
+
+    model = integer.quantise(nano, calibration)
+    for clip in clips[12:16]:
+        engine.init()
+        features = []
+        for start in range(0, len(clip) - 255, 256):
+            assert engine.push(clip[start : start + 256]) == OK
+            if start:  # the first hop alone is no frame
+                features.append(engine.features())
+        x = np.array(features)
+        wanted = integer.features(nano, clip.astype(np.float32) / 32768)
+        assert np.abs(x - wanted).max() <= 1 and (x != wanted).mean() < 1e-3
+        gate, value = integer.network(model, x.astype(np.int8))
+        overall = integer.pool(gate, value)
+        memory = integer.pool(gate, value, fade=integer.fade(4.0, 256 / 16000))
+        for found, sums in zip(engine.sums(), (*memory, *overall), strict=True):
+            np.testing.assert_array_equal(found, sums[-1])
+        _, estimate = engine.read()
+        head = integer.head(model, overall[0][-1], overall[1][-1])
+        np.testing.assert_array_equal(estimate.values, head)
+        assert estimate.samples == len(clip) // 256 * 256
+
+
+@pytest.mark.parametrize("corpus", ["speech", "emodb"])
+def test_close_to_float(nano, engine, request, corpus):
+    folder = request.getfixturevalue(corpus)
+    files = sorted(folder.rglob("*.flac"))
+    for file in files[:: max(1, len(files) // 12)]:
+        clip = soundfile.read(file, dtype="int16")[0]
+        engine.init()
+        engine.push(clip)
+        with torch.no_grad():
+            wanted = nano(torch.tensor(clip.astype(np.float32) / 32768)[None])[0].numpy()
+        np.testing.assert_allclose(engine.read()[1].values, wanted, atol=0.005)
+
+
+@pytest.mark.parametrize("size", [1, 7, 160, 1000])
+def test_block_sizes_change_nothing(engine, clips, size):
+    engine.push(clips[0])
+    whole = engine.sums()
+    engine.init()
+    for start in range(0, len(clips[0]), size):
+        engine.push(clips[0][start : start + size])
+    for one, other in zip(engine.sums(), whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_block_longer_than_the_memory(engine, clips):
+    signal = np.concatenate(clips[:4])
+    assert len(signal) > 5 * 16000
+    engine.push(signal)
+    status, whole = engine.read(overall=False)
+    engine.init()
+    for start in range(0, len(signal), 160):
+        engine.push(signal[start : start + 160])
+    np.testing.assert_array_equal(engine.read(overall=False)[1].values, whole.values)
+    assert status == OK and whole.samples == len(signal) // 256 * 256
+
+
+def test_float_blocks_are_the_same(engine, clips):
+    engine.push(clips[0])
+    whole = engine.sums()
+    engine.init()
+    assert engine.push(clips[0].astype(np.float32) / 32768) == OK
+    for one, other in zip(engine.sums(), whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_silence_and_voice(engine, clips):
+    engine.init(gate=1)
+    engine.push(clips[0])
+    engine.push(np.zeros(16000, np.int16))
+    held, before = engine.sums(), engine.read()[1]
+    engine.push(np.zeros(16000, np.int16))
+    after = engine.read()[1]
+    for one, other in zip(engine.sums(), held, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert after.counted == before.counted and after.samples > before.samples
+    assert engine.c.w2s_set_voice(engine.state, 0) == OK
+    engine.push(np.zeros(256, np.int16))  # the hop that began with voice
+    held = engine.sums()
+    engine.push(clips[1])
+    for one, other in zip(engine.sums(), held, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_gate_of_stream(engine, clips):
+    """Pauses 38 dB below, silence, noise below the threshold: the same hops count."""
+    rng = np.random.default_rng(0)
+    noise = np.round(rng.normal(0, 60, 40000)).astype(np.int16)  # -54.7 dBFS
+    parts = [noise[:8000] // 3, clips[0], clips[0] // 80, clips[1], np.zeros(9000, np.int16), noise]
+    signal = np.concatenate(parts)
+    gate = stream._Gate(256, True, stream.OPEN_DB, stream.CLOSE_DB, stream.HOLD_S, stream.RANGE_DB)
+    gate.push(signal.astype(np.float32) / 32768, 1.0)
+    wanted = gate.take(len(signal) // 256)
+    assert 0.2 < wanted.mean() < 0.9
+    engine.init(gate=1)
+    for count in range(len(wanted)):
+        engine.push(signal[256 * count : 256 * (count + 1)])
+        status, estimate = engine.read()
+        if status == OK:
+            assert estimate.counted == 256 * wanted[: count + 1].sum()
+
+
+def test_bad_input(engine, clips):
+    zeros = (ctypes.c_uint64 * len(engine.memory))()
+    block = clips[0][:512].ctypes.data_as(ctypes.c_void_p)
+    size = ctypes.c_size_t(512)
+    assert engine.c.w2s_push(zeros, block, size) == STATE  # before w2s_init
+    assert engine.c.w2s_push(None, block, size) == NULL
+    assert engine.c.w2s_push(engine.state, None, size) == NULL
+    assert engine.c.w2s_push(engine.state, None, ctypes.c_size_t(0)) == OK
+    assert engine.c.w2s_read(engine.state, None) == NULL
+    assert engine.c.w2s_init(None) is None
+    misaligned = ctypes.byref(engine.memory, 4)
+    assert engine.c.w2s_init(misaligned) is None
+    assert engine.c.w2s_push(misaligned, block, size) == STATE
+    for function in ("w2s_set_gate", "w2s_set_voice"):
+        assert getattr(engine.c, function)(zeros, 0) == STATE
+        assert getattr(engine.c, function)(None, 0) == NULL
+    for function in ("w2s_read", "w2s_read_overall"):
+        assert getattr(engine.c, function)(None, ctypes.byref(Estimate())) == NULL
+        assert getattr(engine.c, function)(zeros, ctypes.byref(Estimate())) == STATE
+    assert engine.c.w2s_set_voice(engine.state, 32769) == ARGUMENT
+    assert engine.push(clips[0][:3999]) == OK
+    assert engine.read()[0] == NOT_YET
+    before = engine.sums()
+    for bad in (np.nan, np.inf, -np.inf):
+        block = np.zeros(600, np.float32)
+        block[-1] = bad
+        assert engine.push(block) == SIGNAL
+    for one, other in zip(engine.sums(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert engine.push(clips[0][3999:4400]) == OK
+    assert engine.read()[0] == OK
+
+
+def test_a_day_of_audio(engine, clips):
+    """Sums as after 24 hours: no overflow, and another clip adds what it should."""
+    engine.push(clips[0])
+    first, alone = engine.read()[1], engine.sums()
+    times = 24 * 3600 * 16000 // first.samples
+    engine.c.w2s_test_forward(engine.state, times)
+    assert np.abs(engine.read()[1].values - first.values).max() < 1e-3
+    big = engine.sums()
+    assert (big[2] < 2**60).all() and (big[3] < 2**60).all()
+    engine.push(clips[0])
+    for which in (2, 3):
+        gained = engine.sums()[which] - big[which]
+        assert (gained > 0).any() and (gained <= 4 * alone[which].max()).all()
+    after = engine.read()[1]
+    assert after.samples > 24 * 3600 * 16000
+    assert np.abs(after.values - first.values).max() < 1e-3
+
+
+def test_loud_and_odd_signals_stay_in_range(engine):
+    rng = np.random.default_rng(0)
+    for signal in (
+        np.full(20000, 32767), np.full(20000, -32768), rng.integers(-32768, 32768, 20000),
+        np.where(np.arange(20000) % 2, 32767, -32768), np.eye(1, 20000, 9000)[0] * 32767,
+    ):  # fmt: skip
+        engine.init()
+        assert engine.push(signal.astype(np.int16)) == OK
+        status, estimate = engine.read()
+        assert status == OK and np.abs(estimate.values).max() < 10
+
+
+def test_no_heap_no_libm(source):
+    """Everything that the engine takes from outside."""
+    path = source.with_suffix(".o")
+    subprocess.run(["cc", "-std=c99", "-O2", "-c", source, "-o", path], check=True)
+    names = subprocess.run(["nm", "-u", path], capture_output=True, text=True, check=True)
+    outside = {line.split()[-1] for line in names.stdout.splitlines()}
+    assert outside <= {"memset", "memcpy", "memmove", "_GLOBAL_OFFSET_TABLE_", "__stack_chk_fail"}
+    written = subprocess.run(["size", "-A", path], capture_output=True, text=True, check=True)
+    sizes = {words[0]: int(words[1]) for words in map(str.split, written.stdout.splitlines())
+             if len(words) == 3 and words[1].isdigit()}  # fmt: skip
+    assert sizes.get(".data", 0) == 0 and sizes.get(".bss", 0) == 0
+
+
+def test_sanitizers(source, clips, tmp_path):
+    from wav2small.benchmarks.microcontroller import BOARD, _write_clip
+
+    _write_clip(clips[0], tmp_path)
+    flags = ["-std=c99", "-g", "-O1", "-fsanitize=address,undefined", "-DW2S_HOST"]
+    flags += ["-fno-sanitize-recover=all", f"-I{source.parent}"]
+    flags += [f'-DW2S_HEADER="{source.stem}.h"']
+    command = ["cc", *flags, source, BOARD / "main.c", tmp_path / "clip.c", "-o", tmp_path / "p"]
+    subprocess.run(command, check=True)
+    subprocess.run([tmp_path / "p"], check=True, capture_output=True)
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="no clang")
+def test_fuzz_briefly(source, tmp_path):
+    from wav2small.export.c import emitter as c_emitter
+
+    program = c_emitter.ENGINE.parent / "fuzz" / "fuzz_plain.c"
+    flags = ["-std=c99", "-O2", "-fsanitize=fuzzer,address,undefined"]
+    flags += ["-fno-sanitize-recover=all", f"-I{source.parent}"]
+    flags += [f'-DW2S_HEADER="{source.stem}.h"']
+    command = ["clang", *flags, source, program, "-o", tmp_path / "fuzz"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "clang_rt" in done.stderr:
+        pytest.skip("no libFuzzer: apt-get install libclang-rt-dev")
+    assert done.returncode == 0, done.stderr
+    command = [tmp_path / "fuzz", "-runs=5000", "-max_len=16", "-seed=1"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", ["", "1a", "a-b", "../x"])
+def test_bad_names(nano, calibration, tmp_path, name):
+    from wav2small.export.c import emitter as c_emitter
+
+    with pytest.raises(Wav2SmallError, match="name"):
+        c_emitter.write_c(nano, tmp_path, calibration, name=name)
+
+
+def test_refusals(nano, tmp_path):
+    from wav2small.export.c import emitter as c_emitter
+    from wav2small.students import registry
+
+    with pytest.raises(Wav2SmallError, match="calibration"):
+        c_emitter.write_c(nano, tmp_path, [])
+    with pytest.raises(Wav2SmallError, match="nano"):
+        c_emitter.write_c(registry.create("wav2small2"), tmp_path, [np.zeros(16000)])
+
+
+@NEEDS_BOARDS
+def test_same_on_every_processor(source, emodb):
+    clip = sorted(emodb.rglob("*.flac"))[3]
+    here = microcontroller.on_host(source, clip)
+    runs = [microcontroller.microcontroller(source, target=t, clip=clip)
+            for t in microcontroller.TARGETS]  # fmt: skip
+    for run in runs:
+        assert (run.checksum, run.memory, run.overall) == tuple(
+            here[key] for key in ("checksum", "memory", "overall")
+        )
+        assert run.flash <= 64 * 1024
+        assert run.state + run.stack <= 48 * 1024
+        assert run.total <= 40e6
+        assert 0 < run.stack < 2048 and 0 < run.duty < 1
+    text = microcontroller.table(runs)
+    assert "cycles per instruction (assumed)" in text and "spectrum" in text
+
+
+@NEEDS_BOARDS
+@pytest.mark.parametrize("target", ["cortex-m4", "cortex-m55"])
+def test_cmsis_nn(source, emodb, target):
+    """The real kernels: packed multiplications on M4, vectors on M55."""
+    folder = os.environ.get("WAV2SMALL_CMSIS_NN")
+    if not folder:
+        pytest.skip("no CMSIS-NN; set WAV2SMALL_CMSIS_NN to its folder")
+    clip = sorted(emodb.rglob("*.flac"))[3]
+    here = microcontroller.on_host(source, clip)
+    there = microcontroller.microcontroller(source, target=target, clip=clip, cmsis_nn=folder)
+    assert (there.checksum, there.memory) == (here["checksum"], here["memory"])
+
+
+def test_cmsis_nn_calls(source, clips, engine, tmp_path):
+    """With a stand-in that does no more than CMSIS-NN's documentation says: same sums."""
+    (tmp_path / "arm_nnsupportfunctions.h").write_text(
+        "#include <stdint.h>\n"
+        "static int arm_nn_mat_mult_nt_t_s8_s32(const int8_t *lhs, const int8_t *rhs,\n"
+        "    int32_t *dst, int32_t lhs_rows, int32_t rhs_rows, int32_t rhs_cols,\n"
+        "    int32_t lhs_offset, int32_t dst_idx_offset) {\n"
+        "  for (int32_t r = 0; r < lhs_rows; r++)\n"
+        "    for (int32_t c = 0; c < rhs_cols; c++)\n"
+        "      for (int32_t i = 0; i < rhs_rows; i++)\n"
+        "        dst[(r * rhs_cols + c) * dst_idx_offset] +=\n"
+        "            (lhs[r * rhs_rows + i] + lhs_offset) * rhs[c * rhs_rows + i];\n"
+        "  return 0;\n}\n"
+    )
+    other = Engine(build(source, tmp_path / "other.so", "-DW2S_CMSIS_NN", f"-I{tmp_path}"))
+    for one in (engine, other):
+        one.push(clips[2])
+    for found, wanted in zip(other.sums(), engine.sums(), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"target": "z80"}, "cortex-m33"), ({"cmsis_nn": "nowhere"}, "nowhere: no Source")],
+)
+def test_bad_options(source, options, message):
+    if microcontroller.missing_tools() and "target" not in options:
+        pytest.skip("no tools")
+    with pytest.raises(Wav2SmallError, match=message):
+        microcontroller.microcontroller(source, **options)

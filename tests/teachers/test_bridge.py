@@ -1,0 +1,133 @@
+"""BRIDGE: masks, its loss by independent numpy, modality masking, and the way to a label table."""
+
+import numpy as np
+import pytest
+import small_readers
+import torch
+from small_readers import CLASSES, passages, truth, turn
+
+from wav2small.errors import Wav2SmallError
+from wav2small.teachers.finetuning.finetune import finetune
+from wav2small.teachers.multimodal import base as reading
+from wav2small.teachers.multimodal.turns import Passage
+
+SMALL = {"fusion_size": 16, "fusion_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    return small_readers.encoders(tmp_path_factory.mktemp("encoders"))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return small_readers.corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture
+def network(encoders):
+    return small_readers.build("bridge", encoders, **SMALL)
+
+
+def test_a_padded_batch_is_its_items(network):
+    small_readers.assert_items_are_rows(network)
+
+
+def test_it_reads_and_hears_its_turn_alone(network):
+    one = passages()[0]
+    found = network(
+        network.collate(
+            [
+                one,
+                one.with_own(one.own._replace(text="bad today")),
+                one.with_own(one.own._replace(signal=turn(9, 0.9).signal)),
+                Passage((turn(9, text="again"), one.own), 1),
+            ]
+        )
+    )[0]
+    away = (found - found[0]).abs().amax(dim=1)
+    assert away[1] > 1e-5 and away[2] > 1e-5 and away[3] < 1e-5
+
+
+@pytest.mark.parametrize("classes", [CLASSES, torch.full((5,), -1), None])
+def test_the_loss_is_what_numpy_says(network, classes):
+    with torch.no_grad():
+        outputs, logits = network(network.collate(passages()))
+        value = float(network.loss(truth(), classes, outputs, logits))
+    expected = small_readers.ccc_loss(truth(), outputs)
+    if classes is CLASSES:
+        expected += small_readers.entropy(logits, classes)
+    assert value == pytest.approx(expected, abs=1e-5)
+
+
+def test_gradients_reach_every_part_that_learns(network):
+    network.speech.model.feature_extractor._freeze_parameters()
+    unheard = turn(9, text="again")._replace(signal=None)
+    batch = network.collate([*passages()[1:], Passage((unheard,), 0)])
+    value = network.loss(truth(), CLASSES, *network(batch))
+    small_readers.assert_all_learn(network, value)
+
+
+def test_modalities_are_masked_in_training_only(network):
+    unheard = turn(9, text="again")._replace(signal=None)
+    untold = turn(8, 0.3, None)
+    kinds = [turn(3, 0.3), unheard, untold]
+    batch = network.collate([Passage((one,), 0) for one in kinds * 400])
+    torch.manual_seed(0)
+    masked = network.masked(batch)
+    heard, read = (there.view(400, 3).float() for there in (masked.sound.there, masked.prose.there))
+    assert heard[:, 0].mean() == pytest.approx(0.9, abs=0.06)
+    assert read[:, 0].mean() == pytest.approx(0.6, abs=0.08)
+    assert (heard[:, 0] + read[:, 0]).min() == 1  # never both
+    assert not heard[:, 1].any() and read[:, 1].all()  # what is alone stays
+    assert heard[:, 2].all() and not read[:, 2].any()
+
+    few = network.collate([Passage((turn(n, 0.3),), 0) for n in range(12)])
+    quiet = network(few)[0]
+    torch.testing.assert_close(quiet, network(few)[0])
+    network.train()
+    assert (network(few)[0] - quiet).abs().amax(dim=1).max() > 1e-4
+
+
+def test_what_is_masked_changes_nothing(network):
+    """A hidden transcript is none: what it said cannot leak."""
+    one, other = turn(1), turn(1, text="bad today")
+    network.config |= {"mask_text": 1.0, "mask_speech": 0.0}
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout | torch.nn.MultiheadAttention):
+            module.eval()
+    masked = network.masked(network.collate([Passage((one,), 0), Passage((other,), 0)]))
+    outputs = network(masked)[0]
+    silent = network(network.collate([Passage((one._replace(text=None),), 0)]))[0]
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-6, rtol=0)
+    torch.testing.assert_close(outputs[0], silent[0], atol=1e-6, rtol=0)
+
+
+def test_from_finetuning_to_a_label_table(encoders, corpus, tmp_path, capsys, monkeypatch):
+    from wav2small.teachers.multimodal import bridge
+
+    monkeypatch.setattr(bridge.Network, "defaults", bridge.Network.defaults | SMALL)
+    _, entries, teacher = small_readers.finetune_and_label("bridge", encoders, corpus, tmp_path)
+    said = capsys.readouterr().err
+    assert "1 of 16 clips have no transcript" in said
+    assert "1 transcripts are longer than the text encoder reads and are cut" in said
+    assert entries["speech encoder"]["id"] == encoders["speech"]
+    assert entries["text encoder"]["id"] == encoders["text"]
+    assert isinstance(teacher.network, reading.network_class("bridge"))
+    silent = teacher.predict(np.ones((2, 8000), np.float32) * 0.1, np.array([8000, 6000]))
+    assert silent.shape == (2, 3) and np.isfinite(silent).all()
+
+
+def test_it_needs_both_encoders(encoders, corpus, tmp_path):
+    with pytest.raises(Wav2SmallError, match="give --speech FOLDER and --text FOLDER"):
+        finetune(
+            corpus / "ratings.csv", tmp_path / "out", teacher="bridge", speech=encoders["speech"]
+        )
+    with pytest.raises(Wav2SmallError, match="model_type 'wavlm' is no text encoder"):
+        finetune(
+            corpus / "ratings.csv",
+            tmp_path / "out",
+            teacher="bridge",
+            speech=encoders["speech"],
+            text=encoders["speech"],
+        )

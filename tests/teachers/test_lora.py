@@ -1,0 +1,84 @@
+"""LoRA: adapters that learn, and leave no trace but their weights."""
+
+import importlib.util
+import sys
+
+import pytest
+import small_readers
+import torch
+from small_readers import CLASSES, passages, truth
+
+from wav2small.errors import Wav2SmallError
+from wav2small.teachers.finetuning.finetune import finetune
+from wav2small.teachers.multimodal import base as reading
+from wav2small.teachers.multimodal import lora, mister_e
+
+SMALL = {"fusion_size": 16, "fusion_heads": 2, "contrast_size": 6}
+needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="pip install peft")
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    return small_readers.encoders(tmp_path_factory.mktemp("encoders"))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return small_readers.corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def test_without_peft_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(Wav2SmallError, match="--lora needs peft, .*: pip install peft"):
+        lora.adapt(torch.nn.Linear(2, 2), 8)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"lora": 8}, "--lora is for --teacher NAME"),
+        ({"lora": 0, "teacher": "mister_e"}, "--lora 0: give a rank of at least 1"),
+    ],
+)
+def test_wrong_usage(options, message, encoders, corpus, tmp_path):
+    if "teacher" in options:
+        options |= encoders
+    with pytest.raises(Wav2SmallError, match=message):
+        finetune(corpus / "ratings.csv", tmp_path / "out", device="cpu", **options)
+
+
+@needs_peft
+def test_adapters_learn_and_merge(encoders):
+    network = small_readers.build("mister_e", encoders, **SMALL)
+    plain = {key: value.clone() for key, value in network.state_dict().items()}
+    batch = network.collate(passages())
+    before = network(batch)[0].detach()
+    network.speech.freeze_front()
+    network.adapt(4)
+    torch.testing.assert_close(network(batch)[0], before)  # adapters begin with nothing
+    merged = lora.merged(network)
+    assert merged.keys() == plain.keys()
+    for key, value in merged.items():
+        torch.testing.assert_close(value, plain[key])
+
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if ".lora_" in name:
+                parameter.normal_(0, 0.1)
+    small_readers.assert_all_learn(network, network.loss(truth(), CLASSES, *network(batch)))
+    encoding = ("speech.model.", "text.model.")
+    learn = [n for n, p in network.named_parameters() if p.requires_grad and n.startswith(encoding)]
+    assert learn and all(".lora_" in name for name in learn)
+
+    other = small_readers.build("mister_e", encoders, **SMALL)
+    other.load_state_dict(lora.merged(network))
+    torch.testing.assert_close(other(batch)[0], network(batch)[0], atol=1e-5, rtol=0)
+    assert (other(batch)[0] - before).abs().max() > 1e-5
+
+
+@needs_peft
+def test_from_finetuning_to_a_label_table(encoders, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(mister_e.Network, "defaults", mister_e.Network.defaults | SMALL)
+    _, _, teacher = small_readers.finetune_and_label("mister_e", encoders, corpus, tmp_path, lora=2)
+    assert isinstance(teacher.network, reading.network_class("mister_e"))
+    assert not any(".lora_" in name for name, _ in teacher.network.named_parameters())

@@ -1,0 +1,49 @@
+"""`wav2small demo`."""
+
+import argparse
+
+EXAMPLE = "wav2small demo -o demo/"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", default="demo", help="folder for all of it (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--clips", type=int, default=1000, help="sentences to learn from (default: %(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, default=5, help="of training (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of script and training")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+
+
+def run(args: argparse.Namespace) -> int:
+    import json
+
+    from wav2small.demo.demo import demo
+
+    result = demo(args.output, clips=args.clips, epochs=args.epochs, seed=args.seed)
+    if args.json:
+        print(json.dumps(vars(result), indent=2))
+        return 0
+    ccc = result.student_teacher_ccc
+    print(f"""
+A student of {result.parameters:,} parameters learned from its teacher in {result.seconds:.0f} s.
+
+  agreement with the teacher on voices it never heard (CCC: 1 = the same, 0 = chance)
+    arousal {ccc["arousal"]:.3f}   dominance {ccc["dominance"]:.3f}   valence {ccc["valence"]:.3f}   mean {ccc["mean"]:.3f}
+
+              size        time for 5 s of audio, one thread
+    fp32      {result.bytes["fp32"] / 1000:5.0f} KB    {result.latency_ms["fp32"]:.1f} ms
+    int8      {result.bytes["int8"] / 1000:5.0f} KB    {result.latency_ms["int8"]:.1f} ms
+
+  {result.example["file"]}
+    arousal {result.example["arousal"]:.2f}   dominance {result.example["dominance"]:.2f}   valence {result.example["valence"]:.2f}   (each 0..1)
+
+The same on your own recordings:
+
+  wav2small label recordings/ -o labels.parquet
+  wav2small distill labels.parquet -o run/
+  wav2small export run/ -o bundle/
+""")  # noqa: E501
+    return 0

@@ -1,0 +1,100 @@
+"""`wav2small distill`: a student learns from a label table."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+
+EXAMPLE = """\
+wav2small distill labels.parquet -o run/
+wav2small distill labels.parquet -o run/ --student nano --validation speaker=19,20
+wav2small distill --config run/distill.toml -o again/ --seed 1
+accelerate launch --num_processes 4 -m wav2small distill labels.parquet -o run/
+
+Stopped or killed? The same command goes on from the last checkpoint."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from wav2small.students.config import Config
+
+    parser.add_argument(
+        "labels", nargs="?", help="label table; may be left out if --config names it"
+    )
+    parser.add_argument("-o", "--output", required=True, help="run folder to write")
+    parser.add_argument("--config", metavar="FILE", help="TOML file with settings, same names")
+    parser.add_argument("--root", help="folder that the table's files are relative to")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing run")
+    parser.add_argument(
+        "--online",
+        metavar="TEACHER",
+        help="ask this teacher during training instead of taking the table's labels",
+    )
+    parser.add_argument("--json", action="store_true", help="result as JSON on standard output")
+    for item in dataclasses.fields(Config):
+        if not item.metadata.get("cli", True):
+            continue
+        default = getattr(Config(), item.name)
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        options: dict = {"default": None, "help": item.metadata["help"]}
+        if isinstance(default, bool):
+            options["action"] = "store_true"
+        else:
+            kind = float if isinstance(default, list) else type(default)
+            options["metavar"] = {int: "N", float: "X", str: "NAME"}[kind]
+            options["type"] = kind
+            options["help"] += f" (default: {shown})" if shown != "" else ""
+            if item.metadata.get("choices"):
+                options["choices"] = item.metadata["choices"]
+                del options["metavar"]
+            if item.metadata.get("nargs"):
+                options["nargs"] = item.metadata["nargs"]
+        parser.add_argument("--" + item.name.replace("_", "-"), **options)
+
+
+def run(args: argparse.Namespace) -> int:
+    from wav2small.errors import Wav2SmallError
+    from wav2small.students import config
+    from wav2small.students.distillation import distill
+
+    labels = args.labels or (config.read(args.config).get("labels") if args.config else None)
+    if labels is None:
+        raise Wav2SmallError("name the label table, or a --config FILE that names it")
+    names = {item.name for item in dataclasses.fields(config.Config)}
+    given = {k: v for k, v in vars(args).items() if k in names and v is not None}
+    online = None
+    if args.online:
+        from wav2small.teachers.registry import load_teacher
+
+        online = load_teacher(args.online)
+    result = distill(
+        labels,
+        args.output,
+        root=args.root,
+        config=args.config,
+        overwrite=args.overwrite,
+        online=online,
+        **given,
+    )
+    for warning in result.warnings:
+        print(f"wav2small distill: {warning}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(dataclasses.asdict(result), indent=2))
+    else:
+        ccc = "  ".join(f"{name} {value:.3f}" for name, value in result.ccc.items())
+        print(
+            f"{result.student}: {result.parameters:,} parameters, {result.clips} clips, "
+            f"{result.epochs} epochs, {result.seconds:.0f} s\n"
+            f"CCC with the teacher on {result.validation_clips} clips of voices or files it never "
+            f"heard: {ccc}"
+        )
+        if result.category_agreement is not None:
+            print(f"the teacher's category on {result.category_agreement:.0%} of them")
+        print(result.output)
+    if result.refused:
+        print(f"{len(result.refused)} files could not be used:", file=sys.stderr)
+        for reason in result.refused.values():
+            print(f"  {reason}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,125 @@
+"""`wav2small finetune`."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+
+EXAMPLE = """  wav2small finetune ratings.csv --scale 1 7 --backbone wavlm-large/ -o teacher/
+  wav2small finetune ratings.csv --backbone FOLDER --pooling mean --layers 12 -o teacher/
+  wav2small finetune dialogues.csv --teacher spectra --speech FOLDER --text FOLDER -o teacher/
+  wav2small label recordings/ -o labels.parquet --teacher teacher/"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("labels", help="human ratings or a label table: CSV, parquet, audformat")
+    parser.add_argument("-o", "--output", required=True, help="folder for the teacher")
+    parser.add_argument(
+        "--backbone", metavar="FOLDER|HUB_ID", help="WavLM, wav2vec2 or HuBERT, to listen only"
+    )
+    parser.add_argument(
+        "--teacher",
+        metavar="NAME",
+        help="a system that also reads: spectra, calm, bridge, mister_e; see docs/reading.md",
+    )
+    parser.add_argument(
+        "--speech", metavar="FOLDER|HUB_ID", help="its speech encoder, as --backbone"
+    )
+    parser.add_argument(
+        "--text", metavar="FOLDER|HUB_ID", help="its text encoder: RoBERTa, BERT, a LLM ..."
+    )
+    parser.add_argument(
+        "--pretrained", metavar="FOLDER", help="of `pretrain`, instead of --speech and --text"
+    )
+    parser.add_argument(
+        "--pooling",
+        choices=["attentive", "mean"],
+        default="attentive",
+        help="of a backbone (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--layers", type=int, metavar="N", help="keep the first N transformer layers (default: all)"
+    )
+    parser.add_argument(
+        "--lora",
+        type=int,
+        metavar="RANK",
+        help="of --teacher: its encoders learn through adapters of this rank (needs peft)",
+    )
+    parser.add_argument("--epochs", type=int, default=5, help="default: %(default)s")
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="clips one CCC is over (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--micro-batch",
+        type=int,
+        metavar="N",
+        help="clips in memory at a time (default: 4, GPU 16)",
+    )
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="default: %(default)s")
+    parser.add_argument(
+        "--crop", type=float, default=8.0, metavar="S", help="seconds heard (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--categories", metavar="COLUMN", help="also learn the categories in this column"
+    )
+    parser.add_argument(
+        "--validation", default="0.15", help="held-out share, or COLUMN=VALUE,VALUE"
+    )
+    parser.add_argument("--root", help="folder that the files of the table are relative to")
+    parser.add_argument(
+        "--scale",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="of the ratings (default: 0 1)",
+    )
+    parser.add_argument(
+        "--audio-licence", default="unknown", metavar="NAME", help="of the audio, for provenance"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="replace another run")
+
+
+def run(args: argparse.Namespace) -> int:
+    from wav2small.teachers.finetuning.finetune import finetune
+
+    result = finetune(
+        args.labels,
+        args.output,
+        backbone=args.backbone,
+        teacher=args.teacher,
+        speech=args.speech,
+        text=args.text,
+        pretrained=args.pretrained,
+        pooling=args.pooling,
+        layers=args.layers,
+        lora=args.lora,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        micro_batch=args.micro_batch,
+        learning_rate=args.learning_rate,
+        crop_s=args.crop,
+        categories=args.categories,
+        validation=args.validation,
+        root=args.root,
+        scale=tuple(args.scale) if args.scale else None,
+        audio_licence=args.audio_licence,
+        device=args.device,
+        dtype=args.dtype,
+        seed=args.seed,
+        overwrite=args.overwrite,
+    )
+    told = f"{result.output}: best epoch {result.best_epoch}, validation CCC {_line(result.ccc)}"
+    if result.ccc_without_text:
+        told += f"; with transcripts taken away {_line(result.ccc_without_text)}"
+    print(told, file=sys.stderr)
+    print(f"licences: {result.licence}", file=sys.stderr)
+    for reason in result.refused:
+        print(f"refused: {reason}", file=sys.stderr)
+    return 1 if result.refused else 0
+
+
+def _line(figures: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in figures.items())

@@ -1,0 +1,151 @@
+"""The command line: `wav2small VERB ...`.
+
+Each verb is a module of `wav2small.cli` with `EXAMPLE`, `add_arguments(parser)` and
+`run(args) -> exit code`; only the one that is called is imported. Exit codes: 0 done, 1 finished
+with some inputs refused (they are listed), 2 wrong usage or input, 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import re
+import signal
+import sys
+import textwrap
+from importlib import import_module
+
+import wav2small
+from wav2small.errors import Wav2SmallError
+
+VERBS = {
+    "demo": "the whole way, offline, on speech it speaks itself",
+    "label": "a teacher labels audio with arousal, dominance and valence",
+    "distill": "a tiny student learns from the labels",
+    "export": "a student becomes a quantised, verified ONNX bundle",
+    "verify": "check a bundle's files and repeat its verification",
+    "predict": "arousal, dominance and valence of audio, as CSV",
+    "evaluate": "CCC, PCC and MAE of a bundle against ratings",
+    "benchmark": "latency, memory, size and arithmetic of bundles",
+    "audit": "the trust suite: correctness, fairness, robustness",
+    "report": "one page about runs and bundles",
+    "finetune": "make a teacher from a speech backbone, or from speech and text encoders",
+    "pretrain": "pretrain a teacher that also reads, on speech with transcripts",
+    "teachers": "list the teachers",
+    "students": "list the students",
+}
+
+#: Verbs that take up what an interrupted run left.
+RESUMED = {"audit", "demo", "distill", "finetune", "label", "predict", "pretrain"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: words of the command line; None = those of this process
+
+    Returns:
+        exit code
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    verb = arguments[0] if arguments else ""
+    if verb not in VERBS:
+        return _overview(verb)
+    try:
+        command = import_module(f"wav2small.cli.{verb}")
+        parser = argparse.ArgumentParser(
+            prog=f"wav2small {verb}",
+            description=VERBS[verb][0].upper() + VERBS[verb][1:] + ".",
+            epilog="example:\n" + textwrap.indent(textwrap.dedent(command.EXAMPLE), "  "),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(parser)
+        return command.run(parser.parse_args(arguments[1:]))
+    except Wav2SmallError as error:
+        return _refuse(verb, str(error))
+    except KeyboardInterrupt:
+        kept = "; what was finished is kept, the same command goes on from there"
+        print(f"\nwav2small {verb}: stopped{kept if verb in RESUMED else ''}", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of the output has gone (`| head`): nothing is wrong, nobody listens.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("wav2small"):
+            raise
+        return _refuse(
+            verb, f"the package {error.name} is not installed; pip install 'wav2small[all]'"
+        )
+    except MemoryError:
+        return _refuse(verb, "out of memory; use smaller batches or a shorter --window")
+    except Exception as error:
+        number = _system_error(error)
+        if number in _FULL:
+            mend = "free some space"
+        elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
+            mend = "choose another folder"
+        else:
+            raise
+        name = getattr(error, "filename", None)
+        where = f" {name}" if name else ""
+        return _refuse(
+            verb,
+            f"cannot write{where}: {os.strerror(number)}; {mend}, then run the same command again",
+        )
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _system_error(error: Exception) -> int:
+    """The operating system's number of an error, 0 if it is none of its own."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    # safetensors tells it in words only.
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else 0
+
+
+def _overview(verb: str) -> int:
+    if verb in ("--version", "-V"):
+        print(wav2small.__version__)
+        return 0
+    width = max(map(len, VERBS))
+    text = "\n".join(
+        [
+            "usage: wav2small VERB ...   (wav2small VERB --help for its options)",
+            "",
+            "Tiny on-device models of emotion in speech: arousal, dominance, valence.",
+            "",
+            *(f"  {name:<{width}}  {help_}" for name, help_ in VERBS.items()),
+        ]
+    )
+    if verb in ("", "-h", "--help", "help"):
+        print(text)
+        return 0 if verb else 2
+    import difflib
+
+    near = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f"did you mean {near[0]}?" if near else "see wav2small --help"
+    print(f"wav2small: no command {verb!r}; {hint}", file=sys.stderr)
+    return 2
+
+
+def _refuse(verb: str, message: str) -> int:
+    line = " ".join(message.splitlines())
+    print(f"wav2small {verb}: {line}", file=sys.stderr)
+    return 2
+
+
+def program() -> None:
+    """The console script: `main`, whose end Ctrl-C can no longer reach."""
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # or libraries that clean up print a traceback
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    program()

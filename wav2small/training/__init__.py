@@ -1,0 +1,1 @@
+"""What training shares between teachers and students; needs torch."""
