@@ -203,7 +203,7 @@ def test_the_command_refuses_a_source_without_any_audio(bundle, tmp_path):
 def test_ctrl_c_keeps_what_was_done(bundle, speech, tmp_path):
     out = tmp_path / "p.csv"
     code = (
-        "import sys, time; from wav2small import predictor, cli\n"
+        "import sys, time; from wav2small import predictor; from wav2small.cli import main as cli\n"
         "real = predictor.Predictor.predict\n"
         "def slow(self, *a): time.sleep(.1); return real(self, *a)\n"
         "predictor.Predictor.predict = slow\n"
