@@ -28,7 +28,6 @@ CYCLES_PER_INSTRUCTION = 1.3
 BOARD = Path(__file__).parents[1] / "export" / "c" / "board"
 STAGES = ("stream", "spectrum", "features", "stem", "blocks", "pooling", "estimate")
 SECONDS = 4.0
-_KERNEL = "Source/NNSupportFunctions/arm_nn_mat_mult_nt_t_s8_s32.c"
 _COMPILER = "arm-none-eabi-gcc"
 _EMULATOR = "qemu-system-arm"
 # Contraction to fused multiply-add would give other last digits on each processor.
@@ -71,7 +70,7 @@ TARGETS = {
     ),
     "cortex-m55": Target(
         "mps3-an547",
-        ("-mcpu=cortex-m55", "-mthumb", "-mfloat-abi=hard", "-O3"),
+        ("-mcpu=cortex-m55", "-mthumb", "-mfloat-abi=hard", "-O2"),
         0x10000000, 0x30000000, 1.024, 480, "RA8-class",
     ),
 }  # fmt: skip
@@ -85,7 +84,7 @@ class Run:
         target: key of TARGETS
         flash: bytes of code and tables of the whole program, start-up and printing included, the
             speech not
-        engine_flash: bytes of `nano_<name>.c` alone, and of CMSIS-NN's kernel if that is used
+        engine_flash: bytes of `nano_<name>.c` alone
         state: bytes that the caller gives
         stack: deepest stack in bytes
         instructions: per second of audio, by stage
@@ -136,7 +135,6 @@ def microcontroller(
     clip: str | os.PathLike[str] | np.ndarray | None = None,
     clock_mhz: float | None = None,
     cycles_per_instruction: float = CYCLES_PER_INSTRUCTION,
-    cmsis_nn: str | os.PathLike[str] | None = None,
 ) -> Run:
     """Run the plain C of a bundle on an emulated microcontroller.
 
@@ -146,11 +144,10 @@ def microcontroller(
         clip: speech, a file or 16 kHz samples; its first 4 s are used. None = spoken here
         clock_mhz: for the estimate of the duty cycle; None = of a usual part
         cycles_per_instruction: likewise
-        cmsis_nn: folder of CMSIS-NN; its kernel then computes the matrix products
 
     Raises:
-        Wav2SmallError: unknown target, no C in the bundle, tools or CMSIS-NN missing, or the
-            program failed
+        Wav2SmallError: unknown target, no C in the bundle, tools missing, or the program
+            failed
     """
     if target not in TARGETS:
         raise Wav2SmallError(f"--target {target}: there is {', '.join(TARGETS)}")
@@ -162,10 +159,9 @@ def microcontroller(
     source = _source(bundle)
     samples = _clip(clip)
     board = TARGETS[target]
-    kernel = None if cmsis_nn is None else _kernel(Path(cmsis_nn))
     with tempfile.TemporaryDirectory(prefix="wav2small-") as name:
         folder = Path(name)
-        sizes = _build(source, samples, board, folder, kernel)
+        sizes = _build(source, samples, board, folder)
         found = _emulate(board, folder / "program.elf")
     seconds = found["hops"] * found["hop"] / audio.SAMPLING_RATE
     instructions = {stage: found[f"ticks_{stage}"] / board.ticks / seconds for stage in STAGES}
@@ -269,41 +265,24 @@ def _defines(source: Path) -> list[str]:
     return [f"-I{source.parent}", f'-DW2S_HEADER="{source.stem}.h"']
 
 
-def _kernel(cmsis_nn: Path) -> Path:
-    kernel = cmsis_nn / _KERNEL
-    if not kernel.is_file():
-        raise Wav2SmallError(f"{cmsis_nn}: no {_KERNEL}; give the folder of CMSIS-NN 5 or newer")
-    return kernel
-
-
-def _build(
-    source: Path, samples: np.ndarray, board: Target, folder: Path, kernel: Path | None
-) -> dict[str, int]:
+def _build(source: Path, samples: np.ndarray, board: Target, folder: Path) -> dict[str, int]:
     _write_clip(samples, folder)
     compiler = [_COMPILER, *board.flags, "-ffunction-sections", "-fdata-sections"]
-    objects: list[str] = []
-    if kernel:
-        compiler += ["-DW2S_CMSIS_NN", "-isystem", str(kernel.parents[2] / "Include")]
-        objects = [str(folder / "kernel.o")]
-        _call([*compiler, "-c", str(kernel), "-o", objects[0]])  # not ours to warn about
     compiler += [*_FLAGS, *_defines(source)]
     # Measured without the hooks: this is what a product would link.
     _call([*compiler, "-c", str(source), "-o", str(folder / "engine.o")])
-    parts = [_sections(Path(path)) for path in (str(folder / "engine.o"), *objects)]
+    engine = _sections(folder / "engine.o")
     _call(
         [*compiler, "-include", str(BOARD / "stage.h"), f"-I{BOARD}", str(source)]
         + [str(BOARD / name) for name in ("main.c", "board.c")]
-        + [str(folder / "clip.c"), *objects, "-nostartfiles", f"-T{BOARD / 'board.ld'}"]
+        + [str(folder / "clip.c"), "-nostartfiles", f"-T{BOARD / 'board.ld'}"]
         + ["-Wl,--gc-sections", f"-Wl,--defsym=FLASH={board.flash:#x}"]
         + [f"-Wl,--defsym=RAM={board.ram:#x}", "-o", str(folder / "program.elf")]
     )
     program = _sections(folder / "program.elf")
     return {
         "engine": sum(
-            size
-            for part in parts
-            for name, size in part.items()
-            if name.startswith((".text", ".rodata"))
+            size for name, size in engine.items() if name.startswith((".text", ".rodata"))
         ),
         "program": sum(program.get(name, 0) for name in (".text", ".ARM.exidx", ".data")),
     }

@@ -15,16 +15,28 @@ from pathlib import Path
 import numpy as np
 
 from wav2small import files
+from wav2small.audio import SAMPLING_RATE
 from wav2small.errors import Wav2SmallError
 from wav2small.students.base import Student
-from wav2small.students.frontend import mel_bands
+from wav2small.students.frontend import hz_to_mel, mel_bands, mel_to_hz
 from wav2small.students.nano import Nano
 
 from . import integer
 from .integer import Integer, Layer
 
 ENGINE = Path(__file__).parent / "nano"
-ENGINE_PARTS = ("state.c", "frontend.c", "network.c", "stream.c")  # one file when emitted
+ENGINE_PARTS = (
+    "kernels.h",
+    "kernels_portable.c",
+    "kernels_dsp.c",
+    "kernels_mve.c",
+    "state.c",
+    "transform.c",
+    "transform_mve.c",
+    "frontend.c",
+    "network.c",
+    "stream.c",
+)  # one file when emitted
 _LOG2_TERMS = 8
 _CLIPS = 48  # of calibration; more find no larger peaks
 _WIDTHS = {"int8_t": 24, "uint8_t": 24, "int32_t": 8, "uint16_t": 12, "float": 6}
@@ -78,9 +90,12 @@ def emit(
     hop = student.hop
     if hop & (hop - 1) or hop.bit_length() % 2 == 0:
         raise Wav2SmallError(f"a hop of {hop}: the engine's transform needs a power of 4")
-    for key in ("channels", "pooled"):
-        if config[key] % 4:
-            raise Wav2SmallError(f"{key} {config[key]}: the engine computes four at a time")
+    features = config["stem_kernel"] * config["mels"]
+    for key, size in (("channels", config["channels"]), ("features", features)):
+        if size % 8:
+            raise Wav2SmallError(f"{key} {size}: the engine computes eight at a time")
+    if config["pooled"] % 4:
+        raise Wav2SmallError(f"pooled {config['pooled']}: the engine computes four at a time")
     taps, past = config["kernel"], 0
     for dilation in model.dilations:
         past += (taps - 1) * dilation * config["channels"]
@@ -109,10 +124,8 @@ def emit(
     engine = "\n".join((ENGINE / part).read_text() for part in ENGINE_PARTS)
     parts = [
         f"/* nano_{name}.c: tables of the model, then the engine. Generated; do not edit. */",
+        "#include <string.h>",
         f'#include "nano_{name}.h"',
-        "#ifdef W2S_CMSIS_NN",
-        "#include <arm_nnsupportfunctions.h>",
-        "#endif",
         "",
         *(f"#define {key} {size}" for key, size in sizes.items()),
         "",
@@ -125,30 +138,25 @@ def emit(
 
 def _state_size(sizes: dict[str, int]) -> int:
     """An upper bound of `sizeof(struct w2s_state)`, checked by the compiler."""
-    words = sizes["LEVELS"] + 2 * sizes["HOP"] + sizes["BLOCKS"] + 20
+    words = sizes["POOLED"] + sizes["LEVELS"] + 2 * sizes["HOP"] + sizes["BLOCKS"] + 20
     halves = 2 * sizes["HOP"] + sizes["PAST"] + sizes["CHANNELS"]
-    size = 8 * 4 * sizes["POOLED"] + 8 * 5 + 4 * words + 2 * halves
+    size = 8 * 3 * sizes["POOLED"] + 8 * 5 + 4 * words + 2 * halves
     size += sizes["CHANNELS"] + sizes["STEM_TAPS"] * sizes["MELS"]
     return -(-size // 16) * 16
 
 
 def _frontend(student: Nano) -> Iterable[str]:
     n_fft = 2 * student.hop
-    yield "/* cos(2 pi i / n) */"
-    yield _array("float", "cosine", np.cos(2 * np.pi * np.arange(n_fft) / n_fft))
-    yield f"#define sine(i) cosine[((i) + {3 * n_fft // 4}u) & {n_fft - 1}u]"
-    bands = mel_bands(n_fft, student.config["mels"])
-    first, count, weights = [], [], []
-    for band in bands.T:
-        places = np.flatnonzero(band)
-        if not len(places):
-            raise Wav2SmallError("a mel band without bins; take fewer bands")
-        first.append(places[0])
-        count.append(places[-1] - places[0] + 1)
-        weights.append(band[places[0] : places[-1] + 1])
-    yield _array("uint16_t", "mel_first", np.array(first))
-    yield _array("uint8_t", "mel_count", np.array(count))
-    yield _array("float", "mel_weights", np.concatenate(weights))
+    yield "/* cos(pi i / HOP), half a period: the other half mirrors it */"
+    quarter = np.cos(2 * np.pi * np.arange(student.hop // 2) / n_fft)
+    yield _array("float", "cosine", np.concatenate([quarter, [0.0], -quarter[::-1]]))
+    yield "#define sine(i) cosine[(i) < HOP / 2u ? HOP / 2u - (i) : (i) - HOP / 2u]"
+    yield "/* base-4 digits of 0..HOP / 4 - 1 in reverse order */"
+    yield _array("uint8_t", "reversed", _digits_reversed(student.hop // 4))
+    fraction, count, norm = _mel_fractions(n_fft, student.config["mels"])
+    yield _array("float", "mel_fraction", fraction)
+    yield _array("uint8_t", "mel_count", count)
+    yield _array("float", "mel_norm", norm)
     m = np.linspace(1, 2, 4001)
     fit = np.polynomial.chebyshev.Chebyshev.interpolate(
         lambda x: np.log2(x + 1.5), _LOG2_TERMS - 1, domain=[-0.5, 0.5]
@@ -159,16 +167,46 @@ def _frontend(student: Nano) -> Iterable[str]:
     yield _array("float", "log2_terms", terms)
 
 
+def _digits_reversed(size: int) -> np.ndarray:
+    """Base-4 digits of 0..size - 1 in reverse order, size a power of 4."""
+    numbers = np.zeros(1, dtype=np.int64)
+    while len(numbers) < size:
+        numbers = np.concatenate([4 * numbers + digit for digit in range(4)])
+    return numbers
+
+
+def _mel_fractions(n_fft: int, mels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The triangles of `mel_bands` in fewer numbers: every bin lies between two centres.
+
+    Returns:
+        share of each bin (n_fft / 2 + 1,) that the band above takes, the band below takes the
+        rest; number of bins below the first centre, between the first two ... (mels + 1,); height
+        of each triangle (mels,)
+    """
+    edges = mel_to_hz(np.linspace(hz_to_mel(0.0), hz_to_mel(8000.0), mels + 2))
+    bins = np.arange(n_fft // 2 + 1) * SAMPLING_RATE / n_fft
+    place = np.clip(np.searchsorted(edges, bins, side="right") - 1, 0, mels)
+    fraction = (bins - edges[place]) / (edges[place + 1] - edges[place])
+    height = 2 / (edges[2:] - edges[:-2])
+    rebuilt = np.zeros((len(bins), mels + 2))
+    rebuilt[np.arange(len(bins)), place + 1] = fraction
+    rebuilt[np.arange(len(bins)), place] += 1 - fraction
+    assert np.allclose(rebuilt[:, 1:-1] * height, mel_bands(n_fft, mels), atol=1e-9)
+    return fraction, np.bincount(place, minlength=mels + 1), height
+
+
 def _network(model: Integer) -> Iterable[str]:
     yield from _layers("stem", [model.stem])
     yield _array("uint8_t", "dilations", np.array(model.dilations))
-    yield from _layers("depthwise", model.depthwise, each=True)
+    # taps first, so that neighbours in memory are neighbouring channels
+    turned = [replace(layer, weight=layer.weight.T) for layer in model.depthwise]
+    yield from _layers("depthwise", turned, each=True)
     yield from _layers("pointwise", model.pointwise, each=True)
     narrow = model.narrow
     yield f"#define NARROW_WEIGHT {narrow.weight[0, 0]}"
     yield f"#define NARROW_LEFT {narrow.left}"
     yield f"#define NARROW_MULTIPLIER {narrow.multiplier[0]}"
-    yield f"#define NARROW_RIGHT {narrow.right[0]}"
+    yield f"#define NARROW_RIGHT {narrow.right[0] - 1}"
     yield from _layers("gate", [_signed(model.gate)])
     yield from _layers("value", [_signed(model.value)])
     yield _array("uint16_t", "sigmoid_table", model.sigmoid)
@@ -188,7 +226,7 @@ def _layers(name: str, layers: Sequence[Layer], *, each: bool = False) -> Iterab
     yield _array("int8_t", f"{name}_weight", joined("weight"))
     yield _array("int32_t", f"{name}_bias", joined("bias"))
     yield _array("int32_t", f"{name}_multiplier", joined("multiplier"))
-    yield _array("uint8_t", f"{name}_right", joined("right"))
+    yield _array("uint8_t", f"{name}_right", joined("right") - 1)  # see requantise in kernels.h
     lefts = [layer.left for layer in layers]
     if each:
         yield _array("uint8_t", f"{name}_left", np.array(lefts))

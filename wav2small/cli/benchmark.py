@@ -58,11 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="with --target: assumed for the duty cycle (default: 1.3)",
     )
-    parser.add_argument(
-        "--cmsis-nn",
-        metavar="DIR",
-        help="with --target: folder of CMSIS-NN, for its matrix products (-DW2S_CMSIS_NN)",
-    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything, as JSON")
     form.add_argument("--markdown", action="store_true", help="the tables as Markdown")
@@ -108,7 +103,6 @@ def _microcontroller(args: argparse.Namespace) -> int:
             clip=args.clip,
             clock_mhz=args.clock,
             cycles_per_instruction=args.cycles_per_instruction,
-            cmsis_nn=args.cmsis_nn,
         )
         for target in args.target
     ]

@@ -1,76 +1,28 @@
 /* ---- front end, float32 ------------------------------------------------------------------- */
 
-/* In place, N complex numbers (real, imaginary), N a power of 4; sign -1. */
-static void transform(float *x) {
-    for (uint32_t i = 0; i < HOP; i++) { /* digits of base 4 in reverse order */
-        uint32_t j = 0, rest = i;
-        for (uint32_t digit = 1; digit < HOP; digit *= 4u) {
-            j = j * 4u + (rest & 3u);
-            rest >>= 2;
-        }
-        if (j > i) {
-            float real = x[2u * i], imag = x[2u * i + 1u];
-            x[2u * i] = x[2u * j];
-            x[2u * i + 1u] = x[2u * j + 1u];
-            x[2u * j] = real;
-            x[2u * j + 1u] = imag;
-        }
+/* The stages after the first, in place. */
+static void other_stages(float *x) {
+#if HOP == 256
+    stage(x, 4u);
+    stage(x, 16u);
+    stage(x, 64u);
+#else
+    for (uint32_t size = 4; size < HOP; size *= 4u) {
+        stage(x, size);
     }
-    for (uint32_t size = 1; size < HOP; size *= 4u) {
-        uint32_t step = 2u * HOP / (4u * size); /* in the table of 2 HOP */
-        for (uint32_t k = 0; k < size; k++) {
-            float c1 = cosine[k * step], s1 = -sine(k * step);
-            float c2 = cosine[2u * k * step], s2 = -sine(2u * k * step);
-            float c3 = cosine[3u * k * step], s3 = -sine(3u * k * step);
-            for (uint32_t at = k; at < HOP; at += 4u * size) {
-                float *a = x + 2u * at;
-                float *b = a + 2u * size, *c = b + 2u * size, *d = c + 2u * size;
-                float br = b[0] * c1 - b[1] * s1, bi = b[0] * s1 + b[1] * c1;
-                float cr = c[0] * c2 - c[1] * s2, ci = c[0] * s2 + c[1] * c2;
-                float dr = d[0] * c3 - d[1] * s3, di = d[0] * s3 + d[1] * c3;
-                float acr = a[0] + cr, aci = a[1] + ci, amr = a[0] - cr, ami = a[1] - ci;
-                float bdr = br + dr, bdi = bi + di, bmr = br - dr, bmi = bi - di;
-                a[0] = acr + bdr;
-                a[1] = aci + bdi;
-                b[0] = amr + bmi;
-                b[1] = ami - bmr;
-                c[0] = acr - bdr;
-                c[1] = aci - bdi;
-                d[0] = amr - bmi;
-                d[1] = ami + bmr;
-            }
-        }
-    }
+#endif
 }
 
 /* Windowed frame -> power of bins 0..HOP in work[0..HOP]. */
 static void spectrum(w2s_state *s) {
     float *x = s->work;
-    for (uint32_t i = 0; i < 2u * HOP; i++) {
-        float hann = 0.5f - 0.5f * cosine[i];
-        x[i] = (float)s->signal[i] * (hann * (1.0f / 32768.0f));
-    }
-    transform(x);
-    /* x holds even samples as real and odd ones as imaginary parts; take them apart. Bin k and
-     * bin HOP - k need the same two numbers and leave two powers where these were. */
-    float first = x[0] + x[1], last = x[0] - x[1];
-    for (uint32_t k = 1; k <= HOP / 2u; k++) {
-        float *p = x + 2u * k, *q = x + 2u * (HOP - k);
-        float er = 0.5f * (p[0] + q[0]), ei = 0.5f * (p[1] - q[1]);
-        float or_ = 0.5f * (p[1] + q[1]), oi = 0.5f * (q[0] - p[0]);
-        float c = cosine[k], d = -sine(k);
-        float tr = or_ * c - oi * d, ti = or_ * d + oi * c;
-        float low_r = er + tr, low_i = ei + ti, high_r = er - tr, high_i = ei - ti;
-        p[0] = low_r * low_r + low_i * low_i;
-        q[1] = high_r * high_r + high_i * high_i; /* for k = HOP / 2 p and q are one place */
-    }
-    /* power of bin k: p[0] at 2 k up to HOP / 2, q[1] at 2 k + 1 above; close the gaps */
+    window_and_first_stage(s->signal, x);
+    other_stages(x);
+    float first = 2.0f * (x[0] + x[1]), last = 2.0f * (x[0] - x[1]);
+    powers(x);
     x[0] = first * first;
-    for (uint32_t k = 1; k <= HOP / 2u; k++) {
-        x[k] = x[2u * k];
-    }
     for (uint32_t k = HOP / 2u + 1u; k < HOP; k++) {
-        x[k] = x[2u * k + 1u];
+        x[k] = x[HOP + k];
     }
     x[HOP] = last * last;
 }
@@ -91,28 +43,50 @@ static float log2_of(float value) {
     return (float)exponent + sum;
 }
 
-/* Power -> the newest MELS numbers of wide, 1/64 each. */
-static void features(w2s_state *s) {
-    float *x = s->work, bands[MELS], sum = 0.0f;
-    const float *weight = mel_weights;
-    for (int band = 0; band < MELS; band++) {
-        float power = 0.0f;
-        const float *bin = x + mel_first[band];
-        for (int i = 0; i < mel_count[band]; i++) {
-            power += bin[i] * weight[i];
+/* Power -> mel bands. A bin between the centres of two bands belongs to both, its fraction to the
+ * upper one and the rest to the lower one. */
+static void mel(const float *power, float *bands) {
+    const float *fraction = mel_fraction;
+    float rising = 0.0f;
+    for (int band = 0; band <= MELS; band++) {
+        float falling = 0.0f, next = 0.0f;
+        for (const float *end = power + mel_count[band]; power < end; power++, fraction++) {
+            float part = *power * *fraction;
+            next += part;
+            falling += *power - part;
         }
-        weight += mel_count[band];
-        bands[band] = log2_of(power > FLOOR_POWER ? power : FLOOR_POWER);
-        sum += bands[band];
-    }
-    float level = sum * (1.0f / MELS), loudest = level;
-    for (int i = 0; i < LEVELS; i++) {
-        if (s->level[i] > loudest) {
-            loudest = s->level[i];
+        if (band > 0) {
+            bands[band - 1] = (rising + falling) * mel_norm[band - 1];
         }
+        rising = next;
     }
+}
+
+/* Level of a frame -> loudest of the last LEVELS + 1 frames. */
+static float loudest_with(w2s_state *s, float level) {
+    float loudest = level > s->level_max ? level : s->level_max, old = s->level[s->level_at];
     s->level[s->level_at] = level;
     s->level_at = s->level_at + 1u == LEVELS ? 0u : s->level_at + 1u;
+    if (level >= s->level_max) {
+        s->level_max = level;
+    } else if (old == s->level_max) {
+        s->level_max = NEVER;
+        for (int i = 0; i < LEVELS; i++) {
+            s->level_max = s->level[i] > s->level_max ? s->level[i] : s->level_max;
+        }
+    }
+    return loudest;
+}
+
+/* Power -> the newest MELS numbers of wide, 1/64 each. */
+static void features(w2s_state *s) {
+    float bands[MELS], sum = 0.0f;
+    mel(s->work, bands);
+    for (int band = 0; band < MELS; band++) {
+        bands[band] = log2_of(bands[band] > FLOOR_POWER ? bands[band] : FLOOR_POWER);
+        sum += bands[band];
+    }
+    float loudest = loudest_with(s, sum * (1.0f / MELS));
     for (int i = 0; i < (STEM_TAPS - 1) * MELS; i++) {
         s->wide[i] = s->wide[i + MELS];
     }

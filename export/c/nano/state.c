@@ -20,7 +20,7 @@
 #define MAGIC 0x77327331u
 #define ONE 32768 /* 1 in Q15 */
 #define EMPTY (ONE / 256)
-#define NEVER (-1.0e4f)
+#define NEVER (-1.0e4f) /* level before the first frame */
 #define FLOOR_POWER 1.16415321826934814e-10f /* 2^-33 */
 #define FIRST_HEARD ((uint64_t)(W2S_SAMPLING_RATE / 4) * ONE)
 #define OPEN_ENERGY ((uint64_t)(W2S_OPEN_POWER * 1073741824.0 * HOP)) /* of 16-bit samples */
@@ -33,8 +33,8 @@
 #define FADE ((int64_t)((R - R * R / 2 + R * R * R / 6) * 16777216.0 + 0.5)) /* 1 - exp(-R) */
 
 struct w2s_state {
-    int64_t numerator[POOLED], denominator[POOLED]; /* over the memory */
-    int64_t all_numerator[POOLED], all_denominator[POOLED];
+    int64_t numerator[POOLED], all_numerator[POOLED]; /* over the memory, over everything */
+    int64_t all_denominator[POOLED];
     uint64_t samples; /* in whole hops */
     uint64_t counted; /* times ONE */
     uint64_t energy;  /* of the hop that fills */
@@ -49,15 +49,18 @@ struct w2s_state {
     uint64_t voice_sum;
     uint32_t level_at;
     uint32_t place[BLOCKS];
-    float level[LEVELS];
-    float work[2 * HOP]; /* the transform; afterwards the bands */
-    int16_t signal[2 * HOP];
+    int32_t denominator[POOLED]; /* over the memory: at most ONE / (1 - exp(-R)) */
+    float level[LEVELS], level_max; /* a ring, and its largest */
+    float work[2 * HOP]; /* the transform; afterwards the powers */
+    int16_t signal[2 * HOP]; /* from here to `wide` every array is read in words of 4 bytes */
     int16_t past[PAST];  /* inputs of the depthwise layers, a ring for each */
     int16_t y[CHANNELS];
     int8_t z[CHANNELS];
     int8_t wide[STEM_TAPS * MELS]; /* features, oldest first */
 };
 
+/* so that a denominator stays below 2^31 */
+typedef char w2s_memory_fits[(int)W2S_MEMORY_S <= 600 ? 1 : -1];
 typedef char w2s_state_fits[sizeof(struct w2s_state) <= W2S_STATE_SIZE ? 1 : -1];
 
 size_t w2s_state_size(void) {
@@ -76,6 +79,7 @@ w2s_state *w2s_init(void *memory) {
     for (int i = 0; i < LEVELS; i++) {
         s->level[i] = NEVER;
     }
+    s->level_max = NEVER;
     s->gate_enabled = 1;
     s->voice = ONE;
     s->magic = MAGIC;

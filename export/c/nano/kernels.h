@@ -1,0 +1,41 @@
+/* ---- kernels ------------------------------------------------------------------------------ */
+
+/* Which instructions the compiler may use decides which kernels are compiled; all of them compute
+ * the same bits. -DW2S_PORTABLE takes the portable ones everywhere. */
+#if !defined(W2S_PORTABLE) && defined(__GNUC__) && defined(__has_include)
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 2) && __has_include(<arm_mve.h>)
+#define W2S_MVE
+#include <arm_mve.h>
+#elif defined(__ARM_FEATURE_MVE) || (defined(__ARM_FEATURE_SIMD32) && !__has_include(<arm_acle.h>))
+#pragma message "no vector kernels: MVE with floats, and the compiler's arm_mve.h or arm_acle.h needed"
+#elif defined(__ARM_FEATURE_SIMD32) && __has_include(<arm_acle.h>)
+#define W2S_DSP
+#include <arm_acle.h>
+#endif
+#endif
+
+#if defined(__GNUC__)
+#define W2S_INLINE static inline __attribute__((always_inline, unused))
+#define W2S_ALIGNED __attribute__((aligned(4)))
+#else
+#define W2S_INLINE static inline
+#define W2S_ALIGNED
+#endif
+
+/* The numbers of one layer in integers, see integer.py; `right` is one less than there. */
+typedef struct layer {
+    const int8_t *weight;
+    const int32_t *bias, *multiplier;
+    const uint8_t *right;
+    int32_t left;
+} layer;
+
+W2S_INLINE int32_t clamp(int32_t value, int32_t low, int32_t high) {
+    return value < low ? low : (value > high ? high : value);
+}
+
+/* See integer.py, Layer.requantise. */
+W2S_INLINE int32_t requantise(int32_t sum, int32_t left, int32_t multiplier, int32_t right) {
+    int64_t product = (int64_t)(int32_t)((uint32_t)sum << left) * multiplier;
+    return (((int32_t)(product >> 32) >> right) + 1) >> 1;
+}
