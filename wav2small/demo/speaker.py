@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,10 +140,11 @@ class Utterance:
 
 
 class Speaker:
-    """espeak-ng in this process. One at a time: the library keeps global state.
+    """espeak-ng in this process.
 
-    Its voices waver by a generator of its own: the same sentences in a fresh process are the same
-    but for the noise of some consonants.
+    The library keeps what wavers in a voice in global variables, from one utterance to the next. So
+    each speaker loads a copy of the library of its own: the same utterances in the same order are
+    the same samples in every process on a machine, whatever other speakers said before.
     """
 
     def __init__(self) -> None:
@@ -151,7 +154,9 @@ class Speaker:
             raise Wav2SmallError(
                 "espeakng-loader is not installed; pip install 'wav2small[demo]'"
             ) from error
-        self._library = ctypes.CDLL(espeakng_loader.get_library_path())
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            copy = shutil.copy(espeakng_loader.get_library_path(), folder)
+            self._library = ctypes.CDLL(copy)
         data = os.fsencode(espeakng_loader.get_data_path())
         self._rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data, 0)
         if self._rate <= 0:
@@ -202,6 +207,8 @@ class Speaker:
             (_RANGE, utterance.pitch_range),
         ):
             self._library.espeak_SetParameter(parameter, value, 0)
+        # Some voices waver and hiss by the library's generator, which starts from the clock.
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         text = utterance.text.encode() + b"\0"
         self._blocks.clear()
         self._events.clear()
