@@ -145,7 +145,7 @@ def batches(clips: int = 24, turns: int = 2, batch_s: float | None = None) -> di
 _MILLION = """
 import json, sys, time
 began = time.perf_counter()
-from wav2small.teachers import labelling
+from wav2small.teachers.labelling import run as labelling
 first = []
 def shown(outcomes, *_):
     for outcome in outcomes:

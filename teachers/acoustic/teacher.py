@@ -72,7 +72,7 @@ class Acoustic:
     """
 
     name = "acoustic"
-    id = "wav2small.teachers.acoustic.teacher"
+    id = "wav2small.teachers.acoustic"
     licence = "MIT"
     sampling_rate = SAMPLING_RATE
     dimensions = DIMENSIONS

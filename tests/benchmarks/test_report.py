@@ -73,7 +73,7 @@ PROVENANCE = {
     "teachers": [
         {
             "name": "acoustic",
-            "id": "wav2small.teachers.acoustic.teacher",
+            "id": "wav2small.teachers.acoustic",
             "revision": "1",
             "licence": "MIT",
         }

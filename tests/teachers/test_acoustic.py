@@ -173,7 +173,7 @@ def test_what_it_says_of_itself(teacher):
     assert teacher.invariances == {"gain"} and teacher.in_workers
     assert "CC0" in teacher.note and len(teacher.revision) == 16
     document = json.loads(COEFFICIENTS.read_text(encoding="utf-8"))
-    assert document["corpus"]["licence"] == "CC0-1.0" and "fit_acoustic" in document["command"]
+    assert document["corpus"]["licence"] == "CC0-1.0" and "acoustic.fit" in document["command"]
     assert list(document["statistics"]) == list(features.FEATURES)
 
 
@@ -181,7 +181,7 @@ def test_what_it_says_of_itself(teacher):
 def test_bad_coefficients_are_one_clear_line(tmp_path, content):
     path = tmp_path / "mine.json"
     path.write_text(content)
-    with pytest.raises(Wav2SmallError, match="mine.json.*fit_acoustic") as error:
+    with pytest.raises(Wav2SmallError, match="mine.json.*acoustic.fit") as error:
         Acoustic(coefficients=path)
     assert "\n" not in str(error.value)
 
