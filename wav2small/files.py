@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,28 +15,52 @@ from pathlib import Path
 from wav2small.errors import Wav2SmallError
 
 
+def special(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names what is there and is no regular file: a pipe, a device, a terminal.
+
+    Raises:
+        Wav2SmallError: it is a folder
+
+    Example:
+        >>> special(os.devnull), special("a-file-that-is-not-there")
+        (True, False)
+    """
+    try:
+        mode = os.stat(path).st_mode  # of what a link points to
+    except OSError:
+        return False
+    if stat.S_ISDIR(mode):
+        raise Wav2SmallError(f"{path}: a folder; name a file in it")
+    return not stat.S_ISREG(mode)
+
+
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well.
 
     The data is on disk before the name changes, so that a crash or a full disk leaves either
-    the old file or the new one, never half of it.
+    the old file or the new one, never half of it. A link stays a link: the file it points to is
+    replaced. A pipe or a device stays what it is: the data is written into it.
 
     Raises:
-        Wav2SmallError: the folder cannot be written
+        Wav2SmallError: the folder cannot be written, or `path` is a folder
     """
-    path = Path(path)
+    into = special(path)
+    path = Path(path) if into else Path(os.path.realpath(path))
+    folder = tempfile.gettempdir() if into else path.parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
-        )
+        os.makedirs(folder, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=folder)
     except OSError as error:
         raise Wav2SmallError(f"cannot write {path}: {error.strerror}; choose another -o") from error
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
+        if into:
+            with open(temporary, "rb") as source, open(path, "wb") as target:
+                shutil.copyfileobj(source, target)
+            return
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         # mkstemp makes files private; a result gets the permissions any new file would have.

@@ -24,6 +24,12 @@ KEYS = ["file", "start", "end"]
 TABLE_EXTENSIONS = (".csv", ".parquet", ".pq")
 ROOT_KEY = b"wav2small.root"
 
+#: Names that are taken for times of a clip by those who write them.
+_NEAR_NAMES = {
+    "start": ("start_s", "start_time", "starttime", "begin", "onset"),
+    "end": ("end_s", "end_time", "endtime", "stop", "offset"),
+}
+
 
 @dataclass
 class Index:
@@ -230,8 +236,7 @@ def _read_table(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
     try:
         if name.lower().endswith(".csv"):
             verbatim: dict[Any, Any] = dict.fromkeys(transcripts.VERBATIM, str)
-            kinds = {"file": str, "speaker": str}
-            return pd.read_csv(name, dtype=kinds, converters=verbatim), {}
+            return _read_csv(name, verbatim), {}
         if "://" in name:
             import fsspec
 
@@ -254,6 +259,85 @@ def _read_table(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
         ) from error
 
 
+def _read_csv(name: str, converters: dict[Any, Any]) -> pd.DataFrame:
+    """A CSV table; the separator is the one of its header, blanks around names do not count."""
+    import pandas as pd
+
+    header = pd.read_csv(name, nrows=0, sep="\x01", index_col=False, dtype=str).columns
+    line = str(header[0]) if len(header) else ""
+    separator = max(",;\t", key=lambda mark: line.count(mark))
+    names = [column.strip() for column in pd.read_csv(name, nrows=0, sep=separator).columns]
+    kinds = {column: str for column in ("file", "speaker", "start", "end") if column in names}
+    # Trailing separators must not shift the columns.
+    frame = pd.read_csv(
+        name, sep=separator, header=0, names=names, index_col=False, dtype=kinds,
+        converters={key: value for key, value in converters.items() if key in names},
+    )  # fmt: skip
+    if separator == ";":
+        for column in ("start", "end"):
+            if column in frame:
+                frame[column] = frame[column].str.replace(",", ".", regex=False)
+    return frame
+
+
+def _times(values: pd.Series, column: str, name: str) -> pd.Series:
+    """A column of times as time deltas: numbers and texts without a unit are seconds.
+
+    Raises:
+        Wav2SmallError: a value that is no time, by its row
+    """
+    import pandas as pd
+
+    if pd.api.types.is_timedelta64_dtype(values):
+        return values
+    if pd.api.types.is_float_dtype(values) or pd.api.types.is_integer_dtype(values):
+        return pd.to_timedelta(values.astype(float), unit="s")
+    times = []
+    for row, value in enumerate(values, start=1):
+        try:
+            times.append(_time(value))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise Wav2SmallError(
+                f"{name}: row {row}: column `{column}` holds {str(value)!r}; write seconds (1.5) or "
+                "hours, minutes and seconds (0:00:01.5)"
+            ) from error
+    return pd.Series(times, index=values.index, dtype="timedelta64[ns]")
+
+
+def _time(value: Any) -> Any:
+    """One time; missing ones are NaT.
+
+    Raises:
+        ValueError, TypeError: not a time
+    """
+    import datetime
+
+    import pandas as pd
+
+    if isinstance(value, bool):
+        raise TypeError("a truth value")
+    if isinstance(value, datetime.time):
+        value = value.isoformat()
+    if value is None or value is pd.NaT or value != value:
+        return pd.NaT
+    if isinstance(value, str):
+        text = value.strip()
+        if not text or text.lower() in ("nat", "nan"):
+            return pd.NaT
+        try:
+            value = float(text)
+        except ValueError:
+            if "," in text:
+                raise
+            return pd.Timedelta(text)
+    if isinstance(value, datetime.timedelta):
+        return pd.Timedelta(value)
+    number = float(value)
+    if not abs(number) < 1e9:
+        raise ValueError("not finite")
+    return pd.Timedelta(number, "s")
+
+
 def _check_columns(frame: pd.DataFrame, name: str) -> None:
     if "file" not in frame:
         found = ", ".join(map(str, frame.columns[:8])) or "none"
@@ -262,6 +346,13 @@ def _check_columns(frame: pd.DataFrame, name: str) -> None:
         )
     if len(frame) == 0:
         raise Wav2SmallError(f"{name}: the table has no rows")
+    for column, others in _NEAR_NAMES.items():
+        near = [str(own) for own in frame if str(own).strip().lower() in (column, *others)]
+        if near and column not in frame:
+            raise Wav2SmallError(
+                f"{name}: no column `{column}`, but `{near[0]}`; times are read from `start` and "
+                "`end` in seconds, so rename it, or leave it out"
+            )
 
 
 def _normalise(frame: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -277,14 +368,7 @@ def _normalise(frame: pd.DataFrame, name: str) -> pd.DataFrame:
             default = pd.Timedelta(0) if column == "start" else pd.NaT
             frame[column] = pd.Series(default, index=frame.index, dtype="timedelta64[ns]")
             continue
-        values = frame[column]
-        unit: Any = "s" if pd.api.types.is_numeric_dtype(values) else None
-        try:
-            times = pd.to_timedelta(values, unit=unit)
-        except ValueError as error:
-            raise Wav2SmallError(
-                f"{name}: column `{column}`: {_first_line(error)}; write seconds or time deltas"
-            ) from error
+        times = _times(frame[column], column, name)
         if column == "start":
             times = times.fillna(pd.Timedelta(0))
         frame[column] = times.astype("timedelta64[ns]")

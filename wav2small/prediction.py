@@ -89,24 +89,23 @@ def predict(
     result = Predictions(refused=refused, categories=predictor.categories)
     settings = {
         "bundle": files.sha256(predictor.path),
-        "source": os.path.abspath(source),
         "window": window,
         "hop": hop,
         "channel": channel,
-        "root": root,
     }
     with (
         _Journal(output, settings, columns(predictor.categories)) as journal,
         progress.bar(len(clips), unit="clip", desc="predict") as bar,
     ):
-        for number, (file, start_s, end_s) in enumerate(clips):
-            if number in journal.done:
-                rows, reason = journal.done[number]
+        for file, start_s, end_s in clips:
+            key = _key(os.path.join(folder, file), file, start_s, end_s)
+            if key in journal.done:
+                rows, reason = journal.done[key]
             else:
                 rows, reason = _estimate(
                     predictor, folder, file, start_s, end_s, window, hop or window, channel
                 )
-                journal.add(number, rows, reason)
+            journal.add(key, rows, reason)
             result.rows += rows
             if reason:
                 result.refused.append((file, reason))
@@ -131,7 +130,7 @@ def _clips(
         (file, start.total_seconds(), index.seconds(end))
         for file, start, end in zip(*columns, strict=True)
     ]
-    return list(dict.fromkeys(clips)), found.root, found.refused
+    return clips, found.root, found.refused
 
 
 def _estimate(
@@ -170,8 +169,22 @@ def _estimate(
     return rows, reason
 
 
+def _key(path: str, file: str, start_s: float, end_s: float | None) -> str:
+    """What must be the same for an estimate of an earlier run to hold: the clip and its file."""
+    try:
+        found = os.stat(path)
+        state = [found.st_size, found.st_mtime_ns]
+    except (OSError, ValueError):
+        state = []
+    return json.dumps([file, start_s, end_s, *state])
+
+
 class _Journal:
-    """What a run has done so far, in `OUTPUT.part`, one JSON line per clip."""
+    """What a run has done so far, in `OUTPUT.part`, one JSON line per clip.
+
+    An output that is no regular file (an open text file, a pipe, a device) gets each row at once
+    and cannot be taken up.
+    """
 
     def __init__(
         self,
@@ -180,7 +193,7 @@ class _Journal:
         header: list[str],
     ):
         self._header = header
-        self.done: dict[int, tuple[list[tuple[Any, ...]], str]] = {}
+        self.done: dict[str, tuple[list[tuple[Any, ...]], str]] = {}
         self._stack = contextlib.ExitStack()
         self._settings = settings
         self._output = output
@@ -192,9 +205,13 @@ class _Journal:
             return self
         if not isinstance(self._output, str | os.PathLike):
             self._stream = self._output
+        elif files.special(self._output):
+            opened = open(self._output, "w", newline="", encoding="utf-8")
+            self._stream = self._stack.enter_context(opened)
+        if self._stream is not None:
             csv.writer(self._stream, lineterminator="\n").writerow(self._header)
             return self
-        self._path = Path(self._output)
+        self._path = Path(self._output)  # type: ignore[arg-type]
         part = self._path.with_name(self._path.name + ".part")
         self._stack.enter_context(files.Lock(self._path.with_name(f".{self._path.name}.lock")))
         kept = list(self._read(part))
@@ -205,9 +222,11 @@ class _Journal:
         for entry in [self._settings, *kept]:
             self._part.write(json.dumps(entry) + "\n")
         self._part.flush()
-        self.done = {
-            number: ([tuple(row) for row in rows], reason) for number, rows, reason in kept
-        }
+        self.done = {key: ([tuple(row) for row in rows], reason) for key, rows, reason in kept}
+        if kept:
+            progress.note(
+                f"taking up {part}: {len(kept)} clips are done; files that changed are not"
+            )
         return self
 
     def _read(self, part: Path) -> Iterator[Any]:
@@ -220,16 +239,18 @@ class _Journal:
                 except json.JSONDecodeError:
                     return  # the line that was being written when the run stopped
                 if number == 0 and entry != self._settings:
+                    progress.note(f"{part} is of another bundle or other options: starting anew")
                     return
                 if number:
                     yield entry
 
-    def add(self, number: int, rows: list[tuple[Any, ...]], reason: str) -> None:
+    def add(self, key: str, rows: list[tuple[Any, ...]], reason: str) -> None:
         if self._stream is not None:
             csv.writer(self._stream, lineterminator="\n").writerows(map(_formatted, rows))
             self._stream.flush()
-        if self._part is not None:
-            self._part.write(json.dumps([number, rows, reason]) + "\n")
+        elif self._part is not None and key not in self.done:
+            self.done[key] = rows, reason
+            self._part.write(json.dumps([key, rows, reason]) + "\n")
             self._part.flush()
 
     def finish(self, rows: list[tuple[Any, ...]]) -> None:

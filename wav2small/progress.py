@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
+
+
+def note(text: str) -> None:
+    """A line about the run, on stderr."""
+    print(text, file=sys.stderr)
 
 
 def bar(total: float | None, *, unit: str, desc: str) -> Any:

@@ -1,0 +1,155 @@
+"""Faults that hard users found: nothing silently wrong, nothing destroyed."""
+
+import csv
+import os
+import subprocess
+import sys
+import threading
+from decimal import Decimal
+
+import pandas as pd
+import pytest
+from test_predictor import model
+
+from wav2small import predict
+from wav2small.errors import Wav2SmallError
+from wav2small.index import load_source
+from wav2small.predictor import Predictor
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy")
+    model(folder / "model.onnx")
+    return folder
+
+
+def stopped(toy, source, out, monkeypatch, after):
+    """Leave what a run that was stopped after so many estimates leaves."""
+    real, calls = Predictor.predict, []
+
+    def stop(self, signal, *args):
+        calls.append(1)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return real(self, signal, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predict", stop)
+        with pytest.raises(KeyboardInterrupt):
+            predict(toy, source, out)
+
+
+@pytest.mark.parametrize("change", ["deleted", "added", "rewritten", "times", "other list"])
+def test_a_source_that_changed_between_two_runs(toy, speech, tmp_path, monkeypatch, change, capfd):
+    names = sorted(path.name for path in speech.glob("*.flac"))[:8]
+    folder, table, out = tmp_path / "audio", tmp_path / "list.csv", tmp_path / "out.csv"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes((speech / name).read_bytes())
+
+    def write(rows):
+        table.write_text("file,start,end\n" + "".join(f"audio/{n},{s},\n" for n, s in rows))
+
+    write([(name, 0.2) for name in names])
+    source = table if change in ("times", "other list") else folder
+    stopped(toy, source, out, monkeypatch, after=5)
+    if change == "deleted":
+        (folder / names[1]).unlink()
+    elif change == "added":
+        (folder / "0000-a.flac").write_bytes((speech / names[3]).read_bytes())
+    elif change == "rewritten":
+        (folder / names[2]).write_bytes((speech / names[7]).read_bytes())
+    elif change == "times":
+        write([(name, 0.1) for name in names])
+    else:
+        write([(name, 0.2) for name in reversed(names)])
+    predict(toy, source, out)
+    assert "taking up" in capfd.readouterr().err
+    found = list(csv.reader(out.open()))
+    predict(toy, source, tmp_path / "fresh.csv")
+    assert found == list(csv.reader((tmp_path / "fresh.csv").open()))
+
+
+def test_a_row_that_stands_twice_is_kept_twice(toy, speech, tmp_path):
+    name = sorted(speech.glob("*.flac"))[0].name
+    table = tmp_path / "list.csv"
+    table.write_text(f"file\n{name}\n{name}\n")
+    assert len(predict(toy, table, tmp_path / "out.csv", root=str(speech)).rows) == 2
+
+
+def test_an_output_that_is_no_file_stays_what_it_is(toy, speech, tmp_path):
+    clip = sorted(speech.glob("*.flac"))[0]
+    target, link, pipe = tmp_path / "target.csv", tmp_path / "link.csv", tmp_path / "pipe"
+    target.write_text("old")
+    link.symlink_to(target)
+    predict(toy, clip, link)
+    assert link.is_symlink() and target.read_text().startswith("file,start")
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    predict(toy, clip, pipe)
+    reader.join(10)
+    assert pipe.is_fifo() and read[0] == target.read_text()
+    with pytest.raises(Wav2SmallError, match="a folder"):
+        predict(toy, clip, tmp_path)
+    before = os.stat(os.devnull).st_rdev
+    predict(toy, clip, os.devnull)
+    assert os.stat(os.devnull).st_rdev == before
+    shell = f"{sys.executable} -m wav2small predict {toy} {clip} -o >(cat)"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    assert done.stdout == target.read_text()
+
+
+TIMES = [
+    ("file, start ,end\na.wav, 1.5, 2\n", 1.5),
+    ("file;start;end\na.wav;1,5;2\n", 1.5),
+    ("file\tstart\tend\na.wav\t1.5\t2\n", 1.5),
+    ('file,start,end\na.wav,"1.5",2\nb.wav,00:00:01,3\n', 1.5),
+    ("file,start,end\na.wav,00:00:01.5,2\n", 1.5),
+    ("file,start,end\na.wav,0 days 00:00:01.500,2\n", 1.5),
+    ("file,start,end\na.wav,1500ms,2\n", 1.5),
+    ("file,start,end\na.wav,1.5,2,\n", 1.5),
+    ("file,start,end\na.wav,,2\n", 0.0),
+]
+
+
+@pytest.mark.parametrize(("text", "start"), TIMES)
+def test_times_of_a_csv(tmp_path, text, start):
+    table = tmp_path / "list.csv"
+    table.write_text(text)
+    frame = load_source(table).frame
+    assert frame["file"][0] == "a.wav"
+    assert frame["start"][0].total_seconds() == start
+    assert frame["end"][0].total_seconds() == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "start"),
+    [(["1.5"], 1.5), ([Decimal("1.5")], 1.5), ([pd.Timedelta(1500, "ms")], 1.5), ([1], 1.0)],
+)
+def test_times_of_a_parquet_table(tmp_path, values, start):
+    table = tmp_path / "list.parquet"
+    pd.DataFrame({"file": ["a.wav"], "start": values}).to_parquet(table)
+    assert load_source(table).frame["start"][0].total_seconds() == start
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('file,start,end\na.wav,"0,5",2\n', "row 1.*0,5"),
+        ("file,start,end\na.wav,1,2\nb.wav,soon,2\n", "row 2.*soon"),
+        ("file,Start,End\na.wav,1,2\n", "`Start`"),
+        ("file,start_s\na.wav,1\n", "`start_s`"),
+        ("file,start,end\na.wav,1e30,2\n", "row 1"),
+    ],
+)
+def test_times_that_are_refused_by_name(tmp_path, text, says):
+    table = tmp_path / "list.csv"
+    table.write_text(text)
+    with pytest.raises(Wav2SmallError, match=says):
+        load_source(table)
+    pd.DataFrame({"file": ["a.wav"], "start": [True]}).to_parquet(tmp_path / "list.parquet")
+    with pytest.raises(Wav2SmallError, match="row 1"):
+        load_source(tmp_path / "list.parquet")
