@@ -16,13 +16,10 @@ import numpy as np
 from wav2small import metrics
 from wav2small.audio import SAMPLING_RATE
 from wav2small.dimensions import DIMENSIONS
+from wav2small.session import SESSION_ENTRIES, Run
 
-#: The entry every session of a quantised file needs, see `wav2small.predictor`.
-SESSION = {"session.x64quantprecision": "1"}
 #: Between processors and versions of the runtime only the order of additions differs.
 PARITY = 1e-3
-
-Run = Callable[[np.ndarray], np.ndarray]  # signal (n,) -> logits (3,)
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ def verify(
         progress()
     result: dict[str, Any] = {
         "tolerance": {"difference": tolerance.difference, "ccc_drop": tolerance.drop},
-        "session": SESSION,
+        "session": SESSION_ENTRIES,
     }
     if clips:
         difference = np.abs(np.array(before, np.float64) - np.array(after, np.float64))

@@ -95,7 +95,7 @@ def verify(
 
 
 def _check_metadata(folder: Path, lineage: dict[str, Any]) -> None:
-    metadata = runtime.session(folder / bundle.MODEL).get_modelmeta().custom_metadata_map
+    metadata = runtime.open_session(folder / bundle.MODEL).get_modelmeta().custom_metadata_map
     if metadata.get("licence") != provenances.licence_line(lineage):
         raise Wav2SmallError(
             f"{folder}: {bundle.MODEL} and {bundle.PROVENANCE} name different licences; "

@@ -1,42 +1,103 @@
 """Tiny on-device models of emotion in speech: arousal, dominance and valence, each 0..1.
 
-Importing this package costs nothing: each public name loads its own room when first used,
-and torch only where a name needs it (`label` with a neural teacher, `distill`, `finetune`).
+Importing this package costs nothing: each public name loads its module when first used, and torch
+only where a name needs it (`label` with a neural teacher, `distill`, `finetune`).
+
+Example:
+    >>> import wav2small
+    >>> "Predictor" in dir(wav2small)
+    True
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_ROOMS = {
-    "AudioError": "errors",
-    "Labels": "tables",
-    "Predictor": "predictor",
-    "Stream": "stream",
-    "Wav2SmallError": "errors",
-    "audit": "benchmarks.audit.audit",
-    "benchmark": "benchmarks.host",
-    "distill": "students.distillation",
-    "evaluate": "evaluation",
-    "finetune": "teachers.finetuning.finetune",
-    "label": "teachers.labelling.run",
-    "load_source": "index",
-    "predict": "prediction",
-    "read_labels": "tables",
-    "report": "benchmarks.report.report",
-    "write_labels": "tables",
+if TYPE_CHECKING:  # what type checkers see; the table below says the same at run time
+    import wav2small.students as students
+    import wav2small.teachers as teachers
+    from wav2small.benchmarks.audit.audit import audit as audit
+    from wav2small.benchmarks.host import benchmark as benchmark
+    from wav2small.benchmarks.report.report import report as report
+    from wav2small.errors import AudioError as AudioError
+    from wav2small.errors import Wav2SmallError as Wav2SmallError
+    from wav2small.evaluation import evaluate as evaluate
+    from wav2small.export.exporting import export as export_bundle
+    from wav2small.export.verifying import verify as verify_bundle
+    from wav2small.index import load_source as load_source
+    from wav2small.prediction import predict as predict
+    from wav2small.predictor import Predictor as Predictor
+    from wav2small.stream import Stream as Stream
+    from wav2small.students.distillation import distill as distill
+    from wav2small.tables import Labels as Labels
+    from wav2small.tables import read_labels as read_labels
+    from wav2small.tables import write_labels as write_labels
+    from wav2small.teachers.finetuning.finetune import finetune as finetune
+    from wav2small.teachers.labelling.run import label as label
+
+_PUBLIC = {
+    "AudioError": "errors:AudioError",
+    "Labels": "tables:Labels",
+    "Predictor": "predictor:Predictor",
+    "Stream": "stream:Stream",
+    "Wav2SmallError": "errors:Wav2SmallError",
+    "audit": "benchmarks.audit.audit:audit",
+    "benchmark": "benchmarks.host:benchmark",
+    "distill": "students.distillation:distill",
+    "evaluate": "evaluation:evaluate",
+    "export_bundle": "export.exporting:export",
+    "finetune": "teachers.finetuning.finetune:finetune",
+    "label": "teachers.labelling.run:label",
+    "load_source": "index:load_source",
+    "predict": "prediction:predict",
+    "read_labels": "tables:read_labels",
+    "report": "benchmarks.report.report:report",
+    "students": "students",
+    "teachers": "teachers",
+    "verify_bundle": "export.verifying:verify",
+    "write_labels": "tables:write_labels",
 }
 
-__all__ = ["__version__", *sorted(_ROOMS)]
+__all__ = [  # noqa: F822, the names come from __getattr__
+    "AudioError",
+    "Labels",
+    "Predictor",
+    "Stream",
+    "Wav2SmallError",
+    "__version__",
+    "audit",
+    "benchmark",
+    "distill",
+    "evaluate",
+    "export_bundle",
+    "finetune",
+    "label",
+    "load_source",
+    "predict",
+    "read_labels",
+    "report",
+    "students",
+    "teachers",
+    "verify_bundle",
+    "write_labels",
+]
 
+if not TYPE_CHECKING:  # a checker that saw it would take every name for Any
 
-def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
-        raise AttributeError(f"module 'wav2small' has no attribute {name!r}")
-    return getattr(import_module(f"wav2small.{_ROOMS[name]}"), name)
+    def __getattr__(name: str) -> Any:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'wav2small' has no attribute {name!r}")
+        module, _, attribute = _PUBLIC[name].partition(":")
+        try:
+            loaded = import_module(f"wav2small.{module}")
+        except ModuleNotFoundError as error:
+            from wav2small.errors import missing_package
+
+            raise missing_package(error) from error
+        return getattr(loaded, attribute) if attribute else loaded
 
 
 def __dir__() -> list[str]:

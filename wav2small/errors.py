@@ -1,9 +1,54 @@
-"""The one family of errors a user can cause."""
+"""The errors that a user can cause."""
+
+from __future__ import annotations
+
+#: Which extra of the package installs what; every other package comes with `train`.
+_EXTRAS = {
+    "audeer": "data",
+    "audmetric": "data",
+    "fsspec": "data",
+    "pandas": "data",
+    "pyarrow": "data",
+    "scipy": "data",
+    "espeakng_loader": "demo",
+    "peft": "lora",
+    "ray": "ray",
+    "s3fs": "ray",
+}
 
 
 class Wav2SmallError(Exception):
-    """Something the user can mend: one line that says what, where and how to mend it."""
+    """An error the user can correct: one line with the problem, the file and the remedy.
+
+    Example:
+        >>> raise Wav2SmallError("a.wav: no such file; correct the path")
+        Traceback (most recent call last):
+        wav2small.errors.Wav2SmallError: a.wav: no such file; correct the path
+    """
 
 
 class AudioError(Wav2SmallError):
     """An audio file or clip that cannot be used. A long job lists it and goes on."""
+
+
+class MissingPackageError(Wav2SmallError, ImportError):
+    """A package of an extra that is not installed."""
+
+
+def missing_package(error: ModuleNotFoundError) -> MissingPackageError:
+    """The error of a missing package with its remedy.
+
+    Raises:
+        ModuleNotFoundError: `error` itself, if it is about a module of wav2small
+
+    Example:
+        >>> str(missing_package(ModuleNotFoundError(name="pandas")))
+        "the package pandas is not installed; pip install 'wav2small[data]'"
+    """
+    package = (error.name or "").split(".")[0]
+    if package in ("", "wav2small"):
+        raise error
+    extra = _EXTRAS.get(package, "train")
+    return MissingPackageError(
+        f"the package {package} is not installed; pip install 'wav2small[{extra}]'"
+    )

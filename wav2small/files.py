@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -87,31 +86,36 @@ class Lock:
     The operating system drops the lock when the process ends, however it ends.
 
     Args:
-        path: the lock file; it is created and stays
+        path: the lock file; it is created
 
     Raises:
         Wav2SmallError: another process holds it
+
+    Example:
+        >>> folder = tempfile.mkdtemp()
+        >>> with Lock(os.path.join(folder, ".lock")):
+        ...     pass
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
 
     def __enter__(self) -> Lock:
+        import filelock
+
+        self._lock = filelock.FileLock(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "a")
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout as error:  # an OSError, too
+            raise Wav2SmallError(
+                f"another run is writing here ({self.path}): wait for it, or choose another -o"
+            ) from error
         except OSError as error:
             raise Wav2SmallError(
                 f"cannot write {self.path}: {error.strerror}; choose another -o"
             ) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise Wav2SmallError(
-                f"another run is writing here ({self.path}): wait for it, or choose another -o"
-            ) from error
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        self._lock.release()

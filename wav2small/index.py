@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.errors import Wav2SmallError, missing_package
 
 from . import audio, transcripts
 
@@ -62,22 +62,80 @@ def load_source(source: str | os.PathLike[str], *, root: str | None = None) -> I
             names, else the folder of the table
 
     Raises:
+        MissingPackageError: pandas or pyarrow is not installed
         Wav2SmallError: nothing there, no audio in it, or a table without the column `file`
     """
+    try:
+        import pandas  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing_package(error) from error
     name = os.fspath(source)
-    if "://" in name or name.lower().endswith(TABLE_EXTENSIONS):
+    if is_table(name):
         return _from_table(name, root)
     if os.path.isdir(name):
-        if os.path.exists(os.path.join(name, "db.yaml")):
+        if is_database(name):
             return _from_database(Path(name), root)
-        return _from_folder(name)
+        files, rejected = list_audio(name)
+        return Index(_frame(files), root=name, refused=rejected)
     if not os.path.exists(name):
-        raise Wav2SmallError(
-            f"{name}: no such file or folder; name a folder, an audio file, or a CSV or parquet "
-            "table with a column `file`"
-        )
+        raise Wav2SmallError(nowhere(name))
     folder, file = os.path.split(name)
     return Index(_frame([file]), root=folder or ".")
+
+
+def nowhere(name: str) -> str:
+    """Message about a source that does not exist."""
+    return (
+        f"{name}: no such file or folder; name a folder, an audio file, or a CSV or parquet "
+        "table with a column `file`"
+    )
+
+
+def is_table(name: str) -> bool:
+    """Whether a source is a table, by its name: CSV or parquet, or any URL."""
+    return "://" in name or name.lower().endswith(TABLE_EXTENSIONS)
+
+
+def is_database(name: str) -> bool:
+    """Whether a folder is an audformat database."""
+    return os.path.exists(os.path.join(name, "db.yaml"))
+
+
+def list_audio(folder: str | os.PathLike[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """List the audio files of a folder and its subfolders, without pandas.
+
+    Args:
+        folder: searched; hidden files and folders are passed over
+
+    Returns:
+        paths relative to `folder`, in alphabetical order per folder, and (file, reason) of files
+        that cannot be listed
+
+    Raises:
+        Wav2SmallError: no audio in it
+    """
+    files: list[str] = []
+    rejected: list[tuple[str, str]] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            ending = os.path.splitext(name)[1].lower()
+            if name.startswith(".") or (
+                ending not in audio.EXTENSIONS and ending not in audio.UNREADABLE_EXTENSIONS
+            ):
+                continue
+            file = os.path.relpath(os.path.join(parent, name), folder)
+            try:
+                file.encode()
+                files.append(file)
+            except UnicodeEncodeError:
+                shown = os.fsencode(file).decode(errors="backslashreplace")
+                rejected.append((shown, f"{shown}: the name is not UTF-8; rename the file"))
+    if not files:
+        raise Wav2SmallError(
+            f"{folder}: no audio in this folder; looked for {' '.join(sorted(audio.EXTENSIONS))}"
+        )
+    return files, rejected
 
 
 def spans(duration_s: float, *, window_s: float, hop_s: float) -> list[tuple[float, float]]:
@@ -99,58 +157,6 @@ def spans(duration_s: float, *, window_s: float, hop_s: float) -> list[tuple[flo
     return [(start, min(start + window_s, duration_s)) for start in starts]
 
 
-def windows(
-    frame: pd.DataFrame, root: str, *, window_s: float, hop_s: float | None = None
-) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """Cut every clip of an index that is longer than `window_s` into windows.
-
-    Args:
-        frame: an index
-        root: folder its files are relative to
-        window_s: length of a window in seconds
-        hop_s: from one start to the next in seconds; None = `window_s`
-
-    Returns:
-        the index of windows, other columns repeated, and (file, reason) of unreadable files.
-        Clips up to `window_s` stay as they are.
-    """
-    import pandas as pd
-
-    check_window(window_s, hop_s)
-    durations: dict[str, float] = {}
-    refused: dict[str, str] = {}
-    rows: list[int] = []
-    starts: list[Any] = []
-    ends: list[Any] = []
-    columns = zip(frame["file"], frame["start"], frame["end"], strict=True)
-    for row, (file, start, end) in enumerate(columns):
-        if pd.isna(end):
-            if file not in durations and file not in refused:
-                try:
-                    durations[file] = audio.duration(os.path.join(root, file))
-                except AudioError as error:
-                    refused[file] = str(error)
-            if file in refused:
-                continue
-            length = durations[file] - start.total_seconds()
-        else:
-            length = (end - start).total_seconds()
-        if length <= window_s:
-            cut = [(start, end)]
-        else:
-            cut = [
-                (start + pd.Timedelta(low, "s"), start + pd.Timedelta(high, "s"))
-                for low, high in spans(length, window_s=window_s, hop_s=hop_s or window_s)
-            ]
-        rows += [row] * len(cut)
-        starts += [low for low, _ in cut]
-        ends += [high for _, high in cut]
-    result = frame.iloc[rows].reset_index(drop=True)
-    result["start"] = pd.Series(starts, dtype="timedelta64[ns]")
-    result["end"] = pd.Series(ends, dtype="timedelta64[ns]")
-    return result, list(refused.items())
-
-
 def seconds(time: Any) -> float | None:
     """Seconds of a time delta; None for NaT."""
     return None if time != time else time.total_seconds()  # NaT differs from itself
@@ -168,31 +174,6 @@ def check_window(window_s: float, hop_s: float | None) -> None:
         )
     if hop_s is not None and not hop_s > 0:
         raise Wav2SmallError(f"--hop {hop_s:g}: must be longer than 0 seconds")
-
-
-def _from_folder(folder: str) -> Index:
-    files: list[str] = []
-    refused: list[tuple[str, str]] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            ending = os.path.splitext(name)[1].lower()
-            if name.startswith(".") or (
-                ending not in audio.EXTENSIONS and ending not in audio.UNREADABLE_EXTENSIONS
-            ):
-                continue
-            file = os.path.relpath(os.path.join(parent, name), folder)
-            try:
-                file.encode()
-                files.append(file)
-            except UnicodeEncodeError:
-                shown = os.fsencode(file).decode(errors="backslashreplace")
-                refused.append((shown, f"{shown}: the name is not UTF-8; rename the file"))
-    if not files:
-        raise Wav2SmallError(
-            f"{folder}: no audio in this folder; looked for {' '.join(sorted(audio.EXTENSIONS))}"
-        )
-    return Index(_frame(files), root=folder, refused=refused)
 
 
 def _from_table(name: str, root: str | None) -> Index:
@@ -229,10 +210,12 @@ def _from_database(folder: Path, root: str | None) -> Index:
 
 
 def _read_table(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
-    import pandas as pd
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    try:
+        import pandas as pd
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as error:
+        raise missing_package(error) from error
     try:
         if name.lower().endswith(".csv"):
             verbatim: dict[Any, Any] = dict.fromkeys(transcripts.VERBATIM, str)

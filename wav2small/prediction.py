@@ -120,10 +120,15 @@ def _clips(
     from . import index
 
     name = os.fspath(source)
-    if os.path.isfile(name) and not name.lower().endswith(index.TABLE_EXTENSIONS):
-        # One file needs no table; pandas alone would take half of the second this may take.
+    if os.path.isfile(name) and not index.is_table(name):
+        # Files and folders need no pandas.
         folder, file = os.path.split(name)
         return [(file, 0.0, None)], folder, []
+    if os.path.isdir(name) and not index.is_database(name):
+        listed, rejected = index.list_audio(name)
+        return [(file, 0.0, None) for file in listed], name, rejected
+    if not index.is_table(name) and not os.path.exists(name):
+        raise Wav2SmallError(index.nowhere(name))
     found = index.load_source(name, root=root)
     columns = (found.frame["file"], found.frame["start"], found.frame["end"])
     clips = [

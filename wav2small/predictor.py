@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from wav2small.dimensions import DIMENSIONS
-from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.errors import Wav2SmallError
+from wav2small.session import open_session
 
-from . import audio, progress
-
-if TYPE_CHECKING:
-    import pandas as pd
+from . import audio
 
 WINDOW_S = 12.0  # longest stretch of audio that gets one estimate unless asked otherwise
 LONG_S = 60.0  # longer clips are never run in one piece: memory grows with their length
@@ -43,7 +40,7 @@ class Predictor:
 
     def __init__(self, bundle: str | os.PathLike[str], *, threads: int = 1):
         self.path = model_path(bundle)
-        self.session = open_session(self.path, threads)
+        self.session = open_session(self.path, threads=threads)
         check_signature(self.session, self.path)
         told = self.session.get_modelmeta().custom_metadata_map.get("wav2small.categories")
         self.categories: list[str] = json.loads(told) if told else []
@@ -105,17 +102,6 @@ class Predictor:
             signal = soxr.resample(signal, sampling_rate, audio.SAMPLING_RATE)
         return [found[0] for found in self.session.run(outputs, {"signal": signal[None]})]
 
-    def predict_batch(
-        self, signals: Iterable[np.ndarray], sampling_rate: int = audio.SAMPLING_RATE
-    ) -> np.ndarray:
-        """Estimate several signals of any lengths, each as if it were alone.
-
-        Returns:
-            float32 (signals, 3)
-        """
-        estimates = [self.predict(signal, sampling_rate) for signal in signals]
-        return np.array(estimates, dtype=np.float32).reshape(-1, len(DIMENSIONS))
-
     def predict_file(
         self,
         file: str | os.PathLike[str],
@@ -148,38 +134,6 @@ class Predictor:
         ]
         return np.asarray(np.mean(estimates, axis=0), dtype=np.float32)
 
-    def predict_index(
-        self, source: str | os.PathLike[str], *, root: str | None = None
-    ) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-        """Estimate every clip of a source, each in one piece.
-
-        Returns:
-            the source's index with columns arousal, dominance, valence (clips that cannot be read
-            are left out), and (file, reason) of those
-        """
-        from wav2small.index import load_source, seconds
-
-        index = load_source(source, root=root)
-        rows, estimates, refused = [], [], list(index.refused)
-        columns = (index.frame["file"], index.frame["start"], index.frame["end"])
-        with progress.bar(len(index.frame), unit="clip", desc="predict") as bar:
-            for row, (file, start, end) in enumerate(zip(*columns, strict=True)):
-                try:
-                    estimates.append(
-                        self.predict_file(
-                            index.path(file), start_s=start.total_seconds(), end_s=seconds(end)
-                        )
-                    )
-                    rows.append(row)
-                except AudioError as error:
-                    refused.append((file, str(error)))
-                bar.update()
-        frame = index.frame.iloc[rows].reset_index(drop=True)
-        values = np.array(estimates, dtype=np.float64).reshape(-1, len(DIMENSIONS))
-        for column, dimension in enumerate(DIMENSIONS):
-            frame[dimension] = values[:, column]
-        return frame, refused
-
 
 def model_path(bundle: str | os.PathLike[str]) -> Path:
     """The `.onnx` file of a bundle folder, or the file itself.
@@ -197,32 +151,6 @@ def model_path(bundle: str | os.PathLike[str]) -> Path:
     elif not path.exists():
         raise Wav2SmallError(f"{bundle}: no such bundle; name the folder `wav2small export` wrote")
     return path
-
-
-def open_session(path: Path, threads: int) -> Any:
-    """An ONNX Runtime session as every wav2small model wants it.
-
-    Raises:
-        Wav2SmallError: ONNX Runtime cannot load the file
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Without it, 8-bit convolutions saturate silently on x86 processors that lack VNNI.
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    try:
-        return onnxruntime.InferenceSession(
-            os.fspath(path), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # ONNX Runtime's errors share no narrower base
-        reason = str(error).splitlines()[0][:200]
-        raise Wav2SmallError(
-            f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it ({reason}); "
-            "export it again"
-        ) from error
 
 
 def check_signature(session: Any, path: Path) -> None:

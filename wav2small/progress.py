@@ -1,9 +1,13 @@
-"""Progress bars: on stderr, only on a terminal, only for work of more than two seconds."""
+"""Progress on stderr: a bar on a terminal or in a notebook, a line now and then anywhere else."""
 
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
+
+DELAY_S = 2.0  # work that is done sooner shows nothing
+LINE_S = 30.0  # between the lines where there is no terminal
 
 
 def note(text: str) -> None:
@@ -12,24 +16,51 @@ def note(text: str) -> None:
 
 
 def bar(total: float | None, *, unit: str, desc: str) -> Any:
-    """A tqdm bar.
+    """A progress bar; where stderr is a file or a pipe, a line every 30 seconds.
 
     Args:
         total: amount of work in `unit`
         unit: what is counted, such as "clip" or "h" (hours of audio)
         desc: the verb, such as "label"
-    """
-    import tqdm
 
+    Returns:
+        tqdm bar
+
+    Example:
+        >>> with bar(2, unit="clip", desc="label") as progress:
+        ...     _ = progress.update()
+    """
+    import tqdm.auto
+
+    graphical = sys.stderr.isatty() or "ipykernel" in sys.modules
     counted = "{n:.2f}/{total:.2f} {unit}" if unit == "h" else "{n_fmt}/{total_fmt} {unit}"
-    return tqdm.tqdm(
+    drawn = "|{bar}|" if graphical else ""
+    return tqdm.auto.tqdm(
         total=total,
         unit=unit,
         desc=desc,
-        delay=2,
-        disable=None,
-        dynamic_ncols=True,
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| "
+        delay=DELAY_S,
+        dynamic_ncols=graphical,
+        file=None if graphical else _Lines(),
+        bar_format="{desc}: {percentage:3.0f}%"
+        + drawn
+        + " "
         + counted
         + " [{elapsed}<{remaining}{postfix}]",
     )
+
+
+class _Lines:
+    """A file that passes one state of a bar on to stderr every `LINE_S` seconds, as a line."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def write(self, text: str) -> None:
+        now = time.monotonic()
+        if text.strip() and now - self._last >= LINE_S:
+            self._last = now
+            print(text.strip(), file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        """Lines are flushed as they are written."""

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from wav2small.errors import Wav2SmallError
-from wav2small.predictor import check_signature, model_path, open_session
+from wav2small.predictor import check_signature, model_path
+from wav2small.session import open_session
 
 from . import audio
 
@@ -253,7 +254,7 @@ class _Causal:
     """`streaming.onnx`; its tensors are described where it is made, export/onnx/streaming.py."""
 
     def __init__(self, path: Path, threads: int, memory: float):
-        self.session = open_session(path, threads)
+        self.session = open_session(path, threads=threads)
         metadata = self.session.get_modelmeta().custom_metadata_map
         inputs = {node.name: node.shape for node in self.session.get_inputs()}
         try:
@@ -293,7 +294,7 @@ class _Window:
     """`model.onnx` on the last seconds, once per hop that counts."""
 
     def __init__(self, path: Path, threads: int, memory: float, hop: float):
-        self.session = open_session(path, threads)
+        self.session = open_session(path, threads=threads)
         check_signature(self.session, path)
         self.frame = _GATE_FRAME
         self.hop = self.frame * max(1, round(hop * audio.SAMPLING_RATE / self.frame))
@@ -349,5 +350,5 @@ def _check(name: str, number: float, low: float, high: float) -> None:
 
 
 def _is_causal(path: Path) -> bool:
-    names = {node.name for node in open_session(path, 1).get_inputs()}
+    names = {node.name for node in open_session(path).get_inputs()}
     return {"block", "state", "pool"} <= names

@@ -69,7 +69,7 @@ def compare(
     for tensor in dict.fromkeys(tensor for tensor, _ in asked.values()):
         if tensor not in known:
             opened.graph.output.append(helper.make_empty_tensor_value_info(tensor))
-    session = runtime.session(opened.SerializeToString())
+    session = runtime.open_session(opened.SerializeToString())
     tensors = [tensor for tensor, _ in asked.values()]
     found = session.run(tensors, {"signal": signal[None]})
     result, previous = [], 0.0

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from wav2small.errors import Wav2SmallError
-from wav2small.index import load_source, spans, windows
+from wav2small.index import load_source, spans
 
 NAMES = ["a.wav", "b c.flac", "sub/é漢.wav", 'sub/quote\'s "x".wav', "sub/new\nline.wav"]
 
@@ -124,24 +124,3 @@ def test_bad_sources_are_refused_by_name(tmp_path, name, make, says):
 def test_spans_cover_everything(duration, window, hop, expected):
     found = spans(duration, window_s=window, hop_s=hop)
     np.testing.assert_allclose(found, expected, atol=1e-3)
-
-
-def test_windows_cut_long_clips_and_keep_columns(tmp_path):
-    soundfile.write(tmp_path / "long.wav", np.full(16000 * 5, 0.1), 16000)
-    soundfile.write(tmp_path / "short.wav", np.full(16000, 0.1), 16000)
-    table = tmp_path / "t.csv"
-    table.write_text(
-        "file,start,end,speaker\nlong.wav,1,,a\nshort.wav,,,b\ngone.wav,,,c\nlong.wav,0,3,d\n"
-    )
-    index = load_source(table)
-    frame, refused = windows(index.frame, index.root, window_s=2)
-    seconds = [
-        (f, s.total_seconds(), e.total_seconds(), p)
-        for f, s, e, p in zip(
-            frame["file"], frame["start"], frame["end"], frame["speaker"], strict=True
-        )
-    ]
-    assert seconds[:2] == [("long.wav", 1, 3, "a"), ("long.wav", 3, 5, "a")]
-    assert seconds[2][0] == "short.wav" and np.isnan(seconds[2][2])
-    assert seconds[3:] == [("long.wav", 0, 2, "d"), ("long.wav", 1, 3, "d")]
-    assert [file for file, _ in refused] == ["gone.wav"]

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -40,6 +42,13 @@ def python(wheel, tmp_path_factory):
     return folder / "bin" / "python"
 
 
+@pytest.fixture(scope="module")
+def python_with_data(python, wheel):
+    """The same environment, later with the extra `data`."""
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[data]")
+    return python
+
+
 def test_the_wheel_holds_one_package_and_what_it_needs(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
@@ -62,7 +71,36 @@ def test_the_wheel_holds_one_package_and_what_it_needs(wheel):
     assert not missing
 
 
-def test_without_torch_it_predicts_and_evaluates(python, speech, tmp_path):
+def test_the_wheel_declares_a_small_runtime(wheel):
+    (name,) = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("/METADATA")]
+    lines = zipfile.ZipFile(wheel).read(name).decode().splitlines()
+    needs = [line.split(": ")[1] for line in lines if line.startswith("Requires-Dist: ")]
+    base = {re.split(r"[^\w-]", need)[0] for need in needs if "extra ==" not in need}
+    assert base == {"filelock", "numpy", "onnxruntime", "soundfile", "soxr", "tqdm"}
+
+
+def test_the_runtime_is_small_and_starts_fast(python, speech, tmp_path):
+    """At most 200 MB without pip and setuptools, .35 s for one file; .18 s measured."""
+    packages = Path(run(python, "-c", "import numpy; print(numpy.__path__[0])").strip()).parent
+    tools = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
+    size = sum(
+        file.stat().st_size
+        for file in packages.rglob("*")
+        if file.is_file() and not file.relative_to(packages).parts[0].startswith(tools)
+    )
+    assert size <= 200e6
+    model(tmp_path / "model.onnx")
+    command = [python.parent / "wav2small", "predict", tmp_path, next(speech.glob("*.flac"))]
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        assert len(run(*command).splitlines()) == 2
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) <= 0.35, seconds
+
+
+def test_without_torch_it_predicts_and_evaluates(python_with_data, speech, tmp_path):
+    python = python_with_data
     for package in ("torch", "onnx", "librosa", "transformers"):
         done = subprocess.run([python, "-c", f"import {package}"], capture_output=True)
         assert done.returncode, f"{package} is installed in the torch-free environment"
@@ -82,7 +120,7 @@ def test_without_torch_it_predicts_and_evaluates(python, speech, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["label", "distill", "export", "demo"])
-def test_without_torch_other_commands_say_what_to_install(python, verb, tmp_path, speech):
+def test_without_torch_other_commands_say_what_to_install(python_with_data, verb, tmp_path, speech):
     arguments = {
         "label": [speech, "-o", tmp_path / "l.parquet", "--teacher", str(tmp_path)],
         "distill": [tmp_path / "l.parquet", "-o", tmp_path / "run"],
@@ -90,7 +128,7 @@ def test_without_torch_other_commands_say_what_to_install(python, verb, tmp_path
         "demo": ["-o", tmp_path / "demo"],
     }[verb]
     done = subprocess.run(
-        [python.parent / "wav2small", verb, *arguments], capture_output=True, text=True
+        [python_with_data.parent / "wav2small", verb, *arguments], capture_output=True, text=True
     )
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1

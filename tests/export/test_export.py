@@ -102,7 +102,7 @@ def test_loop_equals_the_whole_clip_at_every_length(clips):
 
 def test_hidden_states_are_the_embedding_and_categories_a_third_output(clips):
     made = student("wav2small2", categories=["anger", "joy"])
-    session = runtime.session(exporting.build(made, "fp32").SerializeToString())
+    session = runtime.open_session(exporting.build(made, "fp32").SerializeToString())
     logits, hidden, categories = session.run(None, {"signal": clips[0][None]})
     signal = torch.from_numpy(clips[0])[None]
     with torch.no_grad():
@@ -188,7 +188,7 @@ def test_bundle_is_the_same_bytes_twice(nano_run, speech, tmp_path):
 
 
 def test_lineage_reaches_card_and_file(bundle):
-    metadata = runtime.session(bundle / "model.onnx").get_modelmeta().custom_metadata_map
+    metadata = runtime.open_session(bundle / "model.onnx").get_modelmeta().custom_metadata_map
     lineage = json.loads((bundle / "provenance.json").read_text())
     assert metadata["licence"] == provenance.licence_line(lineage)
     assert json.loads(metadata["wav2small.provenance"])["teachers"] == lineage["teachers"]

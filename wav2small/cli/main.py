@@ -17,7 +17,7 @@ import textwrap
 from importlib import import_module
 
 import wav2small
-from wav2small.errors import Wav2SmallError
+from wav2small.errors import Wav2SmallError, missing_package
 
 VERBS = {
     "demo": "the whole way, offline, on speech it speaks itself",
@@ -74,11 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("wav2small"):
-            raise
-        return _refuse(
-            verb, f"the package {error.name} is not installed; pip install 'wav2small[all]'"
-        )
+        return _refuse(verb, str(missing_package(error)))
     except MemoryError:
         return _refuse(verb, "out of memory; use smaller batches or a shorter --window")
     except Exception as error:
