@@ -281,8 +281,8 @@ def _times(values: pd.Series, column: str, name: str) -> pd.Series:
             times.append(_time(value))
         except (ValueError, TypeError, OverflowError) as error:
             raise Wav2SmallError(
-                f"{name}: row {row}: column `{column}` holds {str(value)!r}; write seconds (1.5) or "
-                "hours, minutes and seconds (0:00:01.5)"
+                f"{name}: row {row}: column `{column}` holds {str(value)!r}; write seconds (1.5) "
+                "or hours, minutes and seconds (0:00:01.5)"
             ) from error
     return pd.Series(times, index=values.index, dtype="timedelta64[ns]")
 
