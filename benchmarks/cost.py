@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from wav2small.errors import Wav2SmallError
+from wav2small.session import first_line, open_session, session_options
 
 from . import models
 
@@ -379,7 +380,7 @@ def _load(path: str | os.PathLike[str]) -> Any:
     try:
         return onnx.load(os.fspath(path))
     except Exception as error:  # protobuf and onnx raise unrelated classes
-        raise Wav2SmallError(f"{path}: not an ONNX file: {models.first_line(error)}") from error
+        raise Wav2SmallError(f"{path}: not an ONNX file: {first_line(error)}") from error
 
 
 def _shapes(
@@ -392,7 +393,6 @@ def _shapes(
         all turns, float32); first output of each loop -> shapes inside it, turn by turn
     """
     import onnx
-    import onnxruntime
 
     shapes: Shapes = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
     shapes |= {name: value.shape for name, value in feed.items()}
@@ -418,23 +418,18 @@ def _shapes(
         copy.graph.output.append(
             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None)
         )
-    options = models.session_options()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
     try:
         with tempfile.TemporaryDirectory() as folder:
             # As a file with its weights outside: a serialised message ends at 2 GB.
             file = os.path.join(folder, "probe.onnx")
             large = copy.ByteSize() > 1 << 30
             onnx.save_model(copy, file, save_as_external_data=large)
-            session = onnxruntime.InferenceSession(
-                file, options, providers=["CPUExecutionProvider"]
-            )
+            session = open_session(file, options=_options("ORT_DISABLE_ALL"))
             asked = [f"{name}//shape" for name in names] + turned
             found = dict(zip(asked, session.run(asked, feed), strict=True))
     except Exception as error:  # ORT raises eight unrelated classes
         raise Wav2SmallError(
-            f"the graph cannot be run for counting: {models.first_line(error)}"
+            f"the graph cannot be run for counting: {first_line(error)}"
         ) from error
     types = {output.name: output.type for output in session.get_outputs()}
     sizes = {name: value.nbytes for name, value in feed.items()}
@@ -477,11 +472,16 @@ _WIDTHS = {
 
 def _optimise(source: Path, target: Path, level: str) -> Any:
     import onnx
+
+    options = _options(level)
+    options.optimized_model_filepath = str(target)
+    open_session(source, options=options)
+    return onnx.load(str(target), load_external_data=False)
+
+
+def _options(level: str) -> Any:
     import onnxruntime
 
-    options = models.session_options()
+    options = session_options(severity=4)
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-    options.optimized_model_filepath = str(target)
-    options.log_severity_level = 4
-    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-    return onnx.load(str(target), load_external_data=False)
+    return options

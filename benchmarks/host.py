@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from wav2small import files, progress
+from wav2small import files, progress, session
 from wav2small.errors import Wav2SmallError
 
 from . import cost as cost_model
@@ -93,7 +93,7 @@ def benchmark(
             "runs": runs,
             "warm_up": warm_up,
             "threads": threads,
-            "session_entries": dict(models.SESSION_ENTRIES),
+            "session_entries": dict(session.SESSION_ENTRIES),
             "signal": "white noise, .05 RMS, seed 0, 16000 Hz",
         },
         "models": results,
@@ -155,7 +155,7 @@ def _try(model: models.WaveformModel, duration: float, result: dict[str, Any]) -
         outputs = model.run(model.feed(models.noise(round(duration * 16000))))
     except Exception as error:  # ORT raises eight unrelated classes
         result["refused"].append(
-            {"duration_s": duration, "reason": f"the model fails: {models.first_line(error)}"}
+            {"duration_s": duration, "reason": f"the model fails: {session.first_line(error)}"}
         )
         return False
     if not np.isfinite(outputs[0]).all():

@@ -19,6 +19,7 @@ import time
 from typing import Any
 
 from wav2small.errors import Wav2SmallError
+from wav2small.session import open_session
 
 from . import models
 
@@ -69,13 +70,9 @@ def measure(
 
 def probe(path: str, duration_s: float, threads: int) -> dict[str, Any]:
     """What `measure` returns, for this process: call it only in a fresh one."""
-    import onnxruntime
-
     from wav2small.audio import SAMPLING_RATE
 
-    nothing = onnxruntime.InferenceSession(
-        _NOTHING, models.session_options(threads=threads), providers=["CPUExecutionProvider"]
-    )
+    nothing = open_session(_NOTHING, threads=threads)
     nothing.run(None, {"x": models.noise(1)})
     # The clip itself belongs to the caller, so it is there before counting starts.
     signal = models.noise(round(duration_s * SAMPLING_RATE))

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from wav2small.errors import Wav2SmallError
-
-#: u8s8 convolutions saturate silently on x86 without VNNI; the entry keeps them exact.
-SESSION_ENTRIES = {"session.x64quantprecision": "1"}
+from wav2small.session import open_session
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
@@ -36,51 +32,20 @@ def onnx_file(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def session_options(*, threads: int = 1, entries: Mapping[str, str] = SESSION_ENTRIES) -> Any:
-    """ONNX Runtime options as `wav2small predict` uses them."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # warnings about unused initialisers help nobody here
-    for key, value in entries.items():
-        options.add_session_config_entry(key, value)
-    return options
-
-
 class WaveformModel:
     """An ONNX session with one waveform input of any usual shape.
 
     Args:
         path: bundle folder or ONNX file
         threads: of the session
-        entries: session configuration entries
 
     Raises:
         Wav2SmallError: no model, not ONNX, or its inputs are not one waveform
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        threads: int = 1,
-        entries: Mapping[str, str] = SESSION_ENTRIES,
-    ):
-        import onnxruntime
-
+    def __init__(self, path: str | os.PathLike[str], *, threads: int = 1):
         self.path = onnx_file(path)
-        try:
-            self.session = onnxruntime.InferenceSession(
-                str(self.path),
-                session_options(threads=threads, entries=entries),
-                providers=["CPUExecutionProvider"],
-            )
-        except Exception as error:  # ORT raises eight unrelated classes
-            raise Wav2SmallError(
-                f"{self.path}: ONNX Runtime cannot load it: {first_line(error)}"
-            ) from error
+        self.session = open_session(self.path, threads=threads)
         inputs = self.session.get_inputs()
         signal = inputs[0] if inputs else None
         if (
@@ -118,9 +83,3 @@ def noise(samples: int, *, seed: int = 0) -> np.ndarray:
     (denormal numbers), noise is neither.
     """
     return (np.random.default_rng(seed).standard_normal(samples) * 0.05).astype(np.float32)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for one-line reports."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

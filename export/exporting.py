@@ -17,10 +17,9 @@ import torch
 import wav2small
 from wav2small import files, progress
 from wav2small import provenance as provenances
-from wav2small import session as runtime
 from wav2small.errors import Wav2SmallError
 from wav2small.export.onnx.weights import PRECISIONS
-from wav2small.session import file_run
+from wav2small.session import Run, check_version, file_run
 from wav2small.students import costs, registry
 from wav2small.students.base import WEIGHTS, Student
 
@@ -99,7 +98,7 @@ def export(
     if precision not in PRECISIONS:
         raise Wav2SmallError(f"--precision {precision}: there is {', '.join(PRECISIONS)}")
     run = Path(run)
-    runtime.check_version()
+    check_version()
     student = registry.load(run)
     lineage = _lineage(run, student, precision)
     if check_licence:
@@ -226,7 +225,7 @@ def explained(
     return layers.compare(student, model, graph.layers, max(signals, key=len))
 
 
-def torch_run(student: Student) -> verification.Run:
+def torch_run(student: Student) -> Run:
     """The student as a function of one signal."""
 
     def run(signal: np.ndarray) -> np.ndarray:

@@ -98,10 +98,9 @@ def open_session(
         )
     except Exception as error:  # ONNX Runtime's errors share no narrower base
         where = "the model" if isinstance(model, bytes) else str(model)
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise Wav2SmallError(
-            f"{where}: ONNX Runtime {onnxruntime.__version__} cannot load it ({reason}); "
-            "export it again"
+            f"{where}: ONNX Runtime {onnxruntime.__version__} cannot load it "
+            f"({first_line(error)[:200]}); export it again"
         ) from error
 
 
@@ -137,3 +136,16 @@ def check_self_contained(path: Path) -> None:
         f"{path}: a tensor points to another file ({where}); "
         "a bundle's model holds all of its weights, take it from another source"
     )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has none.
+
+    Example:
+        >>> first_line(ValueError("no such tensor\\nat 0x1234"))
+        'no such tensor'
+        >>> first_line(KeyboardInterrupt())
+        'KeyboardInterrupt'
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

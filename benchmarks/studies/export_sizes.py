@@ -67,6 +67,7 @@ def measure(runs: Mapping[str, Path], *, rounds: int = 60) -> list[Row]:
     """
     from wav2small.benchmarks import latency, memory, models
     from wav2small.export import exporting, verification
+    from wav2small.session import file_run
 
     with tempfile.TemporaryDirectory() as folder:
         paths: dict[str, Path] = {}
@@ -82,9 +83,7 @@ def measure(runs: Mapping[str, Path], *, rounds: int = 60) -> list[Row]:
             if (name, precision) == ("wav2small", "fp32"):
                 paths[PLAIN] = Path(folder, "plain.onnx")
                 _plain(student, paths[PLAIN])
-                ours, plain = (
-                    exporting.file_run(paths[key])(signal) for key in (f"{name} fp32", PLAIN)
-                )
+                ours, plain = (file_run(paths[key])(signal) for key in (f"{name} fp32", PLAIN))
                 difference = float(np.abs(ours - plain).max())
         keys = list(paths)
         opened = [models.WaveformModel(paths[key]) for key in keys]
@@ -180,6 +179,7 @@ def _drops(run: Path) -> dict[str, float]:
     """CCC with the teacher: torch minus the int4 file, on the run's validation set."""
     from wav2small.export import exporting, verification
     from wav2small.export.clips import collect
+    from wav2small.session import file_run
 
     student = _student("wav2small", {"wav2small": run})
     audio = collect(run)
@@ -187,7 +187,7 @@ def _drops(run: Path) -> dict[str, float]:
         return {}
     sides = []
     model = exporting.build(student, "int4", calibration=audio.signals).SerializeToString()
-    for side in (exporting.torch_run(student), exporting.file_run(model)):
+    for side in (exporting.torch_run(student), file_run(model)):
         sides.append(np.array([side(signal) for signal in audio.signals]))
     return verification.agreement(audio.teacher, *sides)["drop"]
 
