@@ -21,8 +21,8 @@ from wav2small import files
 from wav2small.audio import MIN_DURATION_S, SAMPLING_RATE
 from wav2small.errors import Wav2SmallError
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
+from .registry import CONFIG, WEIGHTS
+
 MIN_SAMPLES = round(MIN_DURATION_S * SAMPLING_RATE)
 
 
@@ -121,17 +121,19 @@ class Student(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Student:
-        """Load a folder; on a subclass the folder must hold that student.
+        """Load the folder of a student of this class; `registry.load` loads any.
+
+        `registry.register_student` gives every student this method.
+
+        Args:
+            folder: as for `registry.load`
 
         Raises:
-            Wav2SmallError: as `registry.load`, or another student is in the folder
+            Wav2SmallError: as `registry.load`, or the folder holds another student
         """
-        from . import registry
-
-        student = registry.load(folder)
-        if not isinstance(student, cls):
-            raise Wav2SmallError(f"{folder} holds a {student.name}, not a {cls.name}")
-        return student
+        raise Wav2SmallError(
+            f"{cls.__name__} is not registered; load {folder} with students.registry.load"
+        )
 
     def load_weights(self, state: Mapping[str, torch.Tensor], source: str | Path) -> None:
         """Load a state dict strictly.

@@ -9,25 +9,28 @@ import os
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import wav2small
 from wav2small import provenance as provenances
 from wav2small.errors import Wav2SmallError
 
-from .base import CONFIG, WEIGHTS, Student
+if TYPE_CHECKING:
+    from .base import Student
 
-S = TypeVar("S", bound=type[Student])
+S = TypeVar("S", bound="type[Student]")
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"  # of a student's folder
 
 #: Built-in students and the module that registers them when first asked for.
 _MODULES = {
-    "wav2small": "wav2small",
-    "wav2small2": "wav2small2",
-    "mobilenetv3_small": "mobilenet",
-    "mobilenetv3_large": "mobilenet",
-    "mobilenetv4_conv_small": "mobilenet",
-    "mobilenetv4_conv_medium": "mobilenet",
-    "nano": "nano",
+    "wav2small": "wav2small.students.wav2small",
+    "wav2small2": "wav2small.students.wav2small2",
+    "mobilenetv3_small": "wav2small.students.mobilenet",
+    "mobilenetv3_large": "wav2small.students.mobilenet",
+    "mobilenetv4_conv_small": "wav2small.students.mobilenet",
+    "mobilenetv4_conv_medium": "wav2small.students.mobilenet",
+    "nano": "wav2small.students.nano",
 }
 
 _STUDENTS: dict[str, type[Student]] = {}
@@ -47,11 +50,19 @@ def register_student(name: str, *, description: str = "") -> Callable[[S], S]:
 
     def register(cls: S) -> S:
         cls.name = name
+        cls.from_pretrained = classmethod(_from_pretrained)  # type: ignore[method-assign,assignment]
         _STUDENTS[name] = cls
         _DESCRIPTIONS[name] = description
         return cls
 
     return register
+
+
+def _from_pretrained(cls: type[Student], folder: str | os.PathLike[str]) -> Student:
+    student = load(folder)
+    if not isinstance(student, cls):
+        raise Wav2SmallError(f"{folder} holds a {student.name}, not a {cls.name}")
+    return student
 
 
 def names() -> list[str]:
@@ -121,9 +132,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if "student" not in config:
         if not config.keys() >= _PUBLISHED_KEYS:
             raise Wav2SmallError(f"{path}: no `student` in it; is this a student's folder?")
-        from .wav2small2 import published_config
-
-        return published_config(config, path)
+        return _object("wav2small.students.wav2small2:published_config")(config, path)
     version = str(config.pop("wav2small_version", "0"))
     if _version(version) > _version(wav2small.__version__):
         raise Wav2SmallError(
@@ -147,9 +156,8 @@ def provenance(folder: str | os.PathLike[str]) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise Wav2SmallError(f"{path}: not readable as JSON ({error})") from error
     if "student" not in _read_json(Path(folder)):
-        from .wav2small2 import PUBLISHED_PROVENANCE
-
-        return provenances.new(**PUBLISHED_PROVENANCE)
+        published = _object("wav2small.students.wav2small2:PUBLISHED_PROVENANCE")
+        return provenances.new(**published)
     return provenances.new(
         teachers=[{"name": "unknown", "id": str(folder), "revision": "", "licence": "unknown"}]
     )
@@ -163,8 +171,7 @@ def list_students() -> list[dict[str, Any]]:
         `macs_per_second` (multiply-accumulates per second of audio, counted on 5 s),
         `macs_frontend` (the part of it before the first trained layer), `licence`, `description`
     """
-    from .costs import count
-
+    count = _object("wav2small.students.costs:count")
     rows = []
     for name in names():
         cls = _class(name)
@@ -203,10 +210,16 @@ def _read_json(folder: Path) -> dict[str, Any]:
 
 def _class(name: str) -> type[Student]:
     if name not in _STUDENTS and name in _MODULES:
-        import_module(f"{__package__}.{_MODULES[name]}")
+        import_module(_MODULES[name])
     if name not in _STUDENTS:
         raise Wav2SmallError(f"no student {name!r}{_nearest(name, names())}")
     return _STUDENTS[name]
+
+
+def _object(spec: str) -> Any:
+    """`module:object`: this file knows the others by name only."""
+    module, _, name = spec.partition(":")
+    return getattr(import_module(module), name)
 
 
 def _nearest(word: str, choices: list[str]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers.speech.checkpoint import Checkpoint
 
+from . import registry
 from .base import Teacher
 from .speech import checkpoint
 
@@ -29,30 +31,26 @@ def load_hub(spec: str, **options: Any) -> Teacher:
     return _load(checkpoint.hub(spec), options)
 
 
+#: What opens a checkpoint, by the `model_type` of its config.json.
+_LOADERS = {
+    "ser": "wav2small.teachers.speech.wavlm:load",
+    **dict.fromkeys(("wav2vec2", "hubert", "wavlm"), "wav2small.teachers.speech.wav2vec2:load"),
+    **dict.fromkeys(registry.MADE, "wav2small.teachers.multimodal.teacher:load"),
+}
+_STUDENT = "wav2small.teachers.speech.student:StudentTeacher"
+
+
 def _load(source: Checkpoint, options: dict[str, Any]) -> Teacher:
-    from .multimodal import base as reading
-
     config = source.config
-    chosen = {name: options[name] for name in ("device", "dtype") if name in options}
     kind = config.get("model_type")
+    maker = _LOADERS.get(kind) if isinstance(kind, str) else None
     if "student" in config or {"n_fft", "half_mel", "n_time"} <= config.keys():
-        from wav2small.teachers.speech.student import StudentTeacher
-
-        return StudentTeacher(source, **chosen)
-    if kind == "ser":
-        from .speech import wavlm
-
-        return wavlm.load(source, **chosen)
-    if kind in ("wav2vec2", "hubert", "wavlm"):
-        from .speech import wav2vec2
-
-        return wav2vec2.load(source, **chosen)
-    if kind in reading.SYSTEMS:
-        from .multimodal import teacher as reading_teacher
-
-        return reading_teacher.load(source, **chosen)
-    where = source.folder / checkpoint.CONFIG
-    raise Wav2SmallError(
-        f"{where}: model_type {kind!r} is no teacher; known: ser, wav2vec2, hubert, wavlm, "
-        f"{', '.join(reading.SYSTEMS)} and students"
-    )
+        maker = _STUDENT
+    if maker is None:
+        raise Wav2SmallError(
+            f"{source.folder / checkpoint.CONFIG}: model_type {kind!r} is no teacher; known: "
+            f"{', '.join(_LOADERS)} and students"
+        )
+    module, _, name = maker.partition(":")
+    chosen = {name: options[name] for name in ("device", "dtype") if name in options}
+    return getattr(import_module(module), name)(source, **chosen)

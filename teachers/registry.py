@@ -51,13 +51,15 @@ MADE = {
     )
 }
 
-#: Where each built-in teacher registers itself.
-_MODULES = {
-    "acoustic": "wav2small.teachers.acoustic.teacher",
-    "wavlm": "wav2small.teachers.speech.wavlm",
-    "wav2vec2": "wav2small.teachers.speech.wav2vec2",
-    "ensemble": "wav2small.teachers.speech.ensemble",
+#: What makes each built-in teacher, and what opens a folder or a hub id.
+_MAKERS = {
+    "acoustic": "wav2small.teachers.acoustic.teacher:Acoustic",
+    "wavlm": "wav2small.teachers.speech.wavlm:wavlm",
+    "wav2vec2": "wav2small.teachers.speech.wav2vec2:wav2vec2",
+    "ensemble": "wav2small.teachers.speech.ensemble:Ensemble",
 }
+_FOLDER = "wav2small.teachers.folder:load_folder"
+_HUB = "wav2small.teachers.folder:load_hub"
 
 _registered: dict[str, Callable[..., Any]] = {}
 
@@ -102,14 +104,12 @@ def load_teacher(spec: str | Teacher, **options: Any) -> Teacher:
     if not isinstance(spec, str):
         return spec
     if spec.startswith("ensemble:"):
-        from wav2small.teachers.speech.ensemble import parse
-
-        members, weights = parse(spec.removeprefix("ensemble:"))
+        members, weights = _parse_ensemble(spec.removeprefix("ensemble:"))
         return load_teacher("ensemble", **{**options, "members": members, "weights": weights})
-    if spec in BUILT_IN and spec not in _registered:
-        import_module(_MODULES[spec])
     if spec in _registered:
         return _call(_registered[spec], options)
+    if spec in _MAKERS:
+        return _call(_object(_MAKERS[spec]), options)
     if spec in MADE and not os.path.isdir(spec):
         raise Wav2SmallError(
             f"--teacher {spec}: no weights are published; make a teacher first: wav2small finetune "
@@ -117,15 +117,11 @@ def load_teacher(spec: str | Teacher, **options: Any) -> Teacher:
             "--teacher teacher/"
         )
     if os.path.isdir(spec):
-        from .folder import load_folder
-
-        return load_folder(spec, **options)
+        return _object(_FOLDER)(spec, **options)
     if ":" in spec and "/" not in spec.partition(":")[0]:
         return _call(_imported(spec), options)
     if spec.count("/") == 1 and not os.path.exists(spec) and not spec.startswith((".", "/")):
-        from .folder import load_hub
-
-        return load_hub(spec, **options)
+        return _object(_HUB)(spec, **options)
     known = ", ".join([*BUILT_IN, *(name for name in _registered if name not in BUILT_IN)])
     close = difflib.get_close_matches(spec, [*BUILT_IN, *_registered], n=1)
     hint = f"did you mean {close[0]}? " if close else ""
@@ -142,6 +138,12 @@ def _call(factory: Callable[..., Any], options: dict[str, Any]) -> Teacher:
     return factory(**{name: value for name, value in options.items() if name in parameters})
 
 
+def _object(spec: str) -> Any:
+    """`module:object`: this file knows the others by name only."""
+    module, _, name = spec.partition(":")
+    return getattr(import_module(module), name)
+
+
 def _imported(spec: str) -> Callable[..., Any]:
     module, _, attribute = spec.partition(":")
     if "" not in sys.path and os.getcwd() not in sys.path:
@@ -152,3 +154,22 @@ def _imported(spec: str) -> Callable[..., Any]:
         raise Wav2SmallError(
             f"--teacher {spec}: {error}; give package.module:Class that Python can import"
         ) from error
+
+
+def _parse_ensemble(text: str) -> tuple[list[str], list[float]]:
+    """`SPEC=WEIGHT,SPEC=WEIGHT` -> members, weights; a weight left out is 1.
+
+    Raises:
+        Wav2SmallError: a weight is no number
+    """
+    members, weights = [], []
+    for part in text.split(","):
+        spec, _, weight = part.partition("=")
+        try:
+            weights.append(float(weight or 1))
+        except ValueError as error:
+            raise Wav2SmallError(f"ensemble: {part!r}: the weight is no number") from error
+        members.append(spec.strip())
+    if not all(members):
+        raise Wav2SmallError(f"ensemble:{text}: name members as SPEC=WEIGHT,SPEC=WEIGHT")
+    return members, weights

@@ -229,9 +229,7 @@ class _Journal:
         self._part.flush()
         self.done = {key: ([tuple(row) for row in rows], reason) for key, rows, reason in kept}
         if kept:
-            progress.note(
-                f"taking up {part}: {len(kept)} clips are done; files that changed are not"
-            )
+            progress.note(f"taking up {part}: {len(kept)} clips are done")
         return self
 
     def _read(self, part: Path) -> Iterator[Any]:

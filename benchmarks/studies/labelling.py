@@ -101,12 +101,12 @@ def acoustic(clips: int = 400) -> dict[str, Any]:
 
 def batches(clips: int = 24, turns: int = 2, batch_s: float | None = None) -> dict[str, Any]:
     """Audio per second of three ways with a WavLM of base size on a CPU."""
-    from wav2small.teachers.labelling import run as labelling
+    from wav2small.teachers.labelling import batched
     from wav2small.teachers.labelling.batched import decode, label_in_batches
 
     durations_s = np.random.default_rng(1).uniform(1, 12, clips)
     teacher = random_teacher({"model_type": "wavlm", **BASE}, device="cpu")
-    most = batch_s or labelling.CPU_BATCH_S
+    most = batch_s or batched.CPU_BATCH_S
     with tempfile.TemporaryDirectory() as name:
         rows = speak(Path(name), durations_s)
         reader = reader_of(Path(name))
@@ -220,8 +220,8 @@ def million(rows: int = 1_000_000) -> dict[str, Any]:
 
 def gpu(hours: float = 4.0, device: str = "cuda") -> dict[str, Any]:
     """Times real time of WavLM-large in bfloat16, and the share of time the GPU is busy."""
+    from wav2small.teachers.labelling import batched
     from wav2small.teachers.labelling import local as engine_local
-    from wav2small.teachers.labelling import run as labelling
     from wav2small.teachers.labelling.batched import label_in_batches
     from wav2small.teachers.labelling.clips import Row
 
@@ -245,7 +245,7 @@ def gpu(hours: float = 4.0, device: str = "cuda") -> dict[str, Any]:
             repeated = (Row(n, rows[n % files].file, 0, None) for n in range(count))
             began = time.perf_counter()
             for _ in label_in_batches(
-                repeated, reader, teacher, workers=workers, batch_s=labelling.GPU_BATCH_S
+                repeated, reader, teacher, workers=workers, batch_s=batched.GPU_BATCH_S
             ):
                 pass
             return time.perf_counter() - began

@@ -17,7 +17,6 @@ import numpy as np
 
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
-from wav2small.teachers.registry import register_teacher
 
 from .features import FEATURES, SAMPLING_RATE, statistics
 
@@ -60,7 +59,6 @@ class Regression:
         return squashed(inputs @ self._weights + self._intercept)
 
 
-@register_teacher("acoustic")
 class Acoustic:
     """Prosodic and spectral statistics and a regression; needs no download.
 

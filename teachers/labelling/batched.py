@@ -23,8 +23,20 @@ from .clips import Item, Outcome, Reader, Refusal, Row, reason, refusal
 from .parallel_batches import Launch, launching
 from .workers import Died, Inline, Pool
 
+GPU_BATCH_S = 600.0
+CPU_BATCH_S = 2.0  # measured: on a CPU larger batches outgrow the caches and gain nothing
 _ROWS_PER_TASK = 64  # headers that a worker reads at a time
 _AHEAD = 3  # decoded batches that may wait for the model, beside one per worker
+
+
+def batch_seconds(model: Teacher) -> float:
+    """Seconds of audio that make a good batch where a teacher runs."""
+    return GPU_BATCH_S if on_gpu(model) else CPU_BATCH_S
+
+
+def on_gpu(model: Teacher) -> bool:
+    """Whether a teacher computes on a GPU."""
+    return getattr(getattr(model, "device", None), "type", "cpu") == "cuda"
 
 
 @dataclass

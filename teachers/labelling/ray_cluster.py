@@ -41,7 +41,7 @@ class Labeller:
         reader: Reader,
         batch_s: float | None,
     ):
-        from .run import batch_seconds
+        from .batched import batch_seconds
 
         self.teacher = registry.load_teacher(teacher, **options)
         self.options = options

@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-GPU_BATCH_S = 600.0
-CPU_BATCH_S = 2.0  # measured: on a CPU larger batches outgrow the caches and gain nothing
-
-
 @dataclass(frozen=True)
 class Result:
     """What a labelling run did.
@@ -229,20 +225,11 @@ def _run(
         count = engine_local.cores() if workers is None else workers
         return engine_local.label_in_workers(todo, reader, shared, options, workers=count)
     if workers is None:  # on a CPU the model wants the cores itself
-        share = 1 if _on_gpu(model) else 2
+        share = 1 if engine_batched.on_gpu(model) else 2
         workers = max(1, engine_local.cores() // share)
     return engine_batched.label_in_batches(
-        todo, reader, model, workers=workers, batch_s=batch_s or batch_seconds(model)
+        todo, reader, model, workers=workers, batch_s=batch_s or engine_batched.batch_seconds(model)
     )
-
-
-def batch_seconds(model: Teacher) -> float:
-    """Seconds of audio that make a good batch where a teacher runs."""
-    return GPU_BATCH_S if _on_gpu(model) else CPU_BATCH_S
-
-
-def _on_gpu(model: Teacher) -> bool:
-    return getattr(getattr(model, "device", None), "type", "cpu") == "cuda"
 
 
 def _finish(

@@ -17,7 +17,6 @@ from wav2small.teachers.base import Teacher
 PAPER = ("wavlm", "wav2vec2")
 
 
-@registry.register_teacher("ensemble")
 class Ensemble:
     """Weighted mean of teachers, for each dimension over those members that judge it.
 
@@ -91,22 +90,3 @@ class Ensemble:
             for member, weight in zip(self.members, self.weights, strict=True)
             for entry in teacher.licensed(member)
         ]
-
-
-def parse(text: str) -> tuple[list[str], list[float]]:
-    """`SPEC=WEIGHT,SPEC=WEIGHT` -> members, weights; a weight left out is 1.
-
-    Raises:
-        Wav2SmallError: a weight is no number
-    """
-    members, weights = [], []
-    for part in text.split(","):
-        spec, _, weight = part.partition("=")
-        try:
-            weights.append(float(weight or 1))
-        except ValueError as error:
-            raise Wav2SmallError(f"ensemble: {part!r}: the weight is no number") from error
-        members.append(spec.strip())
-    if not all(members):
-        raise Wav2SmallError(f"ensemble:{text}: name members as SPEC=WEIGHT,SPEC=WEIGHT")
-    return members, weights

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from wav2small import audio
 from wav2small.errors import Wav2SmallError
-from wav2small.teachers.registry import register_teacher
 
 from . import backbones, checkpoint
 from .checkpoint import Checkpoint
@@ -126,7 +125,6 @@ def load(source: Checkpoint, **options: Any) -> NeuralTeacher:
     )
 
 
-@register_teacher("wav2vec2")
 def wav2vec2(
     revision: str | None = None, device: str = "auto", dtype: str = "auto"
 ) -> NeuralTeacher:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from wav2small import audio
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
-from wav2small.teachers.registry import register_teacher
 
 from . import backbones, checkpoint
 from .checkpoint import Checkpoint
@@ -167,7 +166,6 @@ def _dimensions(config: Mapping[str, Any], source: Checkpoint, where: Path) -> t
     )
 
 
-@register_teacher("wavlm")
 def wavlm(revision: str | None = None, device: str = "auto", dtype: str = "auto") -> NeuralTeacher:
     """The published multi-attribute teacher, from the hub or its local cache."""
     spec = f"{HUB_ID}@{revision}" if revision else HUB_ID

@@ -253,7 +253,7 @@ def test_save_and_load(name, clips, tmp_path):
     student = trained(name, clips, categories=["anger", "joy"])
     student.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
-    loaded = Student.from_pretrained(tmp_path)
+    loaded = type(student).from_pretrained(tmp_path)
     assert type(loaded) is type(student) and loaded.config == student.config
     signal = torch.from_numpy(clips[0])[None]
     with torch.no_grad():

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-
-from wav2small.students.base import Student
 
 WARM_UP = 0.25  # share of the steps in which one-cycle climbs
 START = 25.0  # peak rate over first rate
@@ -44,7 +43,10 @@ def adamw(model: nn.Module, *, weight_decay: float) -> torch.optim.AdamW:
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0)
 
 
-class Average:
+M = TypeVar("M", bound=nn.Module)
+
+
+class Average(Generic[M]):
     """Exponential moving average of weights and of BatchNorm's statistics.
 
     The decay grows from 0, as (1 + n) / (10 + n) after n steps, up to its final value, so that
@@ -55,7 +57,7 @@ class Average:
         decay: per step; 0 = the average is the model itself
     """
 
-    def __init__(self, model: Student, decay: float):
+    def __init__(self, model: M, decay: float):
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
