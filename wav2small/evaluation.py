@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.prediction import table
 from wav2small.predictor import Predictor
 
 from . import metrics, progress
@@ -17,7 +18,7 @@ from . import metrics, progress
 MIN_CLIPS = 10  # of a group; figures over fewer say little
 
 
-@dataclass
+@dataclass(repr=False)
 class Evaluation:
     """Figures of a bundle.
 
@@ -34,6 +35,18 @@ class Evaluation:
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: dict[str, list[str]] = field(default_factory=dict)
     refused: list[tuple[str, str]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        figures = ", ".join(f"{name} {of['ccc'].value:.3f}" for name, of in self.dimensions.items())
+        return f"<Evaluation: {self.clips} clips, CCC {figures}>"
+
+    def _repr_html_(self) -> str:
+        names = list(metrics.METRICS)
+        rows = [
+            [dimension] + [f"{of[n].value:.3f} [{of[n].low:.3f}, {of[n].high:.3f}]" for n in names]
+            for dimension, of in self.dimensions.items()
+        ]
+        return table(["dimension", *names], rows, f"{self.clips} clips, 95 % intervals")
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values; intervals as {"value", "low", "high"}."""

@@ -252,10 +252,16 @@ def _read_csv(name: str, converters: dict[Any, Any]) -> pd.DataFrame:
     names = [column.strip() for column in pd.read_csv(name, nrows=0, sep=separator).columns]
     kinds = {column: str for column in ("file", "speaker", "start", "end") if column in names}
     # Trailing separators must not shift the columns.
-    frame = pd.read_csv(
-        name, sep=separator, header=0, names=names, index_col=False, dtype=kinds,
-        converters={key: value for key, value in converters.items() if key in names},
-    )  # fmt: skip
+    options: dict[str, Any] = {"sep": separator, "header": 0, "names": names, "index_col": False}
+    verbatim = {key: value for key, value in converters.items() if key in names}
+    frame = pd.read_csv(name, dtype=kinds, converters=verbatim, **options)
+    # "01" is a name, not a number.
+    numbers = [column for column in frame if pd.api.types.is_numeric_dtype(frame[column])]
+    if numbers:
+        texts = pd.read_csv(name, dtype=str, usecols=numbers, **options)
+        for column in numbers:
+            if texts[column].str.match(r"\s*0\d+\s*$").any():
+                frame[column] = texts[column]
     if separator == ";":
         for column in ("start", "end"):
             if column in frame:

@@ -7,7 +7,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -23,10 +23,11 @@ from . import audio, files, progress
 if TYPE_CHECKING:
     import pandas as pd
 
+_Clip = tuple[str, float, float | None]  # file, start and end in seconds
 COLUMNS = ("file", "start", "end", *DIMENSIONS)
 
 
-@dataclass
+@dataclass(repr=False)
 class Predictions:
     """What `predict` found.
 
@@ -41,12 +42,48 @@ class Predictions:
     refused: list[tuple[str, str]] = field(default_factory=list)
     categories: list[str] = field(default_factory=list)
 
-    @property
-    def frame(self) -> pd.DataFrame:
-        """The rows as a table."""
+    def to_frame(self) -> pd.DataFrame:
+        """The rows as a table.
+
+        Example:
+            >>> Predictions([("a.wav", 0.0, 1.0, 0.5, 0.4, 0.6)]).to_frame().valence[0]
+            np.float64(0.6)
+        """
         import pandas as pd
 
         return pd.DataFrame(self.rows, columns=columns(self.categories))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """`to_frame()`."""
+        return self.to_frame()
+
+    def __repr__(self) -> str:
+        files = len({row[0] for row in self.rows})
+        return (
+            f"<Predictions: {len(self.rows)} rows of {files} files, {len(self.refused)} rejected>"
+        )
+
+    def _repr_html_(self) -> str:
+        return table(columns(self.categories), map(_formatted, self.rows), repr(self))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+    """An HTML table of at most 20 rows, as notebooks show it.
+
+    Example:
+        >>> table(["file"], [["a.wav"]], "1 file").count("<td>")
+        1
+    """
+    from html import escape
+    from itertools import islice
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(line("td", row) for row in islice(rows, 20))
+    head = line("th", header)
+    return f"<table><caption>{escape(caption)}</caption>{head}{body}</table>"
 
 
 def columns(categories: Sequence[str]) -> list[str]:
@@ -56,9 +93,10 @@ def columns(categories: Sequence[str]) -> list[str]:
 
 def predict(
     bundle: str | os.PathLike[str],
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str] | TextIO | None = None,
     *,
+    json_lines: bool = False,
     window: float = WINDOW_S,
     hop: float | None = None,
     channel: int | None = None,
@@ -69,9 +107,11 @@ def predict(
 
     Args:
         bundle: bundle folder or `.onnx` file
-        source: audio file, folder, CSV or parquet table, or audformat database
+        source: audio file, folder, CSV or parquet table, or audformat database; or several, whose
+            files then are named with their folders
         output: CSV file to write, or an open text file that gets each row at once. A run that was
             stopped leaves `FILE.part`, and the same call goes on from there.
+        json_lines: write one JSON object per row instead of CSV
         window: clips longer than this many seconds get one row per window
         hop: seconds from one window to the next; None = `window`
         channel: number of the channel to hear, from 0; None = mean of all
@@ -85,7 +125,14 @@ def predict(
 
     check_window(window, hop)
     predictor = Predictor(bundle, threads=threads)
-    clips, folder, refused = _clips(source, root)
+    if isinstance(source, str | os.PathLike):
+        clips, folder, refused = _clips(source, root)
+    else:
+        clips, folder, refused = [], "", []
+        for one in source:
+            listed, where, rejected = _clips(one, root)
+            clips += [(os.path.join(where, file), start, end) for file, start, end in listed]
+            refused += rejected
     result = Predictions(refused=refused, categories=predictor.categories)
     settings = {
         "bundle": files.sha256(predictor.path),
@@ -94,7 +141,7 @@ def predict(
         "channel": channel,
     }
     with (
-        _Journal(output, settings, columns(predictor.categories)) as journal,
+        _Journal(output, settings, columns(predictor.categories), json_lines) as journal,
         progress.bar(len(clips), unit="clip", desc="predict") as bar,
     ):
         for file, start_s, end_s in clips:
@@ -116,7 +163,7 @@ def predict(
 
 def _clips(
     source: str | os.PathLike[str], root: str | None
-) -> tuple[Sequence[tuple[str, float, float | None]], str, list[tuple[str, str]]]:
+) -> tuple[list[_Clip], str, list[tuple[str, str]]]:
     from . import index
 
     name = os.fspath(source)
@@ -196,8 +243,10 @@ class _Journal:
         output: str | os.PathLike[str] | TextIO | None,
         settings: dict[str, Any],
         header: list[str],
+        json_lines: bool,
     ):
         self._header = header
+        self._json_lines = json_lines
         self.done: dict[str, tuple[list[tuple[Any, ...]], str]] = {}
         self._stack = contextlib.ExitStack()
         self._settings = settings
@@ -214,7 +263,7 @@ class _Journal:
             opened = open(self._output, "w", newline="", encoding="utf-8")
             self._stream = self._stack.enter_context(opened)
         if self._stream is not None:
-            csv.writer(self._stream, lineterminator="\n").writerow(self._header)
+            self._write_header(self._stream)
             return self
         self._path = Path(self._output)  # type: ignore[arg-type]
         part = self._path.with_name(self._path.name + ".part")
@@ -249,12 +298,23 @@ class _Journal:
 
     def add(self, key: str, rows: list[tuple[Any, ...]], reason: str) -> None:
         if self._stream is not None:
-            csv.writer(self._stream, lineterminator="\n").writerows(map(_formatted, rows))
+            self._write(self._stream, rows)
             self._stream.flush()
         elif self._part is not None and key not in self.done:
             self.done[key] = rows, reason
             self._part.write(json.dumps([key, rows, reason]) + "\n")
             self._part.flush()
+
+    def _write_header(self, file: TextIO) -> None:
+        if not self._json_lines:
+            csv.writer(file, lineterminator="\n").writerow(self._header)
+
+    def _write(self, file: TextIO, rows: Iterable[tuple[Any, ...]]) -> None:
+        if self._json_lines:
+            for row in rows:
+                file.write(json.dumps(dict(zip(self._header, _rounded(row), strict=True))) + "\n")
+        else:
+            csv.writer(file, lineterminator="\n").writerows(map(_formatted, rows))
 
     def finish(self, rows: list[tuple[Any, ...]]) -> None:
         if self._part is None:
@@ -263,9 +323,8 @@ class _Journal:
             files.atomic(self._path) as temporary,
             open(temporary, "w", newline="", encoding="utf-8") as file,
         ):
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(self._header)
-            writer.writerows(map(_formatted, rows))
+            self._write_header(file)
+            self._write(file, rows)
         self._path.with_name(self._path.name + ".part").unlink()
 
     def __exit__(self, *exception: object) -> None:
@@ -275,6 +334,11 @@ class _Journal:
 def _formatted(row: tuple[Any, ...]) -> list[str]:
     file, start, end, *values = row
     return [file, f"{start:.3f}", f"{end:.3f}", *(f"{value:.4f}" for value in values)]
+
+
+def _rounded(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A row with the digits that a CSV has."""
+    return row[0], *(round(number, 3) for number in row[1:3]), *(round(n, 4) for n in row[3:])
 
 
 def report_refused(refused: Sequence[tuple[str, str]], *, stream: TextIO | None = None) -> int:

@@ -124,3 +124,10 @@ def test_bad_sources_are_refused_by_name(tmp_path, name, make, says):
 def test_spans_cover_everything(duration, window, hop, expected):
     found = spans(duration, window_s=window, hop_s=hop)
     np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_numbers_with_leading_zeros_stay_text(tmp_path):
+    (tmp_path / "t.csv").write_text("file,session,take,score\na.wav,01,1,0.5\nb.wav,12,2,0\n")
+    frame = load_source(tmp_path / "t.csv").frame
+    assert frame["session"].tolist() == ["01", "12"]
+    assert frame["take"].tolist() == [1, 2] and frame["score"].tolist() == [0.5, 0.0]

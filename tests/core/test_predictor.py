@@ -238,3 +238,20 @@ def test_a_full_disk_is_one_line(bundle, speech):
 def test_refused_clips_name_the_file(bundle, tmp_path):
     with pytest.raises(AudioError, match="gone.wav: no such file"):
         Predictor(bundle).predict_file(tmp_path / "gone.wav")
+
+
+def test_several_sources_and_json(bundle, tmp_path):
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(tmp_path / name, np.full(16000, 0.5), 16000)
+    done = command("predict", bundle, tmp_path / "a.wav", tmp_path / "b.wav", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["file"] for row in rows] == [str(tmp_path / name) for name in ("a.wav", "b.wav")]
+    assert rows[0] | {"file": ""} == {
+        "file": "", "start": 0.0, "end": 1.0, "arousal": 0.25, "dominance": 0.5, "valence": 0.75,
+    }  # fmt: skip
+    result = predict(bundle, [tmp_path / "a.wav"], tmp_path / "p.jsonl", json_lines=True)
+    assert [json.loads(line) for line in open(tmp_path / "p.jsonl")] == rows[:1]
+    assert repr(result) == "<Predictions: 1 rows of 1 files, 0 rejected>"
+    assert "<td>0.7500</td>" in result._repr_html_()
+    assert list(result.to_frame()) == list(rows[0])

@@ -13,10 +13,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="bundle folder or .onnx file")
     parser.add_argument(
         "source",
-        nargs="?",
-        help="audio file, folder, CSV or parquet table with a column `file`, audformat database",
+        nargs="*",
+        help="audio file, folder, CSV or parquet table with a column `file`, audformat database; "
+        "or several",
     )
     parser.add_argument("-o", "--output", help="CSV file; default: standard output")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object per row instead of CSV"
+    )
     parser.add_argument(
         "--window",
         type=float,
@@ -67,14 +71,15 @@ def run(args: argparse.Namespace) -> int:
             gate=not args.no_gate,
             threads=args.threads,
         )
-    if args.source is None:
+    if not args.source:
         raise Wav2SmallError("name the audio to hear, or --follow - for standard input")
     from wav2small.prediction import predict, report_refused
 
     result = predict(
         args.bundle,
-        args.source,
+        args.source if len(args.source) > 1 else args.source[0],
         args.output or sys.stdout,
+        json_lines=args.json,
         window=args.window,
         hop=args.hop,
         channel=args.channel,
@@ -83,5 +88,5 @@ def run(args: argparse.Namespace) -> int:
     )
     code = report_refused(result.refused)
     if not result.rows:
-        raise Wav2SmallError(f"{args.source}: none of its audio can be heard")
+        raise Wav2SmallError(f"{' '.join(args.source)}: none of its audio can be heard")
     return code
