@@ -145,6 +145,12 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
         )
 
 
+def extra_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """Names of the files in a bundle that the export did not write."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted({*names} - {*record["files"], RECORD})
+
+
 def digest(content: Mapping[str, Any]) -> str:
     """SHA-256 of JSON values, independent of spacing and order."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -1,24 +1,38 @@
-"""Proof that a file still is the student: the same audio through torch and through the file.
+"""The evidence that a file still is the student, written by the export and checked by `verify`.
 
-Two kinds of audio are used: clips of the run's validation set, which also give the agreement
-with the teacher before and after, and signals computed here, whose outputs are recorded so that
-`wav2small verify` can repeat them anywhere, without torch and without the clips.
+The same audio goes through torch and through the file. Two kinds of audio are used: clips of the
+run's validation set, which also give the agreement with the teacher before and after, and the
+signals of `signals.py`, whose outputs are recorded so that `wav2small verify` can repeat them
+anywhere, without torch and without the clips.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wav2small import metrics
+from wav2small import files, metrics, progress
+from wav2small import provenance as provenances
 from wav2small.audio import SAMPLING_RATE
 from wav2small.dimensions import DIMENSIONS
-from wav2small.session import SESSION_ENTRIES, Run
+from wav2small.errors import Wav2SmallError
+from wav2small.session import SESSION_ENTRIES, Run, check_self_contained, file_run, open_session
 
-#: Between processors and versions of the runtime only the order of additions differs.
+from . import bundle, licences
+from .clips import Clips, collect
+from .signals import signals
+
+if TYPE_CHECKING:
+    from wav2small.students.base import Student
+
+#: Largest difference between two machines or versions of ONNX Runtime: there only the order of
+#: additions differs.
 PARITY = 1e-3
 
 
@@ -43,27 +57,174 @@ TOLERANCES = {
 }
 
 
-def signals() -> dict[str, np.ndarray]:
-    """Signals that break careless arithmetic, computed, the same everywhere."""
-    second = np.arange(SAMPLING_RATE) / SAMPLING_RATE
-    voice = np.tile(_voice(2 * SAMPLING_RATE), 30)
-    made = {
-        "silence": np.zeros(SAMPLING_RATE),
-        "constant": np.full(SAMPLING_RATE, 0.25),
-        "offset": 0.5 + 0.1 * voice[:SAMPLING_RATE],
-        "clipping": np.clip(20 * voice[: 2 * SAMPLING_RATE], -1, 1),
-        "quiet": 1e-4 * voice[: 2 * SAMPLING_RATE],
-        "tone": 0.5 * np.sin(2 * np.pi * 440 * second),
-        "click": np.eye(1, SAMPLING_RATE, 4000)[0],
-        "noise": _noise(SAMPLING_RATE),
-        "voice": voice[: 2 * SAMPLING_RATE],
-        "short (0.1 s)": voice[3000:4600],
-        "long (60 s)": voice,
-    }
-    return {name: signal.astype(np.float32) for name, signal in made.items()}
+@dataclass(frozen=True)
+class VerificationOptions:
+    """The audio an export is compared on, and how close it must be.
+
+    Attributes:
+        calibration: folder or table of speech to verify with and, for int8-static, to calibrate
+            on; default: the run's validation set
+        root: folder that the files of the validation set are relative to now
+        clips: at most so many clips
+        tolerance: largest difference of an output; default: see `TOLERANCES`
+        explain: compare layer by layer
+    """
+
+    calibration: str | os.PathLike[str] | None = None
+    root: str | None = None
+    clips: int = 200
+    tolerance: float | None = None
+    explain: bool = False
 
 
-def verify(
+@dataclass
+class Verified:
+    """What `verify_bundle` checked.
+
+    Attributes:
+        files: names of the files whose hashes are right
+        signals: number of recorded signals that came out as recorded
+        clips: comparison with the run on real audio, if a run was given
+        extra: files in the folder that the export did not write
+        runtime: version of ONNX Runtime
+    """
+
+    files: list[str]
+    signals: int
+    clips: dict[str, Any] | None = None
+    extra: list[str] = field(default_factory=list)
+    runtime: str = ""
+
+
+def verify_bundle(
+    path: str | os.PathLike[str],
+    *,
+    run: str | os.PathLike[str] | None = None,
+    calibration: str | os.PathLike[str] | None = None,
+    root: str | None = None,
+    clips: int = 200,
+    check_licence: str | None = None,
+) -> Verified:
+    """Check the hashes of a bundle and repeat its verification.
+
+    Needs neither torch nor audio: the recorded signals are computed again and put through the
+    model on this machine. With `run` the real clips also go through torch and the file again.
+
+    Args:
+        path: bundle folder
+        run: folder of the run it was exported from
+        calibration: other speech than the run's validation set
+        root: folder that the files of the validation set are relative to now
+        clips: at most so many clips
+        check_licence: "commercial" rejects a lineage that does not allow commercial use
+
+    Raises:
+        Wav2SmallError: a file is missing, changed or points elsewhere, the model gives other
+            outputs than recorded, or the run is another one
+
+    Example:
+        >>> verify_bundle("no/such/bundle")
+        Traceback (most recent call last):
+        wav2small.errors.Wav2SmallError: no/such/bundle: no such bundle; name the folder ...
+    """
+    import onnxruntime
+
+    folder = Path(path)
+    record = bundle.read_record(folder)
+    bundle.check_files(folder, record)
+    check_self_contained(folder / bundle.MODEL)
+    lineage = json.loads((folder / bundle.PROVENANCE).read_text(encoding="utf-8"))
+    if check_licence:
+        licences.check(lineage, check_licence, str(folder))
+    metadata = open_session(folder / bundle.MODEL).get_modelmeta().custom_metadata_map
+    if metadata.get("licence") != provenances.licence_line(lineage):
+        raise Wav2SmallError(
+            f"{folder}: {bundle.MODEL} and {bundle.PROVENANCE} name different licences; "
+            "export the bundle again"
+        )
+    if failures := repeat(record, file_run(folder / bundle.MODEL)):
+        raise Wav2SmallError(
+            f"{folder}: with ONNX Runtime {onnxruntime.__version__} on this machine "
+            f"{failures[0]}; try another version of onnxruntime, and report it"
+        )
+    result = Verified(
+        files=sorted({*record["files"], bundle.RECORD}),
+        signals=len(record["signals"]),
+        extra=bundle.extra_files(folder, record),
+        runtime=onnxruntime.__version__,
+    )
+    if run is not None or calibration is not None:
+        if run is None:
+            raise Wav2SmallError("--calibration needs --run: the student to compare with")
+        options = VerificationOptions(calibration=calibration, root=root, clips=clips)
+        result.clips = _compare_with_run(folder, Path(run), lineage, options)
+    return result
+
+
+def _compare_with_run(
+    folder: Path, run: Path, lineage: Mapping[str, Any], options: VerificationOptions
+) -> dict[str, Any]:
+    """Put real clips through a run and its bundle again; the part `clips` of a record."""
+    from wav2small.students import base, registry
+
+    student = registry.load(run)
+    exported = lineage.get("export", {})
+    if files.sha256(run / base.WEIGHTS) != exported.get("weights_sha256"):
+        raise Wav2SmallError(f"{folder}: not exported from {run / base.WEIGHTS}; name its own run")
+    audio = collect(run, calibration=options.calibration, root=options.root, count=options.clips)
+    record = prove(student, folder / bundle.MODEL, exported["precision"], audio)
+    if not record["passed"]:
+        raise Wav2SmallError(f"{folder}: {record['failures'][0]}; export it again from {run}")
+    return record["clips"]
+
+
+def prove(
+    student: Student,
+    model: Path,
+    precision: str,
+    audio: Clips,
+    tolerance: float | None = None,
+) -> dict[str, Any]:
+    """Compare a student with its file on real clips, with a progress bar.
+
+    Args:
+        student: in evaluation mode
+        model: its file
+        precision: of the file; decides the tolerances
+        audio: the clips
+        tolerance: largest difference of an output, instead of the precision's own
+
+    Returns:
+        see `compare`; `clips` also names the source
+    """
+    allowed = TOLERANCES[precision]
+    if tolerance is not None:
+        allowed = Tolerance(tolerance, allowed.drop)
+    with progress.bar(len(audio.signals), unit="clip", desc="verify") as bar:
+        record = compare(
+            student_run(student),
+            file_run(model),
+            clips=audio.signals,
+            teacher=audio.teacher,
+            tolerance=allowed,
+            progress=bar.update,
+        )
+    record["clips"]["source"] = audio.source
+    return record
+
+
+def student_run(student: Student) -> Run:
+    """A student in torch as a function of one signal, (samples,) -> (3,)."""
+    import torch
+
+    def run(signal: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return student(torch.from_numpy(signal)[None])[0].numpy()
+
+    return run
+
+
+def compare(
     torch_run: Run,
     file_run: Run,
     *,
@@ -77,13 +238,20 @@ def verify(
     Args:
         torch_run: the student
         file_run: the file
-        clips: real audio, each (n,) float32 at 16 kHz
-        teacher: what the teacher says of the clips, (clips, 3), None = not known
+        clips: real audio, each (samples,) float32 at 16 kHz
+        teacher: the teacher's labels of the clips, (clips, 3) on 0..1; None = not known
         tolerance: see `Tolerance`
         progress: called after each clip
 
     Returns:
         JSON values: `passed`, `failures` (sentences), `clips`, `ccc`, `signals`, `tolerance`
+
+    Example:
+        >>> student = lambda signal: np.full(3, 0.5)
+        >>> file = lambda signal: np.full(3, 0.6)
+        >>> record = compare(student, file, clips=[], teacher=None, tolerance=Tolerance(0.05, 0.01))
+        >>> record["failures"][0]
+        "signal 'silence' differs by 0.1 (allowed 0.05)"
     """
     failures = []
     before, after = [], []
@@ -97,15 +265,19 @@ def verify(
     }
     if clips:
         difference = np.abs(np.array(before, np.float64) - np.array(after, np.float64))
-        worst = int(_relative(before, after).max(axis=1).argmax())
+        relative = _relative(before, after).max(axis=1)
+        worst = int(relative.argmax())
         result["clips"] = {
             "count": len(clips),
             "seconds": round(sum(map(len, clips)) / SAMPLING_RATE, 1),
             "max_difference": _number(difference.max()),
             "mean_difference": _number(difference.mean()),
-            "max_difference_by_dimension": _by_dimension(difference.max(axis=0)),
+            "max_difference_by_dimension": {
+                name: _number(value)
+                for name, value in zip(DIMENSIONS, difference.max(axis=0), strict=True)
+            },
         }
-        if _relative(before, after).max() > tolerance.difference:
+        if relative.max() > tolerance.difference:
             failures.append(
                 f"clip {worst + 1} differs by {difference[worst].max():.2g} "
                 f"(allowed {tolerance.difference:g})"
@@ -118,23 +290,22 @@ def verify(
                     f"CCC with the teacher drops by {drop:.4f} in {dimension} "
                     f"(allowed {tolerance.drop:g})"
                 )
-    rows = []
+    result["signals"] = []
     for name, signal in signals().items():
-        expected, found = torch_run(signal), file_run(signal)
-        relative = float(_relative([expected], [found]).max())
-        rows.append(
+        expected, actual = torch_run(signal), file_run(signal)
+        largest = float(_relative([expected], [actual]).max())
+        result["signals"].append(
             {
                 "name": name,
                 "torch": [_number(value) for value in expected],
-                "file": [_number(value) for value in found],
-                "difference": _number(np.abs(expected - found).max()),
+                "file": [_number(value) for value in actual],
+                "difference": _number(np.abs(expected - actual).max()),
             }
         )
-        if not relative <= tolerance.difference:  # NaN fails too
+        if not largest <= tolerance.difference:  # NaN fails too
             failures.append(
-                f"signal {name!r} differs by {relative:.2g} (allowed {tolerance.difference:g})"
+                f"signal {name!r} differs by {largest:.2g} (allowed {tolerance.difference:g})"
             )
-    result["signals"] = rows
     return {"passed": not failures, "failures": failures, **result}
 
 
@@ -154,7 +325,15 @@ def agreement(teacher: np.ndarray, before: np.ndarray, after: np.ndarray) -> dic
 
 
 def repeat(recorded: Mapping[str, Any], file_run: Run) -> list[str]:
-    """Run the recorded signals again; sentences about those that come out differently."""
+    """Run the recorded signals again.
+
+    Args:
+        recorded: a record as `compare` made it
+        file_run: the file on this machine
+
+    Returns:
+        a sentence for each signal whose outputs differ by more than `PARITY`
+    """
     failures = []
     made = signals()
     for row in recorded["signals"]:
@@ -170,33 +349,11 @@ def repeat(recorded: Mapping[str, Any], file_run: Run) -> list[str]:
     return failures
 
 
-def _relative(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> np.ndarray:
-    left, right = np.array(expected, np.float64), np.array(found, np.float64)
+def _relative(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> np.ndarray:
+    left, right = np.array(expected, np.float64), np.array(actual, np.float64)
     return np.abs(left - right) / np.maximum(1, np.abs(left))
-
-
-def _by_dimension(values: np.ndarray) -> dict[str, float | None]:
-    return {name: _number(value) for name, value in zip(DIMENSIONS, values, strict=True)}
 
 
 def _number(value: Any) -> float | None:
     """Eight digits: more are noise, and JSON knows no NaN."""
     return float(f"{value:.8g}") if np.isfinite(value) else None
-
-
-def _voice(samples: int) -> np.ndarray:
-    """A buzzing vowel in syllables, in -.5...5."""
-    time = np.arange(samples) / SAMPLING_RATE
-    phase = 2 * np.pi * (140 * time + 3 * np.sin(2 * np.pi * 2.5 * time))
-    buzz = sum(np.sin(order * phase) / order for order in range(1, 25))
-    syllables = np.sin(np.pi * 3.5 * time) ** 2
-    return 0.3 * buzz * syllables + 0.005 * _noise(samples)
-
-
-def _noise(samples: int) -> np.ndarray:
-    """Uniform noise in -1..1 from a counter; numpy's generators may change between versions."""
-    counter = np.arange(1, samples + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    counter ^= counter >> np.uint64(31)
-    counter *= np.uint64(0xBF58476D1CE4E5B9)
-    counter ^= counter >> np.uint64(29)
-    return (counter >> np.uint64(11)).astype(np.float64) / 2**52 - 1

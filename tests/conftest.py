@@ -78,8 +78,8 @@ def run(labels, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(run, tmp_path_factory) -> Path:
     """Its int8 bundle."""
-    from wav2small.export.exporting import export
+    from wav2small.export.export import export_bundle
 
     folder = tmp_path_factory.mktemp("export") / "bundle"
-    export(run, folder, precision="int8")
+    export_bundle(run, folder, precision="int8")
     return folder

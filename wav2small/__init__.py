@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # what type checkers see; the table below says the same at ru
     from wav2small.errors import AudioError as AudioError
     from wav2small.errors import Wav2SmallError as Wav2SmallError
     from wav2small.evaluation import evaluate as evaluate
-    from wav2small.export.exporting import export as export_bundle
-    from wav2small.export.verifying import verify as verify_bundle
+    from wav2small.export.export import export_bundle as export_bundle
+    from wav2small.export.verification import verify_bundle as verify_bundle
     from wav2small.index import load_source as load_source
     from wav2small.prediction import predict as predict
     from wav2small.predictor import Predictor as Predictor
@@ -48,7 +48,7 @@ _PUBLIC = {
     "benchmark": "benchmarks.host:benchmark",
     "distill": "students.distillation:distill",
     "evaluate": "evaluation:evaluate",
-    "export_bundle": "export.exporting:export",
+    "export_bundle": "export.export:export_bundle",
     "finetune": "teachers.finetuning.finetune:finetune",
     "label": "teachers.labelling.run:label",
     "load_source": "index:load_source",
@@ -57,7 +57,7 @@ _PUBLIC = {
     "report": "benchmarks.report.report:report",
     "students": "students",
     "teachers": "teachers",
-    "verify_bundle": "export.verifying:verify",
+    "verify_bundle": "export.verification:verify_bundle",
     "write_labels": "tables:write_labels",
 }
 

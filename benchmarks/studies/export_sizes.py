@@ -66,7 +66,7 @@ def measure(runs: Mapping[str, Path], *, rounds: int = 60) -> list[Row]:
         the rows of the table
     """
     from wav2small.benchmarks import latency, memory, models
-    from wav2small.export import exporting, verification
+    from wav2small.export import export, verification
     from wav2small.session import file_run
 
     with tempfile.TemporaryDirectory() as folder:
@@ -77,9 +77,7 @@ def measure(runs: Mapping[str, Path], *, rounds: int = 60) -> list[Row]:
             student = _student(name, runs)
             path = paths[f"{name} {precision}"] = Path(folder, f"{name}-{precision}.onnx")
             lineage = _lineage(runs.get(name))
-            path.write_bytes(
-                exporting.build(student, precision, lineage=lineage).SerializeToString()
-            )
+            path.write_bytes(export.build(student, precision, lineage=lineage).SerializeToString())
             if (name, precision) == ("wav2small", "fp32"):
                 paths[PLAIN] = Path(folder, "plain.onnx")
                 _plain(student, paths[PLAIN])
@@ -177,7 +175,7 @@ def _plain(student: Any, path: Path) -> None:
 
 def _drops(run: Path) -> dict[str, float]:
     """CCC with the teacher: torch minus the int4 file, on the run's validation set."""
-    from wav2small.export import exporting, verification
+    from wav2small.export import export, verification
     from wav2small.export.clips import collect
     from wav2small.session import file_run
 
@@ -186,8 +184,8 @@ def _drops(run: Path) -> dict[str, float]:
     if audio.teacher is None:
         return {}
     sides = []
-    model = exporting.build(student, "int4", calibration=audio.signals).SerializeToString()
-    for side in (exporting.torch_run(student), file_run(model)):
+    model = export.build(student, "int4", calibration=audio.signals).SerializeToString()
+    for side in (verification.student_run(student), file_run(model)):
         sides.append(np.array([side(signal) for signal in audio.signals]))
     return verification.agreement(audio.teacher, *sides)["drop"]
 

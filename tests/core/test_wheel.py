@@ -56,7 +56,7 @@ def test_the_wheel_holds_one_package_and_what_it_needs(wheel):
     for room in (
         "teachers/acoustic/coefficients.json",
         "students/wav2small.py",
-        "export/exporting.py",
+        "export/export.py",
     ):
         assert f"wav2small/{room}" in names
     missing = [

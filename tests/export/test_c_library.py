@@ -263,13 +263,14 @@ def test_wav_formats(programs, bundles, clips, tmp_path, subtype):
 
 
 def test_make_c_in_an_exported_bundle(speech, clips, tmp_path):
-    from wav2small.export.exporting import export
+    from wav2small.export.export import export_bundle
+    from wav2small.export.verification import VerificationOptions
 
     student = settled([soundfile.read(file, dtype="float32")[0] for file in clips])
     student.save_pretrained(tmp_path / "run")
     bundle = tmp_path / "bundle"
-    options = {"calibration": speech, "clips": 6, "streaming": True, "c": True}
-    export(tmp_path / "run", bundle, precision="int8", **options)
+    options = VerificationOptions(calibration=speech, clips=6)
+    export_bundle(tmp_path / "run", bundle, verification=options, streaming=True, c=True)
     card = (bundle / "README.md").read_text()
     for name in ("streaming.onnx", "c/wav2small.h", "c/nano_nano.h"):
         assert name in card and (bundle / name).is_file()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ import torch
 from onnx import numpy_helper
 
 from wav2small import audio, provenance
-from wav2small import session as runtime
 from wav2small.errors import Wav2SmallError
 from wav2small.export import bundle as bundle_module
-from wav2small.export import exporting, licences
+from wav2small.export import licences
+from wav2small.export.export import VerificationError, build, export_bundle
 from wav2small.export.onnx import frontend, layers, models, wav2small
 from wav2small.export.onnx.graph import Graph
 from wav2small.export.onnx.weights import PRECISIONS, Weights
+from wav2small.export.verification import VerificationOptions, student_run
+from wav2small.session import check_self_contained, check_version, file_run, open_session
 from wav2small.students import quantisation, registry
 from wav2small.students.frontend import dft, mel_bands
 
@@ -47,8 +50,8 @@ def student(name, **config):
 
 
 def difference(made, model, signals):
-    file = runtime.file_run(model.SerializeToString())
-    torch_run = exporting.torch_run(made)
+    file = file_run(model.SerializeToString())
+    torch_run = student_run(made)
     return max(np.abs(torch_run(signal) - file(signal)).max() for signal in signals)
 
 
@@ -78,11 +81,11 @@ def test_every_student_exports_in_every_precision(name, clips):
     for precision, allowed in zip(PRECISIONS, (1e-4, 0.1, 0.3, 0.3), strict=True):
         if heavy and precision != "int8":
             continue
-        model = exporting.build(made, precision, calibration=clips)
+        model = build(made, precision, calibration=clips)
         size = len(model.SerializeToString())
         assert size <= SIZES.get((name, precision), 40e6)
         assert [opset.version for opset in model.opset_import if not opset.domain] == [17]
-        scale = max(1, np.abs(exporting.torch_run(made)(signals[0])).max())
+        scale = max(1, np.abs(student_run(made)(signals[0])).max())
         if not name.startswith("mobilenet") or precision == "fp32":  # random ones are chaotic
             assert difference(made, model, signals) <= allowed * scale, precision
 
@@ -93,7 +96,7 @@ def test_loop_equals_the_whole_clip_at_every_length(clips):
     stepped, _ = models.build(made, "fp32")
     assert "Loop" in {node.op_type for node in stepped.graph.node}
     assert "Loop" not in {node.op_type for node in whole.graph.node}
-    a, b = (runtime.file_run(model.SerializeToString()) for model in (whole, stepped))
+    a, b = (file_run(model.SerializeToString()) for model in (whole, stepped))
     long = np.concatenate(clips)
     step = wav2small.STEP * 64  # samples of one turn
     for length in (1600, step - 1, step, step + 33, step + 64 * 6, 2 * step + 95, len(long)):
@@ -102,7 +105,7 @@ def test_loop_equals_the_whole_clip_at_every_length(clips):
 
 def test_hidden_states_are_the_embedding_and_categories_a_third_output(clips):
     made = student("wav2small2", categories=["anger", "joy"])
-    session = runtime.open_session(exporting.build(made, "fp32").SerializeToString())
+    session = open_session(build(made, "fp32").SerializeToString())
     logits, hidden, categories = session.run(None, {"signal": clips[0][None]})
     signal = torch.from_numpy(clips[0])[None]
     with torch.no_grad():
@@ -155,7 +158,7 @@ def test_a_checkpoint_with_other_tables_keeps_them(clips):
     with torch.no_grad():
         made.vgg7.spectrogram_extractor.conv_real.weight.mul_(1.01)
         made.vgg7.logmel_extractor.melW.mul_(0.9)
-    assert difference(made, exporting.build(made, "fp32"), clips[:1]) < 1e-4
+    assert difference(made, build(made, "fp32"), clips[:1]) < 1e-4
 
 
 def _evaluate(graph, tensor):
@@ -172,12 +175,11 @@ def _evaluate(graph, tensor):
 def test_bundle_is_the_same_bytes_twice(nano_run, speech, tmp_path):
     for precision in ("int8", "int8-static"):
         for number in "12":
-            exporting.export(
+            export_bundle(
                 nano_run,
                 tmp_path / (precision + number),
                 precision=precision,
-                calibration=speech,
-                clips=4,
+                verification=VerificationOptions(calibration=speech, clips=4),
             )
         first, second = tmp_path / (precision + "1"), tmp_path / (precision + "2")
         names = sorted(path.name for path in first.iterdir())
@@ -188,7 +190,7 @@ def test_bundle_is_the_same_bytes_twice(nano_run, speech, tmp_path):
 
 
 def test_lineage_reaches_card_and_file(bundle):
-    metadata = runtime.open_session(bundle / "model.onnx").get_modelmeta().custom_metadata_map
+    metadata = open_session(bundle / "model.onnx").get_modelmeta().custom_metadata_map
     lineage = json.loads((bundle / "provenance.json").read_text())
     assert metadata["licence"] == provenance.licence_line(lineage)
     assert json.loads(metadata["wav2small.provenance"])["teachers"] == lineage["teachers"]
@@ -221,7 +223,7 @@ def test_oldest_runtime(nano_run, clips, tmp_path):
     np.save(tmp_path / "clip.npy", clips[0])
     for name in ("wav2small", "wav2small2", "nano"):
         for precision in PRECISIONS:
-            model = exporting.build(student(name), precision, calibration=clips)
+            model = build(student(name), precision, calibration=clips)
             path = tmp_path / "model.onnx"
             path.write_bytes(model.SerializeToString())
             run = subprocess.run(
@@ -230,7 +232,7 @@ def test_oldest_runtime(nano_run, clips, tmp_path):
                 text=True,
                 check=True,
             )
-            expected = runtime.file_run(path)(clips[0])
+            expected = file_run(path)(clips[0])
             np.testing.assert_allclose(json.loads(run.stdout), expected, atol=1e-4)
 
 
@@ -252,18 +254,19 @@ def _external(tmp_path, location):
 @pytest.mark.parametrize("location", ["/etc/passwd", "../../secret", "weights.bin"])
 def test_external_data_is_refused(tmp_path, location):
     with pytest.raises(Wav2SmallError, match=location):
-        runtime.check_self_contained(_external(tmp_path, location))
+        check_self_contained(_external(tmp_path, location))
 
 
 def test_a_failed_export_names_the_layer_and_leaves_the_old_bundle(nano_run, speech, tmp_path):
     output = tmp_path / "bundle"
-    exporting.export(nano_run, output, calibration=speech, clips=4)
+    options = VerificationOptions(calibration=speech, clips=4)
+    export_bundle(nano_run, output, verification=options)
     before = {path.name: path.read_bytes() for path in output.iterdir()}
-    options = dict(calibration=speech, clips=4)
     with pytest.raises(Wav2SmallError, match="exists.*--overwrite"):
-        exporting.export(nano_run, output, **options)
-    with pytest.raises(exporting.VerificationError, match="worst layer: ") as caught:
-        exporting.export(nano_run, output, overwrite=True, tolerance=1e-9, **options)
+        export_bundle(nano_run, output, verification=options)
+    with pytest.raises(VerificationError, match="worst layer: ") as caught:
+        strict = replace(options, tolerance=1e-9)
+        export_bundle(nano_run, output, overwrite=True, verification=strict)
     assert "blocks.3" in layers.table(caught.value.layers)
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
@@ -298,7 +301,7 @@ def test_bad_runs(nano_run, tmp_path, spoil, message):
     shutil.copytree(nano_run, run)
     spoil(run)
     with pytest.raises(Wav2SmallError, match=message) as caught:
-        exporting.export(run, tmp_path / "bundle")
+        export_bundle(run, tmp_path / "bundle")
     assert str(caught.value).count("\n") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
@@ -312,16 +315,17 @@ def test_bad_places_and_audio(nano_run, speech, tmp_path):
     short = tmp_path / "short"
     short.mkdir()
     os.symlink(sorted(speech.glob("*.flac"))[0], short / "one.flac")
-    for output, options, message in [
-        (file, {}, "a file"),
-        (file / "bundle", {}, "cannot write"),
-        (other, {"overwrite": True}, "replaces bundles only"),
-        (tmp_path / "b", {"calibration": short}, "too few"),
-        (tmp_path / "b", {"calibration": tmp_path / "gone"}, "no such"),
-        (tmp_path / "b", {"precision": "int2"}, "fp32, int8, int4"),
+    for output, source, options, message in [
+        (file, speech, {}, "a file"),
+        (file / "bundle", speech, {}, "cannot write"),
+        (other, speech, {"overwrite": True}, "replaces bundles only"),
+        (tmp_path / "b", short, {}, "too few"),
+        (tmp_path / "b", tmp_path / "gone", {}, "no such"),
+        (tmp_path / "b", speech, {"precision": "int2"}, "fp32, int8, int4"),
     ]:
         with pytest.raises(Wav2SmallError, match=message):
-            exporting.export(nano_run, output, **{"calibration": speech, "clips": 4, **options})
+            audio_options = VerificationOptions(calibration=source, clips=4)
+            export_bundle(nano_run, output, verification=audio_options, **options)
     assert (other / "thesis.tex").exists() and not (tmp_path / "b").exists()
 
 
@@ -331,14 +335,16 @@ def test_audio_that_moved_asks_for_root(run, speech, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     with pytest.raises(Wav2SmallError, match="--root FOLDER .* or --calibration"):
-        exporting.export(copy, tmp_path / "b", root=str(tmp_path), clips=4)
-    exporting.export(copy, tmp_path / "b", root=str(speech), clips=4)
+        options = VerificationOptions(root=str(tmp_path), clips=4)
+        export_bundle(copy, tmp_path / "b", verification=options)
+    options = VerificationOptions(root=str(speech), clips=4)
+    export_bundle(copy, tmp_path / "b", verification=options)
 
 
 def test_old_runtime_and_unknown_student():
     with pytest.raises(Wav2SmallError, match="1.19.2 is too old"):
-        runtime.check_version("1.19.2")
-    runtime.check_version("1.20.0")
+        check_version("1.19.2")
+    check_version("1.20.0")
     made = student("nano")
     type(made).name, name = "stranger", type(made).name
     try:
@@ -371,9 +377,8 @@ def test_licences(licence, allowed):
 def test_check_licence_names_what_forbids(nano_run, speech, tmp_path):
     import shutil
 
-    exporting.export(
-        nano_run, tmp_path / "free", calibration=speech, clips=4, check_licence="commercial"
-    )
+    options = VerificationOptions(calibration=speech, clips=4)
+    export_bundle(nano_run, tmp_path / "free", verification=options, check_licence="commercial")
     run = tmp_path / "run"
     shutil.copytree(nano_run, run)
     lineage = json.loads((run / "provenance.json").read_text())
@@ -381,7 +386,7 @@ def test_check_licence_names_what_forbids(nano_run, speech, tmp_path):
     lineage["audio"].append({"source": "mine/"})
     (run / "provenance.json").write_text(json.dumps(lineage))
     with pytest.raises(Wav2SmallError) as caught:
-        exporting.export(run, tmp_path / "b", calibration=speech, check_licence="commercial")
+        export_bundle(run, tmp_path / "b", verification=options, check_licence="commercial")
     assert "wav2vec2 (CC-BY-NC-SA-4.0)" in str(caught.value)
     assert "audio mine/ (unknown)" in str(caught.value)
     assert "acoustic" not in str(caught.value).split("not allowed by")[1]

@@ -10,7 +10,7 @@ import pytest
 
 from wav2small.errors import Wav2SmallError
 from wav2small.export import verification
-from wav2small.export.verifying import verify
+from wav2small.export.verification import verify_bundle
 
 
 @pytest.fixture
@@ -19,12 +19,12 @@ def copy(bundle, tmp_path):
 
 
 def test_verify_repeats_signals_and_clips(bundle, run):
-    result = verify(bundle)
+    result = verify_bundle(bundle)
     assert set(result.files) == {
         "README.md", "model.onnx", "model.yaml", "provenance.json", "verification.json",
     }  # fmt: skip
     assert result.signals == len(verification.signals()) and result.clips is None
-    again = verify(bundle, run=run)
+    again = verify_bundle(bundle, run=run)
     record = json.loads((bundle / "verification.json").read_text())
     assert again.clips["max_difference"] == pytest.approx(record["clips"]["max_difference"])
 
@@ -37,10 +37,10 @@ def test_a_tampered_file_is_named(copy, name):
     data[len(data) // 2] ^= 1
     (copy / name).write_bytes(data)
     with pytest.raises(Wav2SmallError, match=name):
-        verify(copy)
+        verify_bundle(copy)
     (copy / name).unlink()
     with pytest.raises(Wav2SmallError, match=name):
-        verify(copy)
+        verify_bundle(copy)
 
 
 def test_exit_codes(copy):
@@ -65,7 +65,7 @@ def test_another_run_is_refused(copy, run, tmp_path):
     other = shutil.copytree(run, tmp_path / "other")
     registry.create("wav2small").save_pretrained(other)
     with pytest.raises(Wav2SmallError, match="not exported from"):
-        verify(copy, run=other)
+        verify_bundle(copy, run=other)
 
 
 def test_other_outputs_than_recorded_are_refused(bundle):
@@ -92,7 +92,7 @@ def test_tolerances_catch_differences_and_lost_agreement():
         return known.get(signal.tobytes(), np.full(3, 0.5))
 
     def check(file, **tolerance):
-        return verification.verify(
+        return verification.compare(
             student,
             file,
             clips=clips,

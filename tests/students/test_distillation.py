@@ -17,7 +17,7 @@ from safetensors.torch import load_file, safe_open, save_file
 from wav2small import Predictor, audio, metrics, predict, provenance, tables
 from wav2small import augmentation as variants
 from wav2small.errors import Wav2SmallError
-from wav2small.export import exporting
+from wav2small.export.export import export_bundle
 from wav2small.students import config, quantisation, registry
 from wav2small.students.data import Batcher, Clips, whole
 from wav2small.students.distillation import distill
@@ -645,7 +645,7 @@ def test_categories_are_learned_and_exported(table, tmp_path):
     entropy = losses.category_loss(torch.tensor(truth), torch.tensor(logits))
     alike = np.log(labels.frame[columns].mean().to_numpy())[None].repeat(len(truth), axis=0)
     assert entropy < losses.category_loss(torch.tensor(truth), torch.tensor(alike))
-    exporting.export(tmp_path / "run", tmp_path / "bundle", precision="int8")
+    export_bundle(tmp_path / "run", tmp_path / "bundle", precision="int8")
     assert "categories" in (tmp_path / "bundle/model.yaml").read_text()
     predictions = predict(tmp_path / "bundle", found.path(found.frame["file"].iloc[0]))
     assert predictions.categories == student.config["categories"]

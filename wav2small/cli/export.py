@@ -52,25 +52,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from wav2small.export import exporting
+    from wav2small.export.export import VerificationError, export_bundle
     from wav2small.export.onnx import layers
+    from wav2small.export.verification import VerificationOptions
 
     try:
-        made = exporting.export(
+        made = export_bundle(
             args.run,
             args.output,
             precision=args.precision,
             overwrite=args.overwrite,
-            calibration=args.calibration,
-            root=args.root,
-            clips=args.clips,
-            tolerance=args.tolerance,
+            verification=VerificationOptions(
+                calibration=args.calibration,
+                root=args.root,
+                clips=args.clips,
+                tolerance=args.tolerance,
+                explain=args.explain,
+            ),
             check_licence=args.check_licence,
-            explain=args.explain,
             streaming=args.streaming,
             c=args.c,
         )
-    except exporting.VerificationError as error:
+    except VerificationError as error:
         if args.explain:
             print(layers.table(error.layers), file=sys.stderr)
         raise

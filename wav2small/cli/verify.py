@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from wav2small.export import verifying
+    from wav2small.export.verification import verify_bundle
 
-    result = verifying.verify(
+    result = verify_bundle(
         args.path,
         run=args.run,
         calibration=args.calibration,

@@ -72,7 +72,7 @@ def demo(
     """
     from wav2small.benchmarks.host import benchmark
     from wav2small.evaluation import evaluate
-    from wav2small.export.exporting import export
+    from wav2small.export.export import export_bundle
     from wav2small.predictor import Predictor
     from wav2small.students.distillation import distill
     from wav2small.teachers.labelling.run import label
@@ -116,7 +116,7 @@ def demo(
     bundles = {"fp32": output / "bundle-fp32", "int8": output / "bundle"}
     with watch("export", "ONNX files, each verified against the student"):
         for precision, bundle in bundles.items():
-            export(output / "run", bundle, precision=precision, overwrite=True)
+            export_bundle(output / "run", bundle, precision=precision, overwrite=True)
 
     with watch("evaluate", "the int8 file against the teacher, on voices it never heard"):
         figures = evaluate(bundles["int8"], output / "held_out.parquet").dimensions

@@ -15,24 +15,27 @@ import onnx
 import torch
 
 import wav2small
-from wav2small import files, progress
+from wav2small import files
 from wav2small import provenance as provenances
 from wav2small.errors import Wav2SmallError
-from wav2small.export.onnx.weights import PRECISIONS
-from wav2small.session import Run, check_version, file_run
+from wav2small.session import check_version, file_run
 from wav2small.students import costs, registry
 from wav2small.students.base import WEIGHTS, Student
 
-from . import bundle, card, licences, verification
-from .clips import Clips, collect
-from .onnx import layers, models
+from . import bundle, card, licences
+from .c.emitter import write_c, write_library
+from .clips import collect
+from .onnx import layers, models, static
+from .onnx import streaming as streaming_file
+from .onnx.weights import PRECISIONS
+from .verification import VerificationOptions, prove, student_run
 
 CENTRING_CLIPS = 32
 
 
 @dataclass
 class Exported:
-    """What `export` made.
+    """What `export_bundle` made.
 
     Attributes:
         bundle: its folder
@@ -48,25 +51,21 @@ class Exported:
 
 
 class VerificationError(Wav2SmallError):
-    """The file is not the student. `layers` tells where they part."""
+    """The file differs from the student. `layers` holds the differences layer by layer."""
 
-    def __init__(self, message: str, found: list[layers.Layer]):
+    def __init__(self, message: str, differences: list[layers.Layer]):
         super().__init__(message)
-        self.layers = found
+        self.layers = differences
 
 
-def export(
+def export_bundle(
     run: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
     precision: str = "int8",
     overwrite: bool = False,
-    calibration: str | os.PathLike[str] | None = None,
-    root: str | None = None,
-    clips: int = 200,
-    tolerance: float | None = None,
+    verification: VerificationOptions = VerificationOptions(),  # noqa: B008, it is frozen
     check_licence: str | None = None,
-    explain: bool = False,
     streaming: bool = False,
     c: bool = False,
 ) -> Exported:
@@ -78,13 +77,8 @@ def export(
         precision: "fp32", "int8" (weights), "int4" (large matrices, else int8), "int8-static"
             (weights and activations)
         overwrite: replace an existing bundle, once the new one is complete
-        calibration: folder or table of speech to verify with and, for int8-static, to calibrate
-            on; default: the run's validation set
-        root: folder that the files of the validation set are relative to now
-        clips: at most so many clips
-        tolerance: largest difference of an output; default: see `verification.TOLERANCES`
-        check_licence: "commercial" refuses a lineage that does not allow commercial use
-        explain: compare layer by layer
+        verification: the audio it is verified with, and how close it must be
+        check_licence: "commercial" rejects a lineage that does not allow commercial use
         streaming: also write `streaming.onnx`, for students that stream
         c: also write `c/`: plain C99, for students that the emitter knows
 
@@ -94,6 +88,11 @@ def export(
     Raises:
         VerificationError: the file differs from the student; nothing is left behind
         Wav2SmallError: the run, the audio or the output cannot be used
+
+    Example:
+        >>> export_bundle("run/", "bundle/", precision="int5")
+        Traceback (most recent call last):
+        wav2small.errors.Wav2SmallError: --precision int5: there is fp32, int8, int4, int8-static
     """
     if precision not in PRECISIONS:
         raise Wav2SmallError(f"--precision {precision}: there is {', '.join(PRECISIONS)}")
@@ -104,22 +103,27 @@ def export(
     if check_licence:
         licences.check(lineage, check_licence, str(run))
     with bundle.replace_folder(output, overwrite=overwrite) as folder:
-        audio = collect(run, calibration=calibration, root=root, count=clips)
+        audio = collect(
+            run,
+            calibration=verification.calibration,
+            root=verification.root,
+            count=verification.clips,
+        )
         data = build(
             student, precision, lineage=lineage, calibration=audio.signals
         ).SerializeToString()
         (folder / bundle.MODEL).write_bytes(data)
-        record = _verify(student, folder / bundle.MODEL, precision, audio, tolerance)
-        found = []
-        if explain or not record["passed"]:
-            found = explained(student, precision, audio.signals)
+        record = prove(student, folder / bundle.MODEL, precision, audio, verification.tolerance)
+        differences = []
+        if verification.explain or not record["passed"]:
+            differences = explained(student, precision, audio.signals)
         if not record["passed"]:
-            worst = layers.worst(found)
+            worst = layers.worst(differences)
             raise VerificationError(
                 f"{run}: the {precision} file is not the student: {record['failures'][0]}; "
                 f"worst layer: {worst.name} (relative difference {worst.difference:.2g}); "
                 "nothing was written, see --explain, or choose another --precision",
-                found,
+                differences,
             )
         categories = list(student.config.get("categories", []))
         (folder / bundle.AUDONNX).write_text(bundle.audonnx_yaml(categories))
@@ -144,18 +148,19 @@ def export(
         )
         (folder / bundle.CARD).write_text(text, encoding="utf-8")
         if streaming:
-            from wav2small.export.onnx.streaming import write_streaming
-
-            write_streaming(student, folder, precision="fp32" if precision == "fp32" else "int8")
+            stored = "fp32" if precision == "fp32" else "int8"
+            streaming_file.write_streaming(student, folder, precision=stored)
         if c:
-            from wav2small.export.c.emitter import write_c, write_library
-
             line = provenances.licence_line(lineage)
             write_c(student, folder / "c", audio.signals, name=student.name, licence=line)
             write_library(folder)
         record = {"student": student.name, "precision": precision, **facts, **record}
         bundle.seal(folder, record)
-    return Exported(Path(output), len(data), record, found)
+    return Exported(Path(output), len(data), record, differences)
+
+
+#: The name of the command.
+export = export_bundle
 
 
 def build(
@@ -199,8 +204,6 @@ def _model(
     student: Student, precision: str, metadata: dict[str, str], calibration: Sequence[np.ndarray]
 ) -> onnx.ModelProto:
     if precision == "int8-static":
-        from .onnx import static
-
         return static.build(student, metadata, calibration)[0]
     return models.build(student, precision, metadata)[0]
 
@@ -208,7 +211,7 @@ def _model(
 def _shift(student: Student, model: onnx.ModelProto, signals: Sequence[np.ndarray]) -> np.ndarray:
     """What rounding takes from the mean of each output, (3,): three numbers from real clips."""
     chosen = np.linspace(0, len(signals) - 1, min(CENTRING_CLIPS, len(signals))).astype(int)
-    before, after = torch_run(student), file_run(model.SerializeToString())
+    before, after = student_run(student), file_run(model.SerializeToString())
     return np.mean([before(signals[i]) - after(signals[i]) for i in np.unique(chosen)], axis=0)
 
 
@@ -217,71 +220,10 @@ def explained(
 ) -> list[layers.Layer]:
     """Differences layer by layer on the longest signal."""
     if precision == "int8-static":
-        from .onnx import static
-
         model, graph = static.build(student, {}, signals)
     else:
         model, graph = models.build(student, precision, whole=True)
     return layers.compare(student, model, graph.layers, max(signals, key=len))
-
-
-def torch_run(student: Student) -> Run:
-    """The student as a function of one signal."""
-
-    def run(signal: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return student(torch.from_numpy(signal)[None])[0].numpy()
-
-    return run
-
-
-def compare(
-    folder: Path,
-    run: str | os.PathLike[str],
-    *,
-    lineage: dict[str, Any],
-    calibration: str | os.PathLike[str] | None,
-    root: str | None,
-    clips: int,
-) -> dict[str, Any]:
-    """Put real clips through a run and its bundle again; the part `clips` of a record.
-
-    Raises:
-        Wav2SmallError: the bundle is of other weights, or differs by more than its tolerance
-    """
-    run = Path(run)
-    student = registry.load(run)
-    exported = lineage.get("export", {})
-    if files.sha256(run / WEIGHTS) != exported.get("weights_sha256"):
-        raise Wav2SmallError(f"{folder}: not exported from {run / WEIGHTS}; name its own run")
-    audio = collect(run, calibration=calibration, root=root, count=clips)
-    record = _verify(student, folder / bundle.MODEL, exported["precision"], audio, None)
-    if not record["passed"]:
-        raise Wav2SmallError(f"{folder}: {record['failures'][0]}; export it again from {run}")
-    return record["clips"]
-
-
-def _verify(
-    student: Student,
-    model: Path,
-    precision: str,
-    audio: Clips,
-    tolerance: float | None,
-) -> dict[str, Any]:
-    allowed = verification.TOLERANCES[precision]
-    if tolerance is not None:
-        allowed = verification.Tolerance(tolerance, allowed.drop)
-    with progress.bar(len(audio.signals), unit="clip", desc="verify") as bar:
-        record = verification.verify(
-            torch_run(student),
-            file_run(model),
-            clips=audio.signals,
-            teacher=audio.teacher,
-            tolerance=allowed,
-            progress=bar.update,
-        )
-    record["clips"]["source"] = audio.source
-    return record
 
 
 def _lineage(run: Path, student: Student, precision: str) -> dict[str, Any]:
