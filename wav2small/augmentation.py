@@ -13,20 +13,19 @@ import hashlib
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from wav2small.errors import AudioError, Wav2SmallError
 
-from . import audio
+from . import audio, operations
 
 RATE = audio.SAMPLING_RATE  # variants are made at this rate, whatever rate the listener wants
 RECIPES = "1"  # part of the digest; raise it when a seed comes to mean something else
 _HEARD_S = 60.0  # seconds of a noise or mixture file that are used
 _CHECKED = 200  # files of a folder that are read before a run begins
 
-# How often each operation happens, and between which bounds, all uniform [choose].
+# How often each operation happens, and between which bounds, all uniform chosen.
 _SPEED = (0.3, 0.9, 1.1)  # factor; pitch moves along
 _MIXTURE = (0.3, 5.0, 20.0)  # dB by which the clip is louder than the other voice
 _ROOM = 0.4
@@ -34,7 +33,7 @@ _NOISE = (0.7, 5.0, 35.0)  # signal-to-noise ratio in dB
 _COLOUR = (0.0, 2.0)  # of made noise: power falls with frequency ** -colour, white to brown
 _LOW_PASS = (0.15, 3000.0, 7000.0)  # Hz
 _TELEPHONE = 0.1, (300.0, 3400.0)  # Hz
-_CODEC = 0.15, (8000, 11025, 12000), 255.0  # rates in Hz; mu of 8-bit mu-law
+_CODEC = 0.15, (8000, 11025, 12000)  # rates in Hz
 _GAIN = (-18.0, 6.0)  # dB, always
 
 
@@ -187,21 +186,22 @@ def variant(
     steps = recipe(seed, rooms=rooms is not None, mixture=mixture is not None)
     sound = signal.astype(np.float64)
     if steps.speed:
-        sound = _resample(sound, RATE * steps.speed, RATE)
+        sound = operations.resample(sound, RATE * steps.speed, RATE)
     if steps.mixture and mixture:
-        sound = _add(sound, _excerpt(mixture, len(sound), *steps.mixture[:2]), steps.mixture[2])
+        voice = _excerpt(mixture, len(sound), *steps.mixture[:2])
+        sound = operations.add(sound, voice, steps.mixture[2])
     if steps.room is not None and rooms:
-        sound = _reverberate(sound, _load(_pick(rooms, steps.room)))
+        sound = operations.reverberate(sound, _load(_pick(rooms, steps.room)))
     if steps.noise:
         if noise:
             background = _excerpt(noise, len(sound), *steps.noise[:2])
         else:
-            background = _coloured(seed, len(sound), steps.colour)
-        sound = _add(sound, background, steps.noise[2])
+            background = operations.coloured_noise(_white(seed, len(sound)), steps.colour)
+        sound = operations.add(sound, background, steps.noise[2])
     if steps.band_hz:
-        sound = _band(sound, *steps.band_hz)
+        sound = operations.band(sound, *steps.band_hz)
     if steps.codec_hz:
-        sound = _codec(sound, steps.codec_hz)
+        sound = operations.mu_law(sound, steps.codec_hz)
     sound = sound * 10 ** (steps.gain_db / 20)
     return (sound / max(1.0, float(np.abs(sound).max()))).astype(np.float32)
 
@@ -238,7 +238,7 @@ def read(
     signal = audio.read(file, start_s=start_s, end_s=end_s, channel=channel)
     signal = _variant(signal, variant, **vars(settings))
     if sampling_rate != RATE:
-        signal = _resample(signal, RATE, sampling_rate)
+        signal = operations.resample(signal, RATE, sampling_rate)
     return signal
 
 
@@ -291,65 +291,10 @@ def _pick(folder: str, which: float) -> str:
 
 def _excerpt(folder: str, samples: int, which: float, where: float) -> np.ndarray:
     """`samples` of a file of the folder; a shorter file is repeated."""
-    sound = _load(_pick(folder, which))
-    if len(sound) <= samples:
-        begin = int(where * len(sound))
-    else:
-        begin = int(where * (len(sound) - samples + 1))
-    return np.take(sound, np.arange(begin, begin + samples), mode="wrap")
+    return operations.excerpt(_load(_pick(folder, which)), samples, where)
 
 
-def _add(sound: np.ndarray, other: np.ndarray, ratio_db: float) -> np.ndarray:
-    """Add another sound, `ratio_db` below this one."""
-    power, other_power = np.mean(sound**2), np.mean(other**2)
-    if power == 0 or other_power == 0:
-        return sound
-    return sound + other * np.sqrt(power / other_power * 10 ** (-ratio_db / 10))
-
-
-def _coloured(seed: int, samples: int, colour: float) -> np.ndarray:
-    """Noise whose power falls with frequency ** -colour."""
+def _white(seed: int, samples: int) -> np.ndarray:
+    """Uniform white noise, -1..1."""
     raw = np.random.PCG64(seed).jumped().random_raw(samples) >> np.uint64(11)
-    spectrum = np.fft.rfft(raw * 2.0**-52 - 1)
-    shape = np.maximum(np.fft.rfftfreq(samples, 1 / RATE), 50.0) ** (-colour / 2)
-    return np.fft.irfft(spectrum * shape, samples)
-
-
-def _reverberate(sound: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Put a sound into a room, at the same power and without the way to the microphone."""
-    direct = response[int(np.abs(response).argmax()) :]
-    size = 1 << (len(sound) + len(direct) - 1).bit_length()
-    product = np.fft.rfft(sound, size) * np.fft.rfft(direct, size)
-    wet = np.fft.irfft(product, size)[: len(sound)]
-    power = np.mean(wet**2)
-    return wet * np.sqrt(np.mean(sound**2) / power) if power > 0 else sound
-
-
-def _band(sound: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
-    """Keep a band; its edges fall over a tenth of their frequency, without ringing for long."""
-    frequency = np.fft.rfftfreq(len(sound), 1 / RATE)
-    keep = np.clip((1.1 * high_hz - frequency) / (0.1 * high_hz), 0, 1)
-    if low_hz:
-        keep = keep * np.clip((frequency - 0.9 * low_hz) / (0.1 * low_hz), 0, 1)
-    keep = np.sin(keep * np.pi / 2) ** 2
-    return np.fft.irfft(np.fft.rfft(sound) * keep, len(sound))
-
-
-def _codec(sound: np.ndarray, rate: int) -> np.ndarray:
-    """Through a narrow channel: resampled, mu-law in 8 bits (ITU-T G.711's curve), and back."""
-    mu = _CODEC[2]
-    narrow = _resample(sound, RATE, rate)
-    peak = np.abs(narrow).max()
-    if peak == 0:
-        return sound
-    curve = np.sign(narrow) * np.log1p(mu * np.abs(narrow) / peak) / np.log1p(mu)
-    coded = np.round(curve * 127) / 127
-    decoded = np.sign(coded) * np.expm1(np.abs(coded) * np.log1p(mu)) / mu * peak
-    wide = _resample(decoded, rate, RATE)[: len(sound)]
-    return np.pad(wide, (0, len(sound) - len(wide)))
-
-
-def _resample(sound: np.ndarray, source: float, target: float) -> Any:
-    import soxr
-
-    return soxr.resample(sound, source, target)
+    return raw * 2.0**-52 - 1

@@ -14,8 +14,9 @@ import numpy as np
 from wav2small import audio
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.operations import synthetic_rooms
 
-from .perturbations import Resources, synthetic_rooms
+from .perturbations import Resources
 
 #: Columns that an audit knows what to do with, and other names under which they come.
 COLUMNS = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import fft
 
+from wav2small import operations
+
 from .features import SAMPLING_RATE
 
 
@@ -18,12 +20,10 @@ def disturbed(signal: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     Returns:
         float64 (samples,), another length
     """
-    import soxr
-
     signal = signal.astype(np.float64)
     # Faster and higher, or slower and lower: vocal tract and F0 together, as between sexes.
     factor = np.exp(draw.uniform(np.log(0.86), np.log(1.16)))
-    signal = soxr.resample(signal, SAMPLING_RATE * factor, SAMPLING_RATE)
+    signal = operations.resample(signal, SAMPLING_RATE * factor, SAMPLING_RATE)
     length = int(len(signal) * draw.uniform(0.65, 1))
     start = draw.integers(0, len(signal) - length + 1)
     silences = draw.uniform(0, 0.8, 2) * (draw.random(2) < 0.7) * SAMPLING_RATE
@@ -36,8 +36,7 @@ def disturbed(signal: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 def _room(signal: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """Decaying noise of 60 dB in .1 to .6 s, 0 to 15 dB below the direct sound."""
     samples = int(draw.uniform(0.1, 0.6) * SAMPLING_RATE)
-    tail = draw.standard_normal(samples) * 10 ** (-3 * np.arange(samples) / samples)
-    tail *= 10 ** (-draw.uniform(0, 15) / 20) / np.sqrt((tail**2).sum())
+    tail = operations.decaying_noise(draw.standard_normal(samples), draw.uniform(0, 15))
     tail[0] += 1
     size = fft.next_fast_len(len(signal) + samples, real=True)
     return fft.irfft(fft.rfft(signal, size) * fft.rfft(tail, size), size)[: len(signal)]

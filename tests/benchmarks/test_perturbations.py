@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from wav2small.benchmarks.audit import perturbations as p
+from wav2small.operations import synthetic_rooms
 
 RESOURCES = p.Resources(
     voices=[np.random.default_rng(i).standard_normal(20000).astype(np.float32) for i in range(8)],
     backgrounds=[np.random.default_rng(9).standard_normal(5000).astype(np.float32)],
     events=[np.random.default_rng(10).standard_normal(3000).astype(np.float32)],
-    rooms=p.synthetic_rooms(),
+    rooms=synthetic_rooms(),
 )
 
 
@@ -138,7 +139,7 @@ def test_tilt_is_linear_in_decibels(db):
 def test_room_keeps_time_and_level_and_adds_a_tail():
     burst = np.zeros(32000, np.float32)
     burst[4000:4800] = 0.1 * rng().standard_normal(800)
-    wet = p.room(burst, rng(), responses=[p.synthetic_rooms()[3]])
+    wet = p.room(burst, rng(), responses=[synthetic_rooms()[3]])
     assert len(wet) == len(burst)
     assert rms(wet) == pytest.approx(rms(burst), rel=1e-3)
     assert rms(wet[:3990]) < 1e-6 < rms(wet[5000:9000])
