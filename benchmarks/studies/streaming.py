@@ -3,8 +3,8 @@
     python -m wav2small.benchmarks.studies.streaming BUNDLE SPEECH
 
 SPEECH is a label table or folder. Prints JSON: processor time as a share of real time for blocks
-of 10 ms, for `Stream` and for the C library over ONNX Runtime (built here with `cc`; null where
-there is none), and the delay from a sample to the first estimate that it changes.
+of 10 ms, for `Stream`, for `streaming.onnx` in ONNX Runtime alone, for the C library over it and for
+plain C (built here with `cc -O3`; null where there is none), in turn, and the delay from a sample to the first estimate that it changes.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from wav2small import audio
 from wav2small.errors import Wav2SmallError
 from wav2small.export.c.parity import SOURCES
 from wav2small.index import load_source
+from wav2small.session import open_session
 from wav2small.stream import Stream
 
 BLOCK = 160
+HOP = 256  # of nano
 SECONDS = 120.0
 ROUNDS = 5
 _SOURCE = Path(__file__).parents[2] / "export" / "c"
@@ -43,23 +45,71 @@ def streaming(bundle: str | os.PathLike[str], speech: str | os.PathLike[str]) ->
     """
     signal = _speech(speech)
     stream = Stream(bundle)
-
-    def python(block: np.ndarray) -> None:
-        stream.push(block)
-
     result: dict[str, Any] = {
         "seconds": round(len(signal) / audio.SAMPLING_RATE, 1),
         "block_ms": 1000 * BLOCK / audio.SAMPLING_RATE,
-        "python": _share(python, signal),
+        "python": None,
+        "onnx": None,
         "c": None,
-        "delay_ms": _delay(stream, signal),
+        "plain_c": None,
     }
-    if shutil.which("cc"):
-        with tempfile.TemporaryDirectory(prefix="wav2small-") as folder:
+    ways: dict[str, Callable[[np.ndarray], object]] = {"python": stream.push}
+    with tempfile.TemporaryDirectory(prefix="wav2small-") as folder:
+        library = None
+        if (Path(bundle) / "streaming.onnx").is_file():
+            ways["onnx"] = _onnx(Path(bundle) / "streaming.onnx")
+        if shutil.which("cc"):
             library = _Library(Path(folder), bundle)
-            result["c"] = _share(library.push, signal)
+            ways["c"] = library.push
+            if sources := sorted(Path(bundle).glob("c/nano_*.c")):
+                ways["plain_c"] = _plain_c(Path(folder), sources[0])
+        result |= _shares(ways, signal)
+        if library:
             library.close()
-    return result
+    if result["plain_c"] and result["onnx"]:
+        result["plain_c_over_onnx"] = round(result["plain_c"] / result["onnx"], 3)
+    return result | {"delay_ms": _delay(stream, signal)}
+
+
+def _onnx(path: Path) -> Callable[[np.ndarray], object]:
+    """One hop at a time through the file, whatever the block: what the runtime alone takes."""
+    session = open_session(str(path))
+    kinds = {"tensor(float)": np.float32, "tensor(double)": np.float64}
+    inputs = {
+        entry.name: np.ones([1 if isinstance(n, str) else n for n in entry.shape], kinds[entry.type])
+        for entry in session.get_inputs()
+    }  # fmt: skip
+    waiting = np.zeros(0, np.float32)
+
+    def push(block: np.ndarray) -> None:
+        nonlocal waiting
+        waiting = np.concatenate([waiting, block])
+        if len(waiting) >= HOP:
+            inputs["block"], waiting = waiting[None, :HOP], waiting[HOP:]
+            session.run(None, inputs)
+
+    return push
+
+
+def _plain_c(folder: Path, source: Path) -> Callable[[np.ndarray], object]:
+    """The microcontroller's code on this machine."""
+    path = folder / "libnano.so"
+    command = ["cc", "-std=c99", "-O3", "-ffp-contract=off", "-shared", "-fPIC", str(source)]
+    subprocess.run([*command, "-o", str(path)], check=True)
+    c = ctypes.CDLL(str(path))
+    c.w2s_state_size.restype = ctypes.c_size_t
+    c.w2s_init.restype = ctypes.c_void_p
+    memory = (ctypes.c_uint64 * (c.w2s_state_size() // 8 + 1))()
+    state = ctypes.c_void_p(c.w2s_init(memory))
+    estimate = (ctypes.c_uint64 * 8)()
+
+    def push(block: np.ndarray) -> None:
+        assert memory  # lives as long as this function
+        pointer = block.ctypes.data_as(ctypes.c_void_p)
+        c.w2s_push_float(state, pointer, ctypes.c_size_t(len(block)))
+        c.w2s_read(state, estimate)
+
+    return push
 
 
 class _Library:
@@ -109,15 +159,21 @@ def _speech(speech: str | os.PathLike[str]) -> np.ndarray:
     return np.concatenate(parts)[: round(SECONDS * audio.SAMPLING_RATE)].astype(np.float32)
 
 
-def _share(push: Callable[[np.ndarray], None], signal: np.ndarray) -> float:
+def _shares(
+    ways: dict[str, Callable[[np.ndarray], object]], signal: np.ndarray
+) -> dict[str, float]:
+    """Processor time over the time of the audio, the least of the rounds; the ways take turns."""
     blocks = [signal[at : at + BLOCK] for at in range(0, len(signal) - BLOCK + 1, BLOCK)]
-    times = []
+    least = dict.fromkeys(ways, float("inf"))
     for _ in range(ROUNDS):
-        start = time.process_time()
-        for block in blocks:
-            push(block)
-        times.append(time.process_time() - start)
-    return round(min(times) / (len(signal) / audio.SAMPLING_RATE), 5)
+        for name, push in ways.items():
+            start = time.process_time()
+            for block in blocks:
+                push(block)
+            least[name] = min(least[name], time.process_time() - start)
+    return {
+        name: round(took * audio.SAMPLING_RATE / len(signal), 5) for name, took in least.items()
+    }
 
 
 def _delay(stream: Stream, signal: np.ndarray) -> float:

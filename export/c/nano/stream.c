@@ -69,23 +69,26 @@ static void hear(w2s_state *s, const int16_t *samples, uint32_t n) {
     }
 }
 
+static uint32_t smaller(size_t n, uint32_t most) {
+    return n < most ? (uint32_t)n : most;
+}
+
 w2s_status w2s_push(w2s_state *state, const int16_t *samples, size_t n) {
     w2s_status status = check(state);
     if (status == W2S_OK && samples == NULL && n > 0u) {
         status = W2S_ERROR_NULL;
     }
-    if (status == W2S_OK) {
-        while (n > 0u) {
-            uint32_t space = HOP - state->filled, part = n < space ? (uint32_t)n : space;
-            hear(state, samples, part);
-            samples += part;
-            n -= part;
-        }
+    while (status == W2S_OK && n > 0u) {
+        uint32_t part = smaller(n, HOP - state->filled);
+        hear(state, samples, part);
+        samples += part;
+        n -= part;
     }
     return status;
 }
 
 w2s_status w2s_push_float(w2s_state *state, const float *samples, size_t n) {
+    int16_t rounded[32];
     w2s_status status = check(state);
     if (status == W2S_OK && samples == NULL && n > 0u) {
         status = W2S_ERROR_NULL;
@@ -95,11 +98,16 @@ w2s_status w2s_push_float(w2s_state *state, const float *samples, size_t n) {
             status = W2S_ERROR_SIGNAL;
         }
     }
-    for (size_t i = 0; status == W2S_OK && i < n; i++) {
-        float v = samples[i] * 32768.0f;
-        v = v < -32768.0f ? -32768.0f : (v > 32767.0f ? 32767.0f : v);
-        int16_t sample = (int16_t)((int32_t)(v + 32768.5f) - 32768);
-        hear(state, &sample, 1);
+    while (status == W2S_OK && n > 0u) {
+        uint32_t part = smaller(smaller(n, 32u), HOP - state->filled);
+        for (uint32_t i = 0; i < part; i++) {
+            float v = samples[i] * 32768.0f;
+            v = v < -32768.0f ? -32768.0f : (v > 32767.0f ? 32767.0f : v);
+            rounded[i] = (int16_t)((int32_t)(v + 32768.5f) - 32768);
+        }
+        hear(state, rounded, part);
+        samples += part;
+        n -= part;
     }
     return status;
 }
