@@ -1,4 +1,4 @@
-"""The bundle folder: written whole or not at all, with a manifest of its files' hashes."""
+"""The bundle folder: written completely or not at all, with a manifest of its files' hashes."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def explained(
     if precision == "int8-static":
         model, graph = static.build(student, {}, signals)
     else:
-        model, graph = models.build(student, precision, whole=True)
+        model, graph = models.build(student, precision, unrolled=True)
     return layers.compare(student, model, graph.layers, max(signals, key=len))
 
 

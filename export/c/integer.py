@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from wav2small.errors import Wav2SmallError
+from wav2small.students import quantisation
 from wav2small.students.nano import Causal, Nano
 
 FEATURE_SCALE = 1 / 64
@@ -225,7 +226,7 @@ def head(model: Integer, numerator: np.ndarray, denominator: np.ndarray) -> np.n
 
 
 def predict(model: Integer, student: Nano, signal: np.ndarray) -> np.ndarray:
-    """Arousal, dominance and valence of a whole clip, float32 (3,)."""
+    """Arousal, dominance and valence of a full clip, float32 (3,)."""
     n, d = pool(*network(model, features(student, signal)))
     return head(model, n[-1], d[-1])
 
@@ -271,9 +272,9 @@ def _encode(
     largest_in: int,
     scale_in: float = 1.0,
 ) -> Layer:
-    peak = np.abs(weight).max(axis=1)
-    scale = np.where(peak > 0, peak, 1.0) / 127
-    integers = np.round(weight / scale[:, None])
+    levels = quantisation.LEVELS["int8"]
+    stored, scales = quantisation.quantise(torch.from_numpy(weight), levels)  # float64
+    integers, scale = stored.numpy().astype(np.float64), scales.numpy()[:, 0]
     offset = np.clip(np.round(bias / (scale * scale_in)), -(2**24), 2**24)
     bound = (np.abs(integers).sum(axis=1) * largest_in + np.abs(offset)).max()
     left = min(int(np.floor(30 - np.log2(bound))), 12)
@@ -283,7 +284,7 @@ def _encode(
     if multiplier.max() >= 2**31:
         raise Wav2SmallError("a layer of this nano cannot be scaled in 32 bits; train it longer")
     return Layer(
-        weight=integers.astype(np.int8),
+        weight=stored.numpy(),
         bias=offset.astype(np.int64).astype(np.int32),
         multiplier=multiplier.astype(np.int64).astype(np.int32),
         right=right.astype(np.uint8),

@@ -6,7 +6,7 @@ this builder spends neither.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,14 @@ class Graph:
     Args:
         opset: version of the operator set, 17 or more
         prefix: of the short names; the body of a loop needs another one than the graph around it
-        whole: no loops, so that every named layer is a tensor of this graph
+        unrolled: no loops, so that every named layer is a tensor of this graph
 
     Attributes:
         layers: tensors of named layers, `{layer: (tensor, restore)}`; `restore` puts the tensor
             into the layout that the student's module of that name gives
     """
 
-    def __init__(self, *, opset: int = 17, prefix: str = "_", whole: bool = False):
+    def __init__(self, *, opset: int = 17, prefix: str = "_", unrolled: bool = False):
         self.opset = opset
         self.layers: Layers = {}
         self._nodes: list[onnx.NodeProto] = []
@@ -40,7 +40,7 @@ class Graph:
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._count = 0
         self._prefix = prefix
-        self.whole = whole
+        self.unrolled = unrolled
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         """A stored tensor; equal values are stored once."""
@@ -94,19 +94,30 @@ class Graph:
         return helper.make_graph(self._nodes, "b", inputs, outputs, self._constants)
 
     def model(
-        self, outputs: dict[str, list[int]], metadata: dict[str, str] | None = None
+        self,
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
+        metadata: Mapping[str, str] | None = None,
     ) -> onnx.ModelProto:
-        """A checked model with input `signal`, float32 [1, time].
+        """The nodes as a checked model.
 
         Args:
-            outputs: name and shape of each output, float32
+            inputs: see `value`
+            outputs: likewise
             metadata: written to the file's metadata, sorted by key
+
+        Example:
+            >>> graph = Graph()
+            >>> doubled = graph.add("Add", "x", "x", name="y")
+            >>> model = graph.model([value("x", [1, "time"])], [value("y", [1, "time"])])
+            >>> model.graph.node[0].op_type
+            'Add'
         """
         graph = helper.make_graph(
             self._nodes,
             "wav2small",
-            [value("signal", [1, "time"])],
-            [value(name, shape) for name, shape in outputs.items()],
+            inputs,
+            outputs,
             self._constants,
         )
         model = helper.make_model(

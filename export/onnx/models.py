@@ -1,40 +1,69 @@
-"""Which student is built by what, and the whole model from `signal` to `logits`."""
+"""The ONNX model of a student, from `signal` to `logits`, and the registry of its builders."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 
 import onnx
 
 from wav2small.errors import Wav2SmallError
 from wav2small.students.base import Student
 
-from . import mobilenet, nano, wav2small
-from .graph import Graph
+from .graph import Graph, value
 from .weights import Weights
 
 #: Adds a student to a graph, from the input `signal` to the pooled embedding [1, E].
 Builder = Callable[[Student, Weights, Graph], str]
 
-_BUILDERS: dict[str, Builder] = {
-    "wav2small": wav2small.build,
-    "wav2small2": wav2small.build,
-    "mobilenetv3_small": mobilenet.build,
-    "mobilenetv3_large": mobilenet.build,
-    "mobilenetv4_conv_small": mobilenet.build,
-    "mobilenetv4_conv_medium": mobilenet.build,
-    "nano": nano.build,
+#: Builders by the name of their student, as "module:object".
+_BUILDERS: dict[str, Builder | str] = {
+    "wav2small": "wav2small.export.onnx.wav2small:build",
+    "wav2small2": "wav2small.export.onnx.wav2small:build",
+    "mobilenetv3_small": "wav2small.export.onnx.mobilenet:build",
+    "mobilenetv3_large": "wav2small.export.onnx.mobilenet:build",
+    "mobilenetv4_conv_small": "wav2small.export.onnx.mobilenet:build",
+    "mobilenetv4_conv_medium": "wav2small.export.onnx.mobilenet:build",
+    "nano": "wav2small.export.onnx.nano:build",
 }
 
 
-def register_builder(name: str, builder: Builder) -> None:
+def register_builder(name: str, builder: Builder | str) -> None:
     """Make a student exportable.
 
     Args:
         name: of the student in `wav2small.students.registry`
-        builder: see `Builder`
+        builder: see `Builder`; or where it is, as "module:object"
+
+    Example:
+        >>> register_builder("mine", "mypackage.onnx:build")
     """
     _BUILDERS[name] = builder
+
+
+def find_builder(name: str) -> Builder:
+    """The builder of a student.
+
+    Args:
+        name: of the student
+
+    Raises:
+        Wav2SmallError: no builder is registered for this student
+
+    Example:
+        >>> find_builder("nano").__module__
+        'wav2small.export.onnx.nano'
+    """
+    builder = _BUILDERS.get(name)
+    if builder is None:
+        raise Wav2SmallError(
+            f"student {name!r} cannot be exported; "
+            "add a builder with wav2small.export.onnx.models.register_builder (see docs/export.md)"
+        )
+    if isinstance(builder, str):
+        module, _, attribute = builder.partition(":")
+        return getattr(import_module(module), attribute)
+    return builder
 
 
 def build(
@@ -42,7 +71,7 @@ def build(
     precision: str,
     metadata: Mapping[str, str] | None = None,
     *,
-    whole: bool = False,
+    unrolled: bool = False,
 ) -> tuple[onnx.ModelProto, Graph]:
     """The ONNX model of a student, and the graph with the names of its layers.
 
@@ -52,26 +81,28 @@ def build(
         student: in evaluation mode
         precision: one of `weights.PRECISIONS`
         metadata: for the file
-        whole: no loops: larger in memory, but every layer can be looked at
+        unrolled: no loops: larger in memory, but every layer can be looked at
 
     Raises:
-        Wav2SmallError: nobody told how to build this student
+        Wav2SmallError: no builder is registered for this student
+
+    Example:
+        >>> from wav2small.students import registry
+        >>> model, graph = build(registry.create("nano").eval(), "int8")
+        >>> [output.name for output in model.graph.output]
+        ['logits', 'hidden_states']
     """
-    if student.name not in _BUILDERS:
-        raise Wav2SmallError(
-            f"student {student.name!r} cannot be exported; "
-            "tell how with wav2small.export.onnx.models.register_builder (see docs/export.md)"
-        )
-    graph = Graph(whole=whole)
+    add_student = find_builder(student.name)
+    graph = Graph(unrolled=unrolled)
     weights = Weights(student, precision)
-    embedding = _BUILDERS[student.name](student, weights, graph)
+    embedding = add_student(student, weights, graph)
     graph.add("Identity", embedding, name="hidden_states")
-    outputs = {"logits": [1, 3], "hidden_states": [1, student.embedding]}
+    outputs = [value("logits", [1, 3]), value("hidden_states", [1, student.embedding])]
     _linear(graph, weights, "adv", "logits")
     if student.category is not None:
         _linear(graph, weights, "category", "categories")
-        outputs["categories"] = [1, student.category.out_features]
-    return graph.model(outputs, dict(metadata or {})), graph
+        outputs.append(value("categories", [1, student.category.out_features]))
+    return graph.model([value("signal", [1, "time"])], outputs, metadata), graph
 
 
 def _linear(graph: Graph, weights: Weights, module: str, output: str) -> None:

@@ -22,7 +22,7 @@ LN2 = float(np.log(2))
 def build(student: Student, weights: Weights, graph: Graph) -> str:
     """Add the student from `signal` to its pooled embedding [1, E]."""
     assert isinstance(student, nano.Nano)
-    x = _features(student, graph, _bands(student, graph, _power(student, graph)))
+    x = _features(student, graph, bands(student, graph, power(student, graph)))
     # x is 8 ln 2 times the student's: the stem takes that back.
     x = _causal(student, weights, graph, "stem", x, scale=1 / (nano.SCALE * LN2))
     x = graph.add("Relu", x)
@@ -86,10 +86,10 @@ def _order(student: nano.Nano) -> np.ndarray:
     return np.concatenate([half[::2], half[1::2]])
 
 
-def _power(student: nano.Nano, graph: Graph) -> str:
+def power(student: nano.Nano, graph: Graph) -> str:
     """[1, T] -> powers of the places of the factored DFT, [(rows / 2 + 1) x columns, hops].
 
-    Rows of the first transform stand in `_order`; the last hop begins no whole frame and its
+    Rows of the first transform stand in `_order`; the last hop begins no complete frame and its
     powers mean nothing.
     """
     spectrogram = student.spectrogram
@@ -98,11 +98,11 @@ def _power(student: nano.Nano, graph: Graph) -> str:
     assert n_fft == 2 * hop
     order = _order(student)
     evens = (len(order) + 1) // 2
-    # Whole hops of the signal as columns: (hop, hops).
+    # Complete hops of the signal as columns: (hop, hops).
     count = graph.add("Slice", graph.add("Shape", "signal"), graph.shape(1), graph.shape(2))
     size = graph.shape(hop)
-    whole = graph.add("Mul", graph.add("Div", count, size), size)
-    signal = graph.add("Slice", "signal", graph.shape(0), whole, graph.shape(1))
+    complete = graph.add("Mul", graph.add("Div", count, size), size)
+    signal = graph.add("Slice", "signal", graph.shape(0), complete, graph.shape(1))
     hops = graph.add("Reshape", signal, graph.shape(-1, hop))
     hops = graph.add("Transpose", hops, perm=[1, 0])
     # A hop is the first half of a frame and the second of the one before; Hann's halves add to 1.
@@ -145,21 +145,21 @@ def _power(student: nano.Nano, graph: Graph) -> str:
         spectrum = graph.add("MatMul", graph.add("Slice", second_dft, *bounds), spectrum)
         squares = graph.add("Mul", spectrum, spectrum)
         squares = graph.add("Reshape", squares, graph.shape(end - begin, 2, -1))
-        power = graph.add("ReduceSum", squares, graph.shape(1))
-        powers.append(graph.add("Reshape", power, graph.shape((end - begin) * columns, -1)))
+        total = graph.add("ReduceSum", squares, graph.shape(1))
+        powers.append(graph.add("Reshape", total, graph.shape((end - begin) * columns, -1)))
     return graph.add("Concat", *powers, axis=0)
 
 
-def _bands(student: nano.Nano, graph: Graph, power: str) -> str:
+def bands(student: nano.Nano, graph: Graph, powers: str) -> str:
     """Powers -> natural logarithm of the mel bands, [mels, frames]."""
     spectrogram = student.spectrogram
     order, columns = _order(student), spectrogram.columns
     places = (order[:, None] * columns + np.arange(columns)).ravel()
     matrix = student.logmel.bands.numpy()[places]  # (k1 x k2, mels)
-    bands = frontend.mel_bands(graph, matrix, spectrogram.bins[places], spectrogram.n_fft)
-    bands = graph.add("MatMul", bands, power)
-    bands = graph.add("Slice", bands, graph.shape(0), graph.shape(-1), graph.shape(1))
-    floored = graph.add("Max", bands, graph.constant(2.0**nano.FLOOR_LOG2))
+    triangles = frontend.mel_bands(graph, matrix, spectrogram.bins[places], spectrogram.n_fft)
+    mel = graph.add("MatMul", triangles, powers)
+    mel = graph.add("Slice", mel, graph.shape(0), graph.shape(-1), graph.shape(1))
+    floored = graph.add("Max", mel, graph.constant(2.0**nano.FLOOR_LOG2))
     log = graph.add("Log", floored)
     graph.layer("logmel", log, lambda x: x.T[None] / LN2)
     return log

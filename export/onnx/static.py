@@ -49,7 +49,7 @@ def build(
         raise Wav2SmallError("int8-static needs real clips to calibrate on; add --calibration")
     chosen = np.linspace(0, len(calibration) - 1, min(CALIBRATION_CLIPS, len(calibration)))
     clips = [calibration[int(number)] for number in np.unique(chosen.round())]
-    model, graph = models.build(student, "int8-static", whole=True)
+    model, graph = models.build(student, "int8-static", unrolled=True)
     for number, node in enumerate(model.graph.node):
         node.name = f"n{number}"
     inside = _network(model, graph)

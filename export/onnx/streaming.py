@@ -1,6 +1,6 @@
 """`streaming.onnx`: nano one or more hops at a time, with its past as explicit tensors.
 
-A step hears `hops` whole hops and gives one estimate per hop. Everything that the next step
+A step takes `hops` complete hops and gives one estimate per hop. Everything that the next step
 needs comes out as `next_state` and `next_pool` and goes in again as `state` and `pool`; a stream
 starts with zeros, except for the places in `state` that the metadata entry `stream_initial` lists
 as `offset:count:value`.
@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from wav2small import files
 from wav2small.errors import Wav2SmallError
@@ -38,11 +38,11 @@ from wav2small.students.base import Student
 from wav2small.students.nano import EMPTY, LIMIT, LOWEST, OFFSET, SCALE, Nano
 
 from . import nano
-from .graph import IR_VERSION, Graph, value
+from .graph import Graph, value
 from .weights import Weights
 
 FILE = "streaming.onnx"
-_FAR = 1e9  # so many octaves below the level are no level
+_FAR = 1e9  # octaves below the level: so low that the maximum ignores it
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def layout(student: Nano) -> list[Part]:
     deep = [block.depthwise for block in student.blocks]
     parts = [
         Part("last_hop", 1, student.hop),
-        Part("started", 1, 1),  # 0 until a hop was heard: the first hop alone is no frame
+        Part("started", 1, 1),  # 0 before the first hop: the first hop alone is no frame
         Part("level", 1, student.level_frames - 1),
         Part("stem", stem.conv.in_channels, stem.context),
         # of all depthwise convolutions side by side along time, each oldest first
@@ -120,13 +120,13 @@ class _Builder:
     def model(self) -> onnx.ModelProto:
         s, g = self.student, self.graph
         sizes = [part.rows * part.columns for part in self.parts]
-        pieces = g.add("Split", "state", g.shape(*sizes), outputs=len(sizes), axis=1)
-        past = dict(zip((part.name for part in self.parts), pieces, strict=True))
+        parts = g.add("Split", "state", g.shape(*sizes), outputs=len(sizes), axis=1)
+        past = dict(zip((part.name for part in self.parts), parts, strict=True))
 
-        # `signal` is what the offline graph's front end hears, one hop of the past included.
+        # `signal` is the input of the offline graph's front end, one hop of the past included.
         g.add("Concat", past["last_hop"], "block", axis=1, name="signal")
-        power = nano._power(s, g)
-        log = nano._bands(s, g, power)  # natural, [mels, frames]
+        power = nano.power(s, g)
+        log = nano.bands(s, g, power)  # natural, [mels, frames]
         last_hop = self._last("signal", s.hop, axis=1)
         valid, started = self._valid(past["started"])
         x, level = self._features(log, past["level"], valid)
@@ -155,19 +155,19 @@ class _Builder:
         flat = [g.add("Reshape", part, g.shape(1, -1)) for part in (stem, deep) if part]
         g.add("Concat", last_hop, started, level, *flat, name="next_state", axis=1)
         g.add("Identity", pool, name="next_pool")
-        return self._wrap(sum(sizes))
+        return self._finish(sum(sizes))
 
-    def _map(self, piece: str, name: str) -> str:
+    def _map(self, tensor: str, name: str) -> str:
         """A part of the state as [1, rows, 1, columns]; four axes take the fast convolutions."""
         part = next(part for part in self.parts if part.name == name)
-        return self.graph.add("Reshape", piece, self.graph.shape(1, part.rows, 1, part.columns))
+        return self.graph.add("Reshape", tensor, self.graph.shape(1, part.rows, 1, part.columns))
 
     def _last(self, tensor: str, count: int, *, axis: int) -> str:
         g = self.graph
         return g.add("Slice", tensor, g.shape(-count), g.shape(2**31), g.shape(axis))
 
     def _valid(self, started: str) -> tuple[str, str]:
-        """1 for each frame, 0 for the one before a second hop was heard: [1, hops]."""
+        """1 for each frame, 0 for the one before the second hop: [1, hops]."""
         g = self.graph
         ones = g.add("Sign", g.add("Add", "weight", g.constant(1.0)))
         rest = g.add("Slice", ones, g.shape(1), g.shape(2**31), g.shape(1))
@@ -274,12 +274,10 @@ class _Builder:
             offset += part.rows * part.columns
         raise AssertionError("a nano without a level")
 
-    def _wrap(self, state: int) -> onnx.ModelProto:
+    def _finish(self, state: int) -> onnx.ModelProto:
         g, pool = self.graph, 4 * self.student.embedding
         double = TensorProto.DOUBLE
-        graph = helper.make_graph(
-            g._nodes,
-            "wav2small",
+        return g.model(
             [
                 value("block", [1, "samples"]),
                 value("weight", [1, "hops"]),
@@ -292,16 +290,6 @@ class _Builder:
                 value("next_state", [1, state]),
                 value("next_pool", [1, pool], double),
             ],
-            g._constants,
-        )
-        model = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", g.opset)],
-            ir_version=IR_VERSION,
-            producer_name="wav2small",
-        )
-        helper.set_model_props(
-            model,
             {
                 "stream_hop": str(self.student.hop),
                 "stream_initial": self._initial(),
@@ -310,5 +298,3 @@ class _Builder:
                 ),
             },
         )
-        onnx.checker.check_model(model, full_check=True)
-        return model

@@ -10,7 +10,7 @@ What makes it faster and leaner than a plain export, without changing an output 
 - **Memory does not grow with the clip**: a loop takes about 2.6 seconds at a time, with as many
   frames more on either side as the convolutions see, and keeps the softmax over time as three
   running vectors. At the ends of the clip nothing is added, so that the convolutions' own padding
-  is where it belongs: the result is that of the whole clip.
+  is where it belongs: the result is that of the full clip.
 - Channels between `l3` and `l4` are padded to 16 at load, so that the pooling runs in the
   runtime's blocked layout.
 """
@@ -41,11 +41,11 @@ LOWEST = -1e30  # maximum of nothing, for the running softmax
 def build(student: Student, weights: Weights, graph: Graph) -> str:
     """Add the student from `signal` to its pooled embedding [1, E].
 
-    `graph.whole` leaves the loop out, so that every layer is a tensor of the main graph.
+    `graph.unrolled` leaves the loop out, so that every layer is a tensor of the main graph.
     """
     mean, power = frontend.moments(graph)
     bands = graph.add("Div", _mel(weights, graph), power)
-    if graph.whole:
+    if graph.unrolled:
         tokens = _maps(student, weights, graph, graph.add("Sub", "signal", mean), bands)
         lin, sof = _products(student, weights, graph, tokens)
         share = graph.add("Softmax", sof, axis=-1)

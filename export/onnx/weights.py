@@ -128,7 +128,7 @@ def pad_zeros(graph: Graph, tensor: str, shape: Sequence[int], pad: Mapping[int,
 
 
 def blocks(channels: int) -> int:
-    """Channels rounded up to whole blocks of the runtime's fast convolutions."""
+    """Channels rounded up to complete blocks of the runtime's fast convolutions."""
     return -(-channels // BLOCK) * BLOCK
 
 

@@ -1,4 +1,4 @@
-"""Every student in every precision is still the student; bundles are whole or absent."""
+"""Every student in every precision is still the student; bundles are complete or absent."""
 
 import json
 import os
@@ -90,13 +90,13 @@ def test_every_student_exports_in_every_precision(name, clips):
             assert difference(made, model, signals) <= allowed * scale, precision
 
 
-def test_loop_equals_the_whole_clip_at_every_length(clips):
+def test_loop_equals_the_full_clip_at_every_length(clips):
     made = student("wav2small")
-    whole, _ = models.build(made, "fp32", whole=True)
+    unrolled, _ = models.build(made, "fp32", unrolled=True)
     stepped, _ = models.build(made, "fp32")
     assert "Loop" in {node.op_type for node in stepped.graph.node}
-    assert "Loop" not in {node.op_type for node in whole.graph.node}
-    a, b = (file_run(model.SerializeToString()) for model in (whole, stepped))
+    assert "Loop" not in {node.op_type for node in unrolled.graph.node}
+    a, b = (file_run(model.SerializeToString()) for model in (unrolled, stepped))
     long = np.concatenate(clips)
     step = wav2small.STEP * 64  # samples of one turn
     for length in (1600, step - 1, step, step + 33, step + 64 * 6, 2 * step + 95, len(long)):
@@ -274,7 +274,7 @@ def test_a_failed_export_names_the_layer_and_leaves_the_old_bundle(nano_run, spe
 
 def test_a_changed_layer_is_found(clips):
     made = student("wav2small")
-    model, graph = models.build(made, "fp32", whole=True)
+    model, graph = models.build(made, "fp32", unrolled=True)
     with torch.no_grad():
         made.vgg7.l5.conv.weight[0] += 0.2
     assert layers.worst(layers.compare(made, model, graph.layers, clips[0])).name == "vgg7.l5"
@@ -393,7 +393,7 @@ def test_check_licence_names_what_forbids(nano_run, speech, tmp_path):
     assert licences.forbidding({"code": {"name": "wav2small", "licence": "MIT"}})  # nothing named
 
 
-def test_replace_folder_swaps_whole_folders(tmp_path):
+def test_replace_folder_swaps_complete_folders(tmp_path):
     output = tmp_path / "b"
     for text in "12":
         with bundle_folder(output) as folder:
