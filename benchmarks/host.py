@@ -1,4 +1,4 @@
-"""The host benchmark: what a bundle costs on this machine, alone or beside others."""
+"""The host benchmark: what a bundle costs on this machine, alone or compared with others."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def benchmark(
         a dictionary of JSON values: `machine`; `settings`; `models`: a list of {`name`, `path`,
         `bytes`, `sha256`, `yardstick`, `cost` (see `cost.cost`), `latency` (see
         `latency.describe`, one per length), `memory` (see `memory.measure`), `growth`
-        {`latency`, `activations`: see `growth.fit`}, `refused` (lengths it cannot take:
+        {`latency`, `activations`: see `growth.fit`}, `rejected` (lengths it cannot take:
         `duration_s`, `reason`), `notes`}; `pairs`: a list of {`first`, `second`, `duration_s`,
         `ratio_of_medians`, `p10`, `p50`, `p90`}: time of the second / time of the first
 
@@ -70,7 +70,7 @@ def benchmark(
             "bytes": _size(model.path),
             "sha256": files.sha256(model.path),
             "yardstick": place >= len(paths),
-            "refused": [],
+            "rejected": [],
             "notes": [],
         }
         for place, (name, model) in enumerate(zip(names, opened, strict=True))
@@ -142,9 +142,9 @@ def _latencies(
             )
         bar.update()
     if not any(result["latency"] for result in results):
-        refused = results[0]["refused"][0]
+        rejected = results[0]["rejected"][0]
         raise Wav2SmallError(
-            f"{results[0]['path']}: {refused['duration_s']:g} s of audio: {refused['reason']}"
+            f"{results[0]['path']}: {rejected['duration_s']:g} s of audio: {rejected['reason']}"
         )
     return pairs
 
@@ -154,7 +154,7 @@ def _try(model: models.WaveformModel, duration: float, result: dict[str, Any]) -
     try:
         outputs = model.run(model.feed(models.noise(round(duration * 16000))))
     except Exception as error:  # ORT raises eight unrelated classes
-        result["refused"].append(
+        result["rejected"].append(
             {"duration_s": duration, "reason": f"the model fails: {session.first_line(error)}"}
         )
         return False
@@ -191,13 +191,13 @@ def _cost(model: models.WaveformModel, result: dict[str, Any]) -> None:
 def _growth(result: dict[str, Any]) -> dict[str, Any]:
     lengths = [point["duration_s"] for point in result["latency"]]
     # The least of all runs: what else the machine does adds time, but never takes any away.
-    found = {"latency": growth.fit(lengths, [p["min_ms"] for p in result["latency"]])}
+    fits = {"latency": growth.fit(lengths, [p["min_ms"] for p in result["latency"]])}
     measured = result.get("memory") or []
-    found["activations"] = growth.fit(
+    fits["activations"] = growth.fit(
         [point["duration_s"] for point in measured],
         [point["activations_bytes"] for point in measured],
     )
-    return found
+    return fits
 
 
 def _names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -214,6 +214,6 @@ def _names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 
 def _size(path: Path) -> int:
-    """Bytes of the ONNX file and of weights stored beside it."""
-    beside = [path.with_name(path.name + ending) for ending in (".data", "_data")]
-    return sum(file.stat().st_size for file in [path, *beside] if file.exists())
+    """Bytes of the ONNX file and of weights stored in files of their own."""
+    external = [path.with_name(path.name + ending) for ending in (".data", "_data")]
+    return sum(file.stat().st_size for file in [path, *external] if file.exists())

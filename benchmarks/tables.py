@@ -95,8 +95,8 @@ def benchmark(result: dict[str, Any], *, style: str = "text", layers: bool = Fal
                 parts += [f"{model['name']}, layer by layer:", draw(*_layers(model))]
     for model in result["models"]:
         parts += [
-            f"{model['name']}: refused {one['duration_s']:g} s of audio: {one['reason']}"
-            for one in model["refused"]
+            f"{model['name']}: rejected {one['duration_s']:g} s of audio: {one['reason']}"
+            for one in model["rejected"]
         ]
         parts += [f"{model['name']}: {note}" for note in model["notes"]]
     return "\n\n".join(parts)

@@ -130,7 +130,7 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
     """Compare every file with its hash.
 
     Raises:
-        Wav2SmallError: a file is missing or altered; all such files are named
+        Wav2SmallError: a file is missing or changed; all such files are named
     """
     wrong = []
     for name, expected in record.get("files", {}).items():

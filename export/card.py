@@ -1,4 +1,4 @@
-"""README.md of a bundle: the model card. Figures come from the export itself, none from hope."""
+"""README.md of a bundle: the model card. All figures come from the export itself."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _head(
     return f"""\
 # {name}, {precision}
 
-Hears speech, says how it sounds: **arousal** (calm to excited), **dominance** (weak to strong) and
+Estimates how speech sounds: **arousal** (calm to excited), **dominance** (weak to strong) and
 **valence** (negative to positive). Distilled from {", ".join(teachers) or UNKNOWN} with
 [wav2small](https://arxiv.org/abs/2408.13920).
 
@@ -108,7 +108,7 @@ def _embedded(name: str, streaming: bool, c: bool) -> list[str]:
 
 
 def _usage(categories: list[str], precision: str) -> str:
-    wanted = "logits, embedding" + (", categories" if categories else "")
+    outputs = "logits, embedding" + (", categories" if categories else "")
     names = '"logits", "hidden_states"' + (', "categories"' if categories else "")
     strict = (
         "" if precision != "int8-static" else "  # needed here: no silent saturation on old x86"
@@ -135,7 +135,7 @@ options.intra_op_num_threads = 1
 options.add_session_config_entry("session.x64quantprecision", "1"){strict}
 session = onnxruntime.InferenceSession("model.onnx", options)
 signal, sampling_rate = soundfile.read("speech.wav", dtype="float32")  # 16 kHz, mono
-{wanted} = session.run([{names}], {{"signal": signal[None]}})
+{outputs} = session.run([{names}], {{"signal": signal[None]}})
 ```
 
 audonnx:
@@ -196,6 +196,9 @@ def _figures(record: Mapping[str, Any], precision: str) -> str:
                 f"{_interval(ccc['after'][dimension])} | {_figure(ccc['drop'][dimension], 4)} |"
                 for dimension in DIMENSIONS
             ),
+            "",
+            "`drop` is the CCC in torch minus that of this file: above 0 the export loses "
+            "agreement, below 0 rounding gains some by chance.",
             "",
             "This is agreement with the teacher, not with people; `wav2small evaluate` measures "
             "either against a table of labels.",

@@ -24,7 +24,7 @@ class Clips:
     Attributes:
         signals: each (n,) float32 at 16 kHz
         names: one per signal, `file@start`
-        teacher: what the teacher says of them, (clips, 3) on 0..1, or None
+        teacher: the teacher's labels of them, (clips, 3) on 0..1, or None
         source: what they were taken from, for the record
     """
 
@@ -80,9 +80,9 @@ def collect(
         names.append(f"{clip['file']}@{start_s:g}")
         rows.append(row)
     what = f"the validation audio of {run}" if calibration is None else str(calibration)
-    mend = "add --root FOLDER where it is now, or --calibration FOLDER with other speech"
+    remedy = "add --root FOLDER where it is now, or --calibration FOLDER with other speech"
     if not signals:
-        raise Wav2SmallError(f"{what} is not there ({reason}); {mend}")
+        raise Wav2SmallError(f"{what} is not there ({reason}); {remedy}")
     seconds = sum(map(len, signals)) / audio.SAMPLING_RATE
     if len(signals) < MIN_CLIPS or seconds < MIN_SECONDS:
         raise Wav2SmallError(
@@ -101,4 +101,4 @@ def _end(path: str, start_s: float, end_s: float | None, longest_s: float) -> fl
     try:
         return start_s + longest_s if audio.duration(path) - start_s > longest_s else None
     except AudioError:
-        return None  # reading it says what is wrong
+        return None  # reading it reports the problem

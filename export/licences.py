@@ -12,7 +12,7 @@ from wav2small.provenance import UNKNOWN
 USES = ("commercial",)
 
 #: Licences known to allow commercial use, as they are commonly written, lower case. Anything
-#: else counts as forbidding: a wrong refusal costs a question, a wrong permission a lawsuit.
+#: else counts as forbidding: a wrong rejection costs a question, a wrong permission a lawsuit.
 _COMMERCIAL = re.compile(
     r"(mit(-0)?|0bsd|isc|unlicense|zlib|bsl-1\.0|apache([ -]?2(\.0)?)?|apache license.*2\.0"
     r"|bsd([ -][234][ -]clause)?|cc0([ -]1\.0)?|cc[ -]by(-sa)?([ -][1-4]\.[05])?|pddl(-1\.0)?"
@@ -47,7 +47,7 @@ def forbidding(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def check(provenance: Mapping[str, Any], use: str, where: str) -> None:
-    """Refuse a lineage that forbids a use.
+    """Reject a lineage that forbids a use.
 
     Args:
         provenance: of the run or bundle
@@ -59,9 +59,9 @@ def check(provenance: Mapping[str, Any], use: str, where: str) -> None:
     """
     if use not in USES:
         raise Wav2SmallError(f"--check-licence {use}: there is only {', '.join(USES)}")
-    if found := forbidding(provenance):
+    if names := forbidding(provenance):
         raise Wav2SmallError(
-            f"{where}: commercial use is not allowed by {', '.join(found)}; "
+            f"{where}: commercial use is not allowed by {', '.join(names)}; "
             "distil from a teacher and audio that allow it"
         )
 

@@ -6,7 +6,7 @@ import torch
 from wav2small.students import registry
 
 
-def settled(signals: list[np.ndarray], seed: int = 0):
+def random_nano(signals: list[np.ndarray], seed: int = 0):
     """Random weights, BatchNorm statistics of real speech, outputs spread around .5."""
     torch.manual_seed(seed)
     student = registry.create("nano")

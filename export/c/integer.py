@@ -147,8 +147,8 @@ def _centre(student: Nano, model: Integer, calibration: Sequence[np.ndarray]) ->
     errors = []
     for signal in calibration:
         with torch.no_grad():
-            wanted = student(torch.as_tensor(signal, dtype=torch.float32)[None])[0].numpy()
-        errors.append(wanted - predict(model, student, signal))
+            target = student(torch.as_tensor(signal, dtype=torch.float32)[None])[0].numpy()
+        errors.append(target - predict(model, student, signal))
     model.head_bias = (model.head_bias + np.mean(errors, axis=0)).astype(np.float32)
 
 
@@ -300,8 +300,8 @@ def _peaks(student: Nano, calibration: Sequence[np.ndarray]) -> dict[str, np.nda
     def see(name: str, tensor: torch.Tensor) -> None:
         # Leaving out the loudest thousandth for a finer grid doubled the error of the output.
         axes = (0, 2) if name.startswith("depthwise") else (0, 1, 2)
-        found = tensor.double().abs().amax(axes).numpy()
-        peaks[name] = np.maximum(peaks.get(name, np.array(1e-6)), found)
+        largest = tensor.double().abs().amax(axes).numpy()
+        peaks[name] = np.maximum(peaks.get(name, np.array(1e-6)), largest)
 
     for signal in calibration:
         x, _ = student.features(torch.as_tensor(signal, dtype=torch.float32)[None])

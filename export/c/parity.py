@@ -93,9 +93,9 @@ def parity(path: str | os.PathLike[str], wheel: str | os.PathLike[str]) -> dict[
             made[row["name"]].astype("<f4").tofile(files[-1])
         command = [EMULATOR, "-L", SYSROOT, str(program), str(folder.resolve() / bundle.MODEL)]
         text = _run([*command, *map(str, files)], W2S_ONNXRUNTIME=str(library))
-    found = np.array([line.split() for line in text.splitlines()], dtype=np.float64)
+    outputs = np.array([line.split() for line in text.splitlines()], dtype=np.float64)
     expected = np.array([row["file"] for row in rows])
-    worst = np.abs(found - expected).max(axis=1)
+    worst = np.abs(outputs - expected).max(axis=1)
     return {row["name"]: float(value) for row, value in zip(rows, worst, strict=True)}
 
 

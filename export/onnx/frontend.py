@@ -25,7 +25,7 @@ def moments(graph: Graph, signal: str = "signal", *, exact: bool = False) -> tup
         graph: where to
         signal: name of the tensor
         exact: sum the mean in rows, which takes 1.7 MB more for 5 s. Where a recording is digitally
-            silent its mean is all that is heard, and one long float32 sum is a hundredth off: the
+            silent its mean is all that remains, and one long float32 sum is a hundredth off: the
             outputs of a deep student move by 1e-4.
     """
     mean = _mean(graph, signal) if exact else graph.add("ReduceMean", signal, axes=[1])
@@ -78,10 +78,10 @@ def dft_kernel(graph: Graph, real: np.ndarray, imag: np.ndarray) -> str:
         return graph.constant(np.concatenate([real, imag])[:, None])
     table = circle(graph, n_fft)
     row = graph.integers(np.arange(bins).reshape(-1, 1, 1))
-    turn = graph.add("Mul", row, graph.integers(np.arange(n_fft)))  # (bins, 1, n_fft)
+    step = graph.add("Mul", row, graph.integers(np.arange(n_fft)))  # (bins, 1, n_fft)
     # cos(x + pi / 2) = -sin(x): a quarter of the circle further.
-    quarter = graph.add("Add", turn, graph.constant(n_fft // 4, np.int64))
-    rows = on_circle(graph, table, graph.add("Concat", turn, quarter, axis=0), n_fft)
+    quarter = graph.add("Add", step, graph.constant(n_fft // 4, np.int64))
+    rows = on_circle(graph, table, graph.add("Concat", step, quarter, axis=0), n_fft)
     half = graph.constant(0.5)
     window = graph.add("Sub", half, graph.add("Mul", half, table))
     return graph.add("Mul", rows, window)
@@ -95,9 +95,9 @@ def circle(graph: Graph, size: int) -> str:
     return graph.add("Neg", graph.add("Cos", angle))
 
 
-def on_circle(graph: Graph, table: str, turns: str, size: int) -> str:
+def on_circle(graph: Graph, table: str, steps: str, size: int) -> str:
     """Look up integers of any size on the circle."""
-    return graph.add("Gather", table, graph.add("Mod", turns, graph.constant(size, np.int64)))
+    return graph.add("Gather", table, graph.add("Mod", steps, graph.constant(size, np.int64)))
 
 
 def mel_matrix(graph: Graph, mel: np.ndarray) -> str:

@@ -71,9 +71,9 @@ def compare(
             opened.graph.output.append(helper.make_empty_tensor_value_info(tensor))
     session = runtime.open_session(opened.SerializeToString())
     tensors = [tensor for tensor, _ in asked.values()]
-    found = session.run(tensors, {"signal": signal[None]})
+    outputs = session.run(tensors, {"signal": signal[None]})
     result, previous = [], 0.0
-    for (name, (_, restore)), array in zip(asked.items(), found, strict=True):
+    for (name, (_, restore)), array in zip(asked.items(), outputs, strict=True):
         reference = expected[name].astype(np.float64)
         difference = _rms(_aligned(restore(array), reference.shape) - reference)
         relative = difference / max(_rms(reference), 1e-12)

@@ -2,7 +2,7 @@
 
 In timm's blocks the order of the children is the order of `forward`; a block with `has_skip` adds
 its input. BatchNorm folds into the convolution before it, and time is the last axis, as in
-`wav2small.py`. A layer this walk does not know is refused by name.
+`wav2small.py`. A layer this walk does not know is rejected by name.
 """
 
 from __future__ import annotations

@@ -114,13 +114,13 @@ def power(student: nano.Nano, graph: Graph) -> str:
     second = graph.add("Reshape", graph.add("Sub", hops, first), graph.shape(-1))
     second = graph.add("Pad", second, graph.shape(-1, 1))  # one column on, without copying rows
     second = graph.add("Reshape", second, graph.shape(hop, -1))
-    # First transform, real and imaginary: cos and -sin of k1 r / R. Over half a frame k1 r turns
+    # First transform, real and imaginary: cos and -sin of k1 r / R. Over half a frame k1 r rotates
     # by k1 / 2: the second half is added for even k1, subtracted for odd ones.
     k1 = graph.integers(order.reshape(-1, 1, 1))
     part = graph.constant(np.array([0, n_fft // 4]).reshape(1, -1, 1), np.int64)
     step = graph.integers(np.arange(rows) * columns)
-    turns = graph.add("Add", graph.add("Mul", k1, step), part)
-    first_dft = frontend.on_circle(graph, table, turns, n_fft)
+    angles = graph.add("Add", graph.add("Mul", k1, step), part)
+    first_dft = frontend.on_circle(graph, table, angles, n_fft)
     # Per k1 the second one with its twiddle factors: angle c k1 / N + c k2 / C.
     k = graph.integers(np.arange(columns).reshape(-1, 1) * spectrogram.rows)
     angle = graph.add("Mul", graph.add("Add", k1, k), graph.integers(np.arange(columns)))

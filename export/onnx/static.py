@@ -122,14 +122,14 @@ class _Reader:
 def _network(model: onnx.ModelProto, graph: Graph) -> list[str]:
     """Nodes between the front end and the pooling over time."""
     front = next(name for name in graph.layers if name.endswith(("logmel", "logmel_extractor")))
-    heard = {graph.layers[front][0]}
+    reached = {graph.layers[front][0]}
     names = []
     for node in model.graph.node:
-        if not heard & set(node.input):
+        if not reached & set(node.input):
             continue
         if node.op_type in POOLING:
             continue
-        heard |= set(node.output)
+        reached |= set(node.output)
         if node.op_type in QUANTISED:
             names.append(node.name)
     return names

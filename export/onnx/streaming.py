@@ -239,8 +239,8 @@ class _Builder:
         gate, value_ = g.add("Split", both, outputs=2, axis=1)
         weight = g.add("Mul", "weight", valid)
         open_ = g.add("Mul", g.add("Sigmoid", gate), weight)
-        heard = g.add("Concat", g.add("Mul", open_, g.add("Relu", value_)), open_, axis=1)
-        new = g.add("Cast", g.add("Reshape", heard, g.shape(2 * size, -1)), to=float64)
+        sums_in = g.add("Concat", g.add("Mul", open_, g.add("Relu", value_)), open_, axis=1)
+        new = g.add("Cast", g.add("Reshape", sums_in, g.shape(2 * size, -1)), to=float64)
 
         # No Transpose may touch a float64 MatMul: ONNX Runtime 1.20 fuses the two into an
         # operator that it has for float32 only.

@@ -64,7 +64,7 @@ def _loop(student: Student, weights: Weights, graph: Graph, mean: str, bands: st
     inner = graph.add("Sub", samples, graph.shape(n_fft))
     frames = graph.add("Add", graph.add("Div", inner, graph.shape(hop)), one)
     tokens = graph.add("Div", graph.add("Add", frames, one), two)
-    turns = graph.add("Div", graph.add("Add", tokens, graph.shape(STEP - 1)), graph.shape(STEP))
+    loops = graph.add("Div", graph.add("Add", tokens, graph.shape(STEP - 1)), graph.shape(STEP))
 
     body = Graph(opset=graph.opset, prefix="b")
     zero, one, step, halo = (body.shape(number) for number in (0, 1, STEP, HALO))
@@ -72,12 +72,12 @@ def _loop(student: Student, weights: Weights, graph: Graph, mean: str, bands: st
     stop = body.add("Min", body.add("Add", start, step), tokens)
     first = body.add("Max", body.add("Sub", start, halo), zero)
     last = body.add("Add", stop, halo)
-    # Tokens first..last-1 hear frames 2 first .. 2 last - 1; a slice ends with the signal anyway.
+    # Tokens first..last-1 see frames 2 first .. 2 last - 1; a slice ends with the signal anyway.
     pace = body.shape(2 * hop)
     low = body.add("Mul", first, pace)
     high = body.add("Add", body.add("Mul", last, pace), body.shape(n_fft - hop))
-    piece = body.add("Sub", body.add("Slice", "signal", low, high, one), mean)
-    maps = _maps(student, weights, body, piece, bands)
+    part = body.add("Sub", body.add("Slice", "signal", low, high, one), mean)
+    maps = _maps(student, weights, body, part, bands)
     inside = (body.add("Sub", start, first), body.add("Sub", stop, first))
     lin, sof = _products(student, weights, body, maps, inside)
     # Softmax over time, one step at a time: everything is relative to the maximum so far.
@@ -100,7 +100,7 @@ def _loop(student: Student, weights: Weights, graph: Graph, mean: str, bands: st
     nothing = graph.add("Expand", graph.constant(0.0), shape)
     _, total, pooled = graph.add(
         "Loop",
-        graph.add("Squeeze", turns),
+        graph.add("Squeeze", loops),
         "",
         lowest,
         nothing,

@@ -396,10 +396,10 @@ def test_a_length_that_fails_is_listed_and_the_others_go_on(tmp_path, net):
     found = host.benchmark(
         [net], against=[fixed], durations=[0.5, 1], runs=3, memory=False, cost=False
     )
-    assert [refused["duration_s"] for refused in found["models"][1]["refused"]] == [0.5]
+    assert [rejected["duration_s"] for rejected in found["models"][1]["rejected"]] == [0.5]
     assert [point["duration_s"] for point in found["models"][1]["latency"]] == [1.0]
     assert found["models"][1]["yardstick"] and not found["models"][0]["yardstick"]
-    assert "refused 0.5 s" in tables.benchmark(found)
+    assert "rejected 0.5 s" in tables.benchmark(found)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import soundfile
 import torch
-from nanos import settled
+from nanos import random_nano
 
 import wav2small
 from wav2small.errors import Wav2SmallError
@@ -26,7 +26,7 @@ def signals(speech):
 
 @pytest.fixture(scope="module")
 def nano(signals):
-    return settled(signals)
+    return random_nano(signals)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import soundfile
-from nanos import settled
+from nanos import random_nano
 
 import wav2small
 
@@ -71,7 +71,7 @@ def bundles(clips, tmp_path_factory):
     from wav2small.students import registry
 
     folder = tmp_path_factory.mktemp("bundles")
-    nano = settled([soundfile.read(file, dtype="float32")[0] for file in clips])
+    nano = random_nano([soundfile.read(file, dtype="float32")[0] for file in clips])
     (folder / "nano").mkdir()
     onnx.save(models.build(nano, "int8")[0], folder / "nano" / "model.onnx")
     streaming.write_streaming(nano, folder / "nano")
@@ -94,10 +94,10 @@ def test_classify_equals_python(programs, bundles, clips, kind):
     lines = run([programs / "classify", bundles / kind, *clips]).stdout.decode().splitlines()
     predictor = wav2small.Predictor(bundles / kind)
     for line, file in zip(lines, clips, strict=True):
-        name, *found = line.split()
+        name, *outputs = line.split()
         assert name == str(file)
         np.testing.assert_allclose(
-            np.array(found, float), predictor.predict_file(file), rtol=0, atol=1e-6
+            np.array(outputs, float), predictor.predict_file(file), rtol=0, atol=1e-6
         )
 
 
@@ -142,8 +142,8 @@ def test_the_runtimes_own_header(programs, bundles, clips, tmp_path):
     other = build(tmp_path / "build", f"-DORT_INCLUDE_DIR={folder}")
     for kind in ("nano", "whole"):
         command = ["classify", bundles / kind, *clips]
-        wanted, found = (run([made / command[0], *command[1:]]) for made in (programs, other))
-        assert found.stdout == wanted.stdout
+        expected, outputs = (run([made / command[0], *command[1:]]) for made in (programs, other))
+        assert outputs.stdout == expected.stdout
     places = re.findall(r"X\([^,]+,\s*(\w+),\s*(\d+),", (SOURCE / "ort.h").read_text())
     assert len(places) > 30
     program = tmp_path / "places.c"
@@ -257,16 +257,16 @@ def test_wav_formats(programs, bundles, clips, tmp_path, subtype):
     signal = soundfile.read(clips[0], dtype="float64")[0]
     path = tmp_path / "clip.wav"
     soundfile.write(path, signal, 16000, subtype=subtype)
-    _, *found = run([programs / "classify", bundles / "whole", path]).stdout.decode().split()
-    wanted = wav2small.Predictor(bundles / "whole").predict(soundfile.read(path)[0])
-    np.testing.assert_allclose(np.array(found, float), wanted, rtol=0, atol=1e-6)
+    _, *outputs = run([programs / "classify", bundles / "whole", path]).stdout.decode().split()
+    expected = wav2small.Predictor(bundles / "whole").predict(soundfile.read(path)[0])
+    np.testing.assert_allclose(np.array(outputs, float), expected, rtol=0, atol=1e-6)
 
 
 def test_make_c_in_an_exported_bundle(speech, clips, tmp_path):
     from wav2small.export.export import export_bundle
     from wav2small.export.verification import VerificationOptions
 
-    student = settled([soundfile.read(file, dtype="float32")[0] for file in clips])
+    student = random_nano([soundfile.read(file, dtype="float32")[0] for file in clips])
     student.save_pretrained(tmp_path / "run")
     bundle = tmp_path / "bundle"
     options = VerificationOptions(calibration=speech, clips=6)
@@ -275,6 +275,6 @@ def test_make_c_in_an_exported_bundle(speech, clips, tmp_path):
     for name in ("streaming.onnx", "c/wav2small.h", "c/nano_nano.h"):
         assert name in card and (bundle / name).is_file()
     subprocess.run(["make", "-C", bundle, "c"], check=True, capture_output=True)
-    _, *found = run([bundle / "c/build/classify", bundle, clips[0]]).stdout.decode().split()
-    wanted = wav2small.Predictor(bundle).predict_file(clips[0])
-    np.testing.assert_allclose(np.array(found, float), wanted, rtol=0, atol=1e-6)
+    _, *outputs = run([bundle / "c/build/classify", bundle, clips[0]]).stdout.decode().split()
+    expected = wav2small.Predictor(bundle).predict_file(clips[0])
+    np.testing.assert_allclose(np.array(outputs, float), expected, rtol=0, atol=1e-6)

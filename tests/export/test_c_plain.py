@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from nanos import settled
+from nanos import random_nano
 
 from wav2small import audio, stream
 from wav2small.benchmarks import microcontroller
@@ -80,7 +80,7 @@ def clips(speech):
 
 @pytest.fixture(scope="module")
 def nano(clips):
-    return settled([clip.astype(np.float32) / 32768 for clip in clips])
+    return random_nano([clip.astype(np.float32) / 32768 for clip in clips])
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +125,13 @@ def test_bit_exact_with_integer_reference(nano, calibration, clips, engine):
             if start:  # the first hop alone is no frame
                 features.append(engine.features())
         x = np.array(features)
-        wanted = integer.features(nano, clip.astype(np.float32) / 32768)
-        assert np.abs(x - wanted).max() <= 1 and (x != wanted).mean() < 1e-3
+        expected = integer.features(nano, clip.astype(np.float32) / 32768)
+        assert np.abs(x - expected).max() <= 1 and (x != expected).mean() < 1e-3
         gate, value = integer.network(model, x.astype(np.int8))
         overall = integer.pool(gate, value)
         memory = integer.pool(gate, value, fade=integer.fade(4.0, 256 / 16000))
-        for found, sums in zip(engine.sums(), (*memory, *overall), strict=True):
-            np.testing.assert_array_equal(found, sums[-1])
+        for outputs, sums in zip(engine.sums(), (*memory, *overall), strict=True):
+            np.testing.assert_array_equal(outputs, sums[-1])
         _, estimate = engine.read()
         head = integer.head(model, overall[0][-1], overall[1][-1])
         np.testing.assert_array_equal(estimate.values, head)
@@ -147,8 +147,8 @@ def test_close_to_float(nano, engine, request, corpus):
         engine.init()
         engine.push(clip)
         with torch.no_grad():
-            wanted = nano(torch.tensor(clip.astype(np.float32) / 32768)[None])[0].numpy()
-        np.testing.assert_allclose(engine.read()[1].values, wanted, atol=0.005)
+            expected = nano(torch.tensor(clip.astype(np.float32) / 32768)[None])[0].numpy()
+        np.testing.assert_allclose(engine.read()[1].values, expected, atol=0.005)
 
 
 @pytest.mark.parametrize("size", [1, 7, 160, 1000])
@@ -209,14 +209,14 @@ def test_the_gate_of_stream(engine, clips):
     signal = np.concatenate(parts)
     gate = stream._Gate(256, True, stream.OPEN_DB, stream.CLOSE_DB, stream.HOLD_S, stream.RANGE_DB)
     gate.push(signal.astype(np.float32) / 32768, 1.0)
-    wanted = gate.take(len(signal) // 256)
-    assert 0.2 < wanted.mean() < 0.9
+    expected = gate.take(len(signal) // 256)
+    assert 0.2 < expected.mean() < 0.9
     engine.init(gate=1)
-    for count in range(len(wanted)):
+    for count in range(len(expected)):
         engine.push(signal[256 * count : 256 * (count + 1)])
         status, estimate = engine.read()
         if status == OK:
-            assert estimate.counted == 256 * wanted[: count + 1].sum()
+            assert estimate.counted == 256 * expected[: count + 1].sum()
 
 
 def test_bad_input(engine, clips):

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         style = "markdown" if args.markdown else "text"
         print(tables.benchmark(result, style=style, layers=args.layers))
-    return 1 if any(model["refused"] for model in result["models"]) else 0
+    return 1 if any(model["rejected"] for model in result["models"]) else 0
 
 
 def _microcontroller(args: argparse.Namespace) -> int:
