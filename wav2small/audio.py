@@ -9,7 +9,7 @@ import numpy as np
 
 from wav2small.errors import AudioError
 
-SAMPLING_RATE = 16000  # Hz; every student and every teacher here listens at this rate
+SAMPLING_RATE = 16000  # Hz; the rate of every student and teacher
 MIN_DURATION_S = 0.1  # shorter clips hold less than one syllable
 
 #: Endings that a folder is searched for, lower case.
@@ -53,7 +53,7 @@ def read(
         if end_s is not None and end_s > total_s + 0.1:
             raise AudioError(
                 f"{file}: the clip ends at {end_s:.3f} s but the file holds {total_s:.3f} s; "
-                "mend `end` in the index, or the file is truncated"
+                "correct `end` in the index, or the file is truncated"
             )
         start = round(start_s * sound.samplerate)
         frames = round(stop_s * sound.samplerate) - start
@@ -110,7 +110,7 @@ def _open(file: str | os.PathLike[str]) -> Any:
         with open(path, "rb"):
             pass
     except FileNotFoundError as error:
-        raise AudioError(f"{path}: no such file; mend the path or --root") from error
+        raise AudioError(f"{path}: no such file; correct the path or --root") from error
     except IsADirectoryError as error:
         raise AudioError(f"{path}: a folder, not an audio file") from error
     except PermissionError as error:
@@ -120,13 +120,13 @@ def _open(file: str | os.PathLike[str]) -> Any:
     except (soundfile.LibsndfileError, RuntimeError) as error:
         ending = os.path.splitext(path)[1].lower()
         target = os.path.splitext(path)[0] + (".wav" if ending != ".wav" else ".flac")
-        mend = f'convert it: ffmpeg -i "{path}" "{target}"'
-        what = (
+        remedy = f'convert it: ffmpeg -i "{path}" "{target}"'
+        problem = (
             f"{ending[1:].upper()} is not a format libsndfile reads"
             if ending in UNREADABLE_EXTENSIONS
             else "not audio, or damaged"
         )
-        raise AudioError(f"{path}: {what}; {mend}") from error
+        raise AudioError(f"{path}: {problem}; {remedy}") from error
 
 
 def _decode(sound: Any, file: str | os.PathLike[str], start: int, frames: int) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Variants: augmented copies of a clip, each a pure function of the clip and a seed.
 
-A label is only true of the audio its teacher heard. So a label table keeps the seed of each
-variant (0 = the clip as it is); the teacher hears `variant(signal, seed)`, and the student later
-hears the same samples, made again from the same clip, seed and folders. The order of what
+A label is only true of the audio that its teacher labelled. So a label table keeps the seed of each
+variant (0 = the clip as it is); the teacher labels `variant(signal, seed)`, and the student later
+gets the same samples, made again from the same clip, seed and folders. The order of what
 happens to the sound is nature's: the voice, another voice beside it, the room, its noise, the
 channel, the volume control.
 """
@@ -22,10 +22,10 @@ from . import audio, operations
 
 RATE = audio.SAMPLING_RATE  # variants are made at this rate, whatever rate the listener wants
 RECIPES = "1"  # part of the digest; raise it when a seed comes to mean something else
-_HEARD_S = 60.0  # seconds of a noise or mixture file that are used
+_USED_S = 60.0  # seconds of a noise or mixture file that are used
 _CHECKED = 200  # files of a folder that are read before a run begins
 
-# How often each operation happens, and between which bounds, all uniform chosen.
+# How often each operation happens, and between which bounds, uniformly distributed; chosen.
 _SPEED = (0.3, 0.9, 1.1)  # factor; pitch moves along
 _MIXTURE = (0.3, 5.0, 20.0)  # dB by which the clip is louder than the other voice
 _ROOM = 0.4
@@ -168,7 +168,7 @@ def variant(
         noise: folder, see `settings`
         rooms: folder
         mixture: folder
-        digest: what the folders held when the teacher heard the variant; None = not checked
+        digest: what the folders held when the teacher labelled the variant; None = not checked
 
     Returns:
         float32 (.9 to 1.12 times the samples,), peak at most 1
@@ -181,7 +181,7 @@ def variant(
     if digest is not None and digest != _digest(noise, rooms, mixture):
         folders = ", ".join(folder for folder in (noise, rooms, mixture) if folder) or "the recipes"
         raise Wav2SmallError(
-            f"variants: {folders}: not what the teacher heard; bring the files back or label again"
+            f"variants: {folders}: not what was labelled; bring the files back or label again"
         )
     steps = recipe(seed, rooms=rooms is not None, mixture=mixture is not None)
     sound = signal.astype(np.float64)
@@ -278,7 +278,7 @@ def _digest(*folders: str | None) -> str:
 @lru_cache(maxsize=32)
 def _load(file: str) -> np.ndarray:
     try:
-        end_s = min(_HEARD_S, audio.duration(file))
+        end_s = min(_USED_S, audio.duration(file))
         return audio.read(file, end_s=end_s).astype(np.float64)
     except AudioError as error:
         raise Wav2SmallError(f"variants: {error}; or take the file out of its folder") from error

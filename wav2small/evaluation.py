@@ -27,14 +27,14 @@ class Evaluation:
         dimensions: {"arousal": {"ccc": Interval, "pcc": Interval, "mae": Interval}, ...}
         groups: {"speaker": {"03": {"clips": 49, "dimensions": {...}}, ...}, ...}
         skipped: {"speaker": ["07", ...]} groups of fewer than 10 clips
-        refused: (file, reason) of clips that could not be heard
+        rejected: (file, reason) of clips that could not be read
     """
 
     clips: int
     dimensions: dict[str, dict[str, metrics.Interval]]
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: dict[str, list[str]] = field(default_factory=dict)
-    refused: list[tuple[str, str]] = field(default_factory=list)
+    rejected: list[tuple[str, str]] = field(default_factory=list)
 
     def __repr__(self) -> str:
         figures = ", ".join(f"{name} {of['ccc'].value:.3f}" for name, of in self.dimensions.items())
@@ -61,7 +61,7 @@ class Evaluation:
                 for column, groups in self.groups.items()
             },
             "skipped": self.skipped,
-            "refused": [{"file": file, "reason": reason} for file, reason in self.refused],
+            "rejected": [{"file": file, "reason": reason} for file, reason in self.rejected],
         }
 
 
@@ -90,7 +90,7 @@ def evaluate(
         seed: of the bootstrap
 
     Raises:
-        Wav2SmallError: the bundle or the truth cannot be used, or no clip of it can be heard
+        Wav2SmallError: the bundle or the truth cannot be used, or no clip of it can be read
     """
     from wav2small.dimensions import DIMENSIONS
     from wav2small.index import seconds
@@ -104,7 +104,7 @@ def evaluate(
             raise Wav2SmallError(
                 f"{truth}: no column {column} to group by; it has {', '.join(map(str, frame))}"
             )
-    heard, estimates, refused = [], [], []
+    used, estimates, rejected = [], [], []
     with progress.bar(len(frame), unit="clip", desc="evaluate") as bar:
         for row in range(len(frame)):
             file, start, end = frame["file"][row], frame["start"][row], frame["end"][row]
@@ -120,23 +120,23 @@ def evaluate(
                         end_s=seconds(end),
                     )
                 )
-                heard.append(row)
+                used.append(row)
             except AudioError as error:
-                refused.append((file, str(error)))
-    if not heard:
-        reason = refused[0][1] if refused else "it has only augmented variants"
-        raise Wav2SmallError(f"{truth}: none of its clips can be heard: {reason}")
+                rejected.append((file, str(error)))
+    if not used:
+        reason = rejected[0][1] if rejected else "it has only augmented variants"
+        raise Wav2SmallError(f"{truth}: none of its clips can be read: {reason}")
     present = labels.dimensions
-    rated = labels.values[heard]
+    rated = labels.values[used]
     predicted = np.array(estimates, dtype=np.float64)[:, [DIMENSIONS.index(d) for d in present]]
     options: dict[str, Any] = {"dimensions": present, "n": resamples, "seed": seed}
     result = Evaluation(
-        clips=len(heard),
+        clips=len(used),
         dimensions=metrics.summary(rated, predicted, **options),
-        refused=refused,
+        rejected=rejected,
     )
     for column in by:
-        values = frame[column].iloc[heard].astype(str).to_numpy()
+        values = frame[column].iloc[used].astype(str).to_numpy()
         result.groups[column], result.skipped[column] = {}, []
         for name in sorted(set(values)):
             member = values == name

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, hashes, and a lock per output."""
+"""Files that are complete or absent: atomic writes, hashes, and a lock per output."""
 
 from __future__ import annotations
 

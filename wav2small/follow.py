@@ -48,11 +48,11 @@ def follow(
     read: Any = getattr(stdin, "read1", stdin.read)
     held = b""
     try:
-        for piece in _pieces(read):
-            data = held + piece
+        for block in _blocks(read):
+            data = held + block
             held = data[len(data) & ~1 :]  # half a sample waits for its other half
-            block = np.frombuffer(data[: len(data) & ~1], "<i2").astype(np.int16)
-            estimates = stream.push(block)
+            samples = np.frombuffer(data[: len(data) & ~1], "<i2").astype(np.int16)
+            estimates = stream.push(samples)
             for estimate in estimates:
                 stdout.write(json.dumps(_row(estimate)) + "\n")
             if estimates:
@@ -65,7 +65,7 @@ def follow(
     return 0
 
 
-def _pieces(read: Callable[[int], bytes]) -> Iterator[bytes]:
+def _blocks(read: Callable[[int], bytes]) -> Iterator[bytes]:
     """What a pipe holds; not the file formats that somebody may have put into it."""
     start = b""
     while len(start) < 4 and (data := read(READ_BYTES)):

@@ -38,13 +38,13 @@ class Index:
     Attributes:
         frame: columns `file` (str), `start`, `end` (timedelta64[ns]) and what the source offered
         root: folder that `file` is relative to
-        refused: (file, reason) of files that were found but cannot be listed
+        rejected: (file, reason) of files that were found but cannot be listed
         metadata: key-value metadata of a parquet table, else empty
     """
 
     frame: pd.DataFrame
     root: str
-    refused: list[tuple[str, str]] = field(default_factory=list)
+    rejected: list[tuple[str, str]] = field(default_factory=list)
     metadata: Mapping[bytes, bytes] = field(default_factory=dict)
 
     def path(self, file: str) -> str:
@@ -76,7 +76,7 @@ def load_source(source: str | os.PathLike[str], *, root: str | None = None) -> I
         if is_database(name):
             return _from_database(Path(name), root)
         files, rejected = list_audio(name)
-        return Index(_frame(files), root=name, refused=rejected)
+        return Index(_frame(files), root=name, rejected=rejected)
     if not os.path.exists(name):
         raise Wav2SmallError(nowhere(name))
     folder, file = os.path.split(name)
@@ -229,7 +229,7 @@ def _read_table(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
             table = pq.ParquetFile(name).read()
         return table.to_pandas(), table.schema.metadata or {}
     except FileNotFoundError as error:
-        raise Wav2SmallError(f"{name}: no such table; mend the path") from error
+        raise Wav2SmallError(f"{name}: no such table; correct the path") from error
     except PermissionError as error:
         raise Wav2SmallError(f"{name}: no permission to read it; try chmod +r") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

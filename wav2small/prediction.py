@@ -35,11 +35,11 @@ class Predictions:
         rows: (file, start, end, arousal, dominance, valence), times in seconds; then the
             probabilities of the categories, if the student has any
         categories: their names
-        refused: (file, reason) of files that could not be estimated
+        rejected: (file, reason) of files that could not be estimated
     """
 
     rows: list[tuple[Any, ...]] = field(default_factory=list)
-    refused: list[tuple[str, str]] = field(default_factory=list)
+    rejected: list[tuple[str, str]] = field(default_factory=list)
     categories: list[str] = field(default_factory=list)
 
     def to_frame(self) -> pd.DataFrame:
@@ -61,7 +61,7 @@ class Predictions:
     def __repr__(self) -> str:
         files = len({row[0] for row in self.rows})
         return (
-            f"<Predictions: {len(self.rows)} rows of {files} files, {len(self.refused)} rejected>"
+            f"<Predictions: {len(self.rows)} rows of {files} files, {len(self.rejected)} rejected>"
         )
 
     def _repr_html_(self) -> str:
@@ -114,7 +114,7 @@ def predict(
         json_lines: write one JSON object per row instead of CSV
         window: clips longer than this many seconds get one row per window
         hop: seconds from one window to the next; None = `window`
-        channel: number of the channel to hear, from 0; None = mean of all
+        channel: number of the channel to use, from 0; None = mean of all
         root: folder that the files of a table are relative to
         threads: threads of ONNX Runtime
 
@@ -126,14 +126,14 @@ def predict(
     check_window(window, hop)
     predictor = Predictor(bundle, threads=threads)
     if isinstance(source, str | os.PathLike):
-        clips, folder, refused = _clips(source, root)
+        clips, folder, rejected = _clips(source, root)
     else:
-        clips, folder, refused = [], "", []
+        clips, folder, rejected = [], "", []
         for one in source:
             listed, where, rejected = _clips(one, root)
             clips += [(os.path.join(where, file), start, end) for file, start, end in listed]
-            refused += rejected
-    result = Predictions(refused=refused, categories=predictor.categories)
+            rejected += rejected
+    result = Predictions(rejected=rejected, categories=predictor.categories)
     settings = {
         "bundle": files.sha256(predictor.path),
         "window": window,
@@ -155,7 +155,7 @@ def predict(
             journal.add(key, rows, reason)
             result.rows += rows
             if reason:
-                result.refused.append((file, reason))
+                result.rejected.append((file, reason))
             bar.update()
         journal.finish(result.rows)
     return result
@@ -182,7 +182,7 @@ def _clips(
         (file, start.total_seconds(), index.seconds(end))
         for file, start, end in zip(*columns, strict=True)
     ]
-    return clips, found.root, found.refused
+    return clips, found.root, found.rejected
 
 
 def _estimate(
@@ -208,10 +208,10 @@ def _estimate(
         return [], str(error)
     for low, high in cut:
         first, last = start_s + low, start_s + high
-        whole = len(cut) == 1
+        single = len(cut) == 1
         try:
             signal = audio.read(
-                path, start_s=first, end_s=end_s if whole else last, channel=channel
+                path, start_s=first, end_s=end_s if single else last, channel=channel
             )
         except AudioError as error:
             reason = reason or str(error)
@@ -341,11 +341,11 @@ def _rounded(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return row[0], *(round(number, 3) for number in row[1:3]), *(round(n, 4) for n in row[3:])
 
 
-def report_refused(refused: Sequence[tuple[str, str]], *, stream: TextIO | None = None) -> int:
-    """List on stderr what was refused; the exit code that follows from it, 0 or 1."""
+def report_rejected(rejected: Sequence[tuple[str, str]], *, stream: TextIO | None = None) -> int:
+    """List on stderr what was rejected; the exit code that follows from it, 0 or 1."""
     stream = stream or sys.stderr
-    for _, reason in refused:
-        print(f"refused: {reason!s}", file=stream)
-    if refused:
-        print(f"{len(refused)} refused, listed above; all else is done", file=stream)
-    return 1 if refused else 0
+    for _, reason in rejected:
+        print(f"rejected: {reason!s}", file=stream)
+    if rejected:
+        print(f"{len(rejected)} rejected, listed above; all else is done", file=stream)
+    return 1 if rejected else 0

@@ -16,7 +16,7 @@ from wav2small.session import open_session
 from . import audio
 
 WINDOW_S = 12.0  # longest stretch of audio that gets one estimate unless asked otherwise
-LONG_S = 60.0  # longer clips are never run in one piece: memory grows with their length
+LONG_S = 60.0  # longer clips are never run at once: memory grows with their length
 
 
 class Predictor:
@@ -42,8 +42,8 @@ class Predictor:
         self.path = model_path(bundle)
         self.session = open_session(self.path, threads=threads)
         check_signature(self.session, self.path)
-        told = self.session.get_modelmeta().custom_metadata_map.get("wav2small.categories")
-        self.categories: list[str] = json.loads(told) if told else []
+        names = self.session.get_modelmeta().custom_metadata_map.get("wav2small.categories")
+        self.categories: list[str] = json.loads(names) if names else []
 
     def predict(self, signal: np.ndarray, sampling_rate: int = audio.SAMPLING_RATE) -> np.ndarray:
         """Estimate one signal.
@@ -100,7 +100,7 @@ class Predictor:
             import soxr
 
             signal = soxr.resample(signal, sampling_rate, audio.SAMPLING_RATE)
-        return [found[0] for found in self.session.run(outputs, {"signal": signal[None]})]
+        return [output[0] for output in self.session.run(outputs, {"signal": signal[None]})]
 
     def predict_file(
         self,

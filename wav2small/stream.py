@@ -1,15 +1,15 @@
 """Estimates from audio that comes in blocks; needs ONNX Runtime, not torch.
 
 A bundle with `streaming.onnx` (student `nano`, `wav2small export --streaming`) is causal: each hop
-of 16 ms is heard once and the past is a state. Every other bundle runs its whole model again on
+of 16 ms is processed once and the past is a state. Every other bundle runs its model again on
 the last seconds, once per hop: with 4 s of memory and a hop of .5 s that is 8 times the work of
-hearing the audio once.
+one pass over the audio.
 
 Silence does not move an estimate. A frame counts from an RMS level of -55 dBFS on, if it is within
 30 dB of the loudest frame lately (which fades by 1 dB per second), until the level was 6 dB below
-that for more than .2 s. Frames that do not count are heard (the model's context goes on) but weigh
-nothing, and the memory does not fade meanwhile: it is a memory of what was heard, not of the time
-of day. A voice activity detector of your own weighs on top of it.
+that for more than .2 s. Frames that do not count are processed (the model's context goes on) but
+weigh nothing, and the memory does not fade meanwhile: it is a memory of speech, not of time. The
+probability of a voice activity detector of your own multiplies the weight.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from wav2small.session import open_session
 
 from . import audio
 
-FIRST_S = 0.25  # no estimate before so much was heard
+FIRST_S = 0.25  # no estimate before so much audio counted
 MEMORY_S = 4.0
 HOP_S = 0.5  # of students that are not causal
 OPEN_DB, CLOSE_DB, HOLD_S = -55.0, -61.0, 0.2
@@ -60,12 +60,12 @@ class Estimate:
 
 
 class Stream:
-    """A student that hears blocks.
+    """A student that takes audio in blocks.
 
     Args:
         bundle: bundle folder, or an `.onnx` file
-        memory: seconds of heard audio that an estimate remembers. Causal students fade: what was
-            heard `memory` seconds ago weighs 1/e. Others hear a window of that length.
+        memory: seconds of audio that an estimate remembers. Causal students fade: audio
+            from `memory` seconds ago weighs 1/e. Others use a window of that length.
         hop: seconds between estimates of a student that is not causal; at most `memory`. A causal
             one gives an estimate per 16 ms, whatever this says.
         gate: silence does not move the estimate
@@ -76,9 +76,9 @@ class Stream:
         threads: threads of ONNX Runtime
 
     Attributes:
-        causal: hears each sample once
+        causal: processes each sample once
         hop_samples: samples between estimates
-        samples: whole hops heard since the last reset, in samples
+        samples: in complete hops since the last reset, in samples
 
     Raises:
         Wav2SmallError: no such bundle, not a model, or an option out of its range
@@ -142,15 +142,15 @@ class Stream:
         voice_probability: float | None = None,
         sampling_rate: int = audio.SAMPLING_RATE,
     ) -> list[Estimate]:
-        """Hear a block.
+        """Process a block.
 
         Args:
             block: samples (n,), floats of -1..1 or int16; any n, 0 included
             voice_probability: 0..1 from a voice activity detector of yours; weighs the block
-            sampling_rate: in Hz; only 16000 is heard (a resampler has a state of its own)
+            sampling_rate: in Hz; only 16000 is accepted (a resampler has a state of its own)
 
         Returns:
-            one estimate per hop that the block completed, none before .25 s were heard
+            one estimate per hop that the block completed, none before .25 s counted
 
         Raises:
             Wav2SmallError: another sampling rate, more than one channel, another type, NaN or
@@ -162,10 +162,10 @@ class Stream:
         estimates: list[Estimate] = []
         step = _MAX_HOPS * self.hop_samples
         for start in range(0, len(samples), step):
-            estimates += self._hear(samples[start : start + step], voice_probability)
+            estimates += self._process(samples[start : start + step], voice_probability)
         return estimates
 
-    def _hear(self, samples: np.ndarray, probability: float | None) -> list[Estimate]:
+    def _process(self, samples: np.ndarray, probability: float | None) -> list[Estimate]:
         self._gate.push(samples, 1.0 if probability is None else probability)
         pending = np.concatenate((self._pending, samples))
         hops = len(pending) // self.hop_samples
@@ -217,7 +217,7 @@ class _Gate:
         self._weights: list[float] = []
 
     def push(self, samples: np.ndarray, probability: float) -> None:
-        """Hear samples of one probability."""
+        """Process samples of one probability."""
         squares = np.square(samples, dtype=np.float64)
         start = 0
         while start < len(samples):
@@ -276,7 +276,7 @@ class _Causal:
         self.state, self.pool = self._initial, self._empty
 
     def run(self, signal: np.ndarray, weights: np.ndarray, heard_s: np.ndarray) -> Any:
-        """Samples of whole hops and the weight of each -> (hops, 6)."""
+        """Samples of complete hops and the weight of each -> (hops, 6)."""
         estimates, self.state, self.pool = self.session.run(
             None,
             {
@@ -327,7 +327,7 @@ class _Window:
 def _samples(block: np.ndarray, sampling_rate: int) -> np.ndarray:
     if sampling_rate != audio.SAMPLING_RATE:
         raise Wav2SmallError(
-            f"a block at {sampling_rate} Hz: a stream hears {audio.SAMPLING_RATE} Hz; "
+            f"a block at {sampling_rate} Hz: a stream takes {audio.SAMPLING_RATE} Hz; "
             "resample it first"
         )
     block = np.asarray(block)
@@ -337,7 +337,7 @@ def _samples(block: np.ndarray, sampling_rate: int) -> np.ndarray:
         return block.astype(np.float32) / np.float32(32768)
     if block.dtype.kind != "f" and block.size:
         raise Wav2SmallError(f"a block of {block.dtype}: give float samples, -1..1, or int16")
-    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+    with np.errstate(over="ignore"):  # becomes infinite, which is rejected
         samples = block.astype(np.float32)
     if not np.isfinite(samples).all():
         raise Wav2SmallError("a block with NaN or infinite samples")

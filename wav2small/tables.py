@@ -94,7 +94,7 @@ def read_labels(
 
 
 def write_labels(path: str | os.PathLike[str], labels: Labels) -> None:
-    """Write a label table, whole or not at all; also to any fsspec URL."""
+    """Write a label table, completely or not at all; also to any fsspec URL."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -48,7 +48,7 @@ def normalise(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         end} or None; `dialogue` str or None; `turn` int64
 
     Raises:
-        Wav2SmallError: words that are no list of words, a turn that is no whole number, two rows
+        Wav2SmallError: words that are no list of words, a turn that is no integer, two rows
             for one turn
     """
     frame = frame.copy()
@@ -83,17 +83,17 @@ def parse(value: Any, where: str) -> tuple[Word, ...] | None:
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise Wav2SmallError(f"{where}: `words` is not JSON ({error}); {_MEND}") from error
+            raise Wav2SmallError(f"{where}: `words` is not JSON ({error}); {_REMEDY}") from error
     try:
         words = tuple(
             Word(str(word["word"]), float(word["start"]), float(word["end"])) for word in value
         )
     except (TypeError, KeyError, ValueError, IndexError) as error:
-        raise Wav2SmallError(f"{where}: `words` is no list of words; {_MEND}") from error
+        raise Wav2SmallError(f"{where}: `words` is no list of words; {_REMEDY}") from error
     return words
 
 
-_MEND = 'write [{"word": "yes", "start": 0.1, "end": 0.4}, ...], seconds of the file'
+_REMEDY = 'write [{"word": "yes", "start": 0.1, "end": 0.4}, ...], seconds of the file'
 
 
 def fault(words: Sequence[Word], start: float, end: float | None) -> str | None:
@@ -163,18 +163,18 @@ def _turns(frame: pd.DataFrame, name: str) -> Any:
     if bad.any():
         row = int(bad.to_numpy().argmax())
         raise Wav2SmallError(
-            f"{name}: row {row + 1}: turn {frame['turn'].iloc[row]} is no whole number; number "
+            f"{name}: row {row + 1}: turn {frame['turn'].iloc[row]} is no integer; number "
             "the turns of each dialogue"
         )
-    whole = numbers.fillna(0).astype("int64")
+    turns = numbers.fillna(0).astype("int64")
     keys = ["dialogue", "turn", *(["variant"] if "variant" in frame else []), "start", "file"]
     # Windows and variants of one turn share its number; two clips of different files may not.
-    one = frame.assign(turn=whole)[known].drop_duplicates([k for k in keys if k != "start"])
+    one = frame.assign(turn=turns)[known].drop_duplicates([k for k in keys if k != "start"])
     twice = one.duplicated(["dialogue", "turn", *(["variant"] if "variant" in frame else [])])
     if twice.any():
         row = int(one.index[twice][0])
         raise Wav2SmallError(
-            f"{name}: row {row + 1}: turn {whole.iloc[row]} of dialogue "
+            f"{name}: row {row + 1}: turn {turns.iloc[row]} of dialogue "
             f"{frame['dialogue'].iloc[row]!r} is there already; number each turn once"
         )
-    return whole
+    return turns

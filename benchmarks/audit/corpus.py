@@ -150,7 +150,7 @@ def gather(
         rows = np.sort(np.random.default_rng(seed).choice(len(corpus), limit, replace=False))
         notes.append(f"{limit} of {len(corpus)} clips, drawn with seed {seed}")
         corpus = corpus.take(rows)
-    return corpus, list(index.refused)
+    return corpus, list(index.rejected)
 
 
 def resources(

@@ -172,7 +172,7 @@ def label(
             settings,
             script.context if script else Context(),
         )
-        refusals = [_refused(index, file, why) for file, why in index.refused]
+        refusals = [_refused(index, file, why) for file, why in index.rejected]
         if strict and refusals:
             raise AudioError(refusals[0].reason)
         todo = plan.rows(index.frame, pieces.done(len(index.frame)))

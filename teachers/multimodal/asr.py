@@ -204,7 +204,7 @@ def fill(source: Index, listener: Listener, folder: Folder) -> Index:
         words[row] = cells(found)
     frame["text"] = pd.Series(texts, index=frame.index, dtype=object)
     frame["words"] = pd.Series(words, index=frame.index, dtype=object)
-    return Index(frame, source.root, source.refused, source.metadata)
+    return Index(frame, source.root, source.rejected, source.metadata)
 
 
 def _transcribed(

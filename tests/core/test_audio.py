@@ -1,4 +1,4 @@
-"""Reading audio: what comes out is what was put in, and bad files are refused in one line."""
+"""Reading audio: what comes out is what was put in, and bad files are rejected in one line."""
 
 import os
 
@@ -145,7 +145,7 @@ def folder(file):
         (empty, "with space, 'quotes' \"two\"\nand newline é漢.wav", "is empty"),
     ],
 )
-def test_bad_files_are_refused_by_name(tmp_path, make, name, says):
+def test_bad_files_are_rejected_by_name(tmp_path, make, name, says):
     file = tmp_path / name
     make(file)
     with pytest.raises(AudioError, match=says) as refusal:
@@ -153,7 +153,7 @@ def test_bad_files_are_refused_by_name(tmp_path, make, name, says):
     assert str(refusal.value).startswith(str(file))
 
 
-def test_a_file_without_permission_is_refused(tmp_path):
+def test_a_file_without_permission_is_rejected(tmp_path):
     file = tmp_path / "secret.wav"
     soundfile.write(file, tone(16000), 16000)
     audio.read(file)  # imports what reading needs while it still may

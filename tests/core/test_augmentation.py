@@ -166,7 +166,7 @@ def test_another_listing_is_noticed(clip, folders, tmp_path):
     shutil.copy(tmp_path / "noise" / "hum.wav", tmp_path / "noise" / "hum2.wav")
     variants._listing.cache_clear()
     variants._digest.cache_clear()
-    with pytest.raises(Wav2SmallError, match="not what the teacher heard"):
+    with pytest.raises(Wav2SmallError, match="not what was labelled"):
         variants.variant(clip, 1, **vars(chosen))
 
 

@@ -145,7 +145,7 @@ def test_times_of_a_parquet_table(tmp_path, values, start):
         ("file,start,end\na.wav,1e30,2\n", "row 1"),
     ],
 )
-def test_times_that_are_refused_by_name(tmp_path, text, says):
+def test_times_that_are_rejected_by_name(tmp_path, text, says):
     table = tmp_path / "list.csv"
     table.write_text(text)
     with pytest.raises(Wav2SmallError, match=says):

@@ -103,7 +103,7 @@ def write(text):
         ("none.parquet", lambda path: None, "no such table"),
     ],
 )
-def test_bad_sources_are_refused_by_name(tmp_path, name, make, says):
+def test_bad_sources_are_rejected_by_name(tmp_path, name, make, says):
     make(tmp_path / name)
     with pytest.raises(Wav2SmallError, match=says) as refusal:
         load_source(tmp_path / name)

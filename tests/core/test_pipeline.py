@@ -36,7 +36,7 @@ def test_labels_run_and_bundle_tell_the_same_story(speech, labels, run, bundle):
         assert [teacher["name"] for teacher in lineage["teachers"]] == ["acoustic"]
         assert [source["licence"] for source in lineage["audio"]] == ["CC0-1.0"]
     result = evaluate(bundle, labels, by=["speaker"], resamples=50)
-    assert result.clips == 24 and not result.refused
+    assert result.clips == 24 and not result.rejected
     assert set(result.dimensions) == {"arousal", "dominance", "valence"}
 
 
@@ -200,7 +200,7 @@ def test_ctrl_c_is_one_line_and_the_next_run_goes_on(verb, speech, labels, run, 
         (["export", "{tmp}/empty", "-o", "{tmp}/b"], "empty"),
         (["export", "{tmp}/none", "-o", "{tmp}/b"], "none"),
         (["evaluate", "{bundle}", "{tmp}/nan.csv"], "is not a rating"),
-        (["evaluate", "{bundle}", "{tmp}/gone.csv"], "none of its clips can be heard"),
+        (["evaluate", "{bundle}", "{tmp}/gone.csv"], "none of its clips can be read"),
         (["evaluate", "{tmp}/empty", "{labels}"], "no model.onnx"),
         (["evaluate", "{bundle}", "{labels}", "--by", "mood"], "no column mood"),
         (["benchmark", "{tmp}/empty"], "no model.onnx"),

@@ -85,7 +85,7 @@ def test_a_clip_of_minutes_is_averaged_over_windows(bundle, tmp_path):
         (np.full(16000, np.inf), "infinite"),
     ],
 )
-def test_bad_signals_are_refused(bundle, signal, says):
+def test_bad_signals_are_rejected(bundle, signal, says):
     with pytest.raises(Wav2SmallError, match=says):
         Predictor(bundle).predict(signal)
 
@@ -100,14 +100,14 @@ def test_bad_signals_are_refused(bundle, signal, says):
         ({"kind": TensorProto.DOUBLE}, "needed: input signal float32"),
     ],
 )
-def test_other_models_are_refused(tmp_path, options, says):
+def test_other_models_are_rejected(tmp_path, options, says):
     path = model(tmp_path / "model.onnx", **options)
     with pytest.raises(Wav2SmallError, match=says) as refusal:
         Predictor(tmp_path)
     assert str(path) in str(refusal.value)
 
 
-def test_folders_without_a_model_are_refused(tmp_path):
+def test_folders_without_a_model_are_rejected(tmp_path):
     with pytest.raises(Wav2SmallError, match=r"no model.onnx in this folder.*export"):
         Predictor(tmp_path)
     with pytest.raises(Wav2SmallError, match="no such bundle"):
@@ -131,7 +131,7 @@ def test_rows_stream_and_long_files_have_windows(bundle, tmp_path):
         ['a b,"c"\n.wav', "18.000", "30.000"],
         ["short.wav", "0.000", "1.000"],
     ]
-    assert [file for file, _ in result.refused] == ["broken.flac"]
+    assert [file for file, _ in result.rejected] == ["broken.flac"]
     assert rows[1][3:] == ["0.2500", "0.5000", "0.7500"]
     assert len(result.frame) == 4
 
@@ -184,7 +184,7 @@ def test_the_command_lists_what_it_refuses(bundle, tmp_path):
     done = command("predict", bundle, tmp_path)
     assert done.returncode == 1
     assert done.stdout.splitlines()[1].startswith("good.wav,0.000,1.000,0.25")
-    assert "bad.wav: the file is empty" in done.stderr and "1 refused" in done.stderr
+    assert "bad.wav: the file is empty" in done.stderr and "1 rejected" in done.stderr
 
 
 def test_the_command_refuses_a_source_without_any_audio(bundle, tmp_path):
@@ -235,7 +235,7 @@ def test_a_full_disk_is_one_line(bundle, speech):
     assert len(done.stderr.strip().splitlines()) == 1 and "No space left" in done.stderr
 
 
-def test_refused_clips_name_the_file(bundle, tmp_path):
+def test_rejected_clips_name_the_file(bundle, tmp_path):
     with pytest.raises(AudioError, match="gone.wav: no such file"):
         Predictor(bundle).predict_file(tmp_path / "gone.wav")
 

@@ -1,4 +1,4 @@
-"""Label tables survive the disk; what is no label table is refused by row and column."""
+"""Label tables survive the disk; what is no label table is rejected by row and column."""
 
 import numpy as np
 import pandas as pd
@@ -69,7 +69,7 @@ HEAD = "file,arousal,dominance,valence\n"
         ("path,arousal,dominance,valence\nx,1,1,1\n", {}, "no column `file`"),
     ],
 )
-def test_bad_tables_are_refused(tmp_path, text, options, says):
+def test_bad_tables_are_rejected(tmp_path, text, options, says):
     path = tmp_path / "truth.csv"
     path.write_text(text)
     with pytest.raises(Wav2SmallError, match=says) as refusal:

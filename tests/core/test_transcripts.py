@@ -75,7 +75,7 @@ def test_turns_without_numbers_are_in_order(tmp_path):
     [
         ({"words": "[1, 2"}, r"row 1: `words` is not JSON"),
         ({"words": '[{"word": "x"}]'}, r"row 1: `words` is no list of words"),
-        ({"dialogue": "x", "turn": ["1", "1.5"]}, r"row 2: turn 1.5 is no whole number"),
+        ({"dialogue": "x", "turn": ["1", "1.5"]}, r"row 2: turn 1.5 is no integer"),
         ({"dialogue": "x", "turn": 3}, r"row 2: turn 3 of dialogue 'x' is there already"),
     ],
 )

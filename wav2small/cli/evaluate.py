@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from wav2small.evaluation import evaluate
-    from wav2small.prediction import report_refused
+    from wav2small.prediction import report_rejected
 
     result = evaluate(
         args.bundle,
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
                 _table(group["dimensions"])
             if skipped := result.skipped[column]:
                 print(f"\n{column}: fewer than 10 clips, passed over: {', '.join(skipped)}")
-    return report_refused(result.refused)
+    return report_rejected(result.rejected)
 
 
 def _table(dimensions: dict) -> None:

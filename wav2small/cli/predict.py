@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if not args.source:
         raise Wav2SmallError("name the audio to hear, or --follow - for standard input")
-    from wav2small.prediction import predict, report_refused
+    from wav2small.prediction import predict, report_rejected
 
     result = predict(
         args.bundle,
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         root=args.root,
         threads=args.threads,
     )
-    code = report_refused(result.refused)
+    code = report_rejected(result.rejected)
     if not result.rows:
         raise Wav2SmallError(f"{' '.join(args.source)}: none of its audio can be heard")
     return code
