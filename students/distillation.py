@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from wav2small import files, metrics, provenance
 from wav2small.audio import SAMPLING_RATE
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
-from wav2small.index import KEYS
+from wav2small.index import KEYS, fingerprint
 from wav2small.tables import Labels, read_labels, write_labels
 from wav2small.training import distributed as parallel
 from wav2small.training.interrupt import Stop
@@ -289,15 +288,9 @@ def _constant(labels: np.ndarray) -> tuple[list[bool], list[str]]:
 
 def _fingerprint(table: Labels, categories: list[str], train: np.ndarray, valid: np.ndarray) -> str:
     """Hash of what is learned: clips, labels, split."""
-    import pandas as pd
-
     columns = [*KEYS, *DIMENSIONS] + (["variant"] if "variant" in table.frame else [])
     columns += [PROBABILITY + name for name in categories]
-    digest = hashlib.sha256()
-    digest.update(pd.util.hash_pandas_object(table.frame[columns], index=False).to_numpy())
-    for rows in (train, valid):
-        digest.update(np.ascontiguousarray(rows, dtype=np.int64))
-    return digest.hexdigest()
+    return fingerprint(table.frame[columns], train.astype(np.int64), valid.astype(np.int64))
 
 
 def _events(output: Path) -> Any:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from wav2small.errors import Wav2SmallError, missing_package
 
 from . import audio, transcripts
@@ -155,6 +157,24 @@ def spans(duration_s: float, *, window_s: float, hop_s: float) -> list[tuple[flo
     if last - starts[-1] > 1e-3:
         starts.append(last)
     return [(start, min(start + window_s, duration_s)) for start in starts]
+
+
+def fingerprint(frame: pd.DataFrame, *arrays: np.ndarray) -> str:
+    """Content hash of a table and further arrays: SHA-256 in hexadecimal, names of columns apart.
+
+    Example:
+        >>> import pandas as pd
+        >>> fingerprint(pd.DataFrame({"file": ["a.wav"]}))[:8]
+        '8e12638f'
+    """
+    import hashlib
+
+    import pandas as pd
+
+    digest = hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def seconds(time: Any) -> float | None:

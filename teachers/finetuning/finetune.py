@@ -19,6 +19,7 @@ from torch import nn
 
 from wav2small import audio, files, provenance, transcripts
 from wav2small.errors import Wav2SmallError
+from wav2small.index import KEYS, fingerprint
 from wav2small.tables import Labels, read_labels
 from wav2small.teachers.speech import checkpoint, wav2vec2, wavlm
 from wav2small.teachers.speech.neural import choose_device, choose_dtype
@@ -360,11 +361,5 @@ def _history(
 
 
 def _digest(table: Labels, *, reads: bool) -> str:
-    import hashlib
-
-    import pandas as pd
-
-    columns = ["file", "start", "end", *table.dimensions]
-    hashes = pd.util.hash_pandas_object(table.frame[columns], index=False)
-    digest = hashlib.sha256(hashes.to_numpy().tobytes()).hexdigest()
+    digest = fingerprint(table.frame[[*KEYS, *table.dimensions]])
     return f"{digest} {transcripts.digest(table.frame)}" if reads else digest

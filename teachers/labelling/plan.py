@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wav2small.errors import Wav2SmallError
-from wav2small.index import KEYS, Index
+from wav2small.index import KEYS, Index, fingerprint
 
 from .clips import Row
 from .store import Folder
@@ -29,7 +28,7 @@ def identity(index: Index, **options: Any) -> dict[str, Any]:
 
     How it is done (workers, device, batches, engine) is not part of it.
     """
-    return {"source": _digest(index.frame), "rows": len(index.frame), **options}
+    return {"source": fingerprint(index.frame[KEYS]), "rows": len(index.frame), **options}
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
@@ -103,10 +102,3 @@ def rows(frame: pd.DataFrame, done: np.ndarray) -> Iterator[Row]:
         for n, file in enumerate(part["file"]):
             end = None if open_ended[n] else int(ends[n])
             yield Row(int(block[n]), file, int(starts[n]), end)
-
-
-def _digest(frame: pd.DataFrame) -> str:
-    import pandas as pd
-
-    hashes = pd.util.hash_pandas_object(frame[KEYS], index=False)
-    return hashlib.sha256(hashes.to_numpy().tobytes()).hexdigest()
