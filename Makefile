@@ -1,17 +1,25 @@
 # make demo   virtual environment, install, the whole way on speech it speaks itself (offline)
-# make test   virtual environment, install, ruff, mypy, tests
+# make test   virtual environment, install, ruff, mypy, tests, documentation
+# make test-fast   the tests that need neither time nor other programs
+# make docs   the documentation as pages, in site/
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo test test-fast docs lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/wav2small demo
 
-test: lint types $(VENV)/.peers
-	$(BIN)/python -m pytest
+test: lint types docs $(VENV)/.peers
+	$(BIN)/python -m pytest -rs
+
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -rs -m "not slow and not tools"
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -40,4 +48,4 @@ $(VENV)/.peers: $(VENV)/.dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist demo site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -121,7 +121,7 @@ class MobileNet(Student):
 
     Args:
         mels: bands
-        categories: names for an optional second head
+        **options: of `Student`: `categories`, names for an optional second head
     """
 
     timm_name = ""

@@ -213,7 +213,7 @@ class Nano(Student):
         kernel: taps of the depthwise convolutions
         dilations: of the depthwise convolutions, one block each
         pooled: size of the embedding
-        categories: names for an optional second head
+        **options: of `Student`: `categories`, names for an optional second head
     """
 
     def __init__(

@@ -76,7 +76,7 @@ class Wav2Small2(Student):
         half_mel: channels, and half the number of mel bands
         n_fft: DFT size in samples
         hop: distance of frames in samples
-        categories: names for an optional second head
+        **options: of `Student`: `categories`, names for an optional second head
     """
 
     def __init__(self, *, half_mel: int = 13, n_fft: int = 64, hop: int = 32, **options: Any):

@@ -85,9 +85,9 @@ class Stream:
 
     Example:
         >>> stream = Stream("bundle/")
-        >>> for block in microphone:  # float32 at 16 kHz, any size
-        ...     for estimate in stream.push(block):
-        ...         print(estimate.time, estimate.arousal)
+        >>> estimates = stream.push(signal)  # any number of samples; float32 at 16 kHz
+        >>> len(estimates) > 0 and 0 < estimates[-1].time <= len(signal) / 16000
+        True
     """
 
     def __init__(

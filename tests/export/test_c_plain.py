@@ -14,7 +14,10 @@ from wav2small import audio, stream
 from wav2small.benchmarks import microcontroller
 from wav2small.errors import Wav2SmallError
 
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+pytestmark = [
+    pytest.mark.tools,
+    pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler"),
+]
 NEEDS_BOARDS = pytest.mark.skipif(
     bool(microcontroller.missing_tools()),
     reason=f"not found: {' '.join(microcontroller.missing_tools())}",
