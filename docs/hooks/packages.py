@@ -1,4 +1,4 @@
-"""Copies the packages to where they are when installed, so that the reference reads them from source."""
+"""Copies the packages to where they are when installed, for the reference."""
 
 import re
 import shutil
