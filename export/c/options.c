@@ -37,19 +37,19 @@ w2s_options w2s_default_options(void) {
 
 w2s_status w2s_check_options(const w2s_options *options, char *message) {
     if (options->threads < 1 || options->threads > 256) {
-        w2s_say(message, "threads %d: 1 to 256", options->threads);
+        w2s_msg(message, "threads %d: 1 to 256", options->threads);
     } else if (!(options->memory_s >= W2S_STREAM_FIRST_S && options->memory_s <= 600.0)) {
-        w2s_say(message, "memory_s %g: %g to 600", options->memory_s, W2S_STREAM_FIRST_S);
+        w2s_msg(message, "memory_s %g: %g to 600", options->memory_s, W2S_STREAM_FIRST_S);
     } else if (!(options->hop_s >= 0.05 && options->hop_s <= 60.0)) {
-        w2s_say(message, "hop_s %g: .05 to 60", options->hop_s);
+        w2s_msg(message, "hop_s %g: .05 to 60", options->hop_s);
     } else if (!(options->gate_close_db <= options->gate_open_db &&
                  options->gate_open_db <= 0.0 && options->gate_close_db >= -200.0)) {
-        w2s_say(message, "gate from %g to %g dBFS: needs -200 <= close <= open <= 0",
+        w2s_msg(message, "gate from %g to %g dBFS: needs -200 <= close <= open <= 0",
                 options->gate_close_db, options->gate_open_db);
     } else if (!(options->gate_range_db >= 0.0 && options->gate_range_db <= 200.0)) {
-        w2s_say(message, "gate_range_db %g: 0 to 200", options->gate_range_db);
+        w2s_msg(message, "gate_range_db %g: 0 to 200", options->gate_range_db);
     } else if (!(options->gate_hold_s >= 0.0 && options->gate_hold_s <= 60.0)) {
-        w2s_say(message, "gate_hold_s %g: 0 to 60", options->gate_hold_s);
+        w2s_msg(message, "gate_hold_s %g: 0 to 60", options->gate_hold_s);
     } else {
         return W2S_OK;
     }

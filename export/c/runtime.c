@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-void w2s_say(char *message, const char *format, ...) {
+void w2s_msg(char *message, const char *format, ...) {
     if (message) {
         va_list arguments;
         va_start(arguments, format);
@@ -20,7 +20,7 @@ static int good(const OrtApi *api, OrtStatus *status, char *message) {
     if (!status) {
         return 1;
     }
-    w2s_say(message, "ONNX Runtime: %.200s", ORT(api, GetErrorMessage)(status));
+    w2s_msg(message, "ONNX Runtime: %.200s", ORT(api, GetErrorMessage)(status));
     ORT(api, ReleaseStatus)(status);
     return 0;
 }
@@ -49,7 +49,7 @@ w2s_status w2s_runtime_open(w2s_runtime *runtime, const char *library, char *mes
     const OrtApiBase *(*get_base)(void) = NULL;
     runtime->library = load(library, &name);
     if (!runtime->library) {
-        w2s_say(message,
+        w2s_msg(message,
                 "%.120s: cannot be loaded; install ONNX Runtime, or set W2S_ONNXRUNTIME to "
                 "libonnxruntime.so",
                 name);
@@ -57,14 +57,14 @@ w2s_status w2s_runtime_open(w2s_runtime *runtime, const char *library, char *mes
     }
     void *symbol = dlsym(runtime->library, "OrtGetApiBase");
     if (!symbol) {
-        w2s_say(message, "%.160s: has no OrtGetApiBase; this is not ONNX Runtime", name);
+        w2s_msg(message, "%.160s: has no OrtGetApiBase; this is not ONNX Runtime", name);
         return W2S_ERROR_LIBRARY;
     }
     memcpy(&get_base, &symbol, sizeof get_base); /* ISO C has no cast from data to function */
     const OrtApiBase *base = get_base();
     runtime->api = base ? base->GetApi(W2S_ORT_API_VERSION) : NULL;
     if (!runtime->api) {
-        w2s_say(message, "%.120s: ONNX Runtime %.20s is too old; 1.16 or newer is needed", name,
+        w2s_msg(message, "%.120s: ONNX Runtime %.20s is too old; 1.16 or newer is needed", name,
                 base ? base->GetVersionString() : "?");
         return W2S_ERROR_LIBRARY;
     }
@@ -129,9 +129,9 @@ static int64_t type_width(const OrtApi *api, OrtTypeInfo *type, int is_double) {
         !good(api, ORT(api, GetDimensions)(tensor, dims, rank), NULL)) {
         return 0;
     }
-    int wanted = is_double ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE
+    int expected = is_double ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE
                            : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-    return kind == wanted ? dims[rank - 1] : 0;
+    return kind == expected ? dims[rank - 1] : 0;
 }
 
 int64_t w2s_session_width(w2s_runtime *runtime, OrtSession *session, int output,
@@ -207,10 +207,10 @@ static int copy_output(const OrtApi *api, OrtValue *value, const w2s_tensor *out
     int fine = good(api, ORT(api, GetTensorShapeElementCount)(shape, &count), message) &&
                good(api, ORT(api, GetTensorElementType)(shape, (void *)&kind), message);
     ORT(api, ReleaseTensorTypeAndShapeInfo)(shape);
-    int wanted = output->is_double ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE
+    int expected = output->is_double ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE
                                    : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-    if (fine && (count != output->count || kind != wanted)) {
-        w2s_say(message, "output %s has %zu numbers where %zu were expected", output->name, count,
+    if (fine && (count != output->count || kind != expected)) {
+        w2s_msg(message, "output %s has %zu numbers where %zu were expected", output->name, count,
                 output->count);
         return 0;
     }

@@ -43,6 +43,6 @@ w2s_status w2s_session_run(w2s_runtime *runtime, OrtSession *session, const w2s_
                            size_t input_count, const w2s_tensor *outputs, size_t output_count,
                            char *message);
 
-void w2s_say(char *message, const char *format, ...);
+void w2s_msg(char *message, const char *format, ...);
 
 #endif

@@ -27,7 +27,7 @@ void w2s_stream_forget(w2s_stream *stream) {
     w2s_gate_reset(&stream->gate);
     stream->filled = stream->hop_filled = 0;
     stream->samples = 0;
-    stream->heard = stream->hop_heard = 0.0;
+    stream->counted = stream->hop_counted = 0.0;
     stream->has_estimate = 0;
     stream->overall_weight = 0.0;
     for (int i = 0; i < 3; i++) {
@@ -44,10 +44,10 @@ static double seconds(const w2s_stream *stream, double frames) {
     return frames * (double)stream->gate.frame / W2S_SAMPLING_RATE;
 }
 
-/* Write an estimate if enough was heard. */
+/* Write an estimate if enough counted. */
 static void emit(const w2s_stream *stream, const float *memory, const float *overall,
                  w2s_estimate *estimates, size_t *count) {
-    double heard_s = seconds(stream, stream->heard);
+    double heard_s = seconds(stream, stream->counted);
     if (heard_s < W2S_STREAM_FIRST_S || !stream->has_estimate) {
         return;
     }
@@ -89,7 +89,7 @@ static w2s_status run_causal(w2s_stream *stream, size_t hops, w2s_estimate *esti
     for (size_t h = 0; h < hops; h++) {
         const float *result = stream->results + 6 * h;
         stream->samples += stream->hop;
-        stream->heard += (double)stream->weights[h];
+        stream->counted += (double)stream->weights[h];
         stream->has_estimate = 1;
         emit(stream, result, result + 3, estimates, count);
     }
@@ -98,8 +98,8 @@ static w2s_status run_causal(w2s_stream *stream, size_t hops, w2s_estimate *esti
     return W2S_OK;
 }
 
-static w2s_status hear_causal(w2s_stream *stream, const float *block, size_t n,
-                              double probability, w2s_estimate *estimates, size_t *count) {
+static w2s_status process_causal(w2s_stream *stream, const float *block, size_t n,
+                                 double probability, w2s_estimate *estimates, size_t *count) {
     const size_t hop = stream->hop;
     while (n > 0) {
         size_t taken = hop - stream->hop_filled;
@@ -107,15 +107,15 @@ static w2s_status hear_causal(w2s_stream *stream, const float *block, size_t n,
             taken = n;
         }
         memcpy(stream->buffer + stream->filled, block, taken * sizeof(float));
-        stream->hop_heard += weigh(stream, block, taken, probability);
+        stream->hop_counted += weigh(stream, block, taken, probability);
         block += taken;
         n -= taken;
         stream->filled += taken;
         stream->hop_filled += taken;
         size_t hops = stream->filled / hop;
         if (stream->hop_filled == hop) {
-            stream->weights[hops - 1] = (float)stream->hop_heard;
-            stream->hop_heard = 0.0;
+            stream->weights[hops - 1] = (float)stream->hop_counted;
+            stream->hop_counted = 0.0;
             stream->hop_filled = 0;
         }
         if (hops > 0 && (hops == stream->max_hops || n < hop)) {
@@ -146,22 +146,22 @@ static w2s_status run_window(w2s_stream *stream) {
         return status;
     }
     for (int i = 0; i < 3; i++) {
-        stream->overall[i] += stream->hop_heard * (double)stream->last[i];
+        stream->overall[i] += stream->hop_counted * (double)stream->last[i];
     }
-    stream->overall_weight += stream->hop_heard;
+    stream->overall_weight += stream->hop_counted;
     stream->has_estimate = 1;
     return W2S_OK;
 }
 
-static w2s_status hear_window(w2s_stream *stream, const float *block, size_t n,
-                              double probability, w2s_estimate *estimates, size_t *count) {
+static w2s_status process_window(w2s_stream *stream, const float *block, size_t n,
+                                 double probability, w2s_estimate *estimates, size_t *count) {
     while (n > 0) {
         size_t taken = stream->hop - stream->hop_filled;
         if (taken > n) {
             taken = n;
         }
         append(stream, block, taken);
-        stream->hop_heard += weigh(stream, block, taken, probability);
+        stream->hop_counted += weigh(stream, block, taken, probability);
         block += taken;
         n -= taken;
         stream->hop_filled += taken;
@@ -170,14 +170,14 @@ static w2s_status hear_window(w2s_stream *stream, const float *block, size_t n,
         }
         stream->hop_filled = 0;
         stream->samples += stream->hop;
-        stream->heard += stream->hop_heard;
-        if (stream->hop_heard > 0.0 && seconds(stream, stream->heard) >= W2S_STREAM_FIRST_S) {
+        stream->counted += stream->hop_counted;
+        if (stream->hop_counted > 0.0 && seconds(stream, stream->counted) >= W2S_STREAM_FIRST_S) {
             w2s_status status = run_window(stream);
             if (status != W2S_OK) {
                 return status;
             }
         }
-        stream->hop_heard = 0.0;
+        stream->hop_counted = 0.0;
         float overall[3] = {0.0f, 0.0f, 0.0f};
         for (int i = 0; i < 3 && stream->has_estimate; i++) {
             overall[i] = (float)(stream->overall[i] / stream->overall_weight);
@@ -187,9 +187,9 @@ static w2s_status hear_window(w2s_stream *stream, const float *block, size_t n,
     return W2S_OK;
 }
 
-w2s_status w2s_stream_hear(w2s_stream *stream, const float *block, size_t n, double probability,
-                           w2s_estimate *estimates, size_t *count) {
+w2s_status w2s_stream_process(w2s_stream *stream, const float *block, size_t n,
+                              double probability, w2s_estimate *estimates, size_t *count) {
     *count = 0;
-    return (stream->window ? hear_window : hear_causal)(stream, block, n, probability, estimates,
-                                                        count);
+    return (stream->window ? process_window : process_causal)(stream, block, n, probability,
+                                                              estimates, count);
 }

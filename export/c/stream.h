@@ -5,10 +5,10 @@
 #include "gate.h"
 #include "wav2small.h"
 
-#define W2S_STREAM_FIRST_S 0.25 /* no estimate before so much was heard */
+#define W2S_STREAM_FIRST_S 0.25 /* no estimate before so much counted */
 
-/* Causal models: hear `hops` hops, weigh each, and write 6 numbers per hop: the estimate over the
- * memory, then over everything. Other models: `samples` is the whole window, `hops` is its length
+/* Causal models: run `hops` hops, weigh each, and write 6 numbers per hop: the estimate over the
+ * memory, then over everything. Other models: `samples` is the full window, `hops` is its length
  * in samples, `weights` is NULL, and 3 numbers are written. Returns 0 or W2S_ERROR_RUN. */
 typedef w2s_status (*w2s_stream_run)(void *context, const float *samples, size_t hops,
                                      const float *weights, float *estimates);
@@ -28,8 +28,8 @@ typedef struct w2s_stream {
     size_t filled;     /* samples in buffer */
     size_t hop_filled; /* samples since the last hop ended */
     uint64_t samples;  /* since the last reset, hops that are complete */
-    double heard;      /* sum of the weights of all frames */
-    double hop_heard;  /* of the frames since the last hop ended */
+    double counted;     /* sum of the weights of all frames */
+    double hop_counted; /* of the frames since the last hop ended */
     int has_estimate;
     float last[3];      /* not causal: */
     double overall[3];  /* weighted sum of estimates */
@@ -43,7 +43,7 @@ void w2s_stream_forget(w2s_stream *stream);
 size_t w2s_stream_room(const w2s_stream *stream, size_t n);
 
 /* See w2s_stream_push; the arguments were checked, the samples are finite. */
-w2s_status w2s_stream_hear(w2s_stream *stream, const float *block, size_t n, double probability,
-                           w2s_estimate *estimates, size_t *count);
+w2s_status w2s_stream_process(w2s_stream *stream, const float *block, size_t n,
+                              double probability, w2s_estimate *estimates, size_t *count);
 
 #endif

@@ -36,7 +36,7 @@ static w2s_status run_window(void *context, const float *samples, size_t n, cons
                              float *estimates) {
     w2s_model *model = (w2s_model *)context;
     (void)weights;
-    /* ONNX Runtime only reads inputs, but its interface says void *. */
+    /* ONNX Runtime only reads inputs, but its interface takes void *. */
     w2s_tensor input = {"signal", 0, (void *)(uintptr_t)samples, n, 2};
     w2s_tensor output = {"logits", 0, estimates, 3, 2};
     return w2s_session_run(&model->runtime, model->clip, &input, 1, &output, 1, model->message);
@@ -111,12 +111,12 @@ static w2s_status open_causal(w2s_model *model, char *message) {
         !w2s_session_metadata(runtime, model->causal, "stream_hop", hop, sizeof hop) ||
         !w2s_session_metadata(runtime, model->causal, "stream_initial", model->initial,
                               sizeof model->initial)) {
-        w2s_say(message, "not a streaming model of wav2small; export it with --streaming");
+        w2s_msg(message, "not a streaming model of wav2small; export it with --streaming");
         return W2S_ERROR_MODEL;
     }
     long samples = strtol(hop, NULL, 10);
     if (samples < 1 || samples > W2S_SAMPLING_RATE) {
-        w2s_say(message, "a streaming model with a hop of '%.20s' samples", hop);
+        w2s_msg(message, "a streaming model with a hop of '%.20s' samples", hop);
         return W2S_ERROR_MODEL;
     }
     model->stream.hop = (size_t)samples;
@@ -126,12 +126,12 @@ static w2s_status open_causal(w2s_model *model, char *message) {
         model->state[i] = (float *)calloc(model->state_size, sizeof(float));
         model->pool[i] = (double *)calloc(model->pool_size, sizeof(double));
         if (!model->state[i] || !model->pool[i]) {
-            w2s_say(message, "out of memory");
+            w2s_msg(message, "out of memory");
             return W2S_ERROR_MEMORY;
         }
     }
     if (reset_state(model) != W2S_OK) {
-        w2s_say(message, "a streaming model with a damaged initial state");
+        w2s_msg(message, "a streaming model with a damaged initial state");
         return W2S_ERROR_MODEL;
     }
     return W2S_OK;
@@ -151,7 +151,7 @@ static w2s_status open_stream(w2s_model *model, const w2s_options *options, char
         stream->hop = GATE_FRAME * (size_t)lround(options->hop_s * W2S_SAMPLING_RATE / GATE_FRAME);
         stream->window = (size_t)lround(options->memory_s * W2S_SAMPLING_RATE);
         if (stream->window < stream->hop) {
-            w2s_say(message, "memory_s %g is shorter than hop_s %g", options->memory_s,
+            w2s_msg(message, "memory_s %g is shorter than hop_s %g", options->memory_s,
                     options->hop_s);
             return W2S_ERROR_ARGUMENT;
         }
@@ -165,7 +165,7 @@ static w2s_status open_stream(w2s_model *model, const w2s_options *options, char
     gate->hold_frames =
         (size_t)lround(options->gate_hold_s * W2S_SAMPLING_RATE / (double)gate->frame);
     if (w2s_stream_init(stream) != W2S_OK) {
-        w2s_say(message, "out of memory");
+        w2s_msg(message, "out of memory");
         return W2S_ERROR_MEMORY;
     }
     return W2S_OK;
@@ -180,7 +180,7 @@ static w2s_status open_model(w2s_model *model, const void *clip, size_t clip_siz
     }
     if (status == W2S_OK && (w2s_session_width(&model->runtime, model->clip, 0, "signal", 0) != -1 ||
                              w2s_session_width(&model->runtime, model->clip, 1, "logits", 0) != 3)) {
-        w2s_say(message, "not a model of wav2small: needed are input signal [1, samples] and "
+        w2s_msg(message, "not a model of wav2small: needed are input signal [1, samples] and "
                          "output logits [1, 3]");
         status = W2S_ERROR_MODEL;
     }
@@ -198,14 +198,14 @@ w2s_status w2s_open_bytes(const void *clip, size_t clip_size, const void *stream
                           size_t stream_size, const w2s_options *options, w2s_model **model,
                           char *message) {
     w2s_options defaults = w2s_default_options();
-    w2s_say(message, "%s", "");
+    w2s_msg(message, "%s", "");
     if (!model) {
-        w2s_say(message, "model is NULL");
+        w2s_msg(message, "model is NULL");
         return W2S_ERROR_ARGUMENT;
     }
     *model = NULL;
     if (!clip || clip_size == 0 || (stream && stream_size == 0)) {
-        w2s_say(message, "a model of 0 bytes");
+        w2s_msg(message, "a model of 0 bytes");
         return W2S_ERROR_ARGUMENT;
     }
     options = options ? options : &defaults;
@@ -215,7 +215,7 @@ w2s_status w2s_open_bytes(const void *clip, size_t clip_size, const void *stream
     }
     w2s_model *opened = (w2s_model *)calloc(1, sizeof *opened);
     if (!opened) {
-        w2s_say(message, "out of memory");
+        w2s_msg(message, "out of memory");
         return W2S_ERROR_MEMORY;
     }
     status = open_model(opened, clip, clip_size, stream, stream_size, options, message);
@@ -236,18 +236,18 @@ w2s_status w2s_open(const char *path, const w2s_options *options, w2s_model **mo
         *model = NULL;
     }
     if (!path || !model) {
-        w2s_say(message, "%s is NULL", path ? "model" : "path");
+        w2s_msg(message, "%s is NULL", path ? "model" : "path");
         return W2S_ERROR_ARGUMENT;
     }
     int folder = w2s_is_folder(path);
     int length = snprintf(name, sizeof name, folder ? "%s/model.onnx" : "%s", path);
     if (length < 0 || (size_t)length >= sizeof name - sizeof "streaming.onnx") {
-        w2s_say(message, "a path of more than 4000 characters");
+        w2s_msg(message, "a path of more than 4000 characters");
         return W2S_ERROR_ARGUMENT;
     }
     clip = w2s_read_file(name, &clip_size);
     if (!clip) {
-        w2s_say(message, "%.180s: cannot be read; give a bundle or an .onnx file", name);
+        w2s_msg(message, "%.180s: cannot be read; give a bundle or an .onnx file", name);
         return W2S_ERROR_MODEL;
     }
     if (folder) {
@@ -261,7 +261,7 @@ w2s_status w2s_open(const char *path, const w2s_options *options, w2s_model **mo
     if (status == W2S_ERROR_MODEL && message) {
         char reason[W2S_MESSAGE_SIZE];
         memcpy(reason, message, sizeof reason);
-        w2s_say(message, "%.100s: %.150s", path, reason);
+        w2s_msg(message, "%.100s: %.150s", path, reason);
     }
     return status;
 }
@@ -269,17 +269,17 @@ w2s_status w2s_open(const char *path, const w2s_options *options, w2s_model **mo
 static w2s_status check_signal(w2s_model *model, const float *samples, size_t n,
                                int sampling_rate) {
     if (!samples && n > 0) {
-        w2s_say(model->message, "samples is NULL");
+        w2s_msg(model->message, "samples is NULL");
         return W2S_ERROR_ARGUMENT;
     }
     if (sampling_rate != W2S_SAMPLING_RATE) {
-        w2s_say(model->message, "%d Hz: this model hears %d Hz; resample first", sampling_rate,
+        w2s_msg(model->message, "%d Hz: this model takes %d Hz; resample first", sampling_rate,
                 W2S_SAMPLING_RATE);
         return W2S_ERROR_RATE;
     }
     for (size_t i = 0; i < n; i++) {
         if (!isfinite(samples[i])) {
-            w2s_say(model->message, "sample %zu is NaN or infinite", i);
+            w2s_msg(model->message, "sample %zu is NaN or infinite", i);
             return W2S_ERROR_SIGNAL;
         }
     }
@@ -293,12 +293,12 @@ w2s_status w2s_predict(w2s_model *model, const float *samples, size_t n, int sam
         return W2S_ERROR_ARGUMENT;
     }
     if (!estimate) {
-        w2s_say(model->message, "estimate is NULL");
+        w2s_msg(model->message, "estimate is NULL");
         return W2S_ERROR_ARGUMENT;
     }
     w2s_status status = check_signal(model, samples, n, sampling_rate);
     if (status == W2S_OK && n < MIN_SAMPLES) {
-        w2s_say(model->message, "%zu samples: at least %d are needed (0.1 s)", n, MIN_SAMPLES);
+        w2s_msg(model->message, "%zu samples: at least %d are needed (0.1 s)", n, MIN_SAMPLES);
         status = W2S_ERROR_SHORT;
     }
     if (status == W2S_OK) {
@@ -336,15 +336,15 @@ w2s_status w2s_stream_push(w2s_model *model, const float *block, size_t n, int s
     if (voice_probability == W2S_NO_VOICE_PROBABILITY) {
         probability = 1.0;
     } else if (!(probability >= 0.0 && probability <= 1.0)) {
-        w2s_say(model->message, "voice probability %g: 0 to 1", probability);
+        w2s_msg(model->message, "voice probability %g: 0 to 1", probability);
         return W2S_ERROR_ARGUMENT;
     }
     if ((estimates || capacity) && w2s_stream_room(&model->stream, n) > (estimates ? capacity : 0)) {
-        w2s_say(model->message, "room for %zu estimates, %zu may come; see w2s_stream_capacity",
+        w2s_msg(model->message, "room for %zu estimates, %zu may come; see w2s_stream_capacity",
                 estimates ? capacity : 0, w2s_stream_room(&model->stream, n));
         return W2S_ERROR_CAPACITY;
     }
-    status = w2s_stream_hear(&model->stream, block, n, probability, estimates, &written);
+    status = w2s_stream_process(&model->stream, block, n, probability, estimates, &written);
     if (count && estimates) {
         *count = written;
     }

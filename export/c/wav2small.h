@@ -63,7 +63,7 @@ typedef struct w2s_estimate {
 w2s_options w2s_default_options(void);
 
 /* Open a bundle folder, or one .onnx file; `options` may be NULL. On failure `*model` is NULL and
- * `message`, if not NULL, W2S_MESSAGE_SIZE characters of the caller, says what is wrong. */
+ * `message`, if not NULL, W2S_MESSAGE_SIZE characters of the caller, describes the problem. */
 w2s_status w2s_open(const char *path, const w2s_options *options, w2s_model **model,
                     char *message);
 
@@ -77,12 +77,12 @@ w2s_status w2s_open_bytes(const void *clip, size_t clip_size, const void *stream
 w2s_status w2s_predict(w2s_model *model, const float *samples, size_t n, int sampling_rate,
                        w2s_estimate *estimate);
 
-/* Hear a block of any size, 0 included, and write one estimate per hop that it completed.
+/* Take a block of any size, 0 included, and write one estimate per hop that it completed.
  *
  * voice_probability: 0..1 from the caller's voice activity detector, weighs the block;
  *     W2S_NO_VOICE_PROBABILITY if there is none.
  * estimates, capacity: room for them; w2s_stream_capacity(model, n) is always enough. Nothing is
- *     written before .25 s were heard. NULL and 0: only hear.
+ *     written before .25 s counted. NULL and 0: no estimates.
  * count: estimates written; may be NULL.
  *
  * After any error but W2S_ERROR_RUN the stream is as before the call; after that one, reset. */

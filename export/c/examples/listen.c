@@ -18,7 +18,7 @@ static void print(const w2s_estimate *e) {
            (double)e->overall[0], (double)e->overall[1], (double)e->overall[2]);
 }
 
-/* A WAV header would be heard as samples, and its channels and rate might be others. */
+/* A WAV header would be taken for samples, and its channels and rate might be others. */
 static int is_wav(const unsigned char *bytes, size_t size) {
     return size >= 4 && memcmp(bytes, "RIFF", 4) == 0;
 }

@@ -1,5 +1,5 @@
 /* Any calls, blocks and samples through an emitted nano_<name>.c (-DW2S_NANO= of CMake): no
- * undefined behaviour, no number that is not finite, and a refused block leaves every byte of the
+ * undefined behaviour, no number that is not finite, and a rejected block leaves every byte of the
  * state as it was. */
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* Any sequence of block sizes, levels and voice probabilities through the stream's own logic, with
  * a model that only counts: no sample may be lost, no memory overrun, and block sizes must not
- * change what the model gets to hear. */
+ * change what the model gets. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,7 +65,7 @@ static w2s_status count_window(void *context, const float *samples, size_t n,
     return W2S_OK;
 }
 
-static void hear(const uint8_t *bytes, size_t size, int causal) {
+static void process(const uint8_t *bytes, size_t size, int causal) {
     static w2s_estimate estimates[BLOCK / HOP + 2];
     w2s_stream stream;
     counter context = {&stream, 0, 0.0f};
@@ -100,7 +100,7 @@ static void hear(const uint8_t *bytes, size_t size, int causal) {
             block[i] = next;
             next = after(next);
         }
-        if (w2s_stream_hear(&stream, block, n, bytes[at + 1] / 255.0, estimates, &count) !=
+        if (w2s_stream_process(&stream, block, n, bytes[at + 1] / 255.0, estimates, &count) !=
                 W2S_OK ||
             count > room) {
             abort();
@@ -114,7 +114,7 @@ static void hear(const uint8_t *bytes, size_t size, int causal) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
-    hear(bytes, size, 1);
-    hear(bytes, size, 0);
+    process(bytes, size, 1);
+    process(bytes, size, 0);
     return 0;
 }

@@ -2,7 +2,7 @@
  *
  * Made by `wav2small export --c`. @LICENCE@
  *
- * Hears 16 kHz mono. All memory is the caller's; no heap, no stdio, no libm, no globals that are
+ * Takes 16 kHz mono. All memory is the caller's; no heap, no stdio, no libm, no globals that are
  * written, no function pointers, no recursion, no arrays of variable length. Integer from the
  * features to the pooling; the front end and the last layer are float32, so build for a unit that
  * has it (-mfpu=...), else they run in software, some ten times slower.
@@ -35,7 +35,7 @@ extern "C" {
 
 typedef enum w2s_status {
     W2S_OK = 0,
-    W2S_NOT_YET = 1,          /* less than .25 s heard so far */
+    W2S_NOT_YET = 1,          /* less than .25 s counted so far */
     W2S_ERROR_NULL = -1,      /* a null pointer */
     W2S_ERROR_STATE = -2,     /* not a state: w2s_init was not called, or memory was overwritten */
     W2S_ERROR_SIGNAL = -3,    /* NaN or infinite samples */
@@ -46,7 +46,7 @@ typedef struct w2s_state w2s_state;
 
 typedef struct w2s_estimate {
     float arousal, dominance, valence; /* 0..1 on the teacher's scale */
-    uint64_t samples; /* heard since w2s_init, up to the end of the last whole hop */
+    uint64_t samples; /* since w2s_init, up to the end of the last complete hop */
     uint64_t counted; /* of them, those that passed the gate, by weight */
 } w2s_estimate;
 
@@ -57,10 +57,10 @@ size_t w2s_state_size(void);
  * aligned. Call it again to forget all audio. */
 w2s_state *w2s_init(void *memory);
 
-/* Hear n samples, any n. The block is not kept. */
+/* Take n samples, any n. The block is not kept. */
 w2s_status w2s_push(w2s_state *state, const int16_t *block, size_t n);
 
-/* The same for -1..1; rounded to 16 bits. An infinite sample or a NaN: nothing is heard. */
+/* The same for -1..1; rounded to 16 bits. With an infinite sample or a NaN nothing is taken. */
 w2s_status w2s_push_float(w2s_state *state, const float *block, size_t n);
 
 /* Estimate over the last seconds (W2S_MEMORY_S, 4), fading. */

@@ -1,5 +1,5 @@
 /* The engine of nano; the tables above it are the model. See export/c/integer.py for the integer
- * part, which computes the same numbers bit by bit, and students/nano.py for the whole. */
+ * part, which computes the same numbers bit by bit, and students/nano.py for the student. */
 
 #ifndef W2S_MEMORY_S
 #define W2S_MEMORY_S 4.0
@@ -22,7 +22,7 @@
 #define EMPTY (ONE / 256)
 #define NEVER (-1.0e4f) /* level before the first frame */
 #define FLOOR_POWER 1.16415321826934814e-10f /* 2^-33 */
-#define FIRST_HEARD ((uint64_t)(W2S_SAMPLING_RATE / 4) * ONE)
+#define FIRST_COUNTED ((uint64_t)(W2S_SAMPLING_RATE / 4) * ONE)
 #define OPEN_ENERGY ((uint64_t)(W2S_OPEN_POWER * 1073741824.0 * HOP)) /* of 16-bit samples */
 #define CLOSE_ENERGY ((uint64_t)(W2S_CLOSE_POWER * 1073741824.0 * HOP))
 #define OPEN_RANGE ((uint64_t)(W2S_RANGE))
@@ -35,13 +35,13 @@
 struct w2s_state {
     int64_t numerator[POOLED], all_numerator[POOLED]; /* over the memory, over everything */
     int64_t all_denominator[POOLED];
-    uint64_t samples; /* in whole hops */
+    uint64_t samples; /* in complete hops */
     uint64_t counted; /* times ONE */
     uint64_t energy;  /* of the hop that fills */
     uint64_t loudest; /* energy of the loudest hop lately */
     uint32_t magic;
     uint32_t filled;  /* samples in the hop that fills */
-    uint32_t started; /* a hop was heard */
+    uint32_t started; /* a hop came */
     uint32_t below;   /* hops below the closing level */
     int32_t gate_enabled, gate_open;
     int32_t voice;        /* Q15, of the blocks to come */

@@ -58,8 +58,8 @@ static w2s_status check(const w2s_state *s) {
     return W2S_OK;
 }
 
-/* Hear n samples, up to the end of the hop that fills. */
-static void hear(w2s_state *s, const int16_t *samples, uint32_t n) {
+/* Take n samples, up to the end of the hop that fills. */
+static void process(w2s_state *s, const int16_t *samples, uint32_t n) {
     memcpy(s->signal + HOP + s->filled, samples, n * sizeof *samples);
     s->energy += energy_of(samples, n);
     s->voice_sum += (uint64_t)n * (uint32_t)s->voice;
@@ -80,7 +80,7 @@ w2s_status w2s_push(w2s_state *state, const int16_t *samples, size_t n) {
     }
     while (status == W2S_OK && n > 0u) {
         uint32_t part = smaller(n, HOP - state->filled);
-        hear(state, samples, part);
+        process(state, samples, part);
         samples += part;
         n -= part;
     }
@@ -105,7 +105,7 @@ w2s_status w2s_push_float(w2s_state *state, const float *samples, size_t n) {
             v = v < -32768.0f ? -32768.0f : (v > 32767.0f ? 32767.0f : v);
             rounded[i] = (int16_t)((int32_t)(v + 32768.5f) - 32768);
         }
-        hear(state, rounded, part);
+        process(state, rounded, part);
         samples += part;
         n -= part;
     }
@@ -146,7 +146,7 @@ static void estimate_from(const w2s_state *s, const float *ratio, w2s_estimate *
 
 static w2s_status check_read(const w2s_state *s, const w2s_estimate *estimate) {
     w2s_status status = estimate == NULL ? W2S_ERROR_NULL : check(s);
-    if (status == W2S_OK && s->counted < FIRST_HEARD) {
+    if (status == W2S_OK && s->counted < FIRST_COUNTED) {
         status = W2S_NOT_YET;
     }
     return status;
@@ -211,7 +211,7 @@ int64_t w2s_test_sum(const w2s_state *s, int which, int c) {
     return sums[which];
 }
 
-/* As if the audio of the sums so far had been heard `times` times in all. */
+/* As if the audio of the sums so far had come `times` times in all. */
 void w2s_test_forward(w2s_state *s, uint64_t times) {
     for (int c = 0; c < POOLED; c++) {
         s->all_numerator[c] *= (int64_t)times;

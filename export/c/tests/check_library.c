@@ -68,7 +68,7 @@ static void predicting(w2s_model *model, float *signal) {
 }
 
 /* The last estimate of the signal in blocks, after `upset` was pushed at half time. */
-static w2s_estimate hear(w2s_model *model, float *signal, size_t n, size_t block, int upset) {
+static w2s_estimate process(w2s_model *model, float *signal, size_t n, size_t block, int upset) {
     w2s_estimate last, *estimates;
     size_t count = 0;
     memset(&last, 0, sizeof last);
@@ -107,12 +107,12 @@ static int same(w2s_estimate a, w2s_estimate b) {
 
 static void streaming(w2s_model *model, float *signal, size_t n) {
     static const size_t blocks[] = {7, 160, 1000, 16000, 96000};
-    w2s_estimate whole = hear(model, signal, n, n, 0);
-    EXPECT(whole.time_s > 2.0 && whole.heard_s > 1.0 && whole.arousal != 0.0f);
+    w2s_estimate at_once = process(model, signal, n, n, 0);
+    EXPECT(at_once.time_s > 2.0 && at_once.heard_s > 1.0 && at_once.arousal != 0.0f);
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) {
-        EXPECT(same(hear(model, signal, n, blocks[i], 0), whole));
+        EXPECT(same(process(model, signal, n, blocks[i], 0), at_once));
     }
-    EXPECT(same(hear(model, signal, n, 160, 1), whole));
+    EXPECT(same(process(model, signal, n, 160, 1), at_once));
     w2s_stream_reset(model);
     EXPECT(w2s_stream_capacity(model, 0) == 0 && w2s_stream_capacity(NULL, 99) == 0);
     EXPECT(w2s_stream_reset(NULL) == W2S_ERROR_ARGUMENT);

@@ -40,23 +40,23 @@ static int day(size_t window, int silence) {
         block[i] = silence ? 0.0f : 0.1f;
     }
     stream.samples = (uint64_t)DAY_HOPS * HOP;
-    stream.heard = (double)DAY_HOPS;
+    stream.counted = (double)DAY_HOPS;
     stream.has_estimate = 1;
     stream.overall_weight = (double)DAY_HOPS;
     stream.overall[0] = 0.25 * (double)DAY_HOPS;
-    stream.gate.below = (size_t)-2; /* silent for longer than a counter can say */
-    w2s_status status = w2s_stream_hear(&stream, block, 3 * HOP, 1.0, estimates, &written);
+    stream.gate.below = (size_t)-2; /* silent for longer than a counter can hold */
+    w2s_status status = w2s_stream_process(&stream, block, 3 * HOP, 1.0, estimates, &written);
     int fine = status == W2S_OK && written == 3;
     for (size_t i = 0; fine && i < written; i++) {
-        double heard = (double)DAY_HOPS + (silence ? 0.0 : (double)(i + 1));
+        double counted = (double)DAY_HOPS + (silence ? 0.0 : (double)(i + 1));
         double time = (double)DAY_HOPS + (double)(i + 1);
         fine = estimates[i].time_s == time * HOP / W2S_SAMPLING_RATE &&
-               estimates[i].heard_s == heard * HOP / W2S_SAMPLING_RATE;
+               estimates[i].heard_s == counted * HOP / W2S_SAMPLING_RATE;
     }
     if (fine && window && !silence) {
-        double wanted = 0.25 + 0.25 * 3 / (DAY_HOPS + 3.0); /* each hop still counts */
+        double target = 0.25 + 0.25 * 3 / (DAY_HOPS + 3.0); /* each hop still counts */
         double found = stream.overall[0] / stream.overall_weight;
-        fine = found - wanted < 1e-12 && wanted - found < 1e-12;
+        fine = found - target < 1e-12 && target - found < 1e-12;
     }
     if (!fine) {
         printf("FAILED window %zu silence %d\n", window, silence);
