@@ -3,11 +3,11 @@
 import doctest
 import importlib
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 
 ROOT = Path(__file__).parents[1]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -22,18 +22,9 @@ def modules():
                 yield name if folder == "wav2small" else f"wav2small.{name}"
 
 
-@pytest.fixture(scope="module")
-def folder(bundle, clip, tmp_path_factory):
-    """Where examples run: `bundle/` and `speech.wav` are there."""
-    folder = tmp_path_factory.mktemp("examples")
-    (folder / "bundle").symlink_to(bundle)
-    soundfile.write(folder / "speech.wav", clip, 16000)
-    return folder
-
-
 @pytest.mark.parametrize("name", list(modules()))
-def test_examples(name, folder, clip, monkeypatch):
-    monkeypatch.chdir(folder)
+def test_examples(name, example_folder, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(example_folder, tmp_path / "examples"))
     module = importlib.import_module(name)
     found = doctest.testmod(
         module, optionflags=FLAGS, extraglobs={"np": np, "os": os, "signal": clip}

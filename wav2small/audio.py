@@ -44,6 +44,10 @@ def read(
     Raises:
         AudioError: no such file, not audio, broken, empty, shorter than 0.1 s, silent to the
             last bit, NaN or infinite samples
+
+    Example:
+        >>> read("speech.wav", start_s=0.5, end_s=1.5).shape
+        (16000,)
     """
     with _open(file) as sound:
         total_s = sound.frames / sound.samplerate
@@ -89,6 +93,10 @@ def duration(file: str | os.PathLike[str]) -> float:
 
     Raises:
         AudioError: no such file, not audio
+
+    Example:
+        >>> duration("speech.wav")
+        2.0
     """
     with _open(file) as sound:
         return sound.frames / sound.samplerate

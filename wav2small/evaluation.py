@@ -91,6 +91,10 @@ def evaluate(
 
     Raises:
         Wav2SmallError: the bundle or the truth cannot be used, or no clip of it can be read
+
+    Example:
+        >>> round(evaluate("bundle", "ratings.csv").dimensions["arousal"]["mae"].value, 2)
+        0.05
     """
     from wav2small.dimensions import DIMENSIONS
     from wav2small.index import seconds

@@ -43,6 +43,12 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         Wav2SmallError: the folder cannot be written, or `path` is a folder
+
+    Example:
+        >>> with atomic("note.txt") as temporary:
+        ...     _ = temporary.write_text("all of it")
+        >>> Path("note.txt").read_text()
+        'all of it'
     """
     into = special(path)
     path = Path(path) if into else Path(os.path.realpath(path))
@@ -72,7 +78,13 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal.
+
+    Example:
+        >>> _ = Path("empty").write_bytes(b"")
+        >>> sha256("empty")[:8]
+        'e3b0c442'
+    """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

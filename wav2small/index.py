@@ -66,6 +66,10 @@ def load_source(source: str | os.PathLike[str], *, root: str | None = None) -> I
     Raises:
         MissingPackageError: pandas or pyarrow is not installed
         Wav2SmallError: nothing there, no audio in it, or a table without the column `file`
+
+    Example:
+        >>> load_source("speech.wav").frame["file"].tolist()
+        ['speech.wav']
     """
     try:
         import pandas  # noqa: F401
@@ -94,7 +98,12 @@ def nowhere(name: str) -> str:
 
 
 def is_table(name: str) -> bool:
-    """Whether a source is a table, by its name: CSV or parquet, or any URL."""
+    """Whether a source is a table, by its name: CSV or parquet, or any URL.
+
+    Example:
+        >>> is_table("clips.csv"), is_table("a.wav")
+        (True, False)
+    """
     return "://" in name or name.lower().endswith(TABLE_EXTENSIONS)
 
 
@@ -115,6 +124,10 @@ def list_audio(folder: str | os.PathLike[str]) -> tuple[list[str], list[tuple[st
 
     Raises:
         Wav2SmallError: no audio in it
+
+    Example:
+        >>> list_audio(".")
+        (['speech.wav'], [])
     """
     files: list[str] = []
     rejected: list[tuple[str, str]] = []
@@ -148,6 +161,10 @@ def spans(duration_s: float, *, window_s: float, hop_s: float) -> list[tuple[flo
 
     Returns:
         (start, end) in seconds
+
+    Example:
+        >>> spans(30, window_s=12, hop_s=12)
+        [(0, 12), (12, 24), (18, 30)]
     """
     if duration_s <= window_s:
         return [(0.0, duration_s)]

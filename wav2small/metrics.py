@@ -22,6 +22,10 @@ def ccc(truth: np.ndarray, prediction: np.ndarray) -> float:
     """Concordance correlation coefficient, population moments, -1..1.
 
     NaN when both series are constant and equal, or fewer than two values are given.
+
+    Example:
+        >>> round(ccc(np.array([0, 1, 2]), np.array([1, 2, 3])), 3)
+        0.571
     """
     import audmetric
 
@@ -31,7 +35,12 @@ def ccc(truth: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def pcc(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """Pearson's correlation coefficient, -1..1; NaN when one series is constant."""
+    """Pearson's correlation coefficient, -1..1; NaN when one series is constant.
+
+    Example:
+        >>> round(pcc(np.array([0, 1, 2]), np.array([1, 2, 3])), 3)
+        1.0
+    """
     import audmetric
 
     if len(truth) < 2 or np.ptp(truth) == 0 or np.ptp(prediction) == 0:
@@ -40,7 +49,12 @@ def pcc(truth: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def mae(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """Mean absolute error, in the unit of the ratings."""
+    """Mean absolute error, in the unit of the ratings.
+
+    Example:
+        >>> mae(np.array([0, 1, 2]), np.array([1, 2, 3]))
+        1.0
+    """
     return float(np.abs(_float64(truth) - _float64(prediction)).mean())
 
 
@@ -65,6 +79,10 @@ def bootstrap(
         n: number of resamples
         seed: of the resampling; the same seed gives the same interval
         level: coverage of the interval
+
+    Example:
+        >>> bootstrap(np.arange(10), np.arange(10) + 1, mae, n=20)
+        Interval(value=1.0, low=1.0, high=1.0)
     """
     truth, prediction = _float64(truth), _float64(prediction)
     value = metric(truth, prediction)
@@ -97,6 +115,11 @@ def summary(
 
     Returns:
         {"arousal": {"ccc": Interval, "pcc": Interval, "mae": Interval}, ...}
+
+    Example:
+        >>> truth = np.random.default_rng(0).random((10, 3))
+        >>> round(summary(truth, truth, n=10)["valence"]["ccc"].value, 3)
+        1.0
     """
     result = {}
     for column, dimension in enumerate(dimensions):
@@ -121,6 +144,10 @@ def agreement(truth: np.ndarray, prediction: np.ndarray) -> float:
 
     Returns:
         0..1; NaN if none is known
+
+    Example:
+        >>> agreement(np.eye(3), np.eye(3))
+        1.0
     """
     known = np.isfinite(truth).all(axis=1)
     same = truth[known].argmax(axis=1) == prediction[known].argmax(axis=1)

@@ -63,6 +63,10 @@ def reverberate(signal: np.ndarray, response: np.ndarray) -> np.ndarray:
     Args:
         signal: (samples,)
         response: impulse response of the room; what is before its peak is cut off
+
+    Example:
+        >>> reverberate(np.array([1.0, 0.0]), np.array([1.0])).round(3)
+        array([1., 0.])
     """
     direct = response[int(np.abs(response).argmax()) :]
     size = 1 << (len(signal) + len(direct) - 1).bit_length()
@@ -84,7 +88,13 @@ def coloured_noise(white: np.ndarray, colour: float) -> np.ndarray:
 
 
 def band(signal: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
-    """Keep a band; its edges fall over a tenth of their frequency, without ringing for long."""
+    """Keep a band; its edges fall over a tenth of their frequency, without ringing for long.
+
+    Example:
+        >>> tone_3_khz = np.sin(np.arange(1600) * 2 * np.pi * 3000 / RATE)
+        >>> bool(power(band(tone_3_khz, 0.0, 2000.0)) < 1e-6)
+        True
+    """
     frequency = np.fft.rfftfreq(len(signal), 1 / RATE)
     keep = np.clip((1.1 * high_hz - frequency) / (0.1 * high_hz), 0, 1)
     if low_hz:
@@ -107,7 +117,12 @@ def mu_law(signal: np.ndarray, rate: int) -> np.ndarray:
 
 
 def resample(signal: np.ndarray, source: float, target: float) -> Any:
-    """From one sampling rate in Hz to another, with soxr."""
+    """From one sampling rate in Hz to another, with soxr.
+
+    Example:
+        >>> resample(np.zeros(1600), 16000, 8000).shape
+        (800,)
+    """
     import soxr
 
     return soxr.resample(signal, source, target)
@@ -122,7 +137,12 @@ def tone(signal: np.ndarray, rng: np.random.Generator, *, snr_db: float) -> np.n
 
 
 def append_zeros(signal: np.ndarray, rng: np.random.Generator, *, samples: int) -> np.ndarray:
-    """Digital silence after the end."""
+    """Digital silence after the end.
+
+    Example:
+        >>> append_zeros(np.ones(2, np.float32), np.random.default_rng(0), samples=1)
+        array([1., 1., 0.], dtype=float32)
+    """
     return np.concatenate([signal, np.zeros(samples, np.float32)])
 
 
@@ -137,7 +157,12 @@ def crop_beginning(signal: np.ndarray, rng: np.random.Generator, *, samples: int
 
 
 def crop_end(signal: np.ndarray, rng: np.random.Generator, *, samples: int) -> np.ndarray:
-    """The last samples are missing; half of the clip always stays."""
+    """The last samples are missing; half of the clip always stays.
+
+    Example:
+        >>> crop_end(np.arange(4), np.random.default_rng(0), samples=1)
+        array([0, 1, 2])
+    """
     return signal[: len(signal) - min(samples, len(signal) // 2)].copy()
 
 
@@ -148,7 +173,12 @@ def clip(signal: np.ndarray, rng: np.random.Generator, *, share: float) -> np.nd
 
 
 def gain(signal: np.ndarray, rng: np.random.Generator, *, db: float) -> np.ndarray:
-    """Another level, nothing cut."""
+    """Another level, nothing cut.
+
+    Example:
+        >>> gain(np.array([0.1, -0.1]), np.random.default_rng(0), db=20)
+        array([ 1., -1.], dtype=float32)
+    """
     return _as(signal * 10 ** (db / 20))
 
 

@@ -87,7 +87,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) ->
 
 
 def columns(categories: Sequence[str]) -> list[str]:
-    """Names of the columns for a student with these categories."""
+    """Names of the columns for a student with these categories.
+
+    Example:
+        >>> columns(["anger"])[-2:]
+        ['valence', 'probability_anger']
+    """
     return [*COLUMNS, *(f"probability_{name}" for name in categories)]
 
 
@@ -120,6 +125,10 @@ def predict(
 
     Raises:
         Wav2SmallError: the bundle or the source cannot be used at all
+
+    Example:
+        >>> predict("bundle", "speech.wav").rows[0][:3]
+        ('speech.wav', 0.0, 2.0)
     """
     from wav2small.index import check_window
 

@@ -36,6 +36,8 @@ class Predictor:
     Example:
         >>> predictor = Predictor("bundle/")
         >>> arousal, dominance, valence = predictor.predict_file("speech.wav")
+        >>> print(f"{arousal:.2f} {dominance:.2f} {valence:.2f}")
+        0.25 0.50 0.75
     """
 
     def __init__(self, bundle: str | os.PathLike[str], *, threads: int = 1):
@@ -140,6 +142,10 @@ def model_path(bundle: str | os.PathLike[str]) -> Path:
 
     Raises:
         Wav2SmallError: nothing there, or a folder without a model
+
+    Example:
+        >>> model_path("bundle").name
+        'model.onnx'
     """
     path = Path(bundle)
     if path.is_dir():

@@ -35,6 +35,10 @@ def new(
         teachers: one mapping per teacher with `name`, `id`, `revision`, `licence`
         audio: one mapping per source of audio with `source` and `licence`
         extra: further JSON values, such as `variants` or `hashes`
+
+    Example:
+        >>> sorted(new(audio=[{"source": "speech/", "licence": "CC0-1.0"}]))
+        ['audio', 'code', 'teachers', 'versions']
     """
     return {
         "teachers": [dict(teacher) for teacher in teachers],
@@ -57,7 +61,12 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def licences(provenance: Mapping[str, Any]) -> list[str]:
-    """Every licence of the lineage once: teachers, audio, then the code. Absent = "unknown"."""
+    """Every licence of the lineage once: teachers, audio, then the code. Absent = "unknown".
+
+    Example:
+        >>> licences(new(audio=[{"source": "speech/", "licence": "CC0-1.0"}]))
+        ['CC0-1.0', 'MIT']
+    """
     entries = [
         *provenance.get("teachers", ()),
         *provenance.get("audio", ()),
@@ -68,7 +77,12 @@ def licences(provenance: Mapping[str, Any]) -> list[str]:
 
 def licence_line(provenance: Mapping[str, Any]) -> str:
     """One line that names who is bound by what, such as
-    `teacher acoustic: MIT; audio speech/: unknown; code wav2small: MIT`."""
+    `teacher acoustic: MIT; audio speech/: unknown; code wav2small: MIT`.
+
+    Example:
+        >>> licence_line(new(audio=[{"source": "speech/", "licence": "CC0-1.0"}]))
+        'audio speech/: CC0-1.0; code wav2small: MIT'
+    """
     parts = [
         f"teacher {teacher.get('name', '?')}: {teacher.get('licence') or UNKNOWN}"
         for teacher in provenance.get("teachers", ())

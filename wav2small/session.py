@@ -86,6 +86,10 @@ def open_session(
 
     Raises:
         Wav2SmallError: ONNX Runtime is too old or cannot load the model
+
+    Example:
+        >>> open_session("bundle/model.onnx").get_inputs()[0].name
+        'signal'
     """
     import onnxruntime
 
@@ -105,7 +109,12 @@ def open_session(
 
 
 def file_run(model: bytes | str | os.PathLike[str]) -> Run:
-    """A file as a function of one signal, (n,) -> (3,)."""
+    """A file as a function of one signal, (n,) -> (3,).
+
+    Example:
+        >>> file_run("bundle/model.onnx")(np.ones(1600, np.float32))
+        array([1., 2., 3.], dtype=float32)
+    """
     opened = open_session(model)
 
     def run(signal: np.ndarray) -> np.ndarray:

@@ -84,10 +84,13 @@ class Stream:
         Wav2SmallError: no such bundle, not a model, or an option out of its range
 
     Example:
-        >>> stream = Stream("bundle/")
-        >>> estimates = stream.push(signal)  # any number of samples; float32 at 16 kHz
-        >>> len(estimates) > 0 and 0 < estimates[-1].time <= len(signal) / 16000
-        True
+        >>> stream = Stream("bundle/", hop=1.0)
+        >>> blocks = np.split(audio.read("speech.wav"), 10)  # from a microphone, of any size
+        >>> for block in blocks:
+        ...     for estimate in stream.push(block):
+        ...         print(estimate.time, round(estimate.arousal, 2))
+        1.0 0.25
+        2.0 0.25
     """
 
     def __init__(

@@ -73,6 +73,10 @@ def read_labels(
 
     Raises:
         Wav2SmallError: columns are missing, or a rating is not a number or outside its scale
+
+    Example:
+        >>> read_labels("ratings.csv").values
+        array([[0.2, 0.4, 0.8]])
     """
     index = load_source(path, root=root)
     frame = index.frame
@@ -94,7 +98,13 @@ def read_labels(
 
 
 def write_labels(path: str | os.PathLike[str], labels: Labels) -> None:
-    """Write a label table, completely or not at all; also to any fsspec URL."""
+    """Write a label table, completely or not at all; also to any fsspec URL.
+
+    Example:
+        >>> write_labels("labels.parquet", read_labels("ratings.csv"))
+        >>> read_labels("labels.parquet").dimensions
+        ('arousal', 'dominance', 'valence')
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

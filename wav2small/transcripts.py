@@ -74,6 +74,10 @@ def parse(value: Any, where: str) -> tuple[Word, ...] | None:
 
     Raises:
         Wav2SmallError: something else
+
+    Example:
+        >>> parse('[{"word": "yes", "start": 0.1, "end": 0.4}]', "row 1")
+        (Word(word='yes', start=0.1, end=0.4),)
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -103,6 +107,10 @@ def fault(words: Sequence[Word], start: float, end: float | None) -> str | None:
         words: seconds of the file
         start: of the clip, seconds
         end: of the clip; None = to the end of the file
+
+    Example:
+        >>> fault([Word("yes", 0.1, 0.4)], start=0.0, end=0.2)
+        "the word 'yes' is outside the clip"
     """
     before = start
     for word in words:
@@ -117,7 +125,12 @@ def fault(words: Sequence[Word], start: float, end: float | None) -> str | None:
 
 
 def cells(words: Iterable[Word]) -> list[dict[str, Any]]:
-    """Words as they stand in a table."""
+    """Words as they stand in a table.
+
+    Example:
+        >>> cells([Word("yes", 0.1, 0.4)])
+        [{'word': 'yes', 'start': 0.1, 'end': 0.4}]
+    """
     return [word._asdict() for word in words]
 
 
