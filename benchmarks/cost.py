@@ -11,12 +11,13 @@ import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wav2small.audio import SAMPLING_RATE
 from wav2small.errors import Wav2SmallError
 from wav2small.session import first_line, open_session, session_options
 
@@ -72,8 +73,6 @@ def cost(path: str | os.PathLike[str], duration_s: float = 1.0) -> dict[str, Any
     Raises:
         Wav2SmallError: no onnx package, no model, or it cannot run at this length
     """
-    from wav2small.audio import SAMPLING_RATE
-
     model = models.WaveformModel(path)
     feed = model.feed(models.noise(round(duration_s * SAMPLING_RATE)))
     graph = count(model.path, feed)
@@ -88,14 +87,10 @@ def cost(path: str | os.PathLike[str], duration_s: float = 1.0) -> dict[str, Any
             peak = activation_peak(model.path, feed)
     return {
         "duration_s": duration_s,
-        "parameters": graph["parameters"],
-        "macs": graph["macs"],
+        **graph,
         "macs_per_s": graph["macs"] / duration_s,
-        "weight_bytes": graph["weight_bytes"],
         "activation_peak_bytes": peak,
         "operators": dict(operators.most_common()),
-        "uncounted": graph["uncounted"],
-        "layers": graph["layers"],
     }
 
 
@@ -110,13 +105,13 @@ def count(path: str | os.PathLike[str], feed: dict[str, np.ndarray]) -> dict[str
         `parameters`, `macs`, `weight_bytes`, `uncounted`, `layers`
     """
     proto = _load(path)
-    shapes, sizes, turns = _shapes(proto, feed)
+    shapes, sizes, iterations = _shapes(proto, feed)
     constants = _Constants(proto)
     layers = []
     for loop, node in _nodes(proto):
         if not constants.depends_on_input(node):
             continue  # folded by the runtime: costs nothing per call
-        each = [{**shapes, **turn} for turn in turns[loop]] if loop else [shapes]
+        each = [{**shapes, **inner} for inner in iterations[loop]] if loop else [shapes]
         parameters, weight_bytes = constants.claim(node, each[0] if each else shapes)
         macs = sum(_macs(node, known) for known in each)
         output = each[0].get(node.output[0], ()) if each else ()
@@ -174,7 +169,7 @@ def _peak(graph: Any, inputs: dict[str, int], sizes: dict[str, int], constants: 
         for name in node.output:
             if name and name not in owner:
                 alive[name] = sizes.get(name, 0)
-        # What a loop computes in one turn comes on top of what lives around it.
+        # What a loop computes in one iteration comes on top of what lives around it.
         inner_peak = sum(_peak(body, {}, sizes, constants) for body in _bodies(node))
         peak = max(peak, sum(alive.values()) + inner_peak)
         alive = {name: size for name, size in alive.items() if last.get(name, -1) > step}
@@ -226,20 +221,18 @@ class _Constants:
                 and node.input
                 and all(name in self.behind or not name for name in node.input)
             ):
-                found = self._weights(node)
-                for name in node.output:
-                    self.behind[name] = found
+                self.behind |= dict.fromkeys(node.output, self._weights(node))
         self.claimed: set[str] = set()
 
     def _add(self, name: str, tensor: Any) -> None:
         import onnx
 
-        whole = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING)
+        no_numbers = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING)
         elements = math.prod(tensor.dims)
         self.behind[name] = set()
         # int64 tensors are shapes and indices; a tensor without dimensions is a constant of the
         # recipe (an epsilon, a factor), not something learnt.
-        if tensor.data_type in whole or not tensor.dims:
+        if tensor.data_type in no_numbers or not tensor.dims:
             return
         self.weights[name] = (elements, _bytes(tensor.data_type, elements))
         self.behind[name] = {name}
@@ -254,11 +247,11 @@ class _Constants:
             chosen = [
                 name for place, name in enumerate(node.input) if which is None or place in which
             ]
-        found = set().union(*(self.behind.get(name, set()) for name in chosen))
+        weights = set().union(*(self.behind.get(name, set()) for name in chosen))
         if node.op_type == "Mul" and all(name in self.behind for name in node.input):
             # Integers times their scales, written out: the scales are no parameters.
-            return found & self.quantised or found
-        return found
+            return weights & self.quantised or weights
+        return weights
 
     def depends_on_input(self, node: Any) -> bool:
         return not all(name in self.behind for name in node.output)
@@ -288,12 +281,40 @@ def _bytes(data_type: int, elements: int) -> int:
 
 
 def _macs(node: Any, shapes: Shapes) -> int:
-    rule = _RULES.get(node.op_type)
-    if rule is None:
-        return 0
+    """Multiply-accumulates of one node; 0 for element-wise work."""
     ins = [shapes.get(name, ()) for name in node.input]
     out = shapes.get(node.output[0], ())
-    return int(rule(node, ins, out))
+    operator = node.op_type
+    if operator in _CONVOLUTIONS:
+        # Weight (out, in / group, *kernel): each output is a dot product of all but the first.
+        return math.prod(out) * math.prod(ins[_CONVOLUTIONS[operator]][1:])
+    if operator == "ConvTranspose":
+        return math.prod(ins[0]) * math.prod(ins[1][1:])
+    if operator in _PRODUCTS:
+        transposed = len(ins[0]) > 1 and _attribute(node, "transA", 0)
+        return math.prod(out) * ins[0][-2 if transposed else -1]
+    if operator == "MatMulNBits":
+        return math.prod(out) * _attribute(node, "K", 0)
+    if operator in ("GRU", "LSTM", "RNN"):
+        # X (steps, batch, input), W (directions, gates * hidden, input), R (.., .., hidden);
+        # with layout=1 steps and batch change places, which changes no product.
+        return ins[0][0] * ins[0][1] * (math.prod(ins[1]) + math.prod(ins[2]))
+    if operator == "Einsum":
+        equation = _attribute(node, "equation", b"").decode().replace(" ", "")
+        terms = equation.split("->")[0].split(",")
+        if len(terms) < 2 or "." in equation:
+            return 0
+        labels = zip("".join(terms), (size for shape in ins for size in shape), strict=True)
+        return math.prod(dict(labels).values())
+    return 0
+
+
+#: Which input of a convolution is its weight.
+_CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "NhwcConv": 1, "ConvInteger": 1, "QLinearConv": 3}
+_PRODUCTS = frozenset(
+    "MatMul FusedMatMul MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul QLinearMatMul "
+    "Gemm FusedGemm QGemm".split()
+)
 
 
 def _attribute(node: Any, name: str, default: Any) -> Any:
@@ -303,71 +324,6 @@ def _attribute(node: Any, name: str, default: Any) -> Any:
         if attribute.name == name:
             return onnx.helper.get_attribute_value(attribute)
     return default
-
-
-def _conv(weight: int) -> Callable[..., int]:
-    # Weight (out, in / group, *kernel): each output is a dot product of all but the first.
-    return lambda node, ins, out: math.prod(out) * math.prod(ins[weight][1:])
-
-
-def _conv_transpose(node: Any, ins: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
-    return math.prod(ins[0]) * math.prod(ins[1][1:])
-
-
-def _matmul(node: Any, ins: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
-    transposed = len(ins[0]) > 1 and _attribute(node, "transA", 0)
-    return math.prod(out) * ins[0][-2 if transposed else -1]
-
-
-def _qlinear_conv(node: Any, ins: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
-    return math.prod(out) * math.prod(ins[3][1:])
-
-
-def _nbits(node: Any, ins: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
-    return math.prod(out) * _attribute(node, "K", 0)
-
-
-def _recurrent(node: Any, ins: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
-    # X (steps, batch, input), W (directions, gates * hidden, input), R (.., .., hidden); with
-    # layout=1 steps and batch change places, which changes no product.
-    return ins[0][0] * ins[0][1] * (math.prod(ins[1]) + math.prod(ins[2]))
-
-
-def _einsum(node: Any, ins: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
-    equation = _attribute(node, "equation", b"").decode().replace(" ", "")
-    terms = equation.split("->")[0].split(",")
-    if len(terms) < 2 or "." in equation:
-        return 0
-    sizes = {
-        label: size
-        for term, shape in zip(terms, ins, strict=True)
-        for label, size in zip(term, shape, strict=True)
-    }
-    return math.prod(sizes.values())
-
-
-_RULES: dict[str, Callable[..., int]] = {
-    "Conv": _conv(1),
-    "FusedConv": _conv(1),
-    "NhwcConv": _conv(1),
-    "ConvInteger": _conv(1),
-    "QLinearConv": _qlinear_conv,
-    "ConvTranspose": _conv_transpose,
-    "MatMul": _matmul,
-    "FusedMatMul": _matmul,
-    "MatMulInteger": _matmul,
-    "MatMulIntegerToFloat": _matmul,
-    "DynamicQuantizeMatMul": _matmul,
-    "QLinearMatMul": _matmul,
-    "Gemm": _matmul,
-    "FusedGemm": _matmul,
-    "QGemm": _matmul,
-    "MatMulNBits": _nbits,
-    "GRU": _recurrent,
-    "LSTM": _recurrent,
-    "RNN": _recurrent,
-    "Einsum": _einsum,
-}
 
 
 def _load(path: str | os.PathLike[str]) -> Any:
@@ -390,7 +346,7 @@ def _shapes(
 
     Returns:
         shape of every tensor outside loops; bytes of every activation (inside loops the most of
-        all turns, float32); first output of each loop -> shapes inside it, turn by turn
+        all iterations, float32); first output of each loop -> shapes inside it, by iteration
     """
     import onnx
 
@@ -410,14 +366,9 @@ def _shapes(
         copy.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
         measured = f"{name}//shape"
         copy.graph.node.append(onnx.helper.make_node("Shape", [name], [measured]))
-        copy.graph.output.append(
-            onnx.helper.make_tensor_value_info(measured, onnx.TensorProto.INT64, None)
-        )
-    turned = [f"{name}//turns" for watched in inside.values() for name in watched]
-    for name in turned:
-        copy.graph.output.append(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None)
-        )
+        copy.graph.output.append(_int64(measured))
+    looped = [f"{name}//iterations" for watched in inside.values() for name in watched]
+    copy.graph.output.extend(map(_int64, looped))
     try:
         with tempfile.TemporaryDirectory() as folder:
             # As a file with its weights outside: a serialised message ends at 2 GB.
@@ -425,8 +376,8 @@ def _shapes(
             large = copy.ByteSize() > 1 << 30
             onnx.save_model(copy, file, save_as_external_data=large)
             session = open_session(file, options=_options("ORT_DISABLE_ALL"))
-            asked = [f"{name}//shape" for name in names] + turned
-            found = dict(zip(asked, session.run(asked, feed), strict=True))
+            asked = [f"{name}//shape" for name in names] + looped
+            results = dict(zip(asked, session.run(asked, feed), strict=True))
     except Exception as error:  # ORT raises eight unrelated classes
         raise Wav2SmallError(
             f"the graph cannot be run for counting: {first_line(error)}"
@@ -434,34 +385,38 @@ def _shapes(
     types = {output.name: output.type for output in session.get_outputs()}
     sizes = {name: value.nbytes for name, value in feed.items()}
     for name in names:
-        shapes[name] = tuple(int(size) for size in found[f"{name}//shape"])
+        shapes[name] = tuple(int(size) for size in results[f"{name}//shape"])
         sizes[name] = math.prod(shapes[name]) * _WIDTHS.get(types[name], 4)
-    turns: dict[str, list[Shapes]] = {}
+    iterations: dict[str, list[Shapes]] = {}
     for loop, watched in inside.items():
-        each = {name: found[f"{name}//turns"] for name in watched}  # (turns, rank)
-        count = len(next(iter(each.values()), ()))
-        turns[loop] = [
-            {name: tuple(map(int, rows[turn])) for name, rows in each.items()}
-            for turn in range(count)
+        rows = [results[f"{name}//iterations"] for name in watched]  # each (iterations, rank)
+        iterations[loop] = [
+            {name: tuple(map(int, row)) for name, row in zip(watched, each, strict=True)}
+            for each in zip(*rows, strict=True)
         ]
         for name in watched:
-            sizes[name] = 4 * max((math.prod(turn[name]) for turn in turns[loop]), default=0)
-    return shapes, sizes, turns
+            inner_sizes = (math.prod(inner[name]) for inner in iterations[loop])
+            sizes[name] = 4 * max(inner_sizes, default=0)
+    return shapes, sizes, iterations
 
 
 def _watch(body: Any, node: Any) -> list[str]:
-    """Make a loop give the shapes of all tensors inside it, one row per turn."""
+    """Make a loop give the shapes of all tensors inside it, one row per iteration."""
     import onnx
 
     names = [value.name for value in body.input]
     names += [name for inner in body.node for name in inner.output if name]
     for name in names:
         body.node.append(onnx.helper.make_node("Shape", [name], [f"{name}//inside"]))
-        body.output.append(
-            onnx.helper.make_tensor_value_info(f"{name}//inside", onnx.TensorProto.INT64, None)
-        )
-        node.output.append(f"{name}//turns")
+        body.output.append(_int64(f"{name}//inside"))
+        node.output.append(f"{name}//iterations")
     return names
+
+
+def _int64(name: str) -> Any:
+    import onnx
+
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None)
 
 
 _WIDTHS = {

@@ -13,7 +13,7 @@ from wav2small import files, progress, session
 from wav2small.errors import Wav2SmallError
 
 from . import cost as cost_model
-from . import growth, latency, machine, models
+from . import latency, machine, models
 from . import memory as memory_probe
 
 DURATIONS_S = (0.5, 1.0, 5.0, 10.0, 30.0)
@@ -32,7 +32,7 @@ def benchmark(
 ) -> dict[str, Any]:
     """Latency, memory and cost of bundles, measured together.
 
-    All models take turns within one run, so that what disturbs the machine disturbs all of
+    Each round measures every model once, so that a disturbance of the machine affects all of
     them, and ratios are taken pair by pair. Memory is measured in a fresh process for each
     model and length (Linux only).
 
@@ -51,7 +51,7 @@ def benchmark(
         a dictionary of JSON values: `machine`; `settings`; `models`: a list of {`name`, `path`,
         `bytes`, `sha256`, `yardstick`, `cost` (see `cost.cost`), `latency` (see
         `latency.describe`, one per length), `memory` (see `memory.measure`), `growth`
-        {`latency`, `activations`: see `growth.fit`}, `rejected` (lengths it cannot take:
+        {`latency`, `activations`: see `latency.growth`}, `rejected` (lengths it cannot take:
         `duration_s`, `reason`), `notes`}; `pairs`: a list of {`first`, `second`, `duration_s`,
         `ratio_of_medians`, `p10`, `p50`, `p90`}: time of the second / time of the first
 
@@ -191,9 +191,9 @@ def _cost(model: models.WaveformModel, result: dict[str, Any]) -> None:
 def _growth(result: dict[str, Any]) -> dict[str, Any]:
     lengths = [point["duration_s"] for point in result["latency"]]
     # The least of all runs: what else the machine does adds time, but never takes any away.
-    fits = {"latency": growth.fit(lengths, [p["min_ms"] for p in result["latency"]])}
+    fits = {"latency": latency.growth(lengths, [p["min_ms"] for p in result["latency"]])}
     measured = result.get("memory") or []
-    fits["activations"] = growth.fit(
+    fits["activations"] = latency.growth(
         [point["duration_s"] for point in measured],
         [point["activations_bytes"] for point in measured],
     )

@@ -1,4 +1,4 @@
-"""Latency of several models in one interleaved run, so that their ratios are fair."""
+"""Latency of several models in one interleaved run, so that ratios are fair, and its growth."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ import numpy as np
 
 from . import models
 
+#: Exponents between these count as linear growth; the margin is for the constant cost of a call,
+#: which flattens short clips, and for the noise of timing.
+LINEAR = (0.85, 1.15)
+
 
 def measure(
     candidates: Sequence[models.WaveformModel],
@@ -22,7 +26,7 @@ def measure(
 ) -> np.ndarray:
     """Times of every model for one clip length.
 
-    Every round runs each model once; the order turns by one each round, so that no model
+    Every round runs each model once; the order shifts by one each round, so that no model
     always follows the same neighbour (its caches, its heat).
 
     Args:
@@ -42,12 +46,12 @@ def measure(
     gc.collect()
     gc.disable()
     try:
-        for turn in range(warm_up + runs):
+        for iteration in range(warm_up + runs):
             for step in range(len(candidates)):
-                which = (turn + step) % len(candidates)
+                which = (iteration + step) % len(candidates)
                 start = time.perf_counter_ns()
                 candidates[which].run(feeds[which])
-                times[turn, which] = (time.perf_counter_ns() - start) / 1e6
+                times[iteration, which] = (time.perf_counter_ns() - start) / 1e6
     finally:
         if collecting:
             gc.enable()
@@ -58,6 +62,10 @@ def describe(times: np.ndarray, duration_s: float) -> dict[str, Any]:
     """Percentiles of one model's times (runs,) in milliseconds.
 
     `real_time_factor` is computing time / duration of the audio at the median.
+
+    Example:
+        >>> describe(np.array([2.0, 3.0, 4.0]), 1.0)["p50_ms"]
+        3.0
     """
     p10, p50, p90, p99 = np.percentile(times, [10, 50, 90, 99])
     return {
@@ -81,6 +89,10 @@ def ratio(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
 
     Returns:
         `ratio_of_medians`, and `p10`, `p50`, `p90` of the ratios pair by pair
+
+    Example:
+        >>> ratio(np.array([1.0, 2.0]), np.array([2.0, 4.0]))["ratio_of_medians"]
+        2.0
     """
     p10, p50, p90 = np.percentile(second / first, [10, 50, 90])
     return {
@@ -89,3 +101,39 @@ def ratio(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
         "p50": float(p50),
         "p90": float(p90),
     }
+
+
+def growth(durations_s: Sequence[float], costs: Sequence[float]) -> dict[str, Any] | None:
+    """How a cost grows with the length of the clip: cost = a * duration ** exponent.
+
+    The constant part of a call (milliseconds or bytes that do not depend on the clip) hides
+    growth in short clips, so the exponent is fitted by least squares on logarithms over the longer
+    half, at least two points.
+
+    Args:
+        durations_s: clip lengths in seconds
+        costs: latency, bytes ... of each
+
+    Returns:
+        `exponent`, `over_s` (the lengths it was fitted on), `verdict` ("linear", "less than
+        linear" or "more than linear"); None with fewer than two lengths or a cost of zero
+
+    Example:
+        >>> growth([1, 5, 10, 30], [2.0, 10.0, 20.0, 60.0])["verdict"]
+        'linear'
+    """
+    order = np.argsort(durations_s)
+    durations = np.asarray(durations_s, dtype=np.float64)[order]
+    values = np.asarray(costs, dtype=np.float64)[order]
+    keep = max(2, (len(durations) + 1) // 2)
+    durations, values = durations[-keep:], values[-keep:]
+    if len(np.unique(durations)) < 2 or (values <= 0).any():
+        return None
+    exponent = float(np.polyfit(np.log(durations), np.log(values), 1)[0])
+    low, high = LINEAR
+    verdict = (
+        "linear" if low <= exponent <= high
+        else "more than linear" if exponent > high
+        else "less than linear"
+    )  # fmt: skip
+    return {"exponent": exponent, "over_s": durations.tolist(), "verdict": verdict}

@@ -48,7 +48,7 @@ def busy(machine: dict[str, Any]) -> str:
 
 
 def line(machine: dict[str, Any]) -> str:
-    """The same in one line for people."""
+    """What `describe` returns, in one line."""
     cores = machine["affinity"]
     bound = f"cores {','.join(map(str, cores))} of {machine['cores']}" if cores else ""
     flags = ", ".join(flag.upper() for flag in machine["flags"]) or "no vector flags known"

@@ -1,12 +1,13 @@
 """Memory of one model at one clip length, measured from the inside of a fresh process.
 
-The resident set is split into three, because each is mended in another way:
+The resident set is split into three, because each is reduced in another way:
 
 - runtime: Python, NumPy, ONNX Runtime and every page of library code the call touches
 - model: what loading the file adds (weights, the optimised graph)
 - activations: the most that one call adds, above what loading left behind
 
-Linux only: it reads /proc/self/smaps and resets the peak through /proc/self/clear_refs.
+Linux only: it reads /proc/self/smaps and resets the peak through /proc/self/clear_refs; psutil
+neither resets the peak nor stays small compared with the models that are measured.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _NOTHING = bytes.fromhex(
 
 
 def supported() -> bool:
-    """Whether this system can tell memory apart (Linux)."""
+    """Whether this system can separate kinds of memory (Linux)."""
     return os.access("/proc/self/smaps", os.R_OK)
 
 
@@ -63,7 +64,7 @@ def measure(
             f"{path}: no result for {duration_s} s of audio after {timeout_s:.0f} s"
         ) from error
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["ended without a word"])[-1]
+        last = (done.stderr.strip().splitlines() or ["ended without a message"])[-1]
         raise Wav2SmallError(f"{path}: fails for {duration_s} s of audio: {last}")
     return json.loads(done.stdout.splitlines()[-1])
 

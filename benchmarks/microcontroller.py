@@ -44,7 +44,7 @@ class Target:
         flash: address that the processor starts from
         ram: address of its memory
         ticks: of SysTick per instruction at `-icount shift=5`
-        clock_mhz: of a usual part (REFERENCE: section 6), for the estimate of the duty cycle
+        clock_mhz: of a usual part, for the estimate of the duty cycle
         part: which one
     """
 
@@ -141,7 +141,7 @@ def microcontroller(
     Args:
         bundle: folder with `c/nano_<name>.c`, made by `wav2small export --c`, or that file
         target: one of TARGETS
-        clip: speech, a file or 16 kHz samples; its first 4 s are used. None = spoken here
+        clip: speech, a file or 16 kHz samples; its first 4 s are used. None = synthetic speech
         clock_mhz: for the estimate of the duty cycle; None = of a usual part
         cycles_per_instruction: likewise
 
@@ -162,19 +162,19 @@ def microcontroller(
     with tempfile.TemporaryDirectory(prefix="wav2small-") as name:
         folder = Path(name)
         sizes = _build(source, samples, board, folder)
-        found = _emulate(board, folder / "program.elf")
-    seconds = found["hops"] * found["hop"] / audio.SAMPLING_RATE
-    instructions = {stage: found[f"ticks_{stage}"] / board.ticks / seconds for stage in STAGES}
+        output = _emulate(board, folder / "program.elf")
+    seconds = output["hops"] * output["hop"] / audio.SAMPLING_RATE
+    instructions = {stage: output[f"ticks_{stage}"] / board.ticks / seconds for stage in STAGES}
     return Run(
         target=target,
         flash=sizes["program"],
         engine_flash=sizes["engine"],
-        state=found["state"],
-        stack=found["stack"],
+        state=output["state"],
+        stack=output["stack"],
         instructions=instructions,
-        memory=found["memory"],
-        overall=found["overall"],
-        checksum=found["checksum"],
+        memory=output["memory"],
+        overall=output["overall"],
+        checksum=output["checksum"],
         seconds=seconds,
         clock_mhz=board.clock_mhz if clock_mhz is None else clock_mhz,
         cycles_per_instruction=cycles_per_instruction,
@@ -228,10 +228,10 @@ def _source(bundle: str | os.PathLike[str]) -> Path:
     path = Path(bundle)
     if path.is_file() and path.suffix == ".c":
         return path
-    found = sorted([*path.glob("c/nano_*.c"), *path.glob("nano_*.c")])
-    if not found:
+    sources = sorted([*path.glob("c/nano_*.c"), *path.glob("nano_*.c")])
+    if not sources:
         raise Wav2SmallError(f"{bundle}: no c/nano_*.c in it; export a nano with --c")
-    return found[0]
+    return sources[0]
 
 
 def _clip(clip: str | os.PathLike[str] | np.ndarray | None) -> np.ndarray:
@@ -306,19 +306,19 @@ def _emulate(board: Target, program: Path) -> dict[str, Any]:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    output: dict[str, Any] = {}
     group = ""
     for line in text.splitlines():
         name, _, number = line.partition(" ")
         if not number:
             group = name
-            found[group] = ()
+            output[group] = ()
         elif name in ("arousal", "dominance", "valence"):
             value = np.array([int(number, 16)], np.uint32).view(np.float32)[0]
-            found[group] = (*found[group], float(value))
+            output[group] = (*output[group], float(value))
         else:
-            found[name] = int(number, 16)
-    return found
+            output[name] = int(number, 16)
+    return output
 
 
 def _call(command: list[str]) -> str:
@@ -327,8 +327,8 @@ def _call(command: list[str]) -> str:
     except subprocess.TimeoutExpired as error:
         raise Wav2SmallError(f"{command[0]}: still running after 300 s") from error
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        reason = " ".join(said)[:500] or f"exit code {done.returncode}"
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        reason = " ".join(lines)[:500] or f"exit code {done.returncode}"
         raise Wav2SmallError(f"{command[0]} failed: {reason}")
     # Semihosting writes to standard error or output, by version.
     return done.stdout + done.stderr

@@ -18,6 +18,11 @@ def onnx_file(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         Wav2SmallError: neither is there
+
+    Example:
+        >>> onnx_file("no/such/bundle")
+        Traceback (most recent call last):
+        wav2small.errors.Wav2SmallError: no/such/bundle: no such bundle or .onnx file
     """
     path = Path(path)
     if path.is_dir():
@@ -79,7 +84,11 @@ class WaveformModel:
 def noise(samples: int, *, seed: int = 0) -> np.ndarray:
     """Seeded white noise at the level of speech (.05 RMS), float32 (samples,).
 
-    Latency does not depend on what is said; digital silence would be faster or slower
+    Latency does not depend on the words; digital silence would be faster or slower
     (denormal numbers), noise is neither.
+
+    Example:
+        >>> noise(16000).shape
+        (16000,)
     """
     return (np.random.default_rng(seed).standard_normal(samples) * 0.05).astype(np.float32)

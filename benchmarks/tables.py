@@ -1,4 +1,7 @@
-"""Results as tables: for a terminal, and as Markdown for documents."""
+"""Results as tables: for a terminal, and as Markdown for documents.
+
+Written here, since no library keeps Markdown narrow and aligns "5 s" and "1.3 MB" as numbers.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,14 @@ def text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; numbers to the right."""
+    """A Markdown table; numbers to the right.
+
+    Example:
+        >>> print(markdown(["model", "ms"], [["nano", 0.5]]))
+        | model | ms |
+        | --- | --: |
+        | nano | 0.5 |
+    """
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
     right = [bool(cells) and all(_numeric(row[i]) for row in cells) for i in range(len(header))]
     rule = ["--:" if aligned else "---" for aligned in right]
@@ -33,14 +43,24 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def size(count: float | None) -> str:
-    """Bytes as 52 KB or 1.3 MB (thousands, as file managers and data sheets count)."""
+    """Bytes in thousands, as file managers and data sheets count.
+
+    Example:
+        >>> size(52_345), size(1_300_000), size(None)
+        ('52.3 KB', '1.30 MB', '-')
+    """
     if count is None:
         return "-"
     return scaled(count, (("GB", 1e9), ("MB", 1e6), ("KB", 1e3), ("B", 1)))
 
 
 def amount(count: float | None) -> str:
-    """A count as 72.5 K, 77.6 M or 1.20 G."""
+    """A count with its unit.
+
+    Example:
+        >>> amount(72_500), amount(1_200_000_000)
+        ('72.5 K', '1.20 G')
+    """
     if count is None:
         return "-"
     return scaled(count, (("G", 1e9), ("M", 1e6), ("K", 1e3), ("", 1))).strip()
@@ -59,7 +79,12 @@ def scaled(value: float, units: Sequence[tuple[str, float]]) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Three significant digits, never an exponent."""
+    """Three significant digits, never an exponent.
+
+    Example:
+        >>> milliseconds(0.512), milliseconds(47.5), milliseconds(160)
+        ('0.51', '47.5', '160')
+    """
     if value is None:
         return "-"
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
@@ -179,13 +204,13 @@ def growth(result: dict[str, Any]) -> list[str]:
     """How cost grows, one line per model and cost, as one paragraph."""
     lines = []
     for model in result["models"]:
-        for what, found in model["growth"].items():
-            if found:
-                over = f"{found['over_s'][0]:g} to {found['over_s'][-1]:g} s"
-                warning = "" if found["verdict"] == "linear" else " <- not linear"
+        for what, fit in model["growth"].items():
+            if fit:
+                over = f"{fit['over_s'][0]:g} to {fit['over_s'][-1]:g} s"
+                warning = "" if fit["verdict"] == "linear" else " <- not linear"
                 lines.append(
-                    f"{model['name']}: {what} grows with duration^{found['exponent']:.2f} over "
-                    f"{over}: {found['verdict']}{warning}"
+                    f"{model['name']}: {what} grows with duration^{fit['exponent']:.2f} over "
+                    f"{over}: {fit['verdict']}{warning}"
                 )
     return ["\n".join(lines)] if lines else []
 

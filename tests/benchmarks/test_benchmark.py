@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from wav2small.benchmarks import cost, growth, host, latency, machine, memory, models, tables
+from wav2small.benchmarks import cost, host, latency, machine, memory, models, tables
 from wav2small.errors import Wav2SmallError
 
 FLOAT = TensorProto.FLOAT
@@ -302,7 +302,7 @@ def test_rounds_are_interleaved(net):
 def test_growth_exponent(exponent, verdict):
     durations = [0.5, 1, 5, 10, 30]
     costs = [3 * duration**exponent for duration in durations]
-    found = growth.fit(durations[::-1], costs[::-1])
+    found = latency.growth(durations[::-1], costs[::-1])
     assert found["exponent"] == pytest.approx(exponent)
     assert found["over_s"] == [5, 10, 30]
     assert found["verdict"] == verdict
@@ -310,19 +310,19 @@ def test_growth_exponent(exponent, verdict):
 
 def test_growth_of_a_constant_part_does_not_hide_the_square():
     durations = [0.5, 1, 5, 10, 30]
-    found = growth.fit(durations, [1 + 0.1 * duration**2 for duration in durations])
+    found = latency.growth(durations, [1 + 0.1 * duration**2 for duration in durations])
     assert found["verdict"] == "more than linear"
 
 
 @pytest.mark.parametrize("durations, costs", [([1], [1]), ([1, 2], [0, 1]), ([1, 1], [1, 1])])
 def test_growth_needs_two_lengths(durations, costs):
-    assert growth.fit(durations, costs) is None
+    assert latency.growth(durations, costs) is None
 
 
 @pytest.mark.parametrize(
     "load, cores, warned", [(None, 2, False), (1.0, 2, False), (2.5, 2, True), (2.5, 8, False)]
 )
-def test_busy_machine_is_said(load, cores, warned):
+def test_busy_machine_is_reported(load, cores, warned):
     found = {"load": load, "affinity": list(range(cores)), "cores": 64}
     assert bool(machine.busy(found)) == warned
 
@@ -330,7 +330,7 @@ def test_busy_machine_is_said(load, cores, warned):
 def test_same_bundle_twice_takes_the_same_time(result):
     ratios = [pair["ratio_of_medians"] for pair in result["pairs"]]
     assert len(ratios) == 3
-    # .95 to 1.05 on a quiet machine; tests run beside others, and this clip takes .1 ms.
+    # .95 to 1.05 on a quiet machine; other tests may run at the same time.
     assert np.median(ratios) == pytest.approx(1, abs=0.1)
     assert [model["name"] for model in result["models"]] == ["net", "net #2"]
 
