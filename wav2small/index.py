@@ -33,7 +33,7 @@ _NEAR_NAMES = {
 }
 
 
-@dataclass
+@dataclass(repr=False)
 class Index:
     """Clips and where their files are.
 
@@ -48,6 +48,12 @@ class Index:
     root: str
     rejected: list[tuple[str, str]] = field(default_factory=list)
     metadata: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Index: {len(self.frame)} clips, {len(self.rejected)} rejected; root {self.root}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{len(self.frame)} clips</p>{self.frame.head(20).to_html(index=False)}"
 
     def path(self, file: str) -> str:
         """Where an entry of the column `file` is."""

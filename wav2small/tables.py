@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PROVENANCE_KEY = b"wav2small.provenance"
 
 
-@dataclass
+@dataclass(repr=False)
 class Labels:
     """A label table in memory.
 
@@ -40,6 +40,12 @@ class Labels:
     frame: pd.DataFrame
     root: str
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Labels: {len(self.frame)} clips, {', '.join(self.dimensions)}; root {self.root}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{len(self.frame)} clips</p>{self.frame.head(20).to_html(index=False)}"
 
     @property
     def dimensions(self) -> tuple[str, ...]:

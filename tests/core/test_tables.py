@@ -124,3 +124,8 @@ def test_licences_are_never_dropped():
 def test_values_are_float64_in_dimension_order(labels):
     assert labels.values.dtype == np.float64
     assert labels.values[0].tolist() == [0.0, 0.3, 0.1]
+
+
+def test_a_table_shows_itself_shortly(labels):
+    assert repr(labels).startswith("<Labels: 3 clips, arousal, dominance, valence; root ")
+    assert labels._repr_html_().count("<tr") == 4
