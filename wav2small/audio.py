@@ -59,6 +59,11 @@ def read(
                 f"{file}: the clip ends at {end_s:.3f} s but the file holds {total_s:.3f} s; "
                 "correct `end` in the index, or the file is truncated"
             )
+        if not start_s >= 0 or (end_s is not None and not end_s > start_s):
+            raise AudioError(
+                f"{file}: {_span(start_s, end_s)}no such part; `start` must be 0 or later and "
+                "`end` after it"
+            )
         start = round(start_s * sound.samplerate)
         frames = round(stop_s * sound.samplerate) - start
         if frames / sound.samplerate < MIN_DURATION_S:
@@ -72,12 +77,18 @@ def read(
             )
         signal = _decode(sound, file, start, frames)
         rate = sound.samplerate
-    signal = signal.mean(axis=1) if channel is None else signal[:, channel]
+    channels = signal
+    signal = channels.mean(axis=1) if channel is None else channels[:, channel]
     if not np.isfinite(signal).all():
         raise AudioError(
             f"{file}: {_span(start_s, end_s)}NaN or infinite samples; export it again as PCM"
         )
     if not signal.any():
+        if channels.any():
+            raise AudioError(
+                f"{file}: {_span(start_s, end_s)}the mean of its {channels.shape[1]} channels is "
+                "silent, since they cancel or the others hold the sound; choose one with --channel 0"
+            )
         raise AudioError(
             f"{file}: {_span(start_s, end_s)}only zeros (digital silence); leave it out"
         )
@@ -123,9 +134,17 @@ def _open(file: str | os.PathLike[str]) -> Any:
         raise AudioError(f"{path}: a folder, not an audio file") from error
     except PermissionError as error:
         raise AudioError(f"{path}: no permission to read it; try chmod +r") from error
+    except (OSError, ValueError) as error:  # a loop of links, a name too long, a NUL in it
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AudioError(f"{path!r}: no such file ({reason}); correct the path") from error
     try:
         return soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except TypeError as error:  # libsndfile takes the ending .raw for samples without a header
+        raise AudioError(
+            f"{path}: samples without a header; convert it: ffmpeg -f s16le -ar 16000 -ac 1 "
+            f'-i "{path}" "{os.path.splitext(path)[0]}.wav"'
+        ) from error
+    except (soundfile.LibsndfileError, RuntimeError, OSError, ValueError) as error:
         ending = os.path.splitext(path)[1].lower()
         target = os.path.splitext(path)[0] + (".wav" if ending != ".wav" else ".flac")
         remedy = f'convert it: ffmpeg -i "{path}" "{target}"'

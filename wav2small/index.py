@@ -404,9 +404,6 @@ def _normalise(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         if column == "start":
             times = times.fillna(pd.Timedelta(0))
         frame[column] = times.astype("timedelta64[ns]")
-    negative = frame["start"] < pd.Timedelta(0)
-    if negative.any():
-        raise Wav2SmallError(f"{name}: row {negative.argmax() + 1} starts before 0")
     return frame[KEYS + [column for column in frame if column not in KEYS]]
 
 

@@ -7,11 +7,13 @@ import sys
 import threading
 from decimal import Decimal
 
+import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from test_predictor import model
 
-from wav2small import predict
+from wav2small import audio, predict
 from wav2small.errors import Wav2SmallError
 from wav2small.index import load_source
 from wav2small.predictor import Predictor
@@ -153,3 +155,38 @@ def test_times_that_are_rejected_by_name(tmp_path, text, says):
     pd.DataFrame({"file": ["a.wav"], "start": [True]}).to_parquet(tmp_path / "list.parquet")
     with pytest.raises(Wav2SmallError, match="row 1"):
         load_source(tmp_path / "list.parquet")
+
+
+def test_one_bad_row_does_not_end_the_job(toy, speech, tmp_path):
+    clip = sorted(speech.glob("*.flac"))[0].read_bytes()
+    (tmp_path / "good.flac").write_bytes(clip)
+    (tmp_path / "samples.raw").write_bytes(b"\0" * 40000)
+    (tmp_path / "loop.flac").symlink_to(tmp_path / "loop.flac")
+    (tmp_path / "folder.wav").mkdir()
+    bad = [
+        "samples.raw",
+        "loop.flac",
+        "x" * 300 + ".wav",
+        "good.flac/x.wav",
+        "folder.wav",
+        "gone.wav",
+    ]
+    frame = pd.DataFrame({"file": [*bad, "a\0b.wav", "good.flac", "good.flac", "good.flac"]})
+    frame["start"] = [0.0] * 7 + [0.0, -1.0, 0.9]
+    frame["end"] = [None] * 9 + [0.5]
+    frame.to_parquet(tmp_path / "list.parquet")
+    result = predict(toy, tmp_path / "list.parquet", tmp_path / "out.csv")
+    assert [row[0] for row in result.rows] == ["good.flac"]
+    reasons = [reason for _, reason in result.rejected]
+    assert len(reasons) == 9 and all("\n" not in reason for reason in reasons)
+    says = ["ffmpeg", *["no such file"] * 3, "folder", *["no such file"] * 2, *["no such part"] * 2]
+    for reason, part in zip(reasons, says, strict=True):
+        assert part in reason
+
+
+def test_channels_that_cancel(tmp_path):
+    tone = np.sin(np.arange(16000) / 9).astype(np.float32)
+    soundfile.write(tmp_path / "cancel.wav", np.stack([tone, -tone], 1), 16000, subtype="FLOAT")
+    with pytest.raises(Wav2SmallError, match="--channel"):
+        audio.read(tmp_path / "cancel.wav")
+    assert audio.read(tmp_path / "cancel.wav", channel=1).std() > 0.5
