@@ -87,7 +87,7 @@ def read(
         if channels.any():
             raise AudioError(
                 f"{file}: {_span(start_s, end_s)}the mean of its {channels.shape[1]} channels is "
-                "silent, since they cancel or the others hold the sound; choose one with --channel 0"
+                "silent: they cancel each other; choose one with --channel 0"
             )
         raise AudioError(
             f"{file}: {_span(start_s, end_s)}only zeros (digital silence); leave it out"
