@@ -82,7 +82,7 @@ class Run:
 
     Attributes:
         target: key of TARGETS
-        flash: bytes of code and tables of the whole program, start-up and printing included, the
+        flash: bytes of code and tables of the complete program, start-up and printing included, the
             speech not
         engine_flash: bytes of `nano_<name>.c` alone
         state: bytes that the caller gives

@@ -20,6 +20,7 @@ RECORD = "verification.json"
 PROVENANCE = "provenance.json"
 CARD = "README.md"
 AUDONNX = "model.yaml"
+BUILD = "c/build/"  # what `make c` compiles in the bundle
 
 #: The version of audonnx whose format model.yaml has; newer ones read it.
 AUDONNX_VERSION = "1.0.0"
@@ -34,6 +35,13 @@ def replace_folder(output: str | os.PathLike[str], *, overwrite: bool = False) -
     Raises:
         Wav2SmallError: `output` exists and `overwrite` is not set, or it exists and is no
             bundle, or its place cannot be written
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp()) / "bundle"
+        >>> with replace_folder(folder) as temporary:
+        ...     _ = (temporary / MODEL).write_bytes(b"onnx")
+        >>> [path.name for path in folder.iterdir()]
+        ['model.onnx']
     """
     output = Path(output)
     if output.exists() or output.is_symlink():
@@ -75,12 +83,25 @@ def replace_folder(output: str | os.PathLike[str], *, overwrite: bool = False) -
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Readable, and the same bytes for the same content."""
+    """Write JSON values readably, the same bytes for the same content."""
     path.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def audonnx_yaml(categories: list[str]) -> str:
-    """model.yaml: what audonnx needs to load the bundle."""
+    """Text of model.yaml, with which audonnx loads the bundle.
+
+    Args:
+        categories: names of the second head; empty = there is none
+
+    Example:
+        >>> print(audonnx_yaml([]))
+        $audonnx.core.model.Model==1.0.0:
+          path: model.onnx
+          labels:
+            logits: [arousal, dominance, valence]
+          transform: null
+        <BLANKLINE>
+    """
     lines = [
         f"$audonnx.core.model.Model=={AUDONNX_VERSION}:",
         f"  path: {MODEL}",
@@ -146,12 +167,23 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def extra_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
-    """Names of the files in a bundle that the export did not write."""
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted({*names} - {*record["files"], RECORD})
+    """Names of the files in a bundle that neither the export nor its `make c` wrote.
+
+    Args:
+        folder: the bundle
+        record: its verification.json
+    """
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    added = names - {*record["files"], RECORD}
+    return sorted(name for name in added if not name.startswith(BUILD))
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON values, independent of spacing and order."""
+    """SHA-256 of JSON values, independent of spacing and order.
+
+    Example:
+        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+        True
+    """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

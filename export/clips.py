@@ -1,4 +1,4 @@
-"""The real audio an export is checked with, and calibrated on."""
+"""The real audio an export is verified with, and calibrated on."""
 
 from __future__ import annotations
 
@@ -53,6 +53,11 @@ def collect(
 
     Raises:
         Wav2SmallError: there is no such set, its audio is gone, or it is too little
+
+    Example:
+        >>> collect(Path("no/such/run"))
+        Traceback (most recent call last):
+        wav2small.errors.Wav2SmallError: no/such/run/validation.parquet: no such file, ...
     """
     table = Path(run) / VALIDATION
     if calibration is None and not table.exists():

@@ -22,7 +22,12 @@ _COMMERCIAL = re.compile(
 
 
 def allows_commercial(licence: str) -> bool:
-    """Whether a licence by that name is known to allow commercial use."""
+    """Whether a licence by that name is known to allow commercial use.
+
+    Example:
+        >>> allows_commercial("Apache-2.0"), allows_commercial("MIT; CC-BY-NC-4.0")
+        (True, False)
+    """
     parts = re.split(r"\s*(?:;|,|\band\b|\s/\s)\s*", licence.strip().lower())
     return all(_COMMERCIAL.fullmatch(part.strip("() ")) for part in parts)
 
@@ -31,7 +36,11 @@ def forbidding(provenance: Mapping[str, Any]) -> list[str]:
     """Everything in a lineage that does not allow commercial use, such as
     `teacher wav2vec2 (CC-BY-NC-SA-4.0)`.
 
-    A lineage that names no teacher or no audio is unknown where it is silent.
+    A lineage that names no teacher or no audio is unknown in this part.
+
+    Example:
+        >>> forbidding({"teachers": [{"name": "a", "licence": "MIT"}], "code": {"licence": "MIT"}})
+        ['audio not listed (unknown)']
     """
     code = provenance.get("code") or {"name": "code"}
     entries = [

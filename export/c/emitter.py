@@ -1,7 +1,7 @@
 """Plain C99 for a microcontroller: `nano_<name>.h` and `.c` from a trained nano.
 
-The code is `export/c/nano/`; this file writes the model's tables before it. What the
-numbers mean is said in `integer.py`.
+The code is `export/c/nano/`; this file writes the model's tables before it. `integer.py` describes
+what the numbers mean.
 """
 
 from __future__ import annotations
@@ -64,6 +64,12 @@ def write_c(
 
     Raises:
         Wav2SmallError: not a nano, one the engine cannot run, or no calibration audio
+
+    Example:
+        >>> from wav2small.students import registry
+        >>> write_c(registry.create("wav2small").eval(), "c/", [], name="my-model")
+        Traceback (most recent call last):
+        wav2small.errors.Wav2SmallError: a C name of 'my-model': letters, digits and _ only
     """
     if not re.fullmatch(r"[A-Za-z]\w*", name):
         raise Wav2SmallError(f"a C name of {name!r}: letters, digits and _ only")

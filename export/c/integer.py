@@ -186,7 +186,12 @@ def network(model: Integer, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fade(memory_s: float, hop_s: float) -> int:
-    """What a memory loses per hop, Q24: 1 - exp(-hop / memory) by its series, as in C."""
+    """What a memory loses per hop, Q24: 1 - exp(-hop / memory) by its series, as in C.
+
+    Example:
+        >>> fade(4.0, 0.016) / 2**24
+        0.00399...
+    """
     r = hop_s / memory_s
     return int((r - r * r / 2 + r * r * r / 6) * (1 << FADE_BITS) + 0.5)
 

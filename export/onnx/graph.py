@@ -30,6 +30,12 @@ class Graph:
     Attributes:
         layers: tensors of named layers, `{layer: (tensor, restore)}`; `restore` puts the tensor
             into the layout that the student's module of that name gives
+
+    Example:
+        >>> graph = Graph()
+        >>> total = graph.add("Add", graph.constant(1.0), graph.constant(2.0))
+        >>> total
+        '_c'
     """
 
     def __init__(self, *, opset: int = 17, prefix: str = "_", unrolled: bool = False):

@@ -1,4 +1,4 @@
-"""Where a file departs from the student: the same signal, layer by layer."""
+"""Differences between a file and its student on the same signal, layer by layer."""
 
 from __future__ import annotations
 
@@ -83,12 +83,23 @@ def compare(
 
 
 def worst(layers: list[Layer]) -> Layer:
-    """The layer that adds most; NaN counts as most."""
+    """The layer that adds most; NaN counts as most.
+
+    Example:
+        >>> worst([Layer("stem", 0.01, 0.01), Layer("head", 0.05, 0.04)]).name
+        'head'
+    """
     return max(layers, key=lambda layer: np.nan_to_num(layer.growth, nan=np.inf))
 
 
 def table(layers: list[Layer]) -> str:
-    """The layers as lines of text."""
+    """The layers as lines of text.
+
+    Example:
+        >>> print(table([Layer("stem", 0.01, 0.01)]))
+        layer  difference     adds
+        stem     1.00e-02  1.0e-02
+    """
     width = max(len(layer.name) for layer in layers)
     lines = [f"{'layer':{width}}  difference     adds"]
     lines += [

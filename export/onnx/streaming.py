@@ -55,7 +55,13 @@ class Part:
 
 
 def layout(student: Nano) -> list[Part]:
-    """What `state` holds, in order."""
+    """The parts of `state`, in order.
+
+    Example:
+        >>> from wav2small.students import registry
+        >>> [part.name for part in layout(registry.create("nano"))]
+        ['last_hop', 'started', 'level', 'stem', 'blocks']
+    """
     stem = student.stem
     deep = [block.depthwise for block in student.blocks]
     parts = [
@@ -78,6 +84,12 @@ def build(student: Nano, precision: str = "int8") -> onnx.ModelProto:
 
     Raises:
         Wav2SmallError: not a nano
+
+    Example:
+        >>> from wav2small.students import registry
+        >>> model = build(registry.create("nano").eval())
+        >>> [output.name for output in model.graph.output]
+        ['estimates', 'next_state', 'next_pool']
     """
     if not isinstance(student, Nano):
         raise Wav2SmallError(

@@ -30,6 +30,16 @@ class Weights:
         student: in evaluation mode
         precision: "fp32", "int8" or "int4"; for "int8-static" matrices only, the convolutions
             are left to `static.py`
+
+    Attributes:
+        levels: largest integer of each stored parameter's grid, by name; see
+            `students.quantisation`
+
+    Example:
+        >>> from wav2small.students import registry
+        >>> student = registry.create("wav2small").eval()
+        >>> sorted(set(Weights(student, "int4").levels.values()))
+        [7, 127]
     """
 
     def __init__(self, student: Student, precision: str):
@@ -128,7 +138,12 @@ def pad_zeros(graph: Graph, tensor: str, shape: Sequence[int], pad: Mapping[int,
 
 
 def blocks(channels: int) -> int:
-    """Channels rounded up to complete blocks of the runtime's fast convolutions."""
+    """Channels rounded up to complete blocks of the runtime's fast convolutions.
+
+    Example:
+        >>> blocks(13), blocks(16), blocks(17)
+        (16, 16, 32)
+    """
     return -(-channels // BLOCK) * BLOCK
 
 

@@ -355,8 +355,8 @@ def test_memory_parts_of_known_sizes(tmp_path):
         helper.make_node("ReduceSum", ["big"], ["total"], keepdims=0),
         helper.make_node("Gather", ["weights", "row"], ["some"]),
         helper.make_node("ReduceSum", ["some"], ["part"], keepdims=0),
-        helper.make_node("Cast", ["total"], ["whole"], to=TensorProto.INT64),
-        helper.make_node("Mod", ["whole", "sixteen"], ["row"]),
+        helper.make_node("Cast", ["total"], ["integer"], to=TensorProto.INT64),
+        helper.make_node("Mod", ["integer", "sixteen"], ["row"]),
         helper.make_node("Add", ["total", "part"], ["logits"]),
     ]
     weights = {

@@ -76,20 +76,20 @@ def bundles(clips, tmp_path_factory):
     onnx.save(models.build(nano, "int8")[0], folder / "nano" / "model.onnx")
     streaming.write_streaming(nano, folder / "nano")
     torch.manual_seed(2)
-    (folder / "whole").mkdir()
-    whole = registry.create("wav2small2").eval()
-    onnx.save(models.build(whole, "int8")[0], folder / "whole" / "model.onnx")
+    (folder / "window").mkdir()
+    window = registry.create("wav2small2").eval()
+    onnx.save(models.build(window, "int8")[0], folder / "window" / "model.onnx")
     return folder
 
 
 @pytest.fixture(scope="module")
 def damaged(bundles):
     path = bundles / "damaged.onnx"
-    path.write_bytes((bundles / "whole" / "model.onnx").read_bytes()[:3000])
+    path.write_bytes((bundles / "window" / "model.onnx").read_bytes()[:3000])
     return path
 
 
-@pytest.mark.parametrize("kind", ["nano", "whole"])
+@pytest.mark.parametrize("kind", ["nano", "window"])
 def test_classify_equals_python(programs, bundles, clips, kind):
     lines = run([programs / "classify", bundles / kind, *clips]).stdout.decode().splitlines()
     predictor = wav2small.Predictor(bundles / kind)
@@ -101,7 +101,7 @@ def test_classify_equals_python(programs, bundles, clips, kind):
         )
 
 
-@pytest.mark.parametrize("kind", ["nano", "whole"])
+@pytest.mark.parametrize("kind", ["nano", "window"])
 @pytest.mark.parametrize("gate", [True, False])
 def test_listen_equals_python(programs, bundles, clips, kind, gate):
     signal = np.concatenate([soundfile.read(file, dtype="int16")[0] for file in clips[:2]])
@@ -140,7 +140,7 @@ def test_the_runtimes_own_header(programs, bundles, clips, tmp_path):
     if not folder:
         pytest.skip("no onnxruntime_c_api.h; set WAV2SMALL_ORT_HEADERS to its folder")
     other = build(tmp_path / "build", f"-DORT_INCLUDE_DIR={folder}")
-    for kind in ("nano", "whole"):
+    for kind in ("nano", "window"):
         command = ["classify", bundles / kind, *clips]
         expected, outputs = (run([made / command[0], *command[1:]]) for made in (programs, other))
         assert outputs.stdout == expected.stdout
@@ -156,7 +156,7 @@ def test_the_runtimes_own_header(programs, bundles, clips, tmp_path):
     run(["cc", "-std=c11", "-fsyntax-only", f"-I{folder}", program])
 
 
-@pytest.mark.parametrize("kind", ["nano", "whole"])
+@pytest.mark.parametrize("kind", ["nano", "window"])
 def test_bad_input(programs, bundles, damaged, kind):
     build(programs, target=["check_library"])
     other = next(Path("/").glob("lib*/*/libm.so.6"))
@@ -171,7 +171,7 @@ def sanitized(tmp_path_factory):
     return build(tmp_path_factory.mktemp("sanitized"), *flags, target=targets)
 
 
-@pytest.mark.parametrize("kind", ["nano", "whole"])
+@pytest.mark.parametrize("kind", ["nano", "window"])
 def test_sanitizers(sanitized, bundles, damaged, clips, kind):
     other = next(Path("/").glob("lib*/*/libm.so.6"))
     env = {"UBSAN_OPTIONS": "halt_on_error=1"}
@@ -236,11 +236,11 @@ def test_bad_files(programs, bundles, tmp_path, content, message):
     else:
         shape = (16000, 2) if content == "stereo" else (500 if content == "short" else 16000,)
         soundfile.write(path, np.zeros(shape), 8000 if content == "8000" else 16000)
-    done = run([programs / "classify", bundles / "whole", path], check=False)
+    done = run([programs / "classify", bundles / "window", path], check=False)
     assert done.returncode == 1 and message.encode() in done.stderr and done.stdout == b""
 
 
-def test_listen_refuses(programs, bundles, clips, damaged):
+def test_listen_rejects(programs, bundles, clips, damaged):
     wav = clips[0].read_bytes()
     for bundle, data, message in (
         (bundles / "nano", wav, "is a WAV file"),
@@ -257,14 +257,14 @@ def test_wav_formats(programs, bundles, clips, tmp_path, subtype):
     signal = soundfile.read(clips[0], dtype="float64")[0]
     path = tmp_path / "clip.wav"
     soundfile.write(path, signal, 16000, subtype=subtype)
-    _, *outputs = run([programs / "classify", bundles / "whole", path]).stdout.decode().split()
-    expected = wav2small.Predictor(bundles / "whole").predict(soundfile.read(path)[0])
+    _, *outputs = run([programs / "classify", bundles / "window", path]).stdout.decode().split()
+    expected = wav2small.Predictor(bundles / "window").predict(soundfile.read(path)[0])
     np.testing.assert_allclose(np.array(outputs, float), expected, rtol=0, atol=1e-6)
 
 
 def test_make_c_in_an_exported_bundle(speech, clips, tmp_path):
     from wav2small.export.export import export_bundle
-    from wav2small.export.verification import VerificationOptions
+    from wav2small.export.verification import VerificationOptions, verify_bundle
 
     student = random_nano([soundfile.read(file, dtype="float32")[0] for file in clips])
     student.save_pretrained(tmp_path / "run")
@@ -276,5 +276,6 @@ def test_make_c_in_an_exported_bundle(speech, clips, tmp_path):
         assert name in card and (bundle / name).is_file()
     subprocess.run(["make", "-C", bundle, "c"], check=True, capture_output=True)
     _, *outputs = run([bundle / "c/build/classify", bundle, clips[0]]).stdout.decode().split()
+    assert verify_bundle(bundle).extra == []
     expected = wav2small.Predictor(bundle).predict_file(clips[0])
     np.testing.assert_allclose(np.array(outputs, float), expected, rtol=0, atol=1e-6)

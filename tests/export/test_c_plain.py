@@ -157,11 +157,11 @@ def test_close_to_float(nano, engine, request, corpus):
 @pytest.mark.parametrize("size", [1, 7, 160, 1000])
 def test_block_sizes_change_nothing(engine, clips, size):
     engine.push(clips[0])
-    whole = engine.sums()
+    at_once = engine.sums()
     engine.init()
     for start in range(0, len(clips[0]), size):
         engine.push(clips[0][start : start + size])
-    for one, other in zip(engine.sums(), whole, strict=True):
+    for one, other in zip(engine.sums(), at_once, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -169,20 +169,20 @@ def test_a_block_longer_than_the_memory(engine, clips):
     signal = np.concatenate(clips[:4])
     assert len(signal) > 5 * 16000
     engine.push(signal)
-    status, whole = engine.read(overall=False)
+    status, at_once = engine.read(overall=False)
     engine.init()
     for start in range(0, len(signal), 160):
         engine.push(signal[start : start + 160])
-    np.testing.assert_array_equal(engine.read(overall=False)[1].values, whole.values)
-    assert status == OK and whole.samples == len(signal) // 256 * 256
+    np.testing.assert_array_equal(engine.read(overall=False)[1].values, at_once.values)
+    assert status == OK and at_once.samples == len(signal) // 256 * 256
 
 
 def test_float_blocks_are_the_same(engine, clips):
     engine.push(clips[0])
-    whole = engine.sums()
+    at_once = engine.sums()
     engine.init()
     assert engine.push(clips[0].astype(np.float32) / 32768) == OK
-    for one, other in zip(engine.sums(), whole, strict=True):
+    for one, other in zip(engine.sums(), at_once, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -335,7 +335,7 @@ def test_bad_names(nano, calibration, tmp_path, name):
         c_emitter.write_c(nano, tmp_path, calibration, name=name)
 
 
-def test_refusals(nano, tmp_path):
+def test_rejections(nano, tmp_path):
     from wav2small.export.c import emitter as c_emitter
     from wav2small.students import registry
 

@@ -252,7 +252,7 @@ def _external(tmp_path, location):
 
 
 @pytest.mark.parametrize("location", ["/etc/passwd", "../../secret", "weights.bin"])
-def test_external_data_is_refused(tmp_path, location):
+def test_external_data_is_rejected(tmp_path, location):
     with pytest.raises(Wav2SmallError, match=location):
         check_self_contained(_external(tmp_path, location))
 

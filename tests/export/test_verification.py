@@ -59,7 +59,7 @@ def test_exit_codes(copy):
     assert status == 2 and "README.md was changed" in err and err.count("\n") == 1
 
 
-def test_another_run_is_refused(copy, run, tmp_path):
+def test_another_run_is_rejected(copy, run, tmp_path):
     from wav2small.students import registry
 
     other = shutil.copytree(run, tmp_path / "other")
@@ -68,7 +68,7 @@ def test_another_run_is_refused(copy, run, tmp_path):
         verify_bundle(copy, run=other)
 
 
-def test_other_outputs_than_recorded_are_refused(bundle):
+def test_other_outputs_than_recorded_are_rejected(bundle):
     record = json.loads((bundle / "verification.json").read_text())
     rows = {row["name"]: np.array(row["file"]) for row in record["signals"]}
     by_bytes = {signal.tobytes(): rows[name] for name, signal in verification.signals().items()}

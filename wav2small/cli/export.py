@@ -88,5 +88,9 @@ def run(args: argparse.Namespace) -> int:
     for dimension, drop in made.record.get("ccc", {}).get("drop", {}).items():
         after = made.record["ccc"]["after"][dimension]["value"]
         if drop is not None:
-            print(f"CCC with the teacher, {dimension}: {after:.3f} (drop {drop:+.4f})")
+            change = "lower" if drop > 0 else "higher"
+            print(
+                f"CCC with the teacher, {dimension}: {after:.3f} "
+                f"({abs(drop):.4f} {change} than in torch)"
+            )
     return 0
