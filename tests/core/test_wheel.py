@@ -53,16 +53,16 @@ def test_the_wheel_holds_one_package_and_what_it_needs(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"wav2small"}
-    for room in (
+    for name in (
         "teachers/acoustic/coefficients.json",
         "students/wav2small.py",
         "export/export.py",
     ):
-        assert f"wav2small/{room}" in names
+        assert f"wav2small/{name}" in names
     missing = [
         path.relative_to(ROOT)
-        for room in ("wav2small", "teachers", "students", "export", "benchmarks")
-        for path in (ROOT / room).rglob("*")
+        for name in ("wav2small", "teachers", "students", "export", "benchmarks")
+        for path in (ROOT / name).rglob("*")
         if path.is_file()
         and "__pycache__" not in path.parts
         and "studies" not in path.parts
