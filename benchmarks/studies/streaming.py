@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from wav2small import audio
+from wav2small.benchmarks.studies.parity import SOURCES
 from wav2small.errors import Wav2SmallError
-from wav2small.export.c.parity import SOURCES
 from wav2small.index import load_source
 from wav2small.session import open_session
 from wav2small.stream import Stream

@@ -14,6 +14,8 @@ from wav2small.students import frontend as students_frontend
 
 from .graph import Graph
 
+TIME_LAST = (0, 1, 3, 2)  # (outputs, inputs, time, mel) kernels and maps with time last
+DECIBELS = 10 / np.log(10)  # per natural logarithm
 FLOOR = students_frontend.FLOOR
 SAMPLING_RATE = students_frontend.SAMPLING_RATE
 

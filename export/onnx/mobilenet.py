@@ -17,11 +17,9 @@ from wav2small.students.base import Student
 from wav2small.students.mobilenet import MaskedSqueeze
 
 from . import frontend
+from .frontend import DECIBELS, TIME_LAST
 from .graph import Graph
 from .weights import Weights
-
-TIME_LAST = (0, 1, 3, 2)
-DECIBELS = 10 / np.log(10)
 
 
 def build(student: Student, weights: Weights, graph: Graph) -> str:

@@ -24,15 +24,15 @@ def build(student: Student, weights: Weights, graph: Graph) -> str:
     assert isinstance(student, nano.Nano)
     x = _features(student, graph, bands(student, graph, power(student, graph)))
     # x is 8 ln 2 times the student's: the stem takes that back.
-    x = _causal(student, weights, graph, "stem", x, scale=1 / (nano.SCALE * LN2))
+    x = causal(student, weights, graph, "stem", x, scale=1 / (nano.SCALE * LN2))
     x = graph.add("Relu", x)
     for number in range(len(student.config["dilations"])):
         name = f"blocks.{number}"
-        y = _causal(student, weights, graph, f"{name}.depthwise", x)
-        y = graph.add("Relu", _causal(student, weights, graph, f"{name}.pointwise", y))
+        y = causal(student, weights, graph, f"{name}.depthwise", x)
+        y = graph.add("Relu", causal(student, weights, graph, f"{name}.pointwise", y))
         x = graph.layer(name, graph.add("Add", x, y), _map)
-    gate = graph.add("Sigmoid", _causal(student, weights, graph, "gate", x))
-    value = graph.add("Relu", _causal(student, weights, graph, "value", x))
+    gate = graph.add("Sigmoid", causal(student, weights, graph, "gate", x))
+    value = graph.add("Relu", causal(student, weights, graph, "value", x))
     last = graph.shape(3)
     numerator = graph.add("ReduceSum", graph.add("Mul", gate, value), last)
     denominator = graph.add("ReduceSum", gate, last)
@@ -45,22 +45,32 @@ def _map(array: np.ndarray) -> np.ndarray:
     return array[:, :, 0]
 
 
-def _causal(
+def causal(
     student: nano.Nano,
     weights: Weights,
     graph: Graph,
     names: str | tuple[str, ...],
     x: str,
+    *,
     scale: float = 1.0,
+    padded: bool = True,
 ) -> str:
-    """A convolution that looks back only, and its BatchNorm; several of one input become one."""
+    """A convolution that looks back only, with its BatchNorm folded.
+
+    Args:
+        student: in evaluation mode
+        weights: its weights
+        graph: where to
+        names: the module, or several of one input, which become one
+        x: [1, channels, 1, frames]
+        scale: factor of the weights
+        padded: zeros stand for the frames before `x`; False = `x` begins with them
+    """
     names = (names,) if isinstance(names, str) else names
     layer = student.get_submodule(names[0])
     assert isinstance(layer, nano.Causal)
-    gain, bias = (
-        np.concatenate(parts)
-        for parts in zip(*(weights.fold(f"{name}.norm") for name in names), strict=True)
-    )
+    folds = [weights.fold(f"{name}.norm") for name in names]
+    gain, bias = (np.concatenate(parts) for parts in zip(*folds, strict=True))
     _, inputs, taps = layer.conv.weight.shape
     kernel = weights.store(
         graph,
@@ -73,9 +83,9 @@ def _causal(
         x,
         kernel,
         graph.constant(bias),
-        pads=[0, layer.context, 0, 0],
         dilations=[1, int(layer.conv.dilation[0])],
         group=layer.conv.groups,
+        **({"pads": [0, layer.context, 0, 0]} if padded else {}),
     )
     return x if len(names) > 1 else graph.layer(names[0], x, _map)
 

@@ -212,30 +212,12 @@ class _Builder:
 
         Several of one input become one.
         """
-        g = self.graph
-        names = (names,) if isinstance(names, str) else names
-        layer = self.student.get_submodule(names[0])
         future = ""
         if past:
-            x = g.add("Concat", past, x, axis=3)
-            future = self._last(x, layer.context, axis=3)
-        folds = [self.weights.fold(f"{name}.norm") for name in names]
-        gain, bias = (np.concatenate(parts) for parts in zip(*folds, strict=True))
-        conv = layer.conv
-        kernel = self.weights.store(
-            g,
-            [f"{name}.conv.weight" for name in names],
-            gain=gain * np.float32(scale),
-            shape=(-1, conv.weight.shape[1], 1, conv.weight.shape[2]),
-        )
-        y = g.add(
-            "Conv",
-            x,
-            kernel,
-            g.constant(bias),
-            group=conv.groups,
-            dilations=[1, int(conv.dilation[0])],
-        )
+            x = self.graph.add("Concat", past, x, axis=3)
+            name = names if isinstance(names, str) else names[0]
+            future = self._last(x, self.student.get_submodule(name).context, axis=3)
+        y = nano.causal(self.student, self.weights, self.graph, names, x, scale=scale, padded=False)
         return y, future
 
     def _pool(self, y: str, valid: str) -> tuple[str, str]:

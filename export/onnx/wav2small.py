@@ -25,13 +25,11 @@ from onnx import TensorProto
 from wav2small.students.base import Student
 
 from . import frontend
+from .frontend import DECIBELS, TIME_LAST
 from .graph import Graph, value
 from .weights import Weights, blocks
 
-TIME_LAST = (0, 1, 3, 2)  # (outputs, inputs, time, mel) kernels and maps with time last
-DECIBELS = 10 / np.log(10)
-
-STEP = 640  # tokens (two frames each) per turn of the loop: 2.56 s at a hop of 32 samples
+STEP = 640  # tokens (two frames each) per iteration of the loop: 2.56 s at a hop of 32 samples
 # Tokens beyond the step that an output sees: four convolutions after the pooling, and three
 # convolutions and the pooling before it, 4 frames.
 HALO = 6

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from wav2small.benchmarks.studies import parity
 from wav2small.errors import Wav2SmallError
 from wav2small.export import verification
-from wav2small.export.c import parity
 
 
 def test_bundle_on_aarch64(bundle):

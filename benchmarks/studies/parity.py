@@ -1,6 +1,6 @@
 """The same bundle on another processor: ONNX Runtime for aarch64 under qemu.
 
-    python -m wav2small.export.c.parity BUNDLE --wheel onnxruntime-1.22.1-...-aarch64.whl
+    python -m wav2small.benchmarks.studies.parity BUNDLE --wheel onnxruntime-1.22.1-...-aarch64.whl
 
 Cross-compiles a small program over the C library in `export/c`, runs it with the aarch64 library
 of ONNX Runtime on every recorded signal up to two seconds, and compares with what the export
@@ -26,6 +26,7 @@ import numpy as np
 
 from wav2small.errors import Wav2SmallError
 from wav2small.export import bundle, verification
+from wav2small.export.c.emitter import ENGINE
 
 COMPILER, EMULATOR, SYSROOT = "aarch64-linux-gnu-gcc", "qemu-aarch64", "/usr/aarch64-linux-gnu"
 LONGEST = 32_000  # samples; emulation takes some hundred times as long
@@ -111,7 +112,7 @@ def _library(wheel: Path, place: Path) -> Path:
 def _compile(place: Path) -> Path:
     source, program = place / "parity.c", place / "parity"
     source.write_text(PROGRAM)
-    library = Path(__file__).parent
+    library = ENGINE.parent
     sources = [str(library / name) for name in SOURCES]
     _run([COMPILER, "-std=gnu99", "-O2", f"-I{library}", "-o", str(program), str(source), *sources,
           "-ldl", "-lm"])  # fmt: skip
@@ -130,7 +131,7 @@ def _run(command: list[str], **environment: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command: 0 if every signal agrees to 1e-3, 1 if one does not, 2 if it cannot run."""
-    parser = argparse.ArgumentParser(prog="python -m wav2small.export.c.parity")
+    parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.parity")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--wheel", type=Path, required=True, help="onnxruntime for aarch64")
     args = parser.parse_args(arguments)
