@@ -43,7 +43,7 @@ OWN_FINETUNING: dict[str, dict[str, Any]] = {
     "mister_e": {"learning_rate": 4e-4, "epochs": 26},
 }
 DISTILLING: dict[str, Any] = {"epochs": 12, "batch_size": 16, "crop_s": 0}
-#: What the project asks for; see docs/reading.md.
+#: What the project asks for; see docs/multimodal.md.
 WANTED = {
     "position_mae_s": 0.08,
     "response_accuracy": 0.70,

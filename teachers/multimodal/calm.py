@@ -14,14 +14,15 @@
                                |
            the two utterance positions: outputs, categories
 
-Published (the abstract says no more): SpecTran over linearised patches of a spectrogram,
-contrastive pretraining that aligns sound with the input embedding space of a pretrained language
-model (`calm_objectives`), a multimodal transformer over acoustic and lexical tokens with context of
-the utterance. Ours: every size; lexical tokens are the language model's hidden states; the context
+Published: SpecTran over linearised patches of a spectrogram, contrastive pretraining that aligns
+sound with the input embedding space of a pretrained language model (`calm_objectives`), a
+multimodal transformer over acoustic and lexical tokens with context of the utterance. Not
+implemented: contrast between acoustic inputs, and information at the rate of words beside that of
+frames and utterances, both of which the abstract names. Ours: every size; lexical tokens are the language model's hidden states; the context
 of the utterance is one position for the mean of what was heard and one for that of what was read,
 both in the space of the alignment; the head reads these two.
 
-It brings its own ear, so `--speech` is not needed.
+It has its own speech encoder, so `--speech` is not needed.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from wav2small.teachers.speech.neural import valid
 from .spectra import sinusoid
 
 MODEL_TYPE = "spectran"
-#: Its configuration. CALM's is unpublished: all numbers are ours.
+#: Its configuration; all numbers are ours.
 CONFIG: dict[str, Any] = {
     "model_type": MODEL_TYPE,
     "hidden_size": 128,

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher",
         metavar="NAME",
-        help="a system that also reads: spectra, calm, bridge, mister_e; see docs/reading.md",
+        help="a multimodal teacher: spectra, calm, bridge, mister_e; see docs/multimodal.md",
     )
     parser.add_argument(
         "--speech", metavar="FOLDER|HUB_ID", help="its speech encoder, as --backbone"
