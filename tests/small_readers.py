@@ -11,7 +11,7 @@ from wav2small.benchmarks.studies import small_encoders
 from wav2small.teachers import load_teacher
 from wav2small.teachers.finetuning.finetune import finetune
 from wav2small.teachers.labelling.run import label
-from wav2small.teachers.multimodal import base as reading
+from wav2small.teachers.multimodal import teacher as reading
 from wav2small.teachers.multimodal.turns import Passage, Turn
 
 SPEECH = {

@@ -215,7 +215,7 @@ def run(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run it and print the result as JSON."""
-    from wav2small.teachers.multimodal.base import SYSTEMS
+    from wav2small.teachers.multimodal.teacher import SYSTEMS
 
     parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.multimodal")
     parser.add_argument("systems", nargs="*", metavar="SYSTEM", help="default: every system")

@@ -13,7 +13,8 @@ import numpy as np
 from wav2small import audio
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.tables import Labels
-from wav2small.teachers.multimodal import base as reading
+from wav2small.teachers.multimodal import teacher as reading
+from wav2small.teachers.multimodal.base import ReadingNetwork
 from wav2small.teachers.multimodal.turns import Passage, Script, Turn, fault, hear, heard
 
 from .learner import LONGEST_S, WITHOUT_TEXT, Clips, Heard, Learner, average
@@ -73,7 +74,7 @@ class Reading:
         self.revision = self.start.identity
         self.entries = self.start.entries
         self.scale = self.start.scale
-        self._network: reading.ReadingNetwork | None = None
+        self._network: ReadingNetwork | None = None
 
     def clips(self, table: Labels, classes: np.ndarray | None, crop_s: float) -> ReadingClips:
         return ReadingClips(table, classes, crop_s, self)
@@ -108,7 +109,7 @@ class Reading:
         reading.save(network, folder)
 
     @property
-    def network(self) -> reading.ReadingNetwork:
+    def network(self) -> ReadingNetwork:
         """What was built last: its `collate` makes batches."""
         assert self._network is not None
         return self._network

@@ -1,7 +1,7 @@
 """Teachers that read as well as listen: what SPECTRA, CALM, BRIDGE and MiSTER-E share.
 
 A system is one file: `teachers/NAME.py` with a class `Network(ReadingNetwork)`, and its name in
-`SYSTEMS`. The class says
+`teacher.SYSTEMS`. The class says
 
     system      its name, `model_type` in config.json
     context     what of the dialogue it asks for beside the turn (`turns.Context`)
@@ -33,29 +33,24 @@ however small the parts in memory (`accumulation`), so `forward` must not mix ro
 
 from __future__ import annotations
 
-import json
-import os
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from importlib import import_module
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from wav2small import audio, files, provenance
-from wav2small.errors import Wav2SmallError
+from wav2small import audio
 from wav2small.teachers.finetuning import learner
-from wav2small.teachers.speech import checkpoint, pretrained
-from wav2small.teachers.speech.checkpoint import Checkpoint
+from wav2small.teachers.speech import checkpoint
 
 from . import encoders, lora
 from .encoders import Tokenizer
 from .turns import Context, Passage, Turn
 
-SYSTEMS = ("spectra", "calm", "bridge", "mister_e")
 FIELDS = ("speech_config", "text_config", "mean", "std", "id2label")
 
 Moved = TypeVar("Moved", bound="OnDevice")
@@ -219,149 +214,84 @@ def missing(
     return hidden, torch.where(gone, first, mask)
 
 
-def network_class(system: str) -> type[ReadingNetwork]:
-    """The class of a system.
-
-    Raises:
-        Wav2SmallError: no such system
-    """
-    if system not in SYSTEMS:
-        raise Wav2SmallError(f"--teacher {system}: give one of {', '.join(SYSTEMS)}")
-    return import_module(f"wav2small.teachers.multimodal.{system}").Network
-
-
-@dataclass
-class Start:
-    """What training begins with: two encoders, or a network that was pretrained.
-
-    Attributes:
-        config: of the network, without outputs
-        tokenizer: of the text encoder
-        weights: state dict of the network, as far as there is one
-        entries: of the provenance: every encoder with its licence
-        scale: mean and deviation of samples, if the speech encoder names them
-    """
-
-    config: dict[str, Any]
-    tokenizer: Tokenizer
-    weights: dict[str, Tensor]
-    entries: list[dict[str, Any]]
-    scale: tuple[float, float] | None
-
-    @property
-    def identity(self) -> str:
-        """Ids and revisions of all it is made of."""
-        return " ".join(f"{entry['id']}={entry['revision']}" for entry in self.entries)
-
-
-def from_encoders(speech: str | None, text: str, *, ear: Mapping[str, Any] | None = None) -> Start:
-    """Begin with a speech and a text encoder; see `pretrained.load`, `encoders.load_text`.
+class CrossAttention(nn.Module):
+    """Attention to another sequence, then a feed-forward layer, each with a skip, norms first.
 
     Args:
-        speech: folder or hub id; not of a system with an ear of its own
-        text: folder or hub id
-        ear: of the system
+        size: of the states of both
+        heads: of the attention
+        dropout: in training
     """
-    read = encoders.load_text(text)
-    weights = {f"text.{key}": value for key, value in read.model.state_dict().items()}
-    entries = [_entry("text encoder", read.source)]
-    if speech is None or ear is not None:
-        config = {"speech_config": dict(ear or {}), "text_config": read.config}
-        return Start(config, read.tokenizer, weights, entries, None)
-    heard = pretrained.load(speech)
-    weights |= {f"speech.model.{key}": value for key, value in heard.weights.items()}
-    entries.insert(0, _entry("speech encoder", heard.source))
-    config = {"speech_config": heard.config, "text_config": read.config}
-    return Start(config, read.tokenizer, weights, entries, heard.scale)
 
-
-def from_pretrained(folder: str, system: str) -> Start:
-    """Begin with what `wav2small pretrain` wrote.
-
-    Raises:
-        Wav2SmallError: another system's
-    """
-    source = checkpoint.local(folder)
-    config = source.config
-    if config.get("model_type") != system:
-        raise Wav2SmallError(
-            f"{source.folder / checkpoint.CONFIG}: model_type {config.get('model_type')!r} is no "
-            f"{system}; give the folder of `wav2small pretrain {system}`"
+    def __init__(self, size: int, heads: int, dropout: float):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(size, heads, dropout, batch_first=True)
+        self.feed = nn.Sequential(
+            nn.Linear(size, 4 * size), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * size, size)
         )
-    weights = pretrained.read_weights(source.folder / checkpoint.WEIGHTS)
-    weights = {checkpoint.modern(key): value for key, value in weights.items()}
-    tokenizer = encoders.load_tokenizer(source.folder, config["text_config"])
-    history = lineage(source)
-    kept = {key: value for key, value in config.items() if key not in _HEAD_FIELDS}
-    entries = [_entry("pretrained " + system, source), *history.get("teachers", ())]
-    return Start(kept, tokenizer, weights, entries, (config["mean"], config["std"]))
+        self.asking, self.feeding = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor, sequence: Tensor, mask: Tensor) -> Tensor:
+        """(B, K, size) ask (B, L, size), of which the mask (B, L) says what counts."""
+        asked, _ = self.attention(
+            self.asking(states), sequence, sequence, key_padding_mask=~mask, need_weights=False
+        )
+        states = states + self.dropout(asked)
+        return states + self.dropout(self.feed(self.feeding(states)))
 
 
-_HEAD_FIELDS = ("id2label", "categories", "teacher_name", "trained")
-_HEADS = ("outputs.", "categories.")
+def sinusoid(seconds: Tensor, size: int) -> Tensor:
+    """Sines and cosines of a time, periods of 40 ms to 40 s in equal ratios: (..., size)."""
+    count = size // 2
+    periods = torch.logspace(math.log10(0.04), math.log10(40), count, device=seconds.device)
+    angles = 2 * math.pi * seconds[..., None] / periods
+    return functional.pad(torch.cat([angles.sin(), angles.cos()], dim=-1), (0, size % 2))
 
 
-def build(
-    system: str,
-    start: Start,
-    *,
-    dimensions: Sequence[str],
-    categories: Sequence[str] = (),
-    scale: tuple[float, float] = (0.0, 1.0),
-    trained: bool = True,
-    **changes: Any,
-) -> ReadingNetwork:
-    """A network with the encoders' weights and new layers beside them.
+def mean(states: Tensor, mask: Tensor) -> Tensor:
+    """Of the positions that count: (B, L, size), (B, L) -> (B, size)."""
+    counted = mask[..., None].to(states.dtype)
+    return (states * counted).sum(1) / counted.sum(1)
+
+
+def contrast(one: Tensor, other: Tensor, scale: Tensor | float, positives: Tensor) -> Tensor:
+    """Supervised contrastive loss in both directions (Khosla et al. 2020, arXiv 2004.11362).
+
+    Each turn of one view is to find its positives among all turns of the other:
+    -log softmax of the cosines, mean over the positives of a turn, then over turns and directions.
+    With each turn's own counterpart as its only positive it is symmetric InfoNCE.
 
     Args:
-        system: see `SYSTEMS`
-        start: its weights
-        dimensions: of the outputs
-        categories: of the second head; empty = none
-        scale: mean and deviation of samples
-        trained: whether its outputs will mean anything; False for pretraining
-        changes: of `defaults`
+        one: (N, size)
+        other: (N, size) of the same turns
+        scale: of the cosines, 1 / temperature
+        positives: (N, N) bool, symmetric, the diagonal is set
+
+    Returns:
+        scalar; 0 if there are no turns
     """
-    config = {
-        **start.config,
-        **changes,
-        "mean": scale[0],
-        "std": scale[1],
-        "id2label": {str(number): name for number, name in enumerate(dimensions)},
-        "categories": list(categories),
-        "teacher_name": system,
-        "trained": trained,
-    }
-    network = network_class(system)(config, start.tokenizer)
-    own = network.state_dict()
-    fits = {key: value for key, value in start.weights.items() if not key.startswith(_HEADS)}
-    network.load_state_dict({**own, **{key: fits[key] for key in fits if key in own}})
-    return network
+    if not len(one):
+        return one.sum() + other.sum()
+    cosines = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T
+    shares = positives / positives.sum(dim=1, keepdim=True)
+    both = [
+        -(shares * (scale * view).log_softmax(dim=1)).sum(dim=1).mean()
+        for view in (cosines, cosines.T)
+    ]
+    return (both[0] + both[1]) / 2
 
 
-def save(network: ReadingNetwork, folder: str | os.PathLike[str]) -> None:
-    """Write config.json, model.safetensors and the tokenizer's files; see `lora`."""
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    network.tokenizer.save(folder)
-    state = {
-        checkpoint.published(key): value.detach().cpu().clone().contiguous()
-        for key, value in lora.merged(network).items()
-    }
-    with files.atomic(folder / checkpoint.WEIGHTS) as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
-    with files.atomic(folder / checkpoint.CONFIG) as temporary:
-        temporary.write_text(json.dumps(network.config, indent=2) + "\n")
+def info_nce(one: Tensor, other: Tensor, scale: Tensor | float) -> Tensor:
+    """`contrast` where only a turn's own counterpart is positive."""
+    return contrast(one, other, scale, torch.eye(len(one), device=one.device).bool())
 
 
-def _entry(name: str, source: Checkpoint) -> dict[str, Any]:
-    what = {"id": source.id, "revision": source.revision, "licence": source.licence}
-    return {"name": name, **what}
+def retrieved(one: Tensor, other: Tensor) -> Tensor:
+    """Whether each turn of one view finds its counterpart in the other: (N,) bool.
 
-
-def lineage(source: Checkpoint) -> dict[str, Any]:
-    """The provenance in a checkpoint's folder."""
-    found = source.folder / "provenance.json"
-    return checkpoint.read_json(found) if found.exists() else provenance.new()
+    The same counterpart twice counts as found: nobody can tell the two apart.
+    """
+    cosines = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T
+    own = cosines.diagonal()
+    return own >= cosines.amax(dim=1) - 1e-6 if len(one) else own.bool()

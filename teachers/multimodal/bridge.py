@@ -28,8 +28,7 @@ from torch import Tensor, nn
 
 from wav2small.training.losses import ccc
 
-from .base import OnDevice, Prose, ReadingNetwork, Sound
-from .cross_attention import CrossAttention
+from .base import CrossAttention, OnDevice, Prose, ReadingNetwork, Sound
 from .encoders import Tokenizer
 from .turns import Passage
 

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import OnDevice
+from .base import OnDevice, info_nce, retrieved
 from .calm import Batch, Network
-from .contrastive import info_nce, retrieved
 from .turns import Passage, Turn
 
 TEMPERATURE = 0.07  # at the beginning (CLIP's, Radford et al. 2021, arXiv 2103.00020)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from wav2small import audio
 from wav2small.teachers.speech import backbones
 
-from .base import OnDevice, Prose, ReadingNetwork, Sound, missing
+from .base import OnDevice, Prose, ReadingNetwork, Sound, missing, sinusoid
 from .encoders import Tokenizer
 from .turns import Context, Passage, Turn
 
@@ -203,11 +203,3 @@ class Network(ReadingNetwork):
             return self.listen(sound)
         hidden, mask = backbones.encode(self.speech.model, features, sound.lengths)
         return missing(hidden, mask, sound.there, self.no_speech)
-
-
-def sinusoid(seconds: Tensor, size: int) -> Tensor:
-    """Sines and cosines of a time, periods of 40 ms to 40 s in equal ratios: (..., size)."""
-    count = size // 2
-    periods = torch.logspace(math.log10(0.04), math.log10(40), count, device=seconds.device)
-    angles = 2 * math.pi * seconds[..., None] / periods
-    return nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=-1), (0, size % 2))

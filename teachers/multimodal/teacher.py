@@ -1,23 +1,180 @@
-"""A system that reads, as the labelling run knows it: a teacher that is handed passages."""
+"""Multimodal teachers as folders: build one of encoders, save it, load it, label with it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from wav2small import files, provenance
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers.base import entry
-from wav2small.teachers.speech import checkpoint
+from wav2small.teachers.speech import checkpoint, pretrained
 from wav2small.teachers.speech.checkpoint import Checkpoint
 from wav2small.teachers.speech.neural import NeuralTeacher
 
-from . import encoders
-from .base import FIELDS, ReadingNetwork, lineage, network_class
+from . import encoders, lora
+from .base import FIELDS, ReadingNetwork
+from .encoders import Tokenizer
 from .turns import Passage, Turn
+
+SYSTEMS = ("spectra", "calm", "bridge", "mister_e")
+
+
+def network_class(system: str) -> type[ReadingNetwork]:
+    """The class of a system.
+
+    Raises:
+        Wav2SmallError: no such system
+    """
+    if system not in SYSTEMS:
+        raise Wav2SmallError(f"--teacher {system}: give one of {', '.join(SYSTEMS)}")
+    return import_module(f"wav2small.teachers.multimodal.{system}").Network
+
+
+@dataclass
+class Start:
+    """What training begins with: two encoders, or a network that was pretrained.
+
+    Attributes:
+        config: of the network, without outputs
+        tokenizer: of the text encoder
+        weights: state dict of the network, as far as there is one
+        entries: of the provenance: every encoder with its licence
+        scale: mean and deviation of samples, if the speech encoder names them
+    """
+
+    config: dict[str, Any]
+    tokenizer: Tokenizer
+    weights: dict[str, Tensor]
+    entries: list[dict[str, Any]]
+    scale: tuple[float, float] | None
+
+    @property
+    def identity(self) -> str:
+        """Ids and revisions of all it is made of."""
+        return " ".join(f"{entry['id']}={entry['revision']}" for entry in self.entries)
+
+
+def from_encoders(speech: str | None, text: str, *, ear: Mapping[str, Any] | None = None) -> Start:
+    """Begin with a speech and a text encoder; see `pretrained.load`, `encoders.load_text`.
+
+    Args:
+        speech: folder or hub id; not of a system with an ear of its own
+        text: folder or hub id
+        ear: of the system
+    """
+    read = encoders.load_text(text)
+    weights = {f"text.{key}": value for key, value in read.model.state_dict().items()}
+    entries = [_entry("text encoder", read.source)]
+    if speech is None or ear is not None:
+        config = {"speech_config": dict(ear or {}), "text_config": read.config}
+        return Start(config, read.tokenizer, weights, entries, None)
+    heard = pretrained.load(speech)
+    weights |= {f"speech.model.{key}": value for key, value in heard.weights.items()}
+    entries.insert(0, _entry("speech encoder", heard.source))
+    config = {"speech_config": heard.config, "text_config": read.config}
+    return Start(config, read.tokenizer, weights, entries, heard.scale)
+
+
+def from_pretrained(folder: str, system: str) -> Start:
+    """Begin with what `wav2small pretrain` wrote.
+
+    Raises:
+        Wav2SmallError: another system's
+    """
+    source = checkpoint.local(folder)
+    config = source.config
+    if config.get("model_type") != system:
+        raise Wav2SmallError(
+            f"{source.folder / checkpoint.CONFIG}: model_type {config.get('model_type')!r} is no "
+            f"{system}; give the folder of `wav2small pretrain {system}`"
+        )
+    weights = pretrained.read_weights(source.folder / checkpoint.WEIGHTS)
+    weights = {checkpoint.modern(key): value for key, value in weights.items()}
+    tokenizer = encoders.load_tokenizer(source.folder, config["text_config"])
+    history = lineage(source)
+    kept = {key: value for key, value in config.items() if key not in _HEAD_FIELDS}
+    entries = [_entry("pretrained " + system, source), *history.get("teachers", ())]
+    return Start(kept, tokenizer, weights, entries, (config["mean"], config["std"]))
+
+
+_HEAD_FIELDS = ("id2label", "categories", "teacher_name", "trained")
+_HEADS = ("outputs.", "categories.")
+
+
+def build(
+    system: str,
+    start: Start,
+    *,
+    dimensions: Sequence[str],
+    categories: Sequence[str] = (),
+    scale: tuple[float, float] = (0.0, 1.0),
+    trained: bool = True,
+    **changes: Any,
+) -> ReadingNetwork:
+    """A network with the encoders' weights and new layers beside them.
+
+    Args:
+        system: see `SYSTEMS`
+        start: its weights
+        dimensions: of the outputs
+        categories: of the second head; empty = none
+        scale: mean and deviation of samples
+        trained: whether its outputs will mean anything; False for pretraining
+        changes: of `defaults`
+    """
+    config = {
+        **start.config,
+        **changes,
+        "mean": scale[0],
+        "std": scale[1],
+        "id2label": {str(number): name for number, name in enumerate(dimensions)},
+        "categories": list(categories),
+        "teacher_name": system,
+        "trained": trained,
+    }
+    network = network_class(system)(config, start.tokenizer)
+    own = network.state_dict()
+    fits = {key: value for key, value in start.weights.items() if not key.startswith(_HEADS)}
+    network.load_state_dict({**own, **{key: fits[key] for key in fits if key in own}})
+    return network
+
+
+def save(network: ReadingNetwork, folder: str | os.PathLike[str]) -> None:
+    """Write config.json, model.safetensors and the tokenizer's files; see `lora`."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    network.tokenizer.save(folder)
+    state = {
+        checkpoint.published(key): value.detach().cpu().clone().contiguous()
+        for key, value in lora.merged(network).items()
+    }
+    with files.atomic(folder / checkpoint.WEIGHTS) as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})
+    with files.atomic(folder / checkpoint.CONFIG) as temporary:
+        temporary.write_text(json.dumps(network.config, indent=2) + "\n")
+
+
+def _entry(name: str, source: Checkpoint) -> dict[str, Any]:
+    what = {"id": source.id, "revision": source.revision, "licence": source.licence}
+    return {"name": name, **what}
+
+
+def lineage(source: Checkpoint) -> dict[str, Any]:
+    """The provenance in a checkpoint's folder."""
+    found = source.folder / "provenance.json"
+    return checkpoint.read_json(found) if found.exists() else provenance.new()
 
 
 class ReadingTeacher(NeuralTeacher):

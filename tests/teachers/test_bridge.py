@@ -8,7 +8,7 @@ from small_readers import CLASSES, passages, truth, turn
 
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers.finetuning.finetune import finetune
-from wav2small.teachers.multimodal import base as reading
+from wav2small.teachers.multimodal import teacher as reading
 from wav2small.teachers.multimodal.turns import Passage
 
 SMALL = {"fusion_size": 16, "fusion_heads": 2}

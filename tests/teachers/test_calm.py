@@ -10,13 +10,13 @@ from wav2small.errors import Wav2SmallError
 from wav2small.teachers import load_teacher
 from wav2small.teachers.finetuning.finetune import finetune
 from wav2small.teachers.finetuning.pretrain import pretrain
-from wav2small.teachers.multimodal import calm, spectran
+from wav2small.teachers.multimodal import calm
+from wav2small.teachers.multimodal.base import retrieved
 from wav2small.teachers.multimodal.calm_objectives import Objectives
-from wav2small.teachers.multimodal.contrastive import retrieved
 from wav2small.teachers.multimodal.turns import Passage
 
 EAR = {
-    **spectran.CONFIG,
+    **calm.CONFIG,
     "hidden_size": 16,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
@@ -49,7 +49,7 @@ def test_patches_are_what_numpy_cuts(mels):
     """Frames inside the clip, decibels of mel bands, rectangles; the last one ends in silence."""
     from wav2small.students.frontend import hann, mel_bands
 
-    ear = spectran.SpecTran({**EAR, "patch_mels": mels}, 0.02, 0.1, "here")
+    ear = calm.SpecTran({**EAR, "patch_mels": mels}, 0.02, 0.1, "here")
     random = np.random.default_rng(0)
     long, short = random.normal(0.02, 0.1, 9000), random.normal(0.02, 0.1, 5003)
     padded = torch.zeros(2, 9000)
@@ -73,7 +73,7 @@ def test_patches_are_what_numpy_cuts(mels):
 
 @pytest.mark.parametrize("samples", [1, 511, 512, 3071, 3073])
 def test_the_shortest_clips_have_a_patch(samples):
-    ear = spectran.SpecTran(EAR, 0.0, 0.1, "here").eval()
+    ear = calm.SpecTran(EAR, 0.0, 0.1, "here").eval()
     signal = torch.randn(2, 4000)
     signal[0, samples:] = 0
     hidden, mask = ear(signal, torch.tensor([samples, 4000]))
@@ -85,7 +85,7 @@ def test_the_shortest_clips_have_a_patch(samples):
 def test_an_ear_of_another_kind_is_named():
     for change in ({"model_type": "wavlm"}, {"patch_mels": 5}):
         with pytest.raises(Wav2SmallError, match="here: speech_config is no spectran"):
-            spectran.SpecTran({**EAR, **change}, 0.0, 1.0, "here")
+            calm.SpecTran({**EAR, **change}, 0.0, 1.0, "here")
 
 
 def task_of(network):

@@ -10,8 +10,8 @@ from small_readers import CLASSES, passages, truth
 
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers.finetuning.finetune import finetune
-from wav2small.teachers.multimodal import base as reading
 from wav2small.teachers.multimodal import lora, mister_e
+from wav2small.teachers.multimodal import teacher as reading
 
 SMALL = {"fusion_size": 16, "fusion_heads": 2, "contrast_size": 6}
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="pip install peft")

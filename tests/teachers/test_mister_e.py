@@ -6,8 +6,8 @@ import small_readers
 import torch
 from small_readers import CLASSES, log_softmax, passages, truth, turn
 
-from wav2small.teachers.multimodal import mister_e, mister_e_objectives
-from wav2small.teachers.multimodal.contrastive import contrast, info_nce
+from wav2small.teachers.multimodal import mister_e
+from wav2small.teachers.multimodal.base import contrast, info_nce
 from wav2small.teachers.multimodal.turns import Passage, Turn
 
 SMALL = {"fusion_size": 16, "fusion_heads": 2, "contrast_size": 6}
@@ -130,9 +130,9 @@ def test_contrast():
 
 def test_who_is_alike():
     ratings = torch.tensor([[0.1, 0.2, 0.3], [0.2, 0.1, 0.4], [0.3, 0.2, 0.3], [0.1, 0.2, 0.9]])
-    near = mister_e_objectives.positives(ratings, None)
+    near = mister_e.positives(ratings, None)
     assert near.int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
-    named = mister_e_objectives.positives(ratings, torch.tensor([2, -1, 2, -1]))
+    named = mister_e.positives(ratings, torch.tensor([2, -1, 2, -1]))
     assert named.int().tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
 
 

@@ -15,10 +15,17 @@ from wav2small.teachers import load_teacher
 from wav2small.teachers.finetuning.finetune import finetune
 from wav2small.teachers.finetuning.pretrain import pretrain
 from wav2small.teachers.labelling.run import label
-from wav2small.teachers.multimodal import base as reading
-from wav2small.teachers.multimodal.spectra import Fused, sinusoid
-from wav2small.teachers.multimodal.spectra_heads import Response, Summary, Timing
-from wav2small.teachers.multimodal.spectra_objectives import Objectives, hide, mask_frames
+from wav2small.teachers.multimodal import teacher as reading
+from wav2small.teachers.multimodal.base import sinusoid
+from wav2small.teachers.multimodal.spectra import Fused
+from wav2small.teachers.multimodal.spectra_objectives import (
+    Objectives,
+    Response,
+    Summary,
+    Timing,
+    hide,
+    mask_frames,
+)
 from wav2small.teachers.multimodal.turns import Passage, Turn
 from wav2small.transcripts import Word
 

@@ -8,7 +8,7 @@ EXAMPLE = """  wav2small pretrain spectra turns.parquet --speech FOLDER --text F
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("system", help="multimodal teacher: spectra or calm; see docs/multimodal.md")
+    parser.add_argument("system", help="spectra or calm; see docs/multimodal.md")
     parser.add_argument("source", help="CSV, parquet or audformat with a column `text`")
     parser.add_argument("-o", "--output", required=True, help="folder; an unfinished one goes on")
     parser.add_argument(
