@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wav2small.dimensions import DIMENSIONS
 from wav2small.provenance import UNKNOWN, licence_line
+
+from . import licences
 
 PRECISION = {
     "fp32": "32-bit float weights",
@@ -17,48 +19,37 @@ PRECISION = {
 
 
 def card(
-    name: str,
-    *,
-    precision: str,
-    facts: Mapping[str, Any],
-    provenance: Mapping[str, Any],
     record: Mapping[str, Any],
-    forbidding: list[str],
-    categories: list[str],
+    provenance: Mapping[str, Any],
+    *,
+    categories: Sequence[str] = (),
     streaming: bool = False,
     c: bool = False,
 ) -> str:
     """The text of the card.
 
     Args:
-        name: of the student
-        precision: of the bundle
-        facts: `bytes`, `parameters`, `macs_per_second`, `embedding`
+        record: of the verification, with `student`, `precision`, `bytes`, `parameters`,
+            `macs_per_second` and `embedding`
         provenance: of the bundle
-        record: result of the verification
-        forbidding: what in the lineage does not allow commercial use
         categories: names of the second head
         streaming: the bundle also holds `streaming.onnx`
         c: likewise `c/`
     """
     return "\n".join(
         [
-            _head(name, precision, facts, provenance, categories),
-            _usage(categories, precision),
-            *_embedded(name, streaming, c),
-            _figures(record, precision),
+            _head(record, provenance, categories),
+            _usage(categories, record["precision"]),
+            *_embedded(record["student"], streaming, c),
+            _figures(record),
             _limits(),
-            _lineage(provenance, forbidding),
+            _lineage(provenance),
         ]
     )
 
 
 def _head(
-    name: str,
-    precision: str,
-    facts: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    categories: list[str],
+    record: Mapping[str, Any], provenance: Mapping[str, Any], categories: Sequence[str]
 ) -> str:
     teachers = [entry.get("name", UNKNOWN) for entry in provenance.get("teachers", ())]
     second = (
@@ -68,7 +59,7 @@ def _head(
         else ""
     )
     return f"""\
-# {name}, {precision}
+# {record["student"]}, {record["precision"]}
 
 Estimates how speech sounds: **arousal** (calm to excited), **dominance** (weak to strong) and
 **valence** (negative to positive). Distilled from {", ".join(teachers) or UNKNOWN} with
@@ -76,12 +67,12 @@ Estimates how speech sounds: **arousal** (calm to excited), **dominance** (weak 
 
 | | |
 |---|---|
-| `model.onnx` | {facts["bytes"]:,} bytes ({PRECISION[precision]}) |
-| parameters | {facts["parameters"]:,} |
-| multiply-accumulates | {facts["macs_per_second"] / 1e6:,.1f} million per second of audio |
+| `model.onnx` | {record["bytes"]:,} bytes ({PRECISION[record["precision"]]}) |
+| parameters | {record["parameters"]:,} |
+| multiply-accumulates | {record["macs_per_second"] / 1e6:,.1f} million per second of audio |
 | input `signal` | float32 [1, samples]: mono, 16,000 Hz, -1..1, at least 1,600 samples (0.1 s) |
 | output `logits` | float32 [1, 3]: arousal, dominance, valence; about 0..1, not clipped |
-| output `hidden_states` | float32 [1, {facts["embedding"]}]: pooled embedding |{second}
+| output `hidden_states` | float32 [1, {record["embedding"]}]: pooled embedding |{second}
 
 Recording level does not matter: the signal is scaled to unit variance inside. Other sampling rates
 must be converted to 16,000 Hz first. Latency and memory depend on your machine:
@@ -107,7 +98,7 @@ def _embedded(name: str, streaming: bool, c: bool) -> list[str]:
     return [f"## In a stream, in C\n\n{table}\n\nSee wav2small's `docs/embedding.md`.\n"]
 
 
-def _usage(categories: list[str], precision: str) -> str:
+def _usage(categories: Sequence[str], precision: str) -> str:
     outputs = "logits, embedding" + (", categories" if categories else "")
     names = '"logits", "hidden_states"' + (', "categories"' if categories else "")
     strict = (
@@ -170,7 +161,7 @@ const {{ logits }} = await session.run({{ signal }}); // arousal, dominance, val
 """
 
 
-def _figures(record: Mapping[str, Any], precision: str) -> str:
+def _figures(record: Mapping[str, Any]) -> str:
     lines = ["## Figures", ""]
     if clips := record.get("clips"):
         lines += [
@@ -189,7 +180,7 @@ def _figures(record: Mapping[str, Any], precision: str) -> str:
         lines += [
             "Agreement with the teacher (CCC, 95 % interval over clips) on the same clips:",
             "",
-            f"| | student in torch | this file ({precision}) | drop |",
+            f"| | student in torch | this file ({record['precision']}) | drop |",
             "|---|---|---|---|",
             *(
                 f"| {dimension} | {_interval(ccc['before'][dimension])} | "
@@ -223,7 +214,8 @@ def _limits() -> str:
 """
 
 
-def _lineage(provenance: Mapping[str, Any], forbidding: list[str]) -> str:
+def _lineage(provenance: Mapping[str, Any]) -> str:
+    forbidding = licences.forbidding(provenance)
     rows = [
         ("teacher", entry.get("name"), entry.get("id"), entry.get("revision"), entry.get("licence"))
         for entry in provenance.get("teachers", ())

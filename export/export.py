@@ -129,23 +129,16 @@ def export_bundle(
         (folder / bundle.AUDONNX).write_text(bundle.audonnx_yaml(categories))
         bundle.write_json(folder / bundle.PROVENANCE, lineage)
         cost = costs.count(student)
-        facts = {
+        record = {
+            "student": student.name,
+            "precision": precision,
             "bytes": len(data),
             "parameters": cost.parameters,
             "macs_per_second": cost.macs_per_second,
             "embedding": student.embedding,
+            **record,
         }
-        text = card.card(
-            student.name,
-            precision=precision,
-            facts=facts,
-            provenance=lineage,
-            record=record,
-            forbidding=licences.forbidding(lineage),
-            categories=categories,
-            streaming=streaming,
-            c=c,
-        )
+        text = card.card(record, lineage, categories=categories, streaming=streaming, c=c)
         (folder / bundle.CARD).write_text(text, encoding="utf-8")
         if streaming:
             stored = "fp32" if precision == "fp32" else "int8"
@@ -154,7 +147,6 @@ def export_bundle(
             line = provenances.licence_line(lineage)
             write_c(student, folder / "c", audio.signals, name=student.name, licence=line)
             write_library(folder)
-        record = {"student": student.name, "precision": precision, **facts, **record}
         bundle.seal(folder, record)
     return Exported(Path(output), len(data), record, differences)
 

@@ -40,19 +40,19 @@ class Row(NamedTuple):
 
     what: str
     measured: float | None
-    must: float | None
-    hope: float | None = None
+    required: float | None
+    desired: float | None = None
 
     @property
     def verdict(self) -> str:
         """What the figure reaches."""
         if self.measured is None:
             return "not measured"
-        if self.hope is not None and self.measured <= self.hope:
-            return "hope"
-        if self.must is None:
+        if self.desired is not None and self.measured <= self.desired:
+            return "desired"
+        if self.required is None:
             return ""
-        return "must" if self.measured <= self.must else "MISSED"
+        return "required" if self.measured <= self.required else "MISSED"
 
 
 def measure(runs: Mapping[str, Path], *, rounds: int = 60) -> list[Row]:
@@ -120,9 +120,9 @@ def measure(runs: Mapping[str, Path], *, rounds: int = 60) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
-    lines = ["| | measured | must | hope | reaches |", "|---|---|---|---|---|"]
+    lines = ["| | measured | required | desired | reaches |", "|---|---|---|---|---|"]
     for row in rows:
-        numbers = " | ".join(_figure(value) for value in (row.measured, row.must, row.hope))
+        numbers = " | ".join(_figure(value) for value in (row.measured, row.required, row.desired))
         lines.append(f"| {row.what} | {numbers} | {row.verdict} |")
     return "\n".join(lines)
 

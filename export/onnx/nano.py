@@ -7,6 +7,8 @@ looks along rows. Scales and logarithms' bases are folded into the stem's weight
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from wav2small.students import nano
@@ -78,6 +80,7 @@ def causal(
         gain=gain * np.float32(scale),
         shape=(-1, inputs, 1, taps),
     )
+    pads: dict[str, Any] = {"pads": [0, layer.context, 0, 0]} if padded else {}
     x = graph.add(
         "Conv",
         x,
@@ -85,7 +88,7 @@ def causal(
         graph.constant(bias),
         dilations=[1, int(layer.conv.dilation[0])],
         group=layer.conv.groups,
-        **({"pads": [0, layer.context, 0, 0]} if padded else {}),
+        **pads,
     )
     return x if len(names) > 1 else graph.layer(names[0], x, _map)
 
