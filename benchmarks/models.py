@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 
 from wav2small.errors import Wav2SmallError
+from wav2small.predictor import model_path
 from wav2small.session import open_session
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
-
-
-def onnx_file(path: str | os.PathLike[str]) -> Path:
-    """The ONNX file behind a path: the file itself, or `model.onnx` of a bundle folder.
-
-    Raises:
-        Wav2SmallError: neither is there
-
-    Example:
-        >>> onnx_file("no/such/bundle")
-        Traceback (most recent call last):
-        wav2small.errors.Wav2SmallError: no/such/bundle: no such bundle or .onnx file
-    """
-    path = Path(path)
-    if path.is_dir():
-        model = path / "model.onnx"
-        if not model.is_file():
-            raise Wav2SmallError(
-                f"{path}: no model.onnx in this folder; write one with `wav2small export`"
-            )
-        return model
-    if not path.is_file():
-        raise Wav2SmallError(f"{path}: no such bundle or .onnx file")
-    return path
 
 
 class WaveformModel:
@@ -49,7 +25,7 @@ class WaveformModel:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int = 1):
-        self.path = onnx_file(path)
+        self.path = model_path(path)
         self.session = open_session(self.path, threads=threads)
         inputs = self.session.get_inputs()
         signal = inputs[0] if inputs else None

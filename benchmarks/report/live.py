@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from wav2small.benchmarks import models
 from wav2small.errors import Wav2SmallError
+from wav2small.predictor import model_path
 
 PACKAGE = "onnxruntime-web"
 #: The files of the package that run on the CPU: the API, the glue, the runtime.
@@ -60,7 +60,7 @@ def write(page: Path, bundle: Path, package: dict[str, Any]) -> dict[str, Any]:
     """
     folder = page.with_name(f"{page.stem}_live")
     folder.mkdir(parents=True, exist_ok=True)
-    model = models.onnx_file(bundle)
+    model = model_path(bundle)
     (folder / "ort.js").write_bytes(package[SCRIPT])
     assets = {
         "glue": _encoded(package[GLUE]),
