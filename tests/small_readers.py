@@ -11,7 +11,7 @@ from wav2small.benchmarks.studies import small_encoders
 from wav2small.teachers import load_teacher
 from wav2small.teachers.finetuning.finetune import finetune
 from wav2small.teachers.labelling.run import label
-from wav2small.teachers.multimodal import teacher as reading
+from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.turns import Passage, Turn
 
 SPEECH = {
@@ -45,8 +45,10 @@ def encoders(folder):
 def build(system, folders, *, categories=("x", "y"), **changes):
     """A network with random weights, ready to judge."""
     torch.manual_seed(0)
-    start = reading.from_encoders(**folders, ear=reading.network_class(system).ear)
-    made = reading.build(
+    start = multimodal.from_encoders(
+        **folders, own_encoder=multimodal.network_class(system).own_encoder
+    )
+    made = multimodal.build(
         system, start, dimensions=DIMENSIONS, categories=categories, scale=(0.0, 0.1), **changes
     )
     return made.eval()

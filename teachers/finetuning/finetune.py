@@ -117,7 +117,7 @@ def finetune(
         labels: human ratings or a label table; see `read_labels`
         output: folder for the teacher
         backbone: folder or hub id of WavLM, wav2vec2 or HuBERT
-        teacher: a system of `reading.SYSTEMS` instead, which hears and reads
+        teacher: a system of `multimodal.SYSTEMS` instead, which hears and reads
         speech: its speech encoder, as `backbone`
         text: its text encoder, folder or hub id of a language model
         pretrained: folder of `pretrain`, instead of `speech` and `text`
@@ -156,11 +156,11 @@ def finetune(
             raise Wav2SmallError("--lora is for --teacher NAME; a backbone learns whole")
         recipe = _Listening(backbone, pooling, layers, speech or text or pretrained)
     else:
-        from .multimodal_recipe import Reading
+        from .multimodal_recipe import MultimodalRecipe
 
         source = "labels" if isinstance(labels, Labels) else os.fspath(labels)
         table = replace(table, frame=transcripts.normalise(table.frame, source))
-        recipe = Reading(teacher, speech, text, pretrained, backbone, layers, lora)
+        recipe = MultimodalRecipe(teacher, speech, text, pretrained, backbone, layers, lora)
     names, classes = _classes(table.frame, categories)
     train, valid = split(table.frame, validation, seed=seed)
     settings = Settings(

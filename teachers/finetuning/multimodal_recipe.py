@@ -1,4 +1,4 @@
-"""How a system that reads is fine-tuned: its encoders, its clips and their passages, its layout."""
+"""How a multimodal teacher is fine-tuned: its encoders, clips, passages and layout."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ import numpy as np
 from wav2small import audio
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.tables import Labels
-from wav2small.teachers.multimodal import teacher as reading
-from wav2small.teachers.multimodal.base import ReadingNetwork
-from wav2small.teachers.multimodal.turns import Passage, Script, Turn, fault, hear, heard
+from wav2small.teachers.multimodal import teacher as multimodal
+from wav2small.teachers.multimodal.base import MultimodalNetwork
+from wav2small.teachers.multimodal.turns import (
+    Passage,
+    Script,
+    Turn,
+    audio_places,
+    fault,
+    with_audio,
+)
 
 from .learner import LONGEST_S, WITHOUT_TEXT, Clips, Heard, Learner, average
 
 _NS = 1_000_000_000
 
 
-class Reading:
+class MultimodalRecipe:
     """A recipe as `finetune` uses it.
 
     Args:
-        system: of `reading.SYSTEMS`
+        system: of `multimodal.SYSTEMS`
         speech: folder or hub id of a backbone
         text: folder or hub id of a language model
         pretrained: folder of `pretrain`, instead of these two
@@ -48,23 +55,26 @@ class Reading:
         layers: int | None = None,
         lora: int | None = None,
     ):
-        self.kind = reading.network_class(system)
+        self.kind = multimodal.network_class(system)
         self.lora = lora
         if backbone is not None or layers is not None:
             raise Wav2SmallError(
                 f"--teacher {system}: its speech encoder is --speech; --backbone and --layers are "
-                "for teachers that only listen"
+                "for teachers of speech alone"
             )
         if pretrained is not None and speech is None and text is None:
-            self.start = reading.from_pretrained(pretrained, system)
-        elif pretrained is None and text is not None and self.kind.ear is not None:
+            self.start = multimodal.from_pretrained(pretrained, system)
+        elif pretrained is None and text is not None and self.kind.own_encoder is not None:
             if speech is not None:
-                print(f"note: {system} brings its own ear; --speech is not used", file=sys.stderr)
-            self.start = reading.from_encoders(None, text, ear=self.kind.ear)
+                print(
+                    f"note: {system} has its own speech encoder; --speech is not used",
+                    file=sys.stderr,
+                )
+            self.start = multimodal.from_encoders(None, text, own_encoder=self.kind.own_encoder)
         elif pretrained is None and speech is not None and text is not None:
-            self.start = reading.from_encoders(speech, text)
+            self.start = multimodal.from_encoders(speech, text)
         else:
-            speaking = "" if self.kind.ear else "--speech FOLDER and "
+            speaking = "" if self.kind.own_encoder else "--speech FOLDER and "
             raise Wav2SmallError(
                 f"--teacher {system}: give {speaking}--text FOLDER, or --pretrained FOLDER of "
                 f"`wav2small pretrain {system}`"
@@ -74,13 +84,13 @@ class Reading:
         self.revision = self.start.identity
         self.entries = self.start.entries
         self.scale = self.start.scale
-        self._network: ReadingNetwork | None = None
+        self._network: MultimodalNetwork | None = None
 
-    def clips(self, table: Labels, classes: np.ndarray | None, crop_s: float) -> ReadingClips:
-        return ReadingClips(table, classes, crop_s, self)
+    def clips(self, table: Labels, classes: np.ndarray | None, crop_s: float) -> MultimodalClips:
+        return MultimodalClips(table, classes, crop_s, self)
 
     def build(self, dimensions: Sequence[str], categories: Sequence[str], scale: Any) -> Any:
-        network = reading.build(
+        network = multimodal.build(
             self.system, self.start, dimensions=dimensions, categories=categories, scale=scale
         )
         network.speech.freeze_front()
@@ -98,7 +108,7 @@ class Reading:
         learned to listen.
         """
         read = learner.judge(valid, dimensions)
-        assert isinstance(learner.clips, ReadingClips)
+        assert isinstance(learner.clips, MultimodalClips)
         with learner.clips.without_text():
             blind = learner.judge(valid, dimensions)
         score = (average(read) + average(blind)) / 2
@@ -106,23 +116,25 @@ class Reading:
         return {**read, **unread, "mean": score}, score
 
     def save(self, network: Any, folder: Path) -> None:
-        reading.save(network, folder)
+        multimodal.save(network, folder)
 
     @property
-    def network(self) -> ReadingNetwork:
+    def network(self) -> MultimodalNetwork:
         """What was built last: its `collate` makes batches."""
         assert self._network is not None
         return self._network
 
 
-class ReadingClips(Clips):
+class MultimodalClips(Clips):
     """Clips of a label table with what was said in and around them."""
 
-    def __init__(self, table: Labels, classes: np.ndarray | None, crop_s: float, recipe: Reading):
+    def __init__(
+        self, table: Labels, classes: np.ndarray | None, crop_s: float, recipe: MultimodalRecipe
+    ):
         super().__init__(table, classes, crop_s)
         self.recipe = recipe
         self.script = Script(table.frame, recipe.kind.context)
-        self.script.say(recipe.start.tokenizer.too_long)
+        self.script.report(recipe.start.tokenizer.too_long)
         self._text = True
 
     @contextlib.contextmanager
@@ -164,7 +176,7 @@ class ReadingClips(Clips):
         end = own.start + round(len(signal) / rate * _NS)
         wrong = fault(own, end)
         if wrong:
-            raise AudioError(f"{own.file}: {wrong}; mend `words` (seconds of the file)")
+            raise AudioError(f"{own.file}: {wrong}; correct `words` (seconds of the file)")
         most = self.crop if cut is not None else round(LONGEST_S * rate)
         if len(signal) > most:
             first = 0 if cut is None else int(cut * (len(signal) - most + 1))
@@ -172,9 +184,9 @@ class ReadingClips(Clips):
             own = own.within(begin, begin + round(most / rate * _NS))
             signal = signal[first : first + most]
         passage = passage.with_own(own._replace(signal=signal))
-        return hear(passage, heard(self.script.context, passage), self._listen)
+        return with_audio(passage, audio_places(self.script.context, passage), self._decode)
 
-    def _listen(self, turn: Turn) -> np.ndarray:
+    def _decode(self, turn: Turn) -> np.ndarray:
         end_s = None if turn.end is None else turn.end / _NS
         signal = audio.read(self.table.path(turn.file or ""), start_s=turn.start / _NS, end_s=end_s)
         return signal[-round(LONGEST_S * audio.SAMPLING_RATE) :]

@@ -33,7 +33,7 @@ from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.index import Index, load_source
 from wav2small.tables import Labels
 from wav2small.teachers.labelling import plan
-from wav2small.teachers.multimodal import teacher as reading
+from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.turns import Turn
 from wav2small.teachers.speech.neural import choose_device, choose_dtype
 from wav2small.training import checkpoint as checkpoints
@@ -42,12 +42,12 @@ from wav2small.training.split import split
 
 from . import epochs as epochs_
 from .learner import Heard, Learner
-from .multimodal_recipe import Reading, ReadingClips
+from .multimodal_recipe import MultimodalClips, MultimodalRecipe
 
 SYSTEMS = ("spectra", "calm")
-EPOCHS = 20  # [choose]
-BATCH_SIZE = 32  # [choose]
-LEARNING_RATE = 1e-4  # [choose]
+EPOCHS = 20  # (chosen)
+BATCH_SIZE = 32  # (chosen)
+LEARNING_RATE = 1e-4  # (chosen)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def pretrain(
         raise Wav2SmallError(
             f"{source}: no transcripts; pretraining needs a column `text` (for word times `words`)"
         )
-    recipe = Reading(system, speech, text, pretrained)
+    recipe = MultimodalRecipe(system, speech, text, pretrained)
     train, valid = split(index.frame, validation, seed=seed)
     settings = Settings(
         system=system,
@@ -166,7 +166,7 @@ def pretrain(
         saved = epochs_.find(output, settings, overwrite=overwrite)
         torch.manual_seed(seed)
         scale = recipe.scale or clips.scale(train)
-        network = reading.build(
+        network = multimodal.build(
             system, recipe.start, dimensions=DIMENSIONS, scale=scale, trained=False
         )
         network.speech.freeze_front()
@@ -194,7 +194,7 @@ def pretrain(
             return figures, -figures["held_out_loss"]
 
         def keep() -> None:
-            reading.save(network, output)
+            multimodal.save(network, output)
             epochs_.write_json(output / "provenance.json", history)
 
         state = epochs_.train(
@@ -248,9 +248,9 @@ def judge(
     if saved is None:
         raise Wav2SmallError(f"{folder}: no checkpoint of `wav2small pretrain` in it")
     system = saved[1]["settings"]["system"]
-    recipe = Reading(system, None, None, os.fspath(folder))
+    recipe = MultimodalRecipe(system, None, None, os.fspath(folder))
     clips = PretrainingClips(_index(source, root), crop_s, recipe)
-    network = reading.build(
+    network = multimodal.build(
         system, recipe.start, dimensions=DIMENSIONS, scale=recipe.scale or (0.0, 1.0)
     )
     objectives = _objectives(system)(network).to(chosen)
@@ -273,10 +273,10 @@ def _objectives(system: str) -> Any:
     return import_module(f"wav2small.teachers.multimodal.{system}_objectives").Objectives
 
 
-class PretrainingClips(ReadingClips):
+class PretrainingClips(MultimodalClips):
     """Clips of an index as tasks of the objectives; `objectives` is set when it is built."""
 
-    def __init__(self, index: Index, crop_s: float, recipe: Reading):
+    def __init__(self, index: Index, crop_s: float, recipe: MultimodalRecipe):
         table = Labels(index.frame, index.root)
         super().__init__(table, None, crop_s, recipe)
         self.objectives: Any = None

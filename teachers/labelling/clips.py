@@ -143,7 +143,9 @@ class Reader:
         if not items or items[0].passage is None:
             return None
         return [
-            turns.hear(item.passage, turns.heard(self.context, item.passage), self._listen)
+            turns.with_audio(
+                item.passage, turns.audio_places(self.context, item.passage), self._decode
+            )
             for item in items
             if item.passage is not None
         ]
@@ -156,7 +158,7 @@ class Reader:
         if wrong:
             raise AudioError(f"{row.file}: {wrong}; mend `words` (seconds of the file)")
         found, context_s = list(row.passage.turns), 0.0
-        for place in turns.heard(self.context, row.passage):
+        for place in turns.audio_places(self.context, row.passage):
             turn = found[place]
             try:
                 if turn.end is None:
@@ -181,7 +183,7 @@ class Reader:
             return passage
         return passage.with_own(passage.own.within(start, end))
 
-    def _listen(self, turn: Turn) -> np.ndarray:
+    def _decode(self, turn: Turn) -> np.ndarray:
         return audio.read(
             self.path(turn.file or ""),
             start_s=turn.start / _NS,

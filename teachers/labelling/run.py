@@ -177,7 +177,7 @@ def label(
             raise AudioError(refusals[0].reason)
         todo = plan.rows(index.frame, pieces.done(len(index.frame)))
         if script:
-            script.say(getattr(model, "too_long", None))
+            script.report(getattr(model, "too_long", None))
             todo = (row._replace(passage=script.passage(row.row)) for row in todo)
         how: dict[str, Any] = {"engine": engine, "workers": workers, "batch_s": batch_s}
         outcomes = _run(todo, reader, model, teacher, options, **how)

@@ -1,33 +1,35 @@
-"""Teachers that read as well as listen: what SPECTRA, CALM, BRIDGE and MiSTER-E share.
+"""Multimodal teachers, of speech and text: what SPECTRA, CALM, BRIDGE and MiSTER-E share.
 
-A system is one file: `teachers/NAME.py` with a class `Network(ReadingNetwork)`, and its name in
-`teacher.SYSTEMS`. The class says
+A system is one file: `NAME.py` with a class `Network(MultimodalNetwork)`, and its name in
+`teacher.SYSTEMS`. The class has the attributes
 
     system      its name, `model_type` in config.json
     context     what of the dialogue it asks for beside the turn (`turns.Context`)
     defaults    its sizes, which config.json may change
-    ear         the configuration of a speech encoder of its own, if it has one, that `build_speech`
+    own_encoder the configuration of a speech encoder of its own, if it has one, that `build_speech`
                 builds; it then needs no `--speech`
 
-and has
+and the methods
 
     __init__(config, tokenizer)   calls `super().__init__`, builds its own layers from `self.config`
-    collate(passages) -> batch    host side: `turns.Passage`s, own turn heard, to anything with
-                                  `.to(device)`; `self.sound(turns)` and `self.prose(id lists)` pad
+    collate(passages) -> batch    host side: `turns.Passage`s, own turn with its signal, to
+                                  anything with
+                                  `.to(device)`; `self.audio_batch(turns)` and
+                                  `self.text_batch(id lists)` pad
     forward(batch) -> (outputs, logits, ...)
                                   A/D/V (B, D), category logits (B, C) or None, then whatever its
                                   loss wants, tensors whose first axis is the batch
     loss(truth, classes, outputs, logits, ...) -> scalar
                                   default: sum of 1 - CCC, and cross-entropy of the categories; if
-                                  `forward` gives (B,) 1 = read, 0 = not read after the logits,
+                                  `forward` gives (B,) 1 = with text, 0 = without after the logits,
                                   CCC is of each of the two (`learner.disagreement`)
 
-`self.listen(sound)` and `self.read(prose)` run the encoders; a turn that was not heard, or has no
-transcript, becomes one position with the learned embedding of a missing modality, so nothing
+`self.encode_speech(batch)` and `self.encode_text(batch)` run the encoders; a turn without signal
+or transcript becomes one position with the learned embedding of a missing modality, so nothing
 downstream needs to know. `self.head(pooled)` gives outputs and logits. Loading, saving, labelling,
 fine-tuning (`finetune --teacher NAME`), resume and provenance then work: nothing else to write. In
-training a share `text_dropout` of the transcripts is hidden, so that the teacher also knows what to
-do without; a system with masking of its own sets it to 0. Losses are taken over the whole batch
+training a share `text_dropout` of the transcripts is hidden, so that the teacher also learns to do
+without; a system with masking of its own sets it to 0. Losses are taken over the whole batch
 however small the parts in memory (`accumulation`), so `forward` must not mix rows of the batch.
 """
 
@@ -70,50 +72,50 @@ class OnDevice:
 
 
 @dataclass
-class Sound(OnDevice):
-    """What was heard.
+class AudioBatch(OnDevice):
+    """The audio of some turns.
 
     Attributes:
         signal: (N, T) float32, zeros after the end of shorter ones
         lengths: (N,) samples, on the CPU
-        there: (N,) bool; False = not heard, the row of `signal` is a stand-in
+        present: (N,) bool; False = no signal, the row of `signal` is a stand-in
     """
 
     signal: Tensor
     lengths: Tensor
-    there: Tensor
+    present: Tensor
 
 
 @dataclass
-class Prose(OnDevice):
-    """What was read.
+class TextBatch(OnDevice):
+    """The transcripts of some turns.
 
     Attributes:
         tokens: (N, L) ids
         mask: (N, L) bool, of the ids that count
-        there: (N,) bool; False = no transcript
+        present: (N,) bool; False = no transcript
     """
 
     tokens: Tensor
     mask: Tensor
-    there: Tensor
+    present: Tensor
 
 
-class ReadingNetwork(nn.Module):
+class MultimodalNetwork(nn.Module):
     """The base of a system; see the module.
 
     Args:
         config: `speech_config`, `text_config` of transformers, `mean` and `std` of the samples,
             `id2label`, optionally `categories`, and what `defaults` names
         tokenizer: of the text encoder
-        where: named in errors
+        where: file named in errors
     """
 
     system: ClassVar[str]
     context: ClassVar[Context] = Context()
     defaults: ClassVar[Mapping[str, Any]] = {}
-    text_dropout: ClassVar[float] = 0.4  # [choose]
-    ear: ClassVar[Mapping[str, Any] | None] = None
+    text_dropout: ClassVar[float] = 0.4  # (chosen)
+    own_encoder: ClassVar[Mapping[str, Any] | None] = None
     speech: Any  # of `build_speech`
 
     def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer, where: Any = "config.json"):
@@ -145,41 +147,43 @@ class ReadingNetwork(nn.Module):
     def adapt(self, rank: int) -> None:
         """Let the encoders learn through adapters only; see `lora`."""
         lora.adapt(self.text.model, rank)
-        if self.ear is None:
+        if self.own_encoder is None:
             lora.adapt(self.speech.model, rank)
 
-    def sound(self, turns: Sequence[Turn]) -> Sound:
-        """Pad the signals of turns; those that were not heard are noted."""
+    def audio_batch(self, turns: Sequence[Turn]) -> AudioBatch:
+        """Pad the signals of turns; those without signal are noted."""
         least = np.zeros(round(audio.MIN_DURATION_S * audio.SAMPLING_RATE), np.float32)
         signals = [least if turn.signal is None else turn.signal for turn in turns]
         lengths = torch.tensor([len(signal) for signal in signals])
         padded = torch.zeros(len(signals), int(lengths.max()))
         for row, signal in enumerate(signals):
             padded[row, : len(signal)] = torch.from_numpy(np.ascontiguousarray(signal))
-        return Sound(padded, lengths, torch.tensor([turn.signal is not None for turn in turns]))
+        return AudioBatch(
+            padded, lengths, torch.tensor([turn.signal is not None for turn in turns])
+        )
 
-    def prose(self, rows: Sequence[Sequence[int] | None]) -> Prose:
+    def text_batch(self, rows: Sequence[Sequence[int] | None]) -> TextBatch:
         """Pad sequences of ids, None = no transcript."""
-        there = torch.tensor([row is not None for row in rows])
+        present = torch.tensor([row is not None for row in rows])
         tokens, mask = encoders.pad([row or [self.tokenizer.first] for row in rows], _pad(self))
-        return Prose(tokens, mask, there)
+        return TextBatch(tokens, mask, present)
 
     def sequence(self, text: str | None) -> list[int] | None:
-        """The ids of one transcript with its first and last, cut to what the encoder reads."""
+        """The ids of one transcript with its first and last, cut to what the encoder takes."""
         if text is None:
             return None
         room = self.tokenizer.limit - 2
         return [self.tokenizer.first, *self.tokenizer.ids(text)[:room], self.tokenizer.last]
 
-    def listen(self, sound: Sound) -> tuple[Tensor, Tensor]:
+    def encode_speech(self, batch: AudioBatch) -> tuple[Tensor, Tensor]:
         """Run the speech encoder: (N, frames, size) and the mask of valid frames."""
-        hidden, mask = self.speech(sound.signal, sound.lengths)
-        return missing(hidden, mask, sound.there, self.no_speech)
+        hidden, mask = self.speech(batch.signal, batch.lengths)
+        return missing(hidden, mask, batch.present, self.no_speech)
 
-    def read(self, prose: Prose) -> tuple[Tensor, Tensor]:
+    def encode_text(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """Run the text encoder: (N, L, size) and the mask of valid positions."""
-        hidden = self.text(prose.tokens, prose.mask)
-        return missing(hidden, prose.mask, prose.there, self.no_text)
+        hidden = self.text(batch.tokens, batch.mask)
+        return missing(hidden, batch.mask, batch.present, self.no_text)
 
     def collate(self, passages: Sequence[Passage]) -> Any:
         raise NotImplementedError
@@ -195,21 +199,21 @@ class ReadingNetwork(nn.Module):
         logits: Tensor | None,
         *rest: Tensor | None,
     ) -> Tensor:
-        """Of a whole batch; classes -1 are not known; the first of `rest` says what was read."""
+        """Of a whole batch; classes -1 are not known; the first of `rest` says which have text."""
         return learner.rating_loss(truth, classes, outputs, logits, *rest[:1])
 
 
-def _pad(network: ReadingNetwork) -> int:
+def _pad(network: MultimodalNetwork) -> int:
     return network.tokenizer.pad
 
 
 def missing(
-    hidden: Tensor, mask: Tensor, there: Tensor, embedding: Tensor
+    hidden: Tensor, mask: Tensor, present: Tensor, embedding: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Rows that are not there become one position, the embedding of the missing modality."""
+    """Rows that are not present become one position, the embedding of the missing modality."""
     first = torch.zeros_like(mask)
     first[:, 0] = True
-    gone = ~there[:, None]
+    gone = ~present[:, None]
     hidden = torch.where((gone & first)[..., None], embedding.to(hidden.dtype), hidden)
     return hidden, torch.where(gone, first, mask)
 
@@ -233,7 +237,7 @@ class CrossAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, states: Tensor, sequence: Tensor, mask: Tensor) -> Tensor:
-        """(B, K, size) ask (B, L, size), of which the mask (B, L) says what counts."""
+        """(B, K, size) attend to (B, L, size), with the mask (B, L) of valid positions."""
         asked, _ = self.attention(
             self.asking(states), sequence, sequence, key_padding_mask=~mask, need_weights=False
         )

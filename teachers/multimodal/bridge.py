@@ -12,9 +12,9 @@
 
 Published: the parallel refinement, the bridge tokens that merge both modalities through
 cross-attention, the multi-task loss of cross-entropy and 1 - CCC. Ours: the sizes, that the tokens
-ask text first and speech second, that the head reads them after each, the shares of turns that are
-masked, and that both parts of the loss weigh the same. With one mean after both, the many frames
-drowned the few words: on the spoken dialogues valence was not learned in 13 epochs.
+attend to text first and speech second, that the head takes them after each, the shares of turns
+that are masked, and that both parts of the loss weigh the same. With one mean after both, the many
+frames drowned the few words: on the spoken dialogues valence was not learned in 13 epochs.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from torch import Tensor, nn
 
 from wav2small.training.losses import ccc
 
-from .base import CrossAttention, OnDevice, Prose, ReadingNetwork, Sound
+from .base import AudioBatch, CrossAttention, MultimodalNetwork, OnDevice, TextBatch
 from .encoders import Tokenizer
 from .turns import Passage
 
 
 @dataclass
 class Batch(OnDevice):
-    """Some turns, heard and read."""
+    """Speech and text of some turns."""
 
-    sound: Sound
-    prose: Prose
+    audio: AudioBatch
+    text: TextBatch
 
 
 class Refinement(nn.Module):
-    """Self-attention within a modality, norms first, and one for those who ask it."""
+    """Self-attention within a modality, norms first, and a norm of what it gives."""
 
     def __init__(self, size: int, heads: int, dropout: float):
         super().__init__()
@@ -56,7 +56,7 @@ class Refinement(nn.Module):
         return self.norm(self.layer(states, src_key_padding_mask=~mask))
 
 
-class Network(ReadingNetwork):
+class Network(MultimodalNetwork):
     """See the module."""
 
     system = "bridge"
@@ -66,7 +66,7 @@ class Network(ReadingNetwork):
         "fusion_heads": 4,
         "fusion_dropout": 0.1,
         "bridge_tokens": 8,
-        "mask_speech": 0.1,  # shares of turns, in training [choose]
+        "mask_speech": 0.1,  # shares of turns, in training (chosen)
         "mask_text": 0.4,
     }
 
@@ -86,31 +86,35 @@ class Network(ReadingNetwork):
 
     def collate(self, passages: Sequence[Passage]) -> Batch:
         own = [passage.own for passage in passages]
-        return Batch(self.sound(own), self.prose([self.sequence(turn.text) for turn in own]))
+        return Batch(
+            self.audio_batch(own), self.text_batch([self.sequence(turn.text) for turn in own])
+        )
 
     def forward(self, batch: Batch) -> tuple[Tensor | None, ...]:
         if self.training:
             batch = self.masked(batch)
-        speech, heard = self.listen(batch.sound)
-        text, read = self.read(batch.prose)
-        speech = self.refine_speech(self.project_speech(speech), heard)
-        text = self.refine_text(self.project_text(text), read)
-        told = self.ask_text(self.bridge.expand(len(text), -1, -1), text, read)
-        both = self.ask_speech(told, speech, heard)
+        speech, speech_mask = self.encode_speech(batch.audio)
+        text, text_mask = self.encode_text(batch.text)
+        speech = self.refine_speech(self.project_speech(speech), speech_mask)
+        text = self.refine_text(self.project_text(text), text_mask)
+        after_text = self.ask_text(self.bridge.expand(len(text), -1, -1), text, text_mask)
+        after_both = self.ask_speech(after_text, speech, speech_mask)
         means = [
-            norm(tokens.mean(dim=1)) for norm, tokens in zip(self.norms, (told, both), strict=True)
+            norm(tokens.mean(dim=1))
+            for norm, tokens in zip(self.norms, (after_text, after_both), strict=True)
         ]
         return self.head(torch.cat(means, dim=1))
 
     def masked(self, batch: Batch) -> Batch:
         """Hide one modality of some turns, never both; what is alone is never hidden."""
-        heard, read = batch.sound.there, batch.prose.there
-        draw = torch.rand(len(heard), device=heard.device)
+        has_audio, has_text = batch.audio.present, batch.text.present
+        draw = torch.rand(len(has_audio), device=has_audio.device)
         speech, text = self.config["mask_speech"], self.config["mask_text"]
-        deaf = (draw < speech) & read
-        blind = (draw >= speech) & (draw < speech + text) & heard
+        hide_audio = (draw < speech) & has_text
+        hide_text = (draw >= speech) & (draw < speech + text) & has_audio
         return Batch(
-            replace(batch.sound, there=heard & ~deaf), replace(batch.prose, there=read & ~blind)
+            replace(batch.audio, present=has_audio & ~hide_audio),
+            replace(batch.text, present=has_text & ~hide_text),
         )
 
     def loss(

@@ -1,4 +1,4 @@
-"""In the style of CALM (Sachidananda et al. 2022, arXiv 2202.03587): sound aligned with words.
+"""In the style of CALM (Sachidananda et al. 2022, arXiv 2202.03587): speech aligned with words.
 
     log-mel patches                 text
           |                           |
@@ -6,7 +6,7 @@
           |                           |                  |
      aligned, patch by patch     language model          |
           |      |                    |                  |
-          |      +-- mean: heard      |     mean: read --+
+          |      +-- mean: speech      |     mean: text --+
           |            |              |        |
         acoustic tokens    utterance    lexical tokens
                 |              |              |
@@ -40,7 +40,7 @@ from wav2small.students.frontend import FLOOR, mel_bands
 from wav2small.teachers.speech import checkpoint
 from wav2small.teachers.speech.neural import valid
 
-from .base import OnDevice, Prose, ReadingNetwork, Sound, mean, missing, sinusoid
+from .base import AudioBatch, MultimodalNetwork, OnDevice, TextBatch, mean, missing, sinusoid
 from .encoders import Tokenizer
 from .turns import Passage, Turn
 
@@ -138,11 +138,11 @@ class SpecTran(nn.Module):
     def spectrogram(self, signal: Tensor, lengths: Tensor) -> Tensor:
         """Log-mel, about -1..1 where there is speech, silent after the end of a clip."""
         n_fft, hop = self.config["n_fft"], self.config["hop"]
-        heard = (signal - self.mean) / (self.std + 1e-6) * valid(signal, lengths)
-        heard = nn.functional.pad(heard, (0, max(0, n_fft - heard.shape[1])))
+        scaled = (signal - self.mean) / (self.std + 1e-6) * valid(signal, lengths)
+        scaled = nn.functional.pad(scaled, (0, max(0, n_fft - scaled.shape[1])))
         with torch.autocast(signal.device.type, enabled=False):
             spectrum = torch.stft(
-                heard.float(), n_fft, hop, window=self.window, center=False, return_complex=True
+                scaled.float(), n_fft, hop, window=self.window, center=False, return_complex=True
             )
             power = self.mels.T @ spectrum.abs().square()
         frames = self._frames(lengths).to(signal.device)
@@ -174,34 +174,34 @@ def _scaled(power: float) -> float:
 
 @dataclass
 class Batch(OnDevice):
-    """Some turns, heard and read."""
+    """Speech and text of some turns."""
 
-    sound: Sound
-    prose: Prose
+    audio: AudioBatch
+    text: TextBatch
 
 
 @dataclass
 class Aligned:
-    """What was heard, in the space of the language model's input embeddings.
+    """Speech in the space of the language model's input embeddings.
 
     Attributes:
         tokens: (B, patches, size)
         mask: (B, patches) bool
-        heard: (B, size) their mean
-        read: (B, size) the mean of the input embeddings of what was read
+        speech: (B, size) their mean
+        text: (B, size) the mean of the input embeddings of the transcript
     """
 
     tokens: Tensor
     mask: Tensor
-    heard: Tensor
-    read: Tensor
+    speech: Tensor
+    text: Tensor
 
 
-class Network(ReadingNetwork):
+class Network(MultimodalNetwork):
     """See the module."""
 
     system = "calm"
-    ear = CONFIG
+    own_encoder = CONFIG
     defaults: ClassVar[Mapping[str, Any]] = {
         "fusion_layers": 2,
         "fusion_heads": 0,  # 0 = as the text's
@@ -233,12 +233,14 @@ class Network(ReadingNetwork):
 
     def batch(self, turns: Sequence[Turn]) -> Batch:
         """`collate` of turns alone."""
-        return Batch(self.sound(turns), self.prose([self.sequence(turn.text) for turn in turns]))
+        return Batch(
+            self.audio_batch(turns), self.text_batch([self.sequence(turn.text) for turn in turns])
+        )
 
     def forward(self, batch: Batch) -> tuple[Tensor | None, ...]:
         aligned = self.aligned(batch)
-        lexical, lexical_mask = self.read(batch.prose)
-        utterance = aligned.heard[:, None], aligned.read[:, None]
+        lexical, lexical_mask = self.encode_text(batch.text)
+        utterance = aligned.speech[:, None], aligned.text[:, None]
         sequences = (*utterance, lexical, aligned.tokens)
         states = torch.cat(
             [
@@ -252,22 +254,22 @@ class Network(ReadingNetwork):
         for layer in self.fusion:
             states = layer(states, src_key_padding_mask=~mask)
         outputs, logits = self.head(self.norm(states[:, : len(utterance)].flatten(1)))
-        return outputs, logits, batch.prose.there.float()
+        return outputs, logits, batch.text.present.float()
 
     def aligned(self, batch: Batch) -> Aligned:
         """What contrastive pretraining aligns."""
-        hidden, mask = self.listen(batch.sound)
+        hidden, mask = self.encode_speech(batch.audio)
         tokens = self.align(hidden)
-        words, counted = self.words(batch.prose)
+        words, counted = self.words(batch.text)
         return Aligned(tokens, mask, mean(tokens, mask), mean(words, counted))
 
-    def words(self, prose: Prose) -> tuple[Tensor, Tensor]:
-        """Input embeddings of what was read, and the mask of the words among them."""
-        ends = (prose.tokens == self.tokenizer.first) | (prose.tokens == self.tokenizer.last)
-        inner = prose.mask & ~ends
+    def words(self, text: TextBatch) -> tuple[Tensor, Tensor]:
+        """Input embeddings of the transcripts, and the mask of the words among them."""
+        ends = (text.tokens == self.tokenizer.first) | (text.tokens == self.tokenizer.last)
+        inner = text.mask & ~ends
         alone = inner.any(dim=1, keepdim=True)  # a transcript of which no token is left
-        embedded = self.text.embed(prose.tokens)
-        return missing(embedded, torch.where(alone, inner, prose.mask), prose.there, self.no_text)
+        embedded = self.text.embed(text.tokens)
+        return missing(embedded, torch.where(alone, inner, text.mask), text.present, self.no_text)
 
 
-_KINDS = ("heard", "read", "lexical", "acoustic")
+_KINDS = ("speech", "text", "lexical", "acoustic")

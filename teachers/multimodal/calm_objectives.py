@@ -2,7 +2,7 @@
 
 The mean of the aligned patches of a turn is to find, among the turns of its batch, the mean of the
 input embeddings of its words, and the other way round: symmetric InfoNCE with a learned
-temperature. The language model stays as it is: the space it reads in is where sound is to go.
+temperature. The language model stays as it is: its input space is where speech is mapped to.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Task(OnDevice):
     """Turns to learn from.
 
     Attributes:
-        batch: what is heard and read
-        both: (B,) float, 1 = it was both heard and read
+        batch: speech and text
+        both: (B,) float, 1 = both modalities are present
     """
 
     batch: Batch
@@ -40,7 +40,7 @@ class Objectives(nn.Module):
     """The temperature, beside the network.
 
     Args:
-        network: to be pretrained; only its ear and the alignment will learn
+        network: to be pretrained; only its speech encoder and the alignment will learn
     """
 
     negatives = 0  # the other turns of the batch serve
@@ -58,22 +58,22 @@ class Objectives(nn.Module):
     ) -> Task:
         """Make the task of some passages; `others` and `random` are not needed."""
         batch = self.network.batch([passage.own for passage in passages])
-        return Task(batch, (batch.sound.there & batch.prose.there).float())
+        return Task(batch, (batch.audio.present & batch.text.present).float())
 
     def forward(self, task: Task) -> tuple[Tensor | None, ...]:
-        """What was heard (B, size), what was read (B, size), and whether there is both (B,)."""
+        """Speech (B, size), text (B, size), and whether a turn has both (B,)."""
         aligned = self.network.aligned(task.batch)
-        return aligned.heard.float(), aligned.read.float(), task.both
+        return aligned.speech.float(), aligned.text.float(), task.both
 
-    def loss(self, heard: Tensor, read: Tensor, both: Tensor) -> Tensor:
+    def loss(self, speech: Tensor, text: Tensor, both: Tensor) -> Tensor:
         """Symmetric InfoNCE over the turns that have both."""
         paired = both > 0.5
-        return info_nce(heard[paired], read[paired], self.log_scale.clamp(max=_MOST).exp())
+        return info_nce(speech[paired], text[paired], self.log_scale.clamp(max=_MOST).exp())
 
-    def figures(self, heard: Tensor, read: Tensor, both: Tensor) -> dict[str, float]:
-        """Share of turns whose sound finds their words among the batch, and the temperature."""
+    def figures(self, speech: Tensor, text: Tensor, both: Tensor) -> dict[str, float]:
+        """Share of turns whose speech retrieves their text in the batch, and the temperature."""
         paired = both > 0.5
-        right = retrieved(heard[paired], read[paired]).float()
+        right = retrieved(speech[paired], text[paired]).float()
         return {
             "retrieval_top1": float(right.mean()) if len(right) else 0.0,
             "temperature": float((-self.log_scale.clamp(max=_MOST)).exp()),

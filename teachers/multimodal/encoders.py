@@ -1,4 +1,4 @@
-"""Speech and text encoders of the teachers that read, from `transformers` folders or hub ids.
+"""Speech and text encoders of the multimodal teachers, from `transformers` folders or hub ids.
 
 The speech encoder is any backbone that fine-tuning takes. The text encoder is any language model
 of transformers, masked or causal, with a fast tokenizer. Weights are safetensors; no code of a
@@ -37,7 +37,7 @@ _MOST_TOKENS = 512  # of a sequence where the encoder names no limit, as LLMs' a
 
 
 class Speech(nn.Module):
-    """A backbone that hears samples of a known mean and deviation.
+    """A backbone for samples of a known mean and deviation.
 
     Args:
         config: of transformers
@@ -53,7 +53,7 @@ class Speech(nn.Module):
         self.size: int = config["hidden_size"]
 
     def scaled(self, signal: Tensor, lengths: Tensor) -> Tensor:
-        """What the backbone hears of a signal (B, T) of full scale 1."""
+        """The input of the backbone for a signal (B, T) of full scale 1."""
         from wav2small.teachers.speech.neural import valid
 
         return (signal - self.mean) / (self.std + 1e-6) * valid(signal, lengths)
@@ -108,7 +108,7 @@ _HEAD_FIELDS = ("architectures", "auto_map", "id2label", "label2id", "torch_dtyp
 
 
 def check_type(config: Mapping[str, Any], where: Any) -> None:
-    """Refuse what is no language model.
+    """Reject what is no language model.
 
     Raises:
         Wav2SmallError: it names the model type
@@ -117,8 +117,8 @@ def check_type(config: Mapping[str, Any], where: Any) -> None:
 
     checkpoint.require(config, ("model_type",), where)
     known = {**auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, **auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
-    heard = (*pretrained.FAMILIES, "whisper")
-    if config["model_type"] not in known or config["model_type"] in heard:
+    speech = (*pretrained.FAMILIES, "whisper")
+    if config["model_type"] not in known or config["model_type"] in speech:
         raise Wav2SmallError(
             f"{where}: model_type {config['model_type']!r} is no text encoder; give a language "
             "model such as roberta, bert or llama"
@@ -141,7 +141,7 @@ class Tokenizer:
 
     Args:
         tokenizer: a fast one of transformers
-        limit: most tokens of a sequence that the encoder reads
+        limit: most tokens of a sequence that the encoder takes
 
     Attributes:
         first: id that begins a sequence
@@ -184,7 +184,7 @@ class Tokenizer:
         return found["input_ids"], places
 
     def too_long(self, texts: Sequence[str]) -> int:
-        """How many texts are longer than the encoder reads."""
+        """How many texts are longer than the encoder takes."""
         room = self.limit - 2
         # A token stands for at least one byte.
         return sum(len(text.encode()) > room and len(self.ids(text)) > room for text in texts)
@@ -285,7 +285,7 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
 
 
 def _limit(config: Mapping[str, Any]) -> int:
-    """Most tokens that an encoder reads; RoBERTa's positions begin after its padding id."""
+    """Most tokens that an encoder takes; RoBERTa's positions begin after its padding id."""
     most = config.get("max_position_embeddings") or config.get("n_positions") or _MOST_TOKENS
     if config["model_type"] in _OFFSET_POSITIONS:
         most -= (config.get("pad_token_id") or 0) + 1
@@ -308,7 +308,7 @@ def _source(spec: str) -> Checkpoint:
 
 def _fill(model: Text, source: Checkpoint) -> None:
     """Put the weights of a published file into a text encoder, whatever head they came with."""
-    found = {
+    loaded = {
         _modern(key): value.float()
         for key, value in pretrained.read_weights(source.folder / checkpoint.WEIGHTS).items()
     }
@@ -316,9 +316,9 @@ def _fill(model: Text, source: Checkpoint) -> None:
     prefixes = ("", model.model.base_model_prefix + ".", "model.", "transformer.")
     own = next(
         (
-            {key.removeprefix(prefix): v for key, v in found.items() if key.startswith(prefix)}
+            {key.removeprefix(prefix): v for key, v in loaded.items() if key.startswith(prefix)}
             for prefix in prefixes
-            if any(prefix + key in found for key in wanted)
+            if any(prefix + key in loaded for key in wanted)
         ),
         {},
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wav2small.errors import Wav2SmallError
 
-ALPHA = 2  # times the rank, which scales what the adapters add [choose]
+ALPHA = 2  # times the rank, which scales what the adapters add (chosen)
 
 
 def adapt(model: nn.Module, rank: int) -> None:

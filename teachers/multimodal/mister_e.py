@@ -14,7 +14,8 @@
 Published: the two context experts, the cross-modal expert, the gate and its temperature, the
 contrastive loss between paired speech and text, the divergence between experts, and that nobody
 asks who speaks. Ours: an utterance is the mean of its hidden states; `TURNS` turns on both sides
-stand for the conversation, `HEARD` of them are heard; ratings agree by their squared difference;
+stand for the conversation, `AUDIO_TURNS` of them with audio; ratings agree by their squared
+difference;
 turns of the same category are positives of each other, and without categories turns whose ratings
 differ by no more than `NEAR`; each expert also learns for itself; the weights. The encoders learn
 whole, or through LoRA (`--lora`).
@@ -33,21 +34,21 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 
 from wav2small.teachers.finetuning.learner import rating_loss
 
-from .base import CrossAttention, OnDevice, Prose, ReadingNetwork, Sound, contrast
+from .base import AudioBatch, CrossAttention, MultimodalNetwork, OnDevice, TextBatch, contrast, mean
 from .encoders import Tokenizer
 from .turns import Context, Passage
 
-TURNS = 4  # on both sides that are read [choose]
-HEARD = 1  # of these, that are heard: each makes labelling dearer by a turn [choose]
+TURNS = 4  # on both sides whose text is encoded (chosen)
+AUDIO_TURNS = 1  # of these, those whose audio is encoded; each costs labelling a turn (chosen)
 KERNELS = (1, 3, 5)  # paper
 GRU_LAYERS = 3  # paper
 BLOCKS = 4  # of co-attention (paper)
 TEMPERATURE = 2.0  # of the gate (paper)
-EXPERT_WEIGHT = 1.0  # else the gate starves the expert that learns last [choose]
-CONTRAST_WEIGHT = 0.1  # [choose]
-AGREEMENT_WEIGHT = 0.1  # [choose]
-CONTRAST_TEMPERATURE = 0.1  # [choose]
-NEAR = 0.15  # by which the ratings of positives differ at most, where no category is known [choose]
+EXPERT_WEIGHT = 1.0  # else the gate starves the expert that learns last (chosen)
+CONTRAST_WEIGHT = 0.1  # (chosen)
+AGREEMENT_WEIGHT = 0.1  # (chosen)
+CONTRAST_TEMPERATURE = 0.1  # (chosen)
+NEAR = 0.15  # by which the ratings of positives differ at most, where no category is known (chosen)
 
 
 @dataclass
@@ -55,24 +56,24 @@ class Batch(OnDevice):
     """The turns of some passages, N in all, one passage after the other.
 
     Attributes:
-        sound: of the turns that were heard
-        prose: of the turns that have a transcript
-        heard: (N,) bool
-        read: (N,) bool
+        audio: of the turns with a signal
+        text: of the turns that have a transcript
+        has_audio: (N,) bool
+        has_text: (N,) bool
         lengths: (B,) turns of each passage, on the CPU
         at: (B,) place of its own turn
     """
 
-    sound: Sound | None
-    prose: Prose | None
-    heard: Tensor
-    read: Tensor
+    audio: AudioBatch | None
+    text: TextBatch | None
+    has_audio: Tensor
+    has_text: Tensor
     lengths: Tensor
     at: Tensor
 
 
 class ContextExpert(nn.Module):
-    """What the turns around it say about each turn."""
+    """Each turn in the context of the turns around it."""
 
     def __init__(self, size: int, dropout: float):
         super().__init__()
@@ -95,7 +96,7 @@ class ContextExpert(nn.Module):
 
 
 class CoAttention(nn.Module):
-    """Speech asks text, and text speech."""
+    """Speech attends to text, and text to speech."""
 
     def __init__(self, size: int, heads: int, dropout: float):
         super().__init__()
@@ -120,11 +121,11 @@ class Expert(nn.Module):
         return self.outputs(states), self.categories(states) if self.categories else None
 
 
-class Network(ReadingNetwork):
+class Network(MultimodalNetwork):
     """See the module."""
 
     system = "mister_e"
-    context = Context(before=TURNS, after=TURNS, heard_before=HEARD, heard_after=HEARD)
+    context = Context(before=TURNS, after=TURNS, audio_before=AUDIO_TURNS, audio_after=AUDIO_TURNS)
     defaults: ClassVar[Mapping[str, Any]] = {
         "fusion_size": 256,
         "fusion_heads": 4,
@@ -152,10 +153,10 @@ class Network(ReadingNetwork):
         heard = [turn for turn in turns if turn.signal is not None]
         read = [self.sequence(turn.text) for turn in turns if turn.text is not None]
         return Batch(
-            sound=self.sound(heard) if heard else None,
-            prose=self.prose(read) if read else None,
-            heard=torch.tensor([turn.signal is not None for turn in turns]),
-            read=torch.tensor([turn.text is not None for turn in turns]),
+            audio=self.audio_batch(heard) if heard else None,
+            text=self.text_batch(read) if read else None,
+            has_audio=torch.tensor([turn.signal is not None for turn in turns]),
+            has_text=torch.tensor([turn.text is not None for turn in turns]),
             lengths=torch.tensor([len(passage.turns) for passage in passages]),
             at=torch.tensor([passage.at for passage in passages]),
         )
@@ -168,19 +169,23 @@ class Network(ReadingNetwork):
         def own(turns: Tensor) -> Tensor:
             return turns[rows, batch.at]
 
-        speech = self._turns(self.project_speech(self._heard(batch)), batch)
-        text = self._turns(self.project_text(self._read(batch)), batch)
+        speech = self._turns(self.project_speech(self._speech(batch)), batch)
+        text = self._turns(self.project_text(self._text(batch)), batch)
         pair = self.contrast_speech(own(speech)), self.contrast_text(own(text))
-        both = own(self._turns((batch.heard & batch.read).to(speech.dtype), batch))
+        both = own(self._turns((batch.has_audio & batch.has_text).to(speech.dtype), batch))
 
         speech = self.follow_speech(speech, batch.lengths)
         text = self.follow_text(text, batch.lengths)
         steps = torch.arange(speech.shape[1], device=speech.device)
         mask = steps < batch.lengths.to(speech.device)[:, None]
-        asking, answering = speech, text
+        crossed_speech, crossed_text = speech, text
         for block in self.cross:
-            asking, answering = block(asking, answering, mask)
-        states = [own(speech), own(text), torch.cat([own(asking), own(answering)], dim=1)]
+            crossed_speech, crossed_text = block(crossed_speech, crossed_text, mask)
+        states = [
+            own(speech),
+            own(text),
+            torch.cat([own(crossed_speech), own(crossed_text)], dim=1),
+        ]
         found = [expert(state) for expert, state in zip(self.experts, states, strict=True)]
         shares = (self.gate(torch.cat(states, dim=1)) / TEMPERATURE).softmax(dim=1)[..., None]
         outputs = torch.stack([ratings for ratings, _ in found], dim=1)
@@ -202,27 +207,29 @@ class Network(ReadingNetwork):
         """See `mixture_loss`."""
         return mixture_loss(truth, classes, outputs, logits, *rest)
 
-    def _heard(self, batch: Batch) -> Tensor:
-        """The embedding of each turn as it was heard: (N, size)."""
-        turns = self.no_speech.expand(len(batch.heard), -1)
-        return turns if batch.sound is None else _put(turns, batch.heard, self.listen(batch.sound))
+    def _speech(self, batch: Batch) -> Tensor:
+        """The embedding of each turn by its audio: (N, size)."""
+        turns = self.no_speech.expand(len(batch.has_audio), -1)
+        if batch.audio is None:
+            return turns
+        return _put(turns, batch.has_audio, self.encode_speech(batch.audio))
 
-    def _read(self, batch: Batch) -> Tensor:
-        """The embedding of each turn as it was read: (N, size)."""
-        turns = self.no_text.expand(len(batch.read), -1)
-        return turns if batch.prose is None else _put(turns, batch.read, self.read(batch.prose))
+    def _text(self, batch: Batch) -> Tensor:
+        """The embedding of each turn by its transcript: (N, size)."""
+        turns = self.no_text.expand(len(batch.has_text), -1)
+        if batch.text is None:
+            return turns
+        return _put(turns, batch.has_text, self.encode_text(batch.text))
 
     def _turns(self, flat: Tensor, batch: Batch) -> Tensor:
         """(N, ...) -> (B, T, ...), zeros after the last turn of a passage."""
         return pad_sequence(list(flat.split(batch.lengths.tolist())), batch_first=True)
 
 
-def _put(turns: Tensor, there: Tensor, hidden: tuple[Tensor, Tensor]) -> Tensor:
-    """Means of the hidden states in the rows that are there."""
-    states, mask = hidden
-    counted = mask[..., None].to(states.dtype)
-    means = (states * counted).sum(1) / counted.sum(1)
-    return turns.to(means.dtype).index_put((there,), means)
+def _put(turns: Tensor, present: Tensor, hidden: tuple[Tensor, Tensor]) -> Tensor:
+    """Means of the hidden states in the rows that are present."""
+    means = mean(*hidden)
+    return turns.to(means.dtype).index_put((present,), means)
 
 
 def mixture_loss(
@@ -247,9 +254,9 @@ def mixture_loss(
         logits: (B, C) of the mixture
         expert_outputs: (B, E, D)
         expert_logits: (B, E, C)
-        speech: (B, size) what was heard of the turn
-        text: (B, size) what was read of it
-        both: (B,) 1 = it was both heard and read, else 0
+        speech: (B, size) of the turn's audio
+        text: (B, size) of its transcript
+        both: (B,) 1 = both are present, else 0
     """
     assert expert_outputs is not None
     assert speech is not None and text is not None and both is not None
@@ -266,10 +273,10 @@ def mixture_loss(
 
 
 def alone(truth: Tensor, classes: Tensor | None, outputs: Tensor, logits: Tensor | None) -> Tensor:
-    """What each expert would be told for its own outputs (B, E, D), logits (B, E, C); mean."""
+    """The loss of each expert's own outputs (B, E, D), logits (B, E, C); mean."""
     count = outputs.shape[1]
-    told = [None] * count if logits is None else logits.unbind(dim=1)
-    each = zip(outputs.unbind(dim=1), told, strict=True)
+    each_logits = [None] * count if logits is None else logits.unbind(dim=1)
+    each = zip(outputs.unbind(dim=1), each_logits, strict=True)
     return sum(rating_loss(truth, classes, *found) for found in each) / count  # type: ignore
 
 

@@ -11,10 +11,10 @@
 
 Published: the encoders, the modality and turn embeddings, the single fusion layer, the context,
 the four objectives of pretraining (`spectra_objectives`) and the head on the first position. Ours:
-the own turn is read first, so that its positions do not depend on the history; turn embeddings are
+the own turn comes first, so that its positions do not depend on the history; turn embeddings are
 added where the encoders end, so that these stay as they were published; a sinusoid of the time in
-its turn is added to each frame; encoders of other sizes are projected; a turn without transcript,
-or that was not heard, is one learned position.
+its turn is added to each frame; encoders of other sizes are projected; a turn without transcript
+or audio is one learned position.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from torch import Tensor, nn
 from wav2small import audio
 from wav2small.teachers.speech import backbones
 
-from .base import OnDevice, Prose, ReadingNetwork, Sound, missing, sinusoid
+from .base import AudioBatch, MultimodalNetwork, OnDevice, TextBatch, missing, sinusoid
 from .encoders import Tokenizer
 from .turns import Context, Passage, Turn
 
-HISTORY = 8  # turns before the own that are read (paper)
+HISTORY = 8  # turns before the own whose text is encoded (paper)
 MOST_TOKENS = 512  # of history and own turn (paper)
-_HEARD = 2  # turns: the previous and the own (paper)
-#: Deviation of new embeddings, half of the encoders' states: attention sees them at once. [choose]
+_AUDIO_TURNS = 2  # of the audio: the previous and the own (paper)
+#: Deviation of new embeddings, half of the encoders' states: attention sees them at once. (chosen)
 _APART = 0.5
 
 
@@ -46,14 +46,14 @@ class Batch(OnDevice):
     """Some passages.
 
     Attributes:
-        prose: (B, L) history and own turn
+        text: (B, L) history and own turn
         turns: (B, L) how many turns before the own a token is
-        sound: (2 B, T) the previous turns, then the own ones
+        audio: (2 B, T) the previous turns, then the own ones
     """
 
-    prose: Prose
+    text: TextBatch
     turns: Tensor
-    sound: Sound
+    audio: AudioBatch
 
 
 @dataclass
@@ -65,18 +65,18 @@ class Fused:
         own: (B, L) bool, of the own turn
         history: (B, L) bool
         speech: (B, frames, size) of the own turn
-        heard: (B, frames) bool
-        before: (B, frames, size) of the previous turn
-        heard_before: (B, frames) bool
+        speech_mask: (B, frames) bool
+        previous: (B, frames, size) of the previous turn
+        previous_mask: (B, frames) bool
     """
 
     text: Tensor
     own: Tensor
     history: Tensor
     speech: Tensor
-    heard: Tensor
-    before: Tensor
-    heard_before: Tensor
+    speech_mask: Tensor
+    previous: Tensor
+    previous_mask: Tensor
 
     @property
     def pooled(self) -> Tensor:
@@ -84,11 +84,11 @@ class Fused:
         return self.text[:, 0]
 
 
-class Network(ReadingNetwork):
+class Network(MultimodalNetwork):
     """See the module."""
 
     system = "spectra"
-    context = Context(before=HISTORY, heard_before=_HEARD - 1)
+    context = Context(before=HISTORY, audio_before=_AUDIO_TURNS - 1)
     #: None = as in the text encoder
     defaults: ClassVar[Mapping[str, Any]] = {"fusion_heads": None, "fusion_dropout": None}
 
@@ -99,7 +99,7 @@ class Network(ReadingNetwork):
         self.project = nn.Identity() if same else nn.Linear(self.speech.size, size)
         self.modality = nn.Parameter(_APART * torch.randn(2, size))
         self.text_turn = nn.Parameter(_APART * torch.randn(HISTORY + 1, size))
-        self.speech_turn = nn.Parameter(_APART * torch.randn(_HEARD, size))
+        self.speech_turn = nn.Parameter(_APART * torch.randn(_AUDIO_TURNS, size))
         inner = self.text.model.config
         heads = self.config["fusion_heads"] or inner.num_attention_heads
         dropout = self.config["fusion_dropout"]
@@ -122,12 +122,12 @@ class Network(ReadingNetwork):
         self, passages: Sequence[Passage], rows: Sequence[tuple[list[int] | None, list[int]]]
     ) -> Batch:
         """`collate` with the ids of `tokens` given."""
-        prose = self.prose([ids for ids, _ in rows])
-        turns = torch.zeros_like(prose.tokens)
+        text = self.text_batch([ids for ids, _ in rows])
+        turns = torch.zeros_like(text.tokens)
         for number, (_, distances) in enumerate(rows):
             turns[number, : len(distances)] = torch.tensor(distances, dtype=torch.long)
         before = [p.turns[p.at - 1] if p.at else Turn() for p in passages]
-        return Batch(prose, turns, self.sound([*before, *(p.own for p in passages)]))
+        return Batch(text, turns, self.audio_batch([*before, *(p.own for p in passages)]))
 
     def tokens(
         self, passage: Passage, own: list[int] | None = None
@@ -135,10 +135,10 @@ class Network(ReadingNetwork):
         """Ids of a passage, and of each how many turns before the own it is.
 
         The own turn comes first, then the history from the nearest on, as far as it fits. None:
-        there is nothing to read.
+        there is no text.
 
         Args:
-            passage: what to read
+            passage: turns with text
             own: ids of its own turn; None = of its text
         """
         limit = min(self.tokenizer.limit, MOST_TOKENS)
@@ -160,17 +160,17 @@ class Network(ReadingNetwork):
         return [self.tokenizer.first, *ids], [0, *distances]
 
     def forward(self, batch: Batch) -> tuple[Tensor | None, ...]:
-        return (*self.head(self.fuse(batch).pooled), batch.prose.there.float())
+        return (*self.head(self.fuse(batch).pooled), batch.text.present.float())
 
     def fuse(self, batch: Batch, features: Tensor | None = None) -> Fused:
         """Encoders and fusion layer.
 
         Args:
             batch: of `collate`
-            features: (2 B, frames, conv_dim), other features than those of the sound itself
+            features: (2 B, frames, conv_dim), other features than those of the audio itself
         """
-        text, text_mask = self.read(batch.prose)
-        speech, speech_mask = self._hear(batch.sound, features)
+        text, text_mask = self.encode_text(batch.text)
+        speech, speech_mask = self._encode(batch.audio, features)
         frames = speech.shape[1]
         seconds = torch.arange(frames, device=speech.device) * self.hop_s
         speech = self.project(speech) + sinusoid(seconds, text.shape[2]).to(speech.dtype)
@@ -179,13 +179,13 @@ class Network(ReadingNetwork):
         before = before + self.modality[1] + self.speech_turn[1]
         own = own + self.modality[1] + self.speech_turn[0]
         together = torch.cat([text, own, before], dim=1)
-        heard_before, heard = speech_mask.chunk(2)
-        mask = torch.cat([text_mask, heard, heard_before], dim=1)
+        previous_mask, own_mask = speech_mask.chunk(2)
+        mask = torch.cat([text_mask, own_mask, previous_mask], dim=1)
         fused = self.fusion(together, src_key_padding_mask=~mask)
         text, own, before = fused.split([text.shape[1], frames, frames], dim=1)
         latest = batch.turns == 0
         return Fused(
-            text, text_mask & latest, text_mask & ~latest, own, heard, before, heard_before
+            text, text_mask & latest, text_mask & ~latest, own, own_mask, before, previous_mask
         )
 
     @property
@@ -193,13 +193,13 @@ class Network(ReadingNetwork):
         """Seconds from one frame to the next."""
         return math.prod(self.speech.model.config.conv_stride) / audio.SAMPLING_RATE
 
-    def features(self, sound: Sound) -> Tensor:
+    def features(self, batch: AudioBatch) -> Tensor:
         """Convolutional features: (N, frames, conv_dim)."""
-        scaled = self.speech.scaled(sound.signal, sound.lengths)
-        return backbones.features(self.speech.model, scaled, sound.lengths)
+        scaled = self.speech.scaled(batch.signal, batch.lengths)
+        return backbones.features(self.speech.model, scaled, batch.lengths)
 
-    def _hear(self, sound: Sound, features: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _encode(self, batch: AudioBatch, features: Tensor | None) -> tuple[Tensor, Tensor]:
         if features is None:
-            return self.listen(sound)
-        hidden, mask = backbones.encode(self.speech.model, features, sound.lengths)
-        return missing(hidden, mask, sound.there, self.no_speech)
+            return self.encode_speech(batch)
+        hidden, mask = backbones.encode(self.speech.model, features, batch.lengths)
+        return missing(hidden, mask, batch.present, self.no_speech)

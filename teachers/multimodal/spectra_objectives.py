@@ -48,9 +48,9 @@ class Task(OnDevice):
     """Passages to learn from.
 
     Attributes:
-        batch: what is heard and read, tokens hidden
+        batch: speech and text, tokens hidden
         targets: (B, L) the tokens that were hidden, else `IGNORED`
-        masked: (B, F) bool, frames of the own turn to be told
+        masked: (B, F) bool, frames of the own turn to predict
         silent: (2 B, F) bool, frames that are silenced
         source: (2 B, F) which frame stands in the place of each
         row: (W,) the row of each word
@@ -106,18 +106,18 @@ class Objectives(nn.Module):
         """Make the task of some passages.
 
         Args:
-            passages: own turns heard
-            others: for each, two turns of other dialogues, heard
+            passages: own turns with signals
+            others: for each, two turns of other dialogues, with signals
             random: numpy's generator
         """
         network = self.network
         chosen, classes = [], []
-        for passage, (text, sound) in zip(passages, others, strict=True):
+        for passage, (text_turn, audio_turn) in zip(passages, others, strict=True):
             before = passage.turns[passage.at - 1] if passage.at else Turn()
             responds = before.text is not None or before.signal is not None
             kind = int(random.integers(4)) if responds else 0
             classes.append(kind if responds else IGNORED)
-            chosen.append(passage.with_own(responded(passage.own, text, sound, kind)))
+            chosen.append(passage.with_own(responded(passage.own, text_turn, audio_turn, kind)))
         rows, places = [], []
         for number, passage in enumerate(chosen):
             timed = passage.own.timed()
@@ -125,23 +125,23 @@ class Objectives(nn.Module):
             ids, distances = network.tokens(passage, own)
             rows.append((ids, distances))
             if passage.own.words:
-                read = sum(distance == 0 for distance in distances) - 2  # tokens of the own turn
+                length = sum(distance == 0 for distance in distances) - 2  # tokens of the own turn
                 places += [
                     (number, 1 + first, 1 + last, word.start, word.end)  # 1: the first position
                     for word, (first, last) in zip(timed, words, strict=True)
-                    if 0 <= first and last < read
+                    if 0 <= first and last < length
                 ]
         batch = network.batch(chosen, rows)
-        tokens, targets = hide(batch.prose.tokens, self._words(batch), network.tokenizer, random)
-        prose = replace(batch.prose, tokens=tokens)
-        frames = backbones.frames(network.speech.model, batch.sound.lengths).numpy()
+        tokens, targets = hide(batch.text.tokens, self._words(batch), network.tokenizer, random)
+        text = replace(batch.text, tokens=tokens)
+        frames = backbones.frames(network.speech.model, batch.audio.lengths).numpy()
         masked, silent, source = mask_frames(frames, network.hop_s, random)
-        heard = batch.sound.there.numpy()
-        masked &= heard[:, None]
+        present = batch.audio.present.numpy()
+        masked &= present[:, None]
         found = np.array(places, dtype=np.float64).reshape(-1, 5)
         index = torch.from_numpy(found[:, :3].astype(np.int64))
         return Task(
-            batch=replace(batch, prose=prose),
+            batch=replace(batch, text=text),
             targets=targets,
             masked=torch.from_numpy(masked[len(passages) :]),
             silent=torch.from_numpy(silent),
@@ -155,16 +155,16 @@ class Objectives(nn.Module):
 
     def _words(self, batch: Batch) -> Tensor:
         """(B, L) bool, tokens that are neither first nor last of a piece."""
-        tokens, tokenizer = batch.prose.tokens, self.network.tokenizer
+        tokens, tokenizer = batch.text.tokens, self.network.tokenizer
         special = (tokens == tokenizer.first) | (tokens == tokenizer.last)
-        return batch.prose.mask & batch.prose.there[:, None] & ~special
+        return batch.text.mask & batch.text.present[:, None] & ~special
 
     def forward(self, task: Task) -> tuple[Tensor | None, ...]:
-        """Sums and counts of each row for the four objectives (B, 4), and what `figures` tells:
+        """Sums and counts of each row for the four objectives (B, 4), and for `figures`:
         absolute seconds by which words are misplaced and responses that are right (B, 2)."""
         network = self.network
         with torch.no_grad():
-            features = network.features(task.batch.sound)
+            features = network.features(task.batch.audio)
         at = task.source[..., None].expand(-1, -1, features.shape[2])
         corrupted = features.gather(1, at).masked_fill(task.silent[..., None], 0.0)
         fused = network.fuse(task.batch, corrupted)
@@ -177,9 +177,9 @@ class Objectives(nn.Module):
         row = hidden.nonzero()[:, 0]
         language = _summed(entropy, row, rows), hidden.sum(1)
 
-        told = self.acoustic(fused.speech.float())
+        predicted = self.acoustic(fused.speech.float())
         own = features[rows:]
-        away = (told - own).abs().mean(dim=2) * task.masked
+        away = (predicted - own).abs().mean(dim=2) * task.masked
         acoustic = away.sum(1), task.masked.sum(1)
 
         seconds = self.timing(fused, task.row, task.first, task.last).float()
@@ -196,14 +196,14 @@ class Objectives(nn.Module):
         right = (choice.argmax(1) == task.response).to(sums.dtype)
         return sums, counts, torch.stack([misplaced, right], dim=1)
 
-    def loss(self, sums: Tensor, counts: Tensor, told: Tensor) -> Tensor:
+    def loss(self, sums: Tensor, counts: Tensor, figures: Tensor) -> Tensor:
         """The sum of the four, each a mean over the batch."""
         return means(sums, counts).sum()
 
-    def figures(self, sums: Tensor, counts: Tensor, told: Tensor) -> dict[str, float]:
-        """The four losses, mean error of word boundaries in s, share of responses told right."""
+    def figures(self, sums: Tensor, counts: Tensor, figures: Tensor) -> dict[str, float]:
+        """The four losses, mean error of word boundaries in s, share of right responses."""
         found = dict(zip(NAMES, means(sums, counts).tolist(), strict=True))
-        misplaced, right = told.sum(0).tolist()
+        misplaced, right = figures.sum(0).tolist()
         return {
             **found,
             "position_mae_s": misplaced / max(1.0, float(counts[:, 2].sum())),
@@ -216,12 +216,12 @@ def means(sums: Tensor, counts: Tensor) -> Tensor:
     return sums.sum(0) / counts.sum(0).clamp(min=1)
 
 
-def responded(own: Turn, text: Turn, sound: Turn, kind: int) -> Turn:
+def responded(own: Turn, text: Turn, audio: Turn, kind: int) -> Turn:
     """A turn with the text (kind 2, 3) or the audio (kind 1, 3) of another one."""
     if kind & 2:
         own = own._replace(text=text.text, words=None)
     if kind & 1:
-        own = own._replace(signal=sound.signal, words=None)
+        own = own._replace(signal=audio.signal, words=None)
     return own
 
 
@@ -258,7 +258,7 @@ def mask_frames(
         random: numpy's generator
 
     Returns:
-        masked (2 B, F) bool, silent (2 B, F) bool, source (2 B, F): which frame is heard
+        masked (2 B, F) bool, silent (2 B, F) bool, source (2 B, F): which frame stands there
     """
     longest = int(frames.max())
     masked = np.zeros((len(frames), longest), dtype=bool)
@@ -308,20 +308,20 @@ class Timing(nn.Module):
         """Seconds from the beginning of the turn: (W, 2), start and end.
 
         Args:
-            fused: what was read and heard
+            fused: of `Network.fuse`
             row: (W,) of each word
             first: (W,) place of its first token
             last: (W,) of its last one
         """
         length = fused.text.shape[1]
         turn = torch.cat([fused.text, fused.speech], dim=1)
-        mask = torch.cat([fused.own, fused.heard], dim=1)
+        mask = torch.cat([fused.own, fused.speech_mask], dim=1)
         text = self.layer(turn, src_key_padding_mask=~mask)[:, :length]
         return torch.cat([self.start(text[row, first]), self.end(text[row, last])], dim=1)
 
 
 class Response(nn.Module):
-    """Whether text and sound respond to what went before: four ways.
+    """Whether text and audio respond to what went before: four ways.
 
     Each is summed up, and compared with the sum of its kind before; the first position alone would
     have to learn what "the same" means.
@@ -339,8 +339,8 @@ class Response(nn.Module):
     def forward(self, fused: Fused) -> Tensor:
         """Logits (B, 4) of 2 x text is wrong + audio is wrong."""
         text = self.text(fused.text, fused.own) - self.text(fused.text, fused.history)
-        speech = self.speech(fused.speech, fused.heard)
-        speech = speech - self.speech(fused.before, fused.heard_before)
+        speech = self.speech(fused.speech, fused.speech_mask)
+        speech = speech - self.speech(fused.previous, fused.previous_mask)
         return self.choose(torch.cat([fused.pooled, text.abs(), speech.abs()], dim=1))
 
 
@@ -353,6 +353,6 @@ class Summary(nn.Module):
         self.value = nn.Linear(size, size)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, size), of which the mask (B, L) says what counts -> (B, size)."""
+        """(B, L, size), with the mask (B, L) of valid positions -> (B, size)."""
         weights = self.weight(states)[..., 0].float().masked_fill(~mask, -1e4).softmax(dim=1) * mask
         return (weights[..., None].to(states.dtype) * self.value(states)).sum(dim=1)

@@ -22,14 +22,14 @@ from wav2small.teachers.speech.checkpoint import Checkpoint
 from wav2small.teachers.speech.neural import NeuralTeacher
 
 from . import encoders, lora
-from .base import FIELDS, ReadingNetwork
+from .base import FIELDS, MultimodalNetwork
 from .encoders import Tokenizer
 from .turns import Passage, Turn
 
 SYSTEMS = ("spectra", "calm", "bridge", "mister_e")
 
 
-def network_class(system: str) -> type[ReadingNetwork]:
+def network_class(system: str) -> type[MultimodalNetwork]:
     """The class of a system.
 
     Raises:
@@ -64,25 +64,27 @@ class Start:
         return " ".join(f"{entry['id']}={entry['revision']}" for entry in self.entries)
 
 
-def from_encoders(speech: str | None, text: str, *, ear: Mapping[str, Any] | None = None) -> Start:
+def from_encoders(
+    speech: str | None, text: str, *, own_encoder: Mapping[str, Any] | None = None
+) -> Start:
     """Begin with a speech and a text encoder; see `pretrained.load`, `encoders.load_text`.
 
     Args:
-        speech: folder or hub id; not of a system with an ear of its own
+        speech: folder or hub id; not of a system with a speech encoder of its own
         text: folder or hub id
-        ear: of the system
+        own_encoder: of the system
     """
-    read = encoders.load_text(text)
-    weights = {f"text.{key}": value for key, value in read.model.state_dict().items()}
-    entries = [_entry("text encoder", read.source)]
-    if speech is None or ear is not None:
-        config = {"speech_config": dict(ear or {}), "text_config": read.config}
-        return Start(config, read.tokenizer, weights, entries, None)
-    heard = pretrained.load(speech)
-    weights |= {f"speech.model.{key}": value for key, value in heard.weights.items()}
-    entries.insert(0, _entry("speech encoder", heard.source))
-    config = {"speech_config": heard.config, "text_config": read.config}
-    return Start(config, read.tokenizer, weights, entries, heard.scale)
+    language = encoders.load_text(text)
+    weights = {f"text.{key}": value for key, value in language.model.state_dict().items()}
+    entries = [_entry("text encoder", language.source)]
+    if speech is None or own_encoder is not None:
+        config = {"speech_config": dict(own_encoder or {}), "text_config": language.config}
+        return Start(config, language.tokenizer, weights, entries, None)
+    backbone = pretrained.load(speech)
+    weights |= {f"speech.model.{key}": value for key, value in backbone.weights.items()}
+    entries.insert(0, _entry("speech encoder", backbone.source))
+    config = {"speech_config": backbone.config, "text_config": language.config}
+    return Start(config, language.tokenizer, weights, entries, backbone.scale)
 
 
 def from_pretrained(folder: str, system: str) -> Start:
@@ -120,7 +122,7 @@ def build(
     scale: tuple[float, float] = (0.0, 1.0),
     trained: bool = True,
     **changes: Any,
-) -> ReadingNetwork:
+) -> MultimodalNetwork:
     """A network with the encoders' weights and new layers beside them.
 
     Args:
@@ -149,7 +151,7 @@ def build(
     return network
 
 
-def save(network: ReadingNetwork, folder: str | os.PathLike[str]) -> None:
+def save(network: MultimodalNetwork, folder: str | os.PathLike[str]) -> None:
     """Write config.json, model.safetensors and the tokenizer's files; see `lora`."""
     from safetensors.torch import save_file
 
@@ -177,12 +179,12 @@ def lineage(source: Checkpoint) -> dict[str, Any]:
     return checkpoint.read_json(found) if found.exists() else provenance.new()
 
 
-class ReadingTeacher(NeuralTeacher):
-    """A system that labels; it has a `context`, so the labelling run hands it passages."""
+class MultimodalTeacher(NeuralTeacher):
+    """A multimodal teacher; it has a `context`, so the labelling run hands it passages."""
 
-    network: ReadingNetwork
+    network: MultimodalNetwork
 
-    def __init__(self, network: ReadingNetwork, source: Checkpoint, **options: Any):
+    def __init__(self, network: MultimodalNetwork, source: Checkpoint, **options: Any):
         super().__init__(network, source, **options)
         self.context = network.context
         self._lineage = lineage(source).get("teachers", [])
@@ -192,19 +194,19 @@ class ReadingTeacher(NeuralTeacher):
         return self.network.tokenizer.too_long(texts)
 
     def provenance(self) -> list[dict[str, Any]]:
-        """The teacher, which read text, then every encoder with its licence."""
+        """The teacher, which uses text, then every encoder with its licence."""
         return [{**entry(self), "reads": "text"}, *self._lineage]
 
     def _forward(
         self, batch: np.ndarray, lengths: np.ndarray, passages: list[Passage] | None
     ) -> tuple[Tensor, Tensor | None]:
-        if passages is None:  # whoever calls `predict` gives it nothing to read
+        if passages is None:  # `predict` is called without transcripts
             passages = [Passage((Turn(),), 0)] * len(batch)
-        heard = [
+        with_signals = [
             passage.with_own(passage.own._replace(signal=signal[:length]))
             for passage, signal, length in zip(passages, batch, lengths, strict=True)
         ]
-        prepared = self.network.collate(heard).to(self.device)
+        prepared = self.network.collate(with_signals).to(self.device)
         lower = self.dtype != torch.float32
         with (
             torch.inference_mode(),
@@ -215,7 +217,7 @@ class ReadingTeacher(NeuralTeacher):
         return outputs, logits
 
 
-def load(source: Checkpoint, **options: Any) -> ReadingTeacher:
+def load(source: Checkpoint, **options: Any) -> MultimodalTeacher:
     """Build the teacher of a checkpoint.
 
     Raises:
@@ -233,7 +235,7 @@ def load(source: Checkpoint, **options: Any) -> ReadingTeacher:
     checkpoint.load_weights(network, source.folder / checkpoint.WEIGHTS)
     dimensions = checkpoint.dimensions(config, len(config["id2label"]), where)
     assert dimensions is not None
-    return ReadingTeacher(
+    return MultimodalTeacher(
         network,
         source,
         name=config.get("teacher_name") or config["model_type"],

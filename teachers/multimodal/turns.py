@@ -1,8 +1,8 @@
-"""What a teacher that reads is given: the clip's transcript and, of its dialogue, what it asks for.
+"""The input of a multimodal teacher: the clip's transcript and, of its dialogue, what it asks for.
 
 A labelling run stays a run over clips. Each item carries its `Passage`: its own turn and the turns
 around it that the teacher's `Context` names, found through the index. So batches, resume and Ray
-know nothing of dialogues; the price is that a turn is heard once for each passage it is in.
+know nothing of dialogues; the price is that a turn is decoded once for each passage it is in.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Turn(NamedTuple):
         file: relative to the root of the index; None = the dialogue has no such turn
         start: nanoseconds
         end: nanoseconds; None = to the end of the file
-        text: its transcript; None = not known, to be listened to only
+        text: its transcript; None = not known, audio only
         words: seconds of the file; None = not known
-        signal: float32 (samples,); None = not heard
+        signal: float32 (samples,), 16 kHz; None = not decoded
     """
 
     file: str | None = None
@@ -46,7 +46,7 @@ class Turn(NamedTuple):
     def within(self, start: int, end: int) -> Turn:
         """The part of a turn between two times of the file, in nanoseconds.
 
-        It reads the words whose middle lies there; where no times are known, the whole text.
+        It has the words whose middle lies there; where no times are known, the whole text.
         """
         part = self._replace(start=start, end=end)
         if self.words is None:
@@ -80,16 +80,16 @@ class Context:
     """What of a dialogue a teacher wants beside the turn it labels, in turns.
 
     Attributes:
-        before: turns before it that are read
-        after: turns after it that are read
-        heard_before: of these, the nearest so many are heard too
-        heard_after: the same
+        before: turns before it whose text is used
+        after: turns after it whose text is used
+        audio_before: of these, the nearest whose audio is used
+        audio_after: the same
     """
 
     before: int = 0
     after: int = 0
-    heard_before: int = 0
-    heard_after: int = 0
+    audio_before: int = 0
+    audio_after: int = 0
 
 
 class Script:
@@ -128,7 +128,7 @@ class Script:
         self._begins = np.searchsorted(codes[self._rows], np.arange(codes.max() + 2))
 
     def passage(self, row: int) -> Passage:
-        """The passage of a row, nothing heard yet."""
+        """The passage of a row, without signals."""
         own = self._turn(row)
         if self._codes is None or self._codes[row] < 0:
             return Passage((own,), 0)
@@ -153,14 +153,14 @@ class Script:
         return Turn(str(self._files[row]), int(self._starts[row]), end, text, words)
 
     def summary(self) -> list[str]:
-        """What is missing, a line each, to be said once."""
+        """What is missing, a line each, to be printed once."""
         lines = []
         total = len(self._files)
         known = 0 if self._texts is None else sum(text is not None for text in self._texts)
         if known < total:
             lines.append(
-                f"{total - known} of {total} clips have no transcript; the teacher only listens "
-                "to them"
+                f"{total - known} of {total} clips have no transcript; the teacher "
+                "uses their audio only"
             )
         if self._codes is not None:
             codes, turns = self._codes[self._rows], self._turns[self._rows]
@@ -168,22 +168,22 @@ class Script:
             if gaps.sum():
                 broken = len(np.unique(codes[1:][gaps > 0]))
                 lines.append(
-                    f"{gaps.sum()} turns are missing in {broken} dialogues; they are neither "
-                    "heard nor read"
+                    f"{gaps.sum()} turns are missing in {broken} dialogues; they have neither "
+                    "audio nor text"
                 )
         return lines
 
-    def say(self, too_long: Callable[[list[str]], int] | None) -> None:
+    def report(self, too_long: Callable[[list[str]], int] | None) -> None:
         """Print what is missing, and how many transcripts a teacher has to cut.
 
         Args:
-            too_long: tells that of a list of transcripts
+            too_long: counts the transcripts of a list that are cut
         """
         lines = self.summary()
         texts = [] if self._texts is None else [text for text in self._texts if text is not None]
         cut = too_long(texts) if too_long else 0
         if cut:
-            lines.append(f"{cut} transcripts are longer than the text encoder reads and are cut")
+            lines.append(f"{cut} transcripts are longer than the text encoder takes and are cut")
         for line in lines:
             print(f"note: {line}", file=sys.stderr)
 
@@ -193,15 +193,17 @@ def fault(turn: Turn, end: int) -> str | None:
     return transcripts.fault(turn.words or (), turn.start / _NS, end / _NS)
 
 
-def heard(context: Context, passage: Passage) -> list[int]:
-    """Places of the turns around a passage's own that the teacher wants to hear."""
-    low, high = passage.at - context.heard_before, passage.at + context.heard_after
+def audio_places(context: Context, passage: Passage) -> list[int]:
+    """Places of the turns around a passage's own whose audio the teacher uses."""
+    low, high = passage.at - context.audio_before, passage.at + context.audio_after
     places = range(max(0, low), min(len(passage.turns), high + 1))
     return [n for n in places if n != passage.at and passage.turns[n].file is not None]
 
 
-def hear(passage: Passage, places: Sequence[int], read: Callable[[Turn], np.ndarray]) -> Passage:
-    """A passage with the signals of some of its turns; what cannot be read is not heard."""
+def with_audio(
+    passage: Passage, places: Sequence[int], read: Callable[[Turn], np.ndarray]
+) -> Passage:
+    """A passage with the signals of some of its turns, as far as they can be decoded."""
     turns = list(passage.turns)
     for place in places:
         try:

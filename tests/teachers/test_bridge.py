@@ -8,7 +8,7 @@ from small_readers import CLASSES, passages, truth, turn
 
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers.finetuning.finetune import finetune
-from wav2small.teachers.multimodal import teacher as reading
+from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.turns import Passage
 
 SMALL = {"fusion_size": 16, "fusion_heads": 2}
@@ -75,7 +75,9 @@ def test_modalities_are_masked_in_training_only(network):
     batch = network.collate([Passage((one,), 0) for one in kinds * 400])
     torch.manual_seed(0)
     masked = network.masked(batch)
-    heard, read = (there.view(400, 3).float() for there in (masked.sound.there, masked.prose.there))
+    heard, read = (
+        present.view(400, 3).float() for present in (masked.audio.present, masked.text.present)
+    )
     assert heard[:, 0].mean() == pytest.approx(0.9, abs=0.06)
     assert read[:, 0].mean() == pytest.approx(0.6, abs=0.08)
     assert (heard[:, 0] + read[:, 0]).min() == 1  # never both
@@ -110,10 +112,10 @@ def test_from_finetuning_to_a_label_table(encoders, corpus, tmp_path, capsys, mo
     _, entries, teacher = small_readers.finetune_and_label("bridge", encoders, corpus, tmp_path)
     said = capsys.readouterr().err
     assert "1 of 16 clips have no transcript" in said
-    assert "1 transcripts are longer than the text encoder reads and are cut" in said
+    assert "1 transcripts are longer than the text encoder takes and are cut" in said
     assert entries["speech encoder"]["id"] == encoders["speech"]
     assert entries["text encoder"]["id"] == encoders["text"]
-    assert isinstance(teacher.network, reading.network_class("bridge"))
+    assert isinstance(teacher.network, multimodal.network_class("bridge"))
     silent = teacher.predict(np.ones((2, 8000), np.float32) * 0.1, np.array([8000, 6000]))
     assert silent.shape == (2, 3) and np.isfinite(silent).all()
 

@@ -15,7 +15,7 @@ from wav2small.teachers.multimodal.base import retrieved
 from wav2small.teachers.multimodal.calm_objectives import Objectives
 from wav2small.teachers.multimodal.turns import Passage
 
-EAR = {
+SPECTRAN = {
     **calm.CONFIG,
     "hidden_size": 16,
     "num_hidden_layers": 1,
@@ -37,7 +37,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def network(encoders):
-    return small_readers.build("calm", encoders, speech_config=EAR)
+    return small_readers.build("calm", encoders, speech_config=SPECTRAN)
 
 
 def test_a_padded_batch_is_its_items(network):
@@ -49,7 +49,7 @@ def test_patches_are_what_numpy_cuts(mels):
     """Frames inside the clip, decibels of mel bands, rectangles; the last one ends in silence."""
     from wav2small.students.frontend import hann, mel_bands
 
-    ear = calm.SpecTran({**EAR, "patch_mels": mels}, 0.02, 0.1, "here")
+    ear = calm.SpecTran({**SPECTRAN, "patch_mels": mels}, 0.02, 0.1, "here")
     random = np.random.default_rng(0)
     long, short = random.normal(0.02, 0.1, 9000), random.normal(0.02, 0.1, 5003)
     padded = torch.zeros(2, 9000)
@@ -73,7 +73,7 @@ def test_patches_are_what_numpy_cuts(mels):
 
 @pytest.mark.parametrize("samples", [1, 511, 512, 3071, 3073])
 def test_the_shortest_clips_have_a_patch(samples):
-    ear = calm.SpecTran(EAR, 0.0, 0.1, "here").eval()
+    ear = calm.SpecTran(SPECTRAN, 0.0, 0.1, "here").eval()
     signal = torch.randn(2, 4000)
     signal[0, samples:] = 0
     hidden, mask = ear(signal, torch.tensor([samples, 4000]))
@@ -85,7 +85,7 @@ def test_the_shortest_clips_have_a_patch(samples):
 def test_an_ear_of_another_kind_is_named():
     for change in ({"model_type": "wavlm"}, {"patch_mels": 5}):
         with pytest.raises(Wav2SmallError, match="here: speech_config is no spectran"):
-            calm.SpecTran({**EAR, **change}, 0.0, 1.0, "here")
+            calm.SpecTran({**SPECTRAN, **change}, 0.0, 1.0, "here")
 
 
 def task_of(network):
@@ -99,7 +99,7 @@ def test_the_loss_is_what_numpy_says(network):
         heard, read, both = objectives(task)
         value = float(objectives.loss(heard, read, both))
         figures = objectives.figures(heard, read, both)
-        hidden, mask = network.speech(task.batch.sound.signal, task.batch.sound.lengths)
+        hidden, mask = network.speech(task.batch.audio.signal, task.batch.audio.lengths)
         aligned = network.align(hidden).double().numpy()
     assert both.tolist() == [1, 1, 0, 1, 0]
     table = network.text.model.get_input_embeddings().weight.detach().double().numpy()
@@ -158,7 +158,7 @@ def test_it_reads_and_hears(network):
 
 
 def test_from_pretraining_to_a_label_table(encoders, corpus, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(calm.Network, "ear", EAR)
+    monkeypatch.setattr(calm.Network, "own_encoder", SPECTRAN)
     first = pretrain(
         "calm",
         corpus / "ratings.csv",
@@ -175,14 +175,14 @@ def test_from_pretraining_to_a_label_table(encoders, corpus, tmp_path, capsys, m
     _, entries, teacher = small_readers.finetune_and_label("calm", folders, corpus, tmp_path)
     assert "1 of 16 clips have no transcript" in capsys.readouterr().err
     assert entries["text encoder"]["id"] == encoders["text"]
-    assert teacher.network.config["speech_config"] == EAR
+    assert teacher.network.config["speech_config"] == SPECTRAN
     assert {"calm", "pretrained calm", "text encoder"} == set(entries)
 
 
 def test_it_needs_no_speech_encoder(encoders, corpus, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(calm.Network, "ear", EAR)
+    monkeypatch.setattr(calm.Network, "own_encoder", SPECTRAN)
     _, entries, _ = small_readers.finetune_and_label("calm", encoders, corpus, tmp_path)
-    assert "calm brings its own ear; --speech is not used" in capsys.readouterr().err
+    assert "calm has its own speech encoder; --speech is not used" in capsys.readouterr().err
     assert "speech encoder" not in entries
     with pytest.raises(Wav2SmallError, match="give --text FOLDER"):
         finetune(corpus / "ratings.csv", tmp_path / "out", teacher="calm")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from wav2small.benchmarks.studies import small_encoders
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers.multimodal import encoders
-from wav2small.teachers.multimodal import teacher as reading_teacher
+from wav2small.teachers.multimodal import teacher as multimodal_teacher
 from wav2small.teachers.speech.checkpoint import Checkpoint
 from wav2small.transcripts import Word
 
@@ -167,7 +167,7 @@ def test_only_safe_folders_are_teachers_that_read(copy):
     change(copy, model_type="spectra")
     source = Checkpoint(copy, "copy", "0", "unknown")
     with pytest.raises(Wav2SmallError, match="no field `speech_config`"):
-        reading_teacher.load(source)
+        multimodal_teacher.load(source)
 
 
 def test_the_filter_bank_hears_frequencies():

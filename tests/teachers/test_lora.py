@@ -11,7 +11,7 @@ from small_readers import CLASSES, passages, truth
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers.finetuning.finetune import finetune
 from wav2small.teachers.multimodal import lora, mister_e
-from wav2small.teachers.multimodal import teacher as reading
+from wav2small.teachers.multimodal import teacher as multimodal
 
 SMALL = {"fusion_size": 16, "fusion_heads": 2, "contrast_size": 6}
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="pip install peft")
@@ -80,5 +80,5 @@ def test_adapters_learn_and_merge(encoders):
 def test_from_finetuning_to_a_label_table(encoders, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(mister_e.Network, "defaults", mister_e.Network.defaults | SMALL)
     _, _, teacher = small_readers.finetune_and_label("mister_e", encoders, corpus, tmp_path, lora=2)
-    assert isinstance(teacher.network, reading.network_class("mister_e"))
+    assert isinstance(teacher.network, multimodal.network_class("mister_e"))
     assert not any(".lora_" in name for name, _ in teacher.network.named_parameters())

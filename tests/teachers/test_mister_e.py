@@ -157,7 +157,7 @@ def test_from_finetuning_to_a_label_table(encoders, corpus, tmp_path, capsys, mo
     )
     said = capsys.readouterr().err
     assert "1 of 16 clips have no transcript" in said
-    assert "1 turns are missing in 1 dialogues; they are neither heard nor read" in said
+    assert "1 turns are missing in 1 dialogues; they have neither audio nor text" in said
     assert entries["speech encoder"]["id"] == encoders["speech"]
     # The label of a clip is the network's for its passage, read from the table by hand.
     from wav2small import audio

@@ -15,7 +15,7 @@ from wav2small.teachers import load_teacher
 from wav2small.teachers.finetuning.finetune import finetune
 from wav2small.teachers.finetuning.pretrain import pretrain
 from wav2small.teachers.labelling.run import label
-from wav2small.teachers.multimodal import teacher as reading
+from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.base import sinusoid
 from wav2small.teachers.multimodal.spectra import Fused
 from wav2small.teachers.multimodal.spectra_objectives import (
@@ -58,9 +58,9 @@ def encoders(tmp_path_factory):
 @pytest.fixture
 def network(encoders):
     torch.manual_seed(0)
-    start = reading.from_encoders(str(encoders / "speech"), str(encoders / "text"))
+    start = multimodal.from_encoders(str(encoders / "speech"), str(encoders / "text"))
     dimensions = ("arousal", "dominance", "valence")
-    return reading.build(
+    return multimodal.build(
         "spectra", start, dimensions=dimensions, categories=("x", "y"), scale=(0.0, 0.1)
     ).eval()
 
@@ -144,7 +144,7 @@ def test_the_four_losses_are_what_numpy_says(network):
     objectives, task = task_of(network)
     with torch.no_grad():
         sums, counts, told = objectives(task)
-        features = network.features(task.batch.sound)
+        features = network.features(task.batch.audio)
         at = task.source[..., None].expand(-1, -1, features.shape[2])
         corrupted = features.gather(1, at)
         corrupted[task.silent] = 0
@@ -214,20 +214,27 @@ def test_a_summary_is_what_numpy_says():
         ("text", (0, 5), False, False),  # padding
         ("speech", (0, 2), True, True),
         ("speech", (0, 6), False, False),
-        ("before", (0, 4), False, True),
-        ("before", (0, 6), False, False),
+        ("previous", (0, 4), False, True),
+        ("previous", (0, 6), False, False),
     ],
 )
 def test_heads_look_where_they_say(part, place, times, answers):
     """Which of the two change when one position does; 7 frames, 6 tokens."""
     torch.manual_seed(0)
     timing, response = Timing(8, 2).eval(), Response(8).eval()
-    spans = {"own": (0, 3, 6), "history": (3, 5, 6), "heard": (0, 4, 7), "heard_before": (0, 5, 7)}
+    spans = {
+        "own": (0, 3, 6),
+        "history": (3, 5, 6),
+        "speech_mask": (0, 4, 7),
+        "previous_mask": (0, 5, 7),
+    }
     masks = {
         name: ((torch.arange(count) >= begin) & (torch.arange(count) < end))[None]
         for name, (begin, end, count) in spans.items()
     }
-    states = {name: torch.randn(1, n, 8) for name, n in (("text", 6), ("speech", 7), ("before", 7))}
+    states = {
+        name: torch.randn(1, n, 8) for name, n in (("text", 6), ("speech", 7), ("previous", 7))
+    }
     at = torch.tensor([0]), torch.tensor([2]), torch.tensor([2])
     before = Fused(**states, **masks)
     states[part] = states[part].clone()
@@ -264,9 +271,9 @@ def test_responses_are_wrong_as_they_say(network):
         kind = int(task.response[0])
         seen.add(kind)
         heard = sound.signal if kind & 1 else own.own.signal
-        assert int(task.batch.sound.lengths[1]) == len(heard)
+        assert int(task.batch.audio.lengths[1]) == len(heard)
         read = network.tokenizer.ids("good today" if kind & 2 else "the cat sat")
-        tokens = torch.where(task.targets >= 0, task.targets, task.batch.prose.tokens)
+        tokens = torch.where(task.targets >= 0, task.targets, task.batch.text.tokens)
         assert tokens[0, 1 : 1 + len(read)].tolist() == read
         assert (len(task.row) == 3) == (kind == 0)
     assert seen == {0, 1, 2, 3}

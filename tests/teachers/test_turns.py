@@ -20,7 +20,7 @@ class Counting:
     name = id = "counting"
     revision, licence, sampling_rate = "1", "MIT", 16000
     dimensions, invariances = ("arousal", "dominance", "valence"), frozenset()
-    context = Context(before=2, after=1, heard_before=1)
+    context = Context(before=2, after=1, audio_before=1)
     in_workers = False
 
     def predict_columns(self, batch, lengths, passages):
@@ -73,14 +73,14 @@ def test_passages_hold_the_turns_around(tmp_path):
     assert [turn.file for turn in script.passage(0).turns] == ["0.wav", "1.wav"]
     assert [turn.file for turn in script.passage(4).turns] == ["4.wav"]
     assert script.summary() == [
-        "1 of 5 clips have no transcript; the teacher only listens to them",
-        "1 turns are missing in 1 dialogues; they are neither heard nor read",
+        "1 of 5 clips have no transcript; the teacher uses their audio only",
+        "1 turns are missing in 1 dialogues; they have neither audio nor text",
     ]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("teacher", ["Counting", "InWorkers"])
-def test_the_run_hands_passages_to_a_teacher_that_reads(teacher, workers, tmp_path, capsys):
+def test_the_run_hands_passages_to_a_multimodal_teacher(teacher, workers, tmp_path, capsys):
     source = corpus(tmp_path)
     result = label(source, tmp_path / "l.parquet", teacher=f"{__name__}:{teacher}", workers=workers)
     assert result.errors == 0
@@ -93,7 +93,7 @@ def test_the_run_hands_passages_to_a_teacher_that_reads(teacher, workers, tmp_pa
     assert list(frame["text"])[:2] == ["one", "one two"]  # kept
     said = capsys.readouterr().err
     assert said.count("1 of 5 clips have no transcript") == 1
-    assert said.count("1 transcripts are longer than the text encoder reads and are cut") == 1
+    assert said.count("1 transcripts are longer than the text encoder takes and are cut") == 1
 
 
 def test_an_actor_of_ray_hands_passages_on(tmp_path):
