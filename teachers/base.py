@@ -29,9 +29,9 @@ class Teacher(Protocol):
         predict_columns: like `predict`, but returns {column: (clips,)}, the dimensions among
             them; the other columns (probabilities of categories) go to the label table as well
         launch: begins `predict_columns` and returns a function that waits for its result
-        context: a `turns.Context` if it reads, too: `predict_columns` and `launch` then take
+        context: a `turns.Context` of a multimodal teacher: `predict_columns` and `launch` then take
             `passages`, one per clip, as a third argument
-        too_long: of a teacher that reads, texts -> how many it has to cut
+        too_long: of a multimodal teacher, texts -> how many it has to cut
     """
 
     name: str
@@ -76,7 +76,7 @@ def launch(
     passages: list[Passage] | None = None,
 ) -> Callable[[], dict[str, np.ndarray]]:
     """Begin `columns`; the result waits for them. Only a GPU gains from it."""
-    heard: tuple[Any, ...] = (batch, lengths, passages) if reads(teacher) else (batch, lengths)
+    heard: tuple[Any, ...] = (batch, lengths, passages) if uses_text(teacher) else (batch, lengths)
     if hasattr(teacher, "launch"):
         wait = teacher.launch(*heard)
         return lambda: _checked(teacher, wait())
@@ -113,8 +113,8 @@ def entry(teacher: Teacher) -> dict[str, Any]:
     }
 
 
-def reads(teacher: Teacher) -> bool:
-    """Whether the teacher reads transcripts as well as listening."""
+def uses_text(teacher: Teacher) -> bool:
+    """Whether the teacher takes transcripts as well as audio."""
     return getattr(teacher, "context", None) is not None
 
 

@@ -16,7 +16,7 @@ from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.index import KEYS, Index, check_window, load_source
 from wav2small.teachers import registry
-from wav2small.teachers.base import Teacher, licensed, reads, runs_in_workers
+from wav2small.teachers.base import Teacher, licensed, runs_in_workers, uses_text
 from wav2small.teachers.multimodal.turns import Context, Script
 
 from . import batched as engine_batched
@@ -138,7 +138,7 @@ def label(
         folders=settings.digest,
     )
     recogniser = None if asr is None else _recogniser(asr)
-    if reads(model) or recogniser:
+    if uses_text(model) or recogniser:
         index = replace(index, frame=transcripts.normalise(index.frame, _source_name(source)))
         identity["transcripts"] = transcripts.digest(index.frame)
     if recogniser:
@@ -160,7 +160,7 @@ def label(
         plan.begin(unfinished, identity, overwrite=overwrite)
         if recogniser:
             index = recogniser.fill(index, unfinished, device=device, dtype=dtype)
-        script = Script(index.frame, model.context) if reads(model) else None  # type: ignore[attr-defined]
+        script = Script(index.frame, model.context) if uses_text(model) else None  # type: ignore[attr-defined]
         pieces = Pieces(unfinished, every_s=flush_s)
         stack.callback(pieces.flush)  # also when the run is broken off
         reader = Reader(

@@ -47,9 +47,9 @@ class Ensemble:
             raise Wav2SmallError("--weights: every weight must be above 0")
         self.members = [registry.load_teacher(spec, **options) for spec in specs]
         for member in self.members:
-            if teacher.reads(member):
+            if teacher.uses_text(member):
                 raise Wav2SmallError(
-                    f"ensemble: {member.id} reads as well as it listens; label with it alone"
+                    f"ensemble: {member.id} uses text as well as audio; label with it alone"
                 )
         rates = {member.sampling_rate for member in self.members}
         if len(rates) > 1:

@@ -163,5 +163,5 @@ def test_text_without_audio_is_listed_and_not_heard_by_its_neighbour(tmp_path):
 
 
 def test_an_ensemble_does_not_read():
-    with pytest.raises(Wav2SmallError, match="counting reads"):
+    with pytest.raises(Wav2SmallError, match="counting uses text"):
         load_teacher("ensemble", members=[Counting()])

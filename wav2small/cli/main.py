@@ -31,7 +31,7 @@ VERBS = {
     "audit": "the trust suite: correctness, fairness, robustness",
     "report": "one page about runs and bundles",
     "finetune": "make a teacher from a speech backbone, or from speech and text encoders",
-    "pretrain": "pretrain a teacher that also reads, on speech with transcripts",
+    "pretrain": "pretrain a multimodal teacher on speech with transcripts",
     "teachers": "list the teachers",
     "students": "list the students",
 }
