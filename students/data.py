@@ -42,7 +42,7 @@ class Clips:
 
     Attributes:
         lengths: (clips,) in samples at 16 kHz; 0 where the file cannot be read
-        refused: {file: reason}
+        rejected: {file: reason}
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Clips:
         self.cache_bytes = cache_bytes
         self.cached_bytes = 0
         self.decoded = 0  # clips decoded so far, for tests of the cache
-        self.refused: dict[str, str] = {}
+        self.rejected: dict[str, str] = {}
         self._cache: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
         self.lengths = self._measure()
@@ -82,12 +82,12 @@ class Clips:
                     durations[file] = audio.duration(file)
                 except AudioError as error:
                     durations[file] = 0.0
-                    self.refused[file] = str(error)
+                    self.rejected[file] = str(error)
             end_s = np.nan_to_num(self.end_s[row], nan=np.inf)
             duration_s = min(end_s, durations[file]) - self.start_s[row]
             lengths[row] = max(0, round(duration_s * audio.SAMPLING_RATE))
             if durations[file] and duration_s < audio.MIN_DURATION_S:
-                self.refused[file] = f"{file}: a clip of {duration_s:.3f} s is too short"
+                self.rejected[file] = f"{file}: a clip of {duration_s:.3f} s is too short"
                 lengths[row] = 0
         return lengths
 
@@ -238,7 +238,7 @@ class Batcher:
             try:
                 return row, self.clips.signal(row)
             except AudioError as error:
-                self.clips.refused[self.clips.files[row]] = str(error)
+                self.clips.rejected[self.clips.files[row]] = str(error)
                 place = int(np.searchsorted(self.rows, row)) + 1
                 row = int(self.rows[place % len(self.rows)])
         raise Wav2SmallError("none of the clips can be read; mend the paths or --root")
@@ -292,6 +292,6 @@ def _read(clips: Clips, labels: np.ndarray, rows: list[int]) -> Iterator[Batch]:
             signals.append(clips.signal(row))
             taken.append(row)
         except AudioError as error:
-            clips.refused[clips.files[row]] = str(error)
+            clips.rejected[clips.files[row]] = str(error)
     if taken:
         yield collate(signals, labels, np.array(taken))

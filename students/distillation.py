@@ -59,7 +59,7 @@ class Distillation:
         category_agreement: share of them whose most probable category is the teacher's; None =
             no categories were learned
         seconds: of training and validation, over all sessions of the run
-        refused: {file: reason} of audio that could not be used
+        rejected: {file: reason} of audio that could not be used
         warnings: what else the user should know
     """
 
@@ -72,7 +72,7 @@ class Distillation:
     best_epoch: int
     ccc: dict[str, float]
     seconds: float
-    refused: dict[str, str] = field(default_factory=dict)
+    rejected: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     category_agreement: float | None = None
 
@@ -127,7 +127,7 @@ def distill(
         train, valid = split(table.frame, wanted.validation, seed=wanted.seed)
         train, valid = train[clips.lengths[train] > 0], valid[clips.lengths[valid] > 0]
         if len(train) < 2 or len(valid) < 1:
-            reason = next(iter(clips.refused.values()), "too few clips")
+            reason = next(iter(clips.rejected.values()), "too few clips")
             raise Wav2SmallError(f"{source}: nothing to train or validate on: {reason}")
         constant, warnings = _constant(table.values[train])
         resolved = resolve(wanted, len(train))
@@ -176,7 +176,7 @@ def distill(
             ccc=dict(zip(DIMENSIONS, ccc, strict=True))
             | {"mean": float(np.mean([value for value in ccc if np.isfinite(value)] or [np.nan]))},
             seconds=round(run.state["seconds"], 2),
-            refused=dict(clips.refused),
+            rejected=dict(clips.rejected),
             warnings=warnings,
             category_agreement=metrics.agreement(targets[valid, D:], prediction[:, D:])
             if names
@@ -253,7 +253,7 @@ def _student(config: Config, categories: list[str]) -> Student:
 
 
 def _prepare(output: Path, *, overwrite: bool) -> None:
-    """Make the run folder; refuse one that holds something else."""
+    """Make the run folder; reject one that holds something else."""
     if output.exists() and not output.is_dir():
         raise Wav2SmallError(f"{output}: a file, not a folder; choose another -o")
     foreign = output.is_dir() and any(entry.name not in PARTS for entry in output.iterdir())

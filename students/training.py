@@ -46,7 +46,7 @@ class Trainer:
         config: resolved settings
         batcher: of the training clips
         valid: rows to validate on
-        fingerprint: of the labels and the split; a checkpoint of another is refused
+        fingerprint: of the labels and the split; a checkpoint of another is rejected
         constant: dimensions whose training labels are all the same
         device: where to compute
         events: writer of TensorBoard events, or None

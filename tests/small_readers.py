@@ -174,7 +174,7 @@ def finetune_and_label(system, folders, source, output, **options):
         epochs=1,
         **{**folders, **OPTIONS, **options},
     )
-    assert not result.refused
+    assert not result.rejected
     table = output / "labels.parquet"
     label(ratings, table, teacher=str(output / "teacher"), workers=0, device="cpu")
     labels = read_labels(table)

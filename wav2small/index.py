@@ -206,7 +206,7 @@ def seconds(time: Any) -> float | None:
 
 
 def check_window(window_s: float, hop_s: float | None) -> None:
-    """Refuse windows and hops that cannot be.
+    """Reject windows and hops that cannot be.
 
     Raises:
         Wav2SmallError: shorter than a clip may be, or a hop of no length

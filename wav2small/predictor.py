@@ -160,7 +160,7 @@ def model_path(bundle: str | os.PathLike[str]) -> Path:
 
 
 def check_signature(session: Any, path: Path) -> None:
-    """Refuse a model that does not take a waveform and give the three dimensions.
+    """Reject a model that does not take a waveform and give the three dimensions.
 
     Raises:
         Wav2SmallError: it names the inputs and outputs found and needed

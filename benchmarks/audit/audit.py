@@ -75,7 +75,7 @@ def audit(
     Returns:
         a dictionary of JSON values: `bundle`, `source`, `corpus`, `settings`, `figures` (one per
         test, case and dimension), `curves`, `summary` (passes per test and group), `cannot_run`
-        (tests without their data, and why), `small_groups`, `refused`, `gate` (what `require`
+        (tests without their data, and why), `small_groups`, `rejected`, `gate` (what `require`
         and `baseline` found), `clips` (clean estimates of every clip)
 
     Raises:
@@ -145,7 +145,7 @@ def audit(
         "summary": _summary(figures, [listener.name for listener in listeners[1:]]),
         "cannot_run": cannot,
         "small_groups": session.small_groups,
-        "refused": [{"file": file, "reason": why} for file, why in [*unheard, *heard.refused]],
+        "rejected": [{"file": file, "reason": why} for file, why in [*unheard, *heard.rejected]],
         "clips": session.clips(),
     }
     result["gate"] = gates.judge(result, require=require, former=former)

@@ -43,14 +43,14 @@ class Heard:
         estimates: listener -> float64 (rows, conditions, 3); the first condition is "clean"
         conditions: their names
         f0_hz: mean pitch of each clip, NaN where there is none
-        refused: (file, reason) of the other clips
+        rejected: (file, reason) of the other clips
     """
 
     rows: np.ndarray
     estimates: dict[str, np.ndarray]
     conditions: list[str]
     f0_hz: np.ndarray
-    refused: list[tuple[str, str]]
+    rejected: list[tuple[str, str]]
 
 
 def listen(
@@ -108,18 +108,18 @@ def listen(
                 finally:
                     pool.shutdown(cancel_futures=True)
         entries = done.entries
-    refused = [(corpus.files[row], entries[row]["reason"]) for row in sorted(entries)
+    rejected = [(corpus.files[row], entries[row]["reason"]) for row in sorted(entries)
                if "reason" in entries[row]]  # fmt: skip
     rows = np.array([row for row in sorted(entries) if "reason" not in entries[row]], dtype=int)
     if len(rows) == 0:
-        raise Wav2SmallError(f"none of the {len(corpus)} clips can be used: {refused[0][1]}")
+        raise Wav2SmallError(f"none of the {len(corpus)} clips can be used: {rejected[0][1]}")
     stacked = np.array([entries[row]["estimates"] for row in rows], dtype=np.float64)
     return Heard(
         rows=rows,
         estimates={one.name: stacked[:, place] for place, one in enumerate(listeners)},
         conditions=[CLEAN, *conditions],
         f0_hz=np.array([entries[row]["f0_hz"] or np.nan for row in rows], dtype=np.float64),
-        refused=refused,
+        rejected=rejected,
     )
 
 

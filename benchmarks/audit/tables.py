@@ -82,9 +82,9 @@ def audit(result: dict[str, Any], *, style: str = "text", worst: bool = True) ->
             for entry in result["small_groups"]
         ]
         parts.append(f"Groups of fewer than {trust.MIN_CLIPS} clips, skipped: {'; '.join(lines)}")
-    if result["refused"]:
-        lines = [entry["reason"] for entry in result["refused"]]
-        parts += [f"{title}Refused: {len(lines)} clips", _list(lines, style)]
+    if result["rejected"]:
+        lines = [entry["reason"] for entry in result["rejected"]]
+        parts += [f"{title}Rejected: {len(lines)} clips", _list(lines, style)]
     if result["gate"]["asked"]:
         failures = result["gate"]["failures"]
         verdict = f"Gate: {len(failures)} failures" if failures else "Gate: passed"

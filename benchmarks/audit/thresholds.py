@@ -32,7 +32,7 @@ def read(path: str | os.PathLike[str]) -> Result:
 
 
 def check(patterns: Iterable[str], tests: Iterable[Any]) -> None:
-    """Refuse requirements that no test answers to.
+    """Reject requirements that no test answers to.
 
     Raises:
         Wav2SmallError: a pattern matches nothing
@@ -53,7 +53,7 @@ def comparable(
     sounds: Sequence[str],
     path: str | os.PathLike[str] | None,
 ) -> None:
-    """Refuse a baseline of other clips, other ratings or other disturbances.
+    """Reject a baseline of other clips, other ratings or other disturbances.
 
     Raises:
         Wav2SmallError: it cannot be compared

@@ -54,12 +54,12 @@ def _passes(result: dict[str, Any], ident: str, on: str) -> Section:
                 [[entry["test"], entry["reason"]] for entry in result["cannot_run"]],
             )
         )
-    if result["refused"]:
+    if result["rejected"]:
         section.tables.append(
             Table(
-                f"{len(result['refused'])} clips refused",
+                f"{len(result['rejected'])} clips rejected",
                 ["file", "why"],
-                [[entry["file"], entry["reason"]] for entry in result["refused"]],
+                [[entry["file"], entry["reason"]] for entry in result["rejected"]],
             )
         )
     return section

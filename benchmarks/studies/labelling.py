@@ -172,13 +172,13 @@ print(json.dumps({"first_label_s": first[0] if first else None, "rows": rows,
 def million(rows: int = 1_000_000) -> dict[str, Any]:
     """Peak memory of the main process and seconds to the first label, with a million rows.
 
-    The run is begun with the acoustic teacher and broken off after its first labels; the pieces
+    The run is begun with the acoustic teacher and broken off after its first labels; the shards
     of nearly all other rows are then written as a run would have, and the run goes on to its end.
     """
     import pandas as pd
 
     from wav2small.teachers.labelling.clips import Item, Outcome
-    from wav2small.teachers.labelling.shards import Pieces
+    from wav2small.teachers.labelling.shards import Shards
     from wav2small.teachers.labelling.store import Folder
 
     with tempfile.TemporaryDirectory() as name:
@@ -205,15 +205,15 @@ def million(rows: int = 1_000_000) -> dict[str, Any]:
             return json.loads(done.stdout)
 
         begun = run("begin")
-        pieces = Pieces(Folder(output + ".parts"), every_s=1e9)
-        left = np.flatnonzero(~pieces.done(rows))[:-64]
+        shards = Shards(Folder(output + ".parts"), every_s=1e9)
+        left = np.flatnonzero(~shards.done(rows))[:-64]
         for begin in range(0, len(left), 20000):
             chosen = left[begin : begin + 20000]
             items = [Item(int(row), "", int(row) * 1000, None, 0, 1.0) for row in chosen]
             columns = {name: np.full(len(chosen), 0.5, np.float32) for name in "abc"}
             columns = dict(zip(("arousal", "dominance", "valence"), columns.values(), strict=True))
-            pieces.add(Outcome(chosen.tolist(), items, columns))
-            pieces.flush()
+            shards.add(Outcome(chosen.tolist(), items, columns))
+            shards.flush()
         ended = run("end")
     return {"begin": begun, "end": ended}
 

@@ -69,7 +69,7 @@ class Result:
         ccc_without_text: the same with transcripts taken away; empty if the teacher only listens
         losses: mean training loss of every epoch
         licence: whom the teacher binds
-        refused: reasons of the clips that could not be heard and were left out
+        rejected: reasons of the clips that could not be heard and were left out
     """
 
     output: str
@@ -78,7 +78,7 @@ class Result:
     ccc_without_text: dict[str, float]
     losses: list[float]
     licence: str
-    refused: list[str]
+    rejected: list[str]
 
 
 def finetune(
@@ -154,7 +154,7 @@ def finetune(
     if teacher is None:
         if lora is not None:
             raise Wav2SmallError("--lora is for --teacher NAME; a backbone learns whole")
-        recipe = _Listening(backbone, pooling, layers, speech or text or pretrained)
+        recipe = AudioRecipe(backbone, pooling, layers, speech or text or pretrained)
     else:
         from .multimodal_recipe import MultimodalRecipe
 
@@ -215,11 +215,11 @@ def finetune(
         {name: best[key] for name in table.dimensions if (key := name + WITHOUT_TEXT) in best},
         [row["loss"] for row in state["rows"]],
         provenance.licence_line(history),
-        list(clips.refused.values()),
+        list(clips.rejected.values()),
     )
 
 
-class _Listening:
+class AudioRecipe:
     """How a backbone is fine-tuned: the recipe of Wagner et al."""
 
     clips = Clips

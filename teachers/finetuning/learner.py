@@ -36,7 +36,7 @@ class Clips:
         self.classes = None if classes is None else torch.tensor(classes)
         self.crop = round(crop_s * audio.SAMPLING_RATE)
         self.settings = variants.Settings(**table.provenance.get("variants", {}))
-        self.refused: dict[str, str] = {}
+        self.rejected: dict[str, str] = {}
 
     def signal(self, row: int) -> np.ndarray:
         clip = self.table.frame.iloc[row]
@@ -52,7 +52,7 @@ class Clips:
     def batch(self, rows: np.ndarray, draws: np.ndarray | None) -> tuple[Heard, np.ndarray]:
         """What a network hears of some clips, and their rows.
 
-        Clips that cannot be heard are missing, and noted in `refused`.
+        Clips that cannot be heard are missing, and noted in `rejected`.
 
         Args:
             rows: of the table
@@ -75,7 +75,7 @@ class Clips:
             try:
                 signal = self.signal(row)
             except AudioError as error:
-                self.refused[self.table.frame["file"].iloc[row]] = str(error)
+                self.rejected[self.table.frame["file"].iloc[row]] = str(error)
                 continue
             heard.append(row)
             most = self.crop if cuts is not None else round(LONGEST_S * audio.SAMPLING_RATE)
@@ -88,7 +88,7 @@ class Clips:
         chosen = rows[:: max(1, len(rows) // most)]
         signals, _ = self.signals(chosen, None)
         if not signals:
-            raise AudioError(next(iter(self.refused.values())))
+            raise AudioError(next(iter(self.rejected.values())))
         sound = np.concatenate(signals).astype(np.float64)
         return float(sound.mean()), float(sound.std(ddof=1))
 

@@ -153,7 +153,7 @@ class MultimodalClips(Clips):
             try:
                 passage = self.passage(row, None if draws is None else draws[place, 0])
             except AudioError as error:
-                self.refused[self.table.frame["file"].iloc[row]] = str(error)
+                self.rejected[self.table.frame["file"].iloc[row]] = str(error)
                 continue
             hidden = draws is not None and draws[place, 1] < self.recipe.kind.text_dropout
             if hidden or not self._text:

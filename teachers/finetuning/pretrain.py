@@ -75,7 +75,7 @@ class Result:
         figures: on held-out clips, of that epoch
         losses: mean training loss of every epoch
         licence: whom it binds
-        refused: reasons of the clips that could not be heard and were left out
+        rejected: reasons of the clips that could not be heard and were left out
     """
 
     output: str
@@ -83,7 +83,7 @@ class Result:
     figures: dict[str, float]
     losses: list[float]
     licence: str
-    refused: list[str]
+    rejected: list[str]
 
 
 def pretrain(
@@ -215,7 +215,7 @@ def pretrain(
         best,
         [row["loss"] for row in state["rows"]],
         provenance.licence_line(history),
-        list(clips.refused.values()),
+        list(clips.rejected.values()),
     )
 
 
@@ -297,7 +297,7 @@ class PretrainingClips(MultimodalClips):
             try:
                 passage = self.passage(row, None if draws is None else draws[place, 0])
             except AudioError as error:
-                self.refused[self.table.frame["file"].iloc[row]] = str(error)
+                self.rejected[self.table.frame["file"].iloc[row]] = str(error)
                 continue
             passages.append(passage)
             randoms.append(random)

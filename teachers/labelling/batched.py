@@ -19,7 +19,7 @@ from wav2small.teachers.base import Teacher
 from wav2small.teachers.multimodal.turns import Passage
 
 from . import buckets
-from .clips import Item, Outcome, Reader, Refusal, Row, reason, refusal
+from .clips import Item, Outcome, Reader, Rejection, Row, reason, rejection
 from .parallel_batches import Launch, launching
 from .workers import Died, Inline, Pool
 
@@ -47,14 +47,14 @@ class Decoded:
         items: what could be read
         batch: (items, samples) float32, zeros after the end
         lengths: (items,) samples
-        refusals: what could not
+        rejections: what could not
         passages: of the items, where the teacher reads
     """
 
     items: list[Item]
     batch: np.ndarray
     lengths: np.ndarray
-    refusals: list[Refusal]
+    rejections: list[Rejection]
     passages: list[Passage] | None = None
 
 
@@ -65,33 +65,33 @@ class _Open:
     missing: int
     items: list[Item] = field(default_factory=list)
     values: list[dict[str, Any]] = field(default_factory=list)
-    refusals: list[Refusal] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
 
 
 def reading(reader: Reader) -> Callable[[Any], Any]:
     """Make the function of a worker: rows become items, items become a padded batch."""
 
-    def read(task: list[Row] | list[Item]) -> tuple[list[Item], list[Refusal]] | Decoded:
+    def read(task: list[Row] | list[Item]) -> tuple[list[Item], list[Rejection]] | Decoded:
         return decode(reader, task) if isinstance(task[0], Item) else items(reader, task)  # type: ignore[arg-type]
 
     return read
 
 
-def items(reader: Reader, rows: list[Row]) -> tuple[list[Item], list[Refusal]]:
+def items(reader: Reader, rows: list[Row]) -> tuple[list[Item], list[Rejection]]:
     """Items of some rows, and the rows that have none."""
     found: list[Item] = []
-    refusals = []
+    rejections = []
     for row in rows:
         try:
             found += reader.items(row)
         except Exception as error:  # whatever one file does, the others are labelled
-            refusals.append(refusal(row, reason(error)))
-    return found, refusals
+            rejections.append(rejection(row, reason(error)))
+    return found, rejections
 
 
 def decode(reader: Reader, chosen: list[Item]) -> Decoded:
     """Read items into a padded batch."""
-    good, signals, refusals = [], [], []
+    good, signals, rejections = [], [], []
     for item in chosen:
         try:
             signals.append(reader.read(item))
@@ -99,12 +99,12 @@ def decode(reader: Reader, chosen: list[Item]) -> Decoded:
         except Exception as error:
             if isinstance(error, Wav2SmallError) and not isinstance(error, AudioError):
                 raise
-            refusals.append(refusal(item, reason(error)))
+            rejections.append(rejection(item, reason(error)))
     lengths = np.array([len(signal) for signal in signals], dtype=np.int64)
     batch = np.zeros((len(signals), lengths.max(initial=0)), dtype=np.float32)
     for row, signal in enumerate(signals):
         batch[row, : len(signal)] = signal
-    return Decoded(good, batch, lengths, refusals, reader.passages(good))
+    return Decoded(good, batch, lengths, rejections, reader.passages(good))
 
 
 class Run:
@@ -189,16 +189,16 @@ class Run:
                 self.retry += [[one] for one in task]
                 return
             why = "the process that read it crashed; the file is damaged"
-            lost = [refusal(task[0], why)]
+            lost = [rejection(task[0], why)]
             result = Decoded([], np.zeros((0, 0)), np.zeros(0), lost) if reads else ([], lost)
         if reads:
-            self._settle(result.refusals)
+            self._settle(result.rejections)
             if result.items:
                 self.decoded.append(result)
             return
-        found, refusals = result
-        for one in refusals:
-            self.done.append(_Open(0, refusals=[one]))
+        found, rejections = result
+        for one in rejections:
+            self.done.append(_Open(0, rejections=[one]))
         for item in found:
             self.open.setdefault(item.row, _Open(0)).missing += 1
             self.waiting_s += item.heard_s
@@ -212,7 +212,7 @@ class Run:
             finite = np.all([np.isfinite(values) for values in columns.values()], axis=0)
             for at, item in enumerate(decoded.items):
                 if not finite[at]:
-                    self._settle([refusal(item, "the teacher's answer is no number")])
+                    self._settle([rejection(item, "the teacher's answer is no number")])
                     continue
                 row = self.open[item.row]
                 row.items.append(item)
@@ -221,9 +221,9 @@ class Run:
 
         return settle
 
-    def _settle(self, refusals: list[Refusal]) -> None:
-        for one in refusals:
-            self.open[one.row].refusals.append(one)
+    def _settle(self, rejections: list[Rejection]) -> None:
+        for one in rejections:
+            self.open[one.row].rejections.append(one)
             self._count(one.row)
 
     def _count(self, row: int) -> None:
@@ -236,11 +236,11 @@ def outcome(rows: list[_Open]) -> Outcome:
     """The outcome of whole rows."""
     values = [one for row in rows for one in row.values]
     found = [item for row in rows for item in row.items]
-    refusals = [one for row in rows for one in row.refusals]
+    rejections = [one for row in rows for one in row.rejections]
     names = values[0] if values else ()
     columns = {name: np.array([one[name] for one in values], dtype=np.float32) for name in names}
-    settled = {item.row for item in found} | {one.row for one in refusals}
-    return Outcome(sorted(settled), found, columns, refusals)
+    settled = {item.row for item in found} | {one.row for one in rejections}
+    return Outcome(sorted(settled), found, columns, rejections)
 
 
 def label_in_batches(

@@ -45,7 +45,7 @@ class Item(NamedTuple):
         return self.seconds + self.context_s
 
 
-class Refusal(NamedTuple):
+class Rejection(NamedTuple):
     """A clip that cannot be labelled, and why."""
 
     row: int
@@ -63,13 +63,13 @@ class Outcome:
         rows: the source rows it settles
         items: what was labelled
         columns: {column: (items,)}
-        refusals: what was not
+        rejections: what was not
     """
 
     rows: list[int] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
     columns: dict[str, np.ndarray] = field(default_factory=dict)
-    refusals: list[Refusal] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -192,12 +192,12 @@ class Reader:
         )
 
 
-def refusal(clip: Row | Item, why: str) -> Refusal:
-    """The refusal of a row or an item."""
-    return Refusal(clip.row, clip.file, clip.start, clip.end, why)
+def rejection(clip: Row | Item, why: str) -> Rejection:
+    """The rejection of a row or an item."""
+    return Rejection(clip.row, clip.file, clip.start, clip.end, why)
 
 
 def reason(error: Exception) -> str:
-    """Why a clip was refused, on one line."""
+    """Why a clip was rejected, on one line."""
     text = str(error) if isinstance(error, AudioError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split()) or type(error).__name__

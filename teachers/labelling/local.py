@@ -13,7 +13,7 @@ from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.teachers import registry
 from wav2small.teachers.base import Teacher, columns
 
-from .clips import Item, Outcome, Reader, Row, reason, refusal
+from .clips import Item, Outcome, Reader, Row, reason, rejection
 from .workers import Died, Inline, Pool
 
 _ROWS_PER_TASK = 8  # some tenths of a second of work: little to lose, little to talk about
@@ -85,7 +85,7 @@ def labeller(
                 except Exception as error:  # whatever one file does, the others are labelled
                     if isinstance(error, Wav2SmallError) and not isinstance(error, AudioError):
                         raise
-                    outcome.refusals.append(refusal(item, reason(error)))
+                    outcome.rejections.append(rejection(item, reason(error)))
                     continue
                 outcome.items.append(item)
                 found.append(values)
@@ -105,7 +105,7 @@ def _items(reader: Reader, row: Row, outcome: Outcome) -> list[Item]:
     try:
         return reader.items(row)
     except Exception as error:
-        outcome.refusals.append(refusal(row, reason(error)))
+        outcome.rejections.append(rejection(row, reason(error)))
         return []
 
 
@@ -117,7 +117,7 @@ def _check(values: dict[str, np.ndarray]) -> None:
 
 def _crashed(row: Row) -> Outcome:
     why = "the process that labelled it crashed; the file is damaged or does not fit in memory"
-    return Outcome(rows=[row.row], refusals=[refusal(row, why)])
+    return Outcome(rows=[row.row], rejections=[rejection(row, why)])
 
 
 def _tasks(rows: Iterable[Row]) -> Iterator[list[Row]]:

@@ -72,15 +72,15 @@ def begin(folder: Folder, identity: dict[str, Any], *, overwrite: bool) -> None:
             theirs = json.load(file)
         if theirs == identity:
             return
-        done = folder.names("piece-") + folder.names("transcripts-")
+        done = folder.names("shard-") + folder.names("transcripts-")
         if done and not overwrite:
             raise Wav2SmallError(
                 f"{folder.path}: an unfinished run with other settings "
                 f"({differences(identity, theirs)}); finish it with them, or start afresh "
                 "with --overwrite"
             )
-        for piece in done:
-            folder.remove(piece)
+        for shard in done:
+            folder.remove(shard)
     text = json.dumps(identity, indent=1, sort_keys=True)
     folder.write(_PLAN, lambda path: path.write_text(text))
 

@@ -1,6 +1,6 @@
 """Labelling on a Ray cluster: an actor pool of Ray Data, one teacher for each actor.
 
-The driver, the process that was started, holds the index and writes the pieces; the actors read
+The driver, the process that was started, holds the index and writes the shards; the actors read
 audio and label. So a run on a hundred machines is resumed, ordered and finished like one on a
 single machine. Audio and, for neural teachers, checkpoints must be where every machine sees them.
 """

@@ -1,4 +1,4 @@
-"""The list of refused clips beside a label table."""
+"""The list of rejected clips beside a label table."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import csv
 import io
 from pathlib import Path
 
-from .clips import Refusal
+from .clips import Rejection
 from .store import Folder
 
 NAME = "errors.csv"
 
 
-def write(folder: Folder, table: str, refusals: list[Refusal]) -> str:
-    """List refused clips in `errors.csv` beside the table; it can be labelled like any index.
+def write(folder: Folder, table: str, rejections: list[Rejection]) -> str:
+    """List rejected clips in `errors.csv` beside the table; it can be labelled like any index.
 
     The list is shared by the tables of a folder: lines of other tables stay.
     """
@@ -25,13 +25,13 @@ def write(folder: Folder, table: str, refusals: list[Refusal]) -> str:
         kept = [line for line in before if line != header and line[-1:] != [table]]
     lines = [
         [
-            refusal.file,
-            f"{refusal.start / 1e9:.9g}",
-            "" if refusal.end is None else f"{refusal.end / 1e9:.9g}",
-            refusal.reason,
+            rejection.file,
+            f"{rejection.start / 1e9:.9g}",
+            "" if rejection.end is None else f"{rejection.end / 1e9:.9g}",
+            rejection.reason,
             table,
         ]
-        for refusal in refusals
+        for rejection in rejections
     ]
 
     def fill(path: Path) -> None:

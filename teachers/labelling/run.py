@@ -22,9 +22,9 @@ from wav2small.teachers.multimodal.turns import Context, Script
 from . import batched as engine_batched
 from . import local as engine_local
 from . import plan, store
-from . import rejected as refused
-from .clips import Outcome, Reader, Refusal
-from .shards import Pieces
+from . import rejected
+from .clips import Outcome, Reader, Rejection
+from .shards import Shards
 from .store import Folder
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Result:
         output: the table
         rows: labels in it
         hours: of audio they stand for, variants counted
-        errors: clips that were refused; `errors_file` lists them
+        errors: clips that were rejected; `errors_file` lists them
         licence: whom the labels bind
         already_complete: the table was there; nothing was done
     """
@@ -87,7 +87,7 @@ def label(
     Args:
         source: folder, audio file, table or audformat database; see `load_source`. Columns beyond
             file, start and end go to the label table, ratings of the three dimensions excepted
-        output: the label table, parquet. Refused clips are listed in `errors.csv` beside it
+        output: the label table, parquet. Rejected clips are listed in `errors.csv` beside it
         teacher: see `load_teacher`
         root: folder that the files of `source` are relative to
         window_s: longer clips are cut into windows of so many seconds
@@ -161,8 +161,8 @@ def label(
         if recogniser:
             index = recogniser.fill(index, unfinished, device=device, dtype=dtype)
         script = Script(index.frame, model.context) if uses_text(model) else None  # type: ignore[attr-defined]
-        pieces = Pieces(unfinished, every_s=flush_s)
-        stack.callback(pieces.flush)  # also when the run is broken off
+        shards = Shards(unfinished, every_s=flush_s)
+        stack.callback(shards.flush)  # also when the run is broken off
         reader = Reader(
             index.root,
             model.sampling_rate,
@@ -172,31 +172,31 @@ def label(
             settings,
             script.context if script else Context(),
         )
-        refusals = [_refused(index, file, why) for file, why in index.rejected]
-        if strict and refusals:
-            raise AudioError(refusals[0].reason)
-        todo = plan.rows(index.frame, pieces.done(len(index.frame)))
+        rejections = [_rejected(index, file, why) for file, why in index.rejected]
+        if strict and rejections:
+            raise AudioError(rejections[0].reason)
+        todo = plan.rows(index.frame, shards.done(len(index.frame)))
         if script:
             script.report(getattr(model, "too_long", None))
             todo = (row._replace(passage=script.passage(row.row)) for row in todo)
         how: dict[str, Any] = {"engine": engine, "workers": workers, "batch_s": batch_s}
         outcomes = _run(todo, reader, model, teacher, options, **how)
         for outcome in _shown(outcomes, index, variants):
-            if strict and outcome.refusals:
-                raise AudioError(outcome.refusals[0].reason)
-            refusals += outcome.refusals
-            pieces.add(outcome)
-        pieces.flush()
+            if strict and outcome.rejections:
+                raise AudioError(outcome.rejections[0].reason)
+            rejections += outcome.rejections
+            shards.add(outcome)
+        shards.flush()
         # A clip that cannot be read cannot be read for its variants either: one line.
-        refusals = sorted({refusal[:-1]: refusal for refusal in reversed(refusals)}.values())
-        errors_file = refused.write(folder, name, refusals)
-        identity["errors"] = len(refusals)
-        rows = _finish(folder, name, index, pieces, history, identity, variants > 0)
-        hours = pieces.hours()
+        rejections = sorted({rejection[:-1]: rejection for rejection in reversed(rejections)}.values())
+        errors_file = rejected.write(folder, name, rejections)
+        identity["errors"] = len(rejections)
+        rows = _finish(folder, name, index, shards, history, identity, variants > 0)
+        hours = shards.hours()
         unfinished.remove_all()
         if not rows:
             raise Wav2SmallError(f"none of the clips could be labelled; {errors_file} says why")
-    return Result(os.fspath(output), rows, hours, len(refusals), errors_file, licence)
+    return Result(os.fspath(output), rows, hours, len(rejections), errors_file, licence)
 
 
 def _recogniser(spec: str) -> Any:
@@ -236,16 +236,16 @@ def _finish(
     folder: Folder,
     name: str,
     index: Index,
-    pieces: Pieces,
+    shards: Shards,
     history: dict[str, Any],
     identity: dict[str, Any],
     with_variants: bool,
 ) -> int:
-    """Put the pieces in order and write the table; returns its number of rows, 0 = no table."""
+    """Put the shards in order and write the table; returns its number of rows, 0 = no table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not pieces.names():
+    if not shards.names():
         return 0
     extras = [name for name in index.frame if name not in (*KEYS, *DIMENSIONS, "variant")]
     source = pa.Table.from_pandas(index.frame[["file", *extras]], preserve_index=False)
@@ -256,7 +256,7 @@ def _finish(
         nonlocal rows
         with ExitStack() as stack:
             writer = None
-            for chunk in pieces.ordered():
+            for chunk in shards.ordered():
                 table = _joined(source.take(chunk["row"]), chunk, with_variants)
                 if writer is None:
                     metadata = tables.metadata(labels, table.schema.metadata)
@@ -329,7 +329,7 @@ def _there(
         )
     plan.parts(output).remove_all()
     return Result(
-        output, rows, 0.0, errors, folder.shown(refused.NAME), licence, already_complete=True
+        output, rows, 0.0, errors, folder.shown(rejected.NAME), licence, already_complete=True
     )
 
 
@@ -372,8 +372,8 @@ def _target(output: str | os.PathLike[str]) -> tuple[Folder, str]:
     return store.split(name)
 
 
-def _refused(index: Index, file: str, why: str) -> Refusal:
-    return Refusal(len(index.frame), file, 0, None, why)
+def _rejected(index: Index, file: str, why: str) -> Rejection:
+    return Rejection(len(index.frame), file, 0, None, why)
 
 
 def _root(root: str) -> str:

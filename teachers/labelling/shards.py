@@ -1,6 +1,6 @@
-"""What a labelling run has done so far: pieces of the table, each whole or absent.
+"""What a labelling run has done so far: shards of the table, each whole or absent.
 
-A piece holds the labels of whole rows of the source in any order. Pieces are put in the order of
+A shard holds the labels of whole rows of the source in any order. Shards are put in the order of
 the source when the run ends, a chunk at a time, so that memory does not grow with the table.
 """
 
@@ -22,12 +22,12 @@ _KEYS = ["row", "start", "variant"]
 _CHUNK = 1 << 16  # rows of the final table that are put in order at a time
 
 
-class Pieces:
-    """A folder of pieces.
+class Shards:
+    """A folder of shards.
 
     Args:
         folder: where they are
-        every_s: least time between two pieces. A piece is also written no more often than after
+        every_s: least time between two shards. A shard is also written no more often than after
             another hundredth of the time the run has taken, up to ten minutes: a crash loses one
             percent of the work and a run of weeks leaves thousands of files, not millions
     """
@@ -40,11 +40,11 @@ class Pieces:
         self._next = len(self.names())
 
     def names(self) -> list[str]:
-        """Files of the finished pieces, in the order they were written."""
-        return self.folder.names("piece-")
+        """Files of the finished shards, in the order they were written."""
+        return self.folder.names("shard-")
 
     def done(self, rows: int) -> np.ndarray:
-        """Which rows of the source are labelled, bool (rows,); partly refused ones are not."""
+        """Which rows of the source are labelled, bool (rows,); partly rejected ones are not."""
         settled = np.zeros(rows, dtype=bool)
         for name in self.names():
             table = self._read(name, ["row", "partial"])
@@ -74,7 +74,7 @@ class Pieces:
         if self._waiting:
             table = _table(self._waiting)
             self.folder.write(
-                f"piece-{self._next:06d}.parquet", lambda path: pq.write_table(table, path)
+                f"shard-{self._next:06d}.parquet", lambda path: pq.write_table(table, path)
             )
             self._next += 1
             self._waiting = []
@@ -84,7 +84,7 @@ class Pieces:
         """All labels in the order of the source, then of the windows, then of the variants."""
         names = self.names()
         keys = [self._read(name, _KEYS) for name in names]
-        piece = np.repeat(np.arange(len(keys)), [len(table) for table in keys])
+        shard = np.repeat(np.arange(len(keys)), [len(table) for table in keys])
         place = np.concatenate([np.arange(len(table)) for table in keys] or [np.zeros(0, int)])
         row, start, variant = (
             np.concatenate([table[key].to_numpy() for table in keys] or [np.zeros(0, int)])
@@ -96,17 +96,17 @@ class Pieces:
             & (np.diff(start[order]) == 0)
             & (np.diff(variant[order]) == 0)
         )
-        # A row that was partly refused is tried again by the next run; its labels come twice.
+        # A row that was partly rejected is tried again by the next run; its labels come twice.
         order = order[np.concatenate([[True], ~same])] if len(order) else order
         cache: dict[int, pa.Table] = {}
         for begin in range(0, len(order), _CHUNK):
             chosen = order[begin : begin + _CHUNK]
-            needed = np.unique(piece[chosen])
+            needed = np.unique(shard[chosen])
             cache = {n: cache[n] if n in cache else self._read(names[n]) for n in needed}
             sizes = [0, *(len(cache[n]) for n in needed)]
             offsets = dict(zip(needed, np.cumsum(sizes), strict=False))
             joined = pa.concat_tables([cache[n] for n in needed])
-            at = np.array([offsets[n] for n in piece[chosen]]) + place[chosen]
+            at = np.array([offsets[n] for n in shard[chosen]]) + place[chosen]
             yield joined.take(pa.array(at))
 
     def _read(self, name: str, columns: list[str] | None = None) -> pa.Table:
@@ -116,7 +116,7 @@ class Pieces:
 
 def _table(outcomes: list[Outcome]) -> pa.Table:
     items = [item for outcome in outcomes for item in outcome.items]
-    partial = {refusal.row for outcome in outcomes for refusal in outcome.refusals}
+    partial = {rejection.row for outcome in outcomes for rejection in outcome.rejections}
     columns: dict[str, Any] = {
         "row": pa.array([item.row for item in items], pa.int64()),
         "start": pa.array([item.start for item in items], pa.int64()),

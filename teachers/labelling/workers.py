@@ -129,7 +129,7 @@ class Pool:
             one: take the answer of one worker, not of all that have one: large answers take time
 
         Raises:
-            Wav2SmallError: the worker's function refused to work at all
+            Wav2SmallError: the worker's function rejected to work at all
         """
         answers: list[tuple[Any, Any]] = []
         busy = [connection for connection, (_, tasks) in self._workers.items() if tasks]

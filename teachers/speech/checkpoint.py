@@ -1,6 +1,6 @@
 """Checkpoints: `config.json` and `model.safetensors`, from a folder or the hub, nothing executed.
 
-Every refusal names the file and the field or key, and how to mend it.
+Every rejection names the file and the field or key, and how to mend it.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def revision_of(folder: Path) -> str:
 
 
 def pickled(file: Path) -> str:
-    """The refusal of a pickle, which can run code when it is opened."""
+    """The rejection of a pickle, which can run code when it is opened."""
     return (
         f"{file}: a pickle can run code and is not opened; convert it once where you trust it: "
         'python -c "import torch; from safetensors.torch import save_file; save_file({k: '
@@ -152,7 +152,7 @@ def pickled(file: Path) -> str:
 
 
 def require(config: Mapping[str, Any], names: Iterable[str], where: str | Path) -> None:
-    """Refuse a configuration without one of the fields.
+    """Reject a configuration without one of the fields.
 
     Raises:
         Wav2SmallError: it names the field

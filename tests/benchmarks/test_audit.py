@@ -421,7 +421,7 @@ def test_unusable_clips_are_listed_and_the_others_go_on(toy, speech, tmp_path):
     (folder / "text.wav").write_text("no audio")
     found = audit(toy, folder, only=["robustness:gain-unchanged"], processes=1, resamples=50)
     assert found["corpus"]["heard"] == 24
-    assert sorted(entry["file"] for entry in found["refused"]) == ["empty.wav", "text.wav"]
+    assert sorted(entry["file"] for entry in found["rejected"]) == ["empty.wav", "text.wav"]
 
 
 def test_model_that_fails_on_some_clips(speech, tmp_path):
@@ -454,7 +454,7 @@ def test_model_that_fails_on_some_clips(speech, tmp_path):
         soundfile.write(folder / f"exact_{number}.wav", noise, 16000)
     found = audit(path, folder, only=["robustness:gain-unchanged"], processes=1, resamples=50)
     assert found["corpus"]["heard"] >= 12
-    assert found["refused"] and all("fails" in entry["reason"] for entry in found["refused"])
+    assert found["rejected"] and all("fails" in entry["reason"] for entry in found["rejected"])
 
 
 @pytest.mark.parametrize(

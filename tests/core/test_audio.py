@@ -148,9 +148,9 @@ def folder(file):
 def test_bad_files_are_rejected_by_name(tmp_path, make, name, says):
     file = tmp_path / name
     make(file)
-    with pytest.raises(AudioError, match=says) as refusal:
+    with pytest.raises(AudioError, match=says) as rejection:
         audio.read(file)
-    assert str(refusal.value).startswith(str(file))
+    assert str(rejection.value).startswith(str(file))
 
 
 def test_a_file_without_permission_is_rejected(tmp_path):

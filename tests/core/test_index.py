@@ -104,9 +104,9 @@ def write(text):
 )
 def test_bad_sources_are_rejected_by_name(tmp_path, name, make, says):
     make(tmp_path / name)
-    with pytest.raises(Wav2SmallError, match=says) as refusal:
+    with pytest.raises(Wav2SmallError, match=says) as rejection:
         load_source(tmp_path / name)
-    assert name in str(refusal.value)
+    assert name in str(rejection.value)
 
 
 @pytest.mark.parametrize(

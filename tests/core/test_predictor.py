@@ -102,9 +102,9 @@ def test_bad_signals_are_rejected(bundle, signal, says):
 )
 def test_other_models_are_rejected(tmp_path, options, says):
     path = model(tmp_path / "model.onnx", **options)
-    with pytest.raises(Wav2SmallError, match=says) as refusal:
+    with pytest.raises(Wav2SmallError, match=says) as rejection:
         Predictor(tmp_path)
-    assert str(path) in str(refusal.value)
+    assert str(path) in str(rejection.value)
 
 
 def test_folders_without_a_model_are_rejected(tmp_path):
@@ -178,7 +178,7 @@ def command(*arguments, **options):
     )
 
 
-def test_the_command_lists_what_it_refuses(bundle, tmp_path):
+def test_the_command_lists_what_it_rejects(bundle, tmp_path):
     soundfile.write(tmp_path / "good.wav", np.full(16000, 0.5), 16000)
     (tmp_path / "bad.wav").write_bytes(b"")
     done = command("predict", bundle, tmp_path)
@@ -187,7 +187,7 @@ def test_the_command_lists_what_it_refuses(bundle, tmp_path):
     assert "bad.wav: the file is empty" in done.stderr and "1 rejected" in done.stderr
 
 
-def test_the_command_refuses_a_source_without_any_audio(bundle, tmp_path):
+def test_the_command_rejects_a_source_without_any_audio(bundle, tmp_path):
     (tmp_path / "bad.wav").write_bytes(b"")
     done = command("predict", bundle, tmp_path)
     assert done.returncode == 2 and "none of its audio can be heard" in done.stderr

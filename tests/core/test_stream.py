@@ -307,7 +307,7 @@ def test_follow_reads_odd_pieces(bundle, signals):
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC"])
-def test_follow_refuses_files_with_a_header(bundle, signals, kind):
+def test_follow_rejects_files_with_a_header(bundle, signals, kind):
     file, out = io.BytesIO(), io.StringIO()
     soundfile.write(file, signals[0], RATE, format=kind)
     with pytest.raises(Wav2SmallError, match=f"{kind}.*ffmpeg"):

@@ -72,9 +72,9 @@ HEAD = "file,arousal,dominance,valence\n"
 def test_bad_tables_are_rejected(tmp_path, text, options, says):
     path = tmp_path / "truth.csv"
     path.write_text(text)
-    with pytest.raises(Wav2SmallError, match=says) as refusal:
+    with pytest.raises(Wav2SmallError, match=says) as rejection:
         read_labels(path, **options)
-    assert str(path) in str(refusal.value) or "--scale" in says
+    assert str(path) in str(rejection.value) or "--scale" in says
 
 
 def test_other_scales_are_mapped(tmp_path):

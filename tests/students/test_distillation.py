@@ -102,7 +102,7 @@ def test_run_folder_is_complete(run, table):
     held_out = (table.frame["speaker"] == "0").sum()
     assert result.validation_clips == held_out
     assert result.clips == len(table.frame) - held_out
-    assert result.epochs == 2 and result.parameters == 10806 and not result.refused
+    assert result.epochs == 2 and result.parameters == 10806 and not result.rejected
     with open(folder / "metrics.csv") as rows:
         rows = list(csv.DictReader(rows))
     assert [row["epoch"] for row in rows] == ["1", "2"]
@@ -217,13 +217,13 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(run, file, tmp_path):
         ({"validation": "speaker=1"}, "another labels or split"),
     ],
 )
-def test_resume_of_another_run_is_refused(run, file, changed, message):
+def test_resume_of_another_run_is_rejected(run, file, changed, message):
     with pytest.raises(Wav2SmallError) as caught:
         distill(file, run[0], **(QUICK | changed))
     assert message in str(caught.value) and "--overwrite" in str(caught.value)
 
 
-def test_newer_or_damaged_checkpoints_are_refused(tmp_path):
+def test_newer_or_damaged_checkpoints_are_rejected(tmp_path):
     path = tmp_path / checkpoint.NAME
     path.parent.mkdir()
     state = json.dumps({"format": checkpoint.FORMAT + 1})
@@ -257,7 +257,7 @@ def test_newer_or_damaged_checkpoints_are_refused(tmp_path):
         ({"device": "cuda:7"}, "no CUDA"),
     ],
 )
-def test_bad_settings_are_refused_in_one_line(file, tmp_path, settings, message):
+def test_bad_settings_are_rejected_in_one_line(file, tmp_path, settings, message):
     if settings.get("device") and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(Wav2SmallError) as caught:
@@ -274,7 +274,7 @@ def test_bad_settings_are_refused_in_one_line(file, tmp_path, settings, message)
         ("compile = 1", "compile = 1: give bool"),
     ],
 )
-def test_bad_config_files_are_refused(file, tmp_path, text, message):
+def test_bad_config_files_are_rejected(file, tmp_path, text, message):
     (tmp_path / "bad.toml").write_text(text)
     with pytest.raises(Wav2SmallError) as caught:
         distill(file, tmp_path / "run", config=tmp_path / "bad.toml")

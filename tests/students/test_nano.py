@@ -194,6 +194,6 @@ def test_limits(student):
     assert names == {"Conv1d", "BatchNorm1d", "Linear", "FactoredSpectrogram", "Log2Mel"}
 
 
-def test_wrong_frame_is_refused():
+def test_wrong_frame_is_rejected():
     with pytest.raises(ValueError, match="multiple of 24"):
         FactoredSpectrogram(512, 256, 24)

@@ -292,7 +292,7 @@ def test_accepts_any_length(name, clips):
         (torch.zeros(1, 3200), torch.tensor([3201]), "a length of 3201"),
     ],
 )
-def test_refuses_wrong_input(signal, lengths, message):
+def test_rejects_wrong_input(signal, lengths, message):
     with pytest.raises(Wav2SmallError, match=message):
         registry.create("wav2small2")(signal, lengths)
 

@@ -97,10 +97,10 @@ def test_words_lie_inside_the_signal_and_in_order(whisper, clip):
 def test_tokens_become_words():
     class Tokenizer:
         all_special_ids = (0,)
-        pieces = ("<s>", " he", "llo", " wor", "ld", " ")
+        shards = ("<s>", " he", "llo", " wor", "ld", " ")
 
         def decode(self, ids):
-            return "".join(self.pieces[n] for n in ids)
+            return "".join(self.shards[n] for n in ids)
 
     tokens, ends = [0, 1, 2, 3, 4, 5, 0], [0.0, 0.2, 0.5, 0.7, 2.0, 2.0, 2.0]
     assert asr.grouped(Tokenizer(), tokens, ends, 1.5) == [

@@ -94,7 +94,7 @@ def test_old_names_of_a_layer_norm(copy):
 
 
 def test_the_places_of_words_among_the_tokens():
-    """With a tokenizer of pieces, byte-level: blanks belong to the token after them."""
+    """With a tokenizer of shards, byte-level: blanks belong to the token after them."""
     import tokenizers
     import transformers
 

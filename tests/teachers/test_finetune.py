@@ -270,7 +270,7 @@ def test_broken_clips_are_left_out(ratings, tmp_path):
         crop_s=0.5,
         device="cpu",
     )
-    assert len(result.refused) == 1 and "text.wav" in result.refused[0]
+    assert len(result.rejected) == 1 and "text.wav" in result.rejected[0]
 
 
 @pytest.mark.parametrize(

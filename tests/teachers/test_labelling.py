@@ -289,7 +289,7 @@ def test_ensemble_is_the_weighted_mean(clip):
     assert mean.in_workers and mean.licence == "MIT"
 
 
-def test_second_run_at_once_is_refused(speech, tmp_path):
+def test_second_run_at_once_is_rejected(speech, tmp_path):
     words = [str(speech), "-o", "l.parquet", "--teacher", "toy_teachers:Slow", "--workers", "1"]
     command = [sys.executable, "-m", "wav2small", "label", *words]
     environment = os.environ | {"PYTHONPATH": TESTS}

@@ -410,7 +410,7 @@ def test_from_pretraining_to_a_label_table(encoders, corpus, tmp_path, capsys):
         epochs=3,
         **OPTIONS,
     )
-    assert not result.refused
+    assert not result.rejected
     assert capsys.readouterr().err.count("1 of 16 clips have no transcript") == 2
     table = tmp_path / "labels.parquet"
     label(ratings, table, teacher=str(tmp_path / "teacher"), workers=0, device="cpu")

@@ -133,7 +133,7 @@ def test_no_such_teacher(spec, message, monkeypatch):
         load_teacher(spec)
 
 
-def test_options_of_other_teachers_are_refused(speech, tmp_path):
+def test_options_of_other_teachers_are_rejected(speech, tmp_path):
     from wav2small.teachers.labelling.run import label
 
     for options in ({"members": ["acoustic"]}, {"revision": "abc"}):

@@ -111,6 +111,6 @@ def run(args: argparse.Namespace) -> int:
         print(audit_tables.audit(result, style=style, worst=not args.no_worst))
     for failure in result["gate"]["failures"]:
         print(f"gate: {failure}", file=sys.stderr)
-    if result["refused"]:
-        print(f"{len(result['refused'])} clips refused, listed in the result", file=sys.stderr)
-    return 1 if result["refused"] or result["gate"]["failures"] else 0
+    if result["rejected"]:
+        print(f"{len(result['rejected'])} clips rejected, listed in the result", file=sys.stderr)
+    return 1 if result["rejected"] or result["gate"]["failures"] else 0

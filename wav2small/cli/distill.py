@@ -92,9 +92,9 @@ def run(args: argparse.Namespace) -> int:
         if result.category_agreement is not None:
             print(f"the teacher's category on {result.category_agreement:.0%} of them")
         print(result.output)
-    if result.refused:
-        print(f"{len(result.refused)} files could not be used:", file=sys.stderr)
-        for reason in result.refused.values():
+    if result.rejected:
+        print(f"{len(result.rejected)} files could not be used:", file=sys.stderr)
+        for reason in result.rejected.values():
             print(f"  {reason}", file=sys.stderr)
         return 1
     return 0

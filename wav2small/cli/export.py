@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check-licence",
         choices=["commercial"],
-        help="refuse when a teacher, audio or code forbids this use or has an unknown licence",
+        help="reject when a teacher, audio or code forbids this use or has an unknown licence",
     )
     parser.add_argument(
         "--streaming", action="store_true", help="also streaming.onnx with explicit state (nano)"

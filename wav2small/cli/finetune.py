@@ -116,9 +116,9 @@ def run(args: argparse.Namespace) -> int:
         told += f"; with transcripts taken away {_line(result.ccc_without_text)}"
     print(told, file=sys.stderr)
     print(f"licences: {result.licence}", file=sys.stderr)
-    for reason in result.refused:
-        print(f"refused: {reason}", file=sys.stderr)
-    return 1 if result.refused else 0
+    for reason in result.rejected:
+        print(f"rejected: {reason}", file=sys.stderr)
+    return 1 if result.rejected else 0
 
 
 def _line(figures: Mapping[str, float]) -> str:

@@ -127,5 +127,5 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if result.errors:
-        print(f"{result.errors} clips refused; see {result.errors_file}", file=sys.stderr)
+        print(f"{result.errors} clips rejected; see {result.errors_file}", file=sys.stderr)
     return 1 if result.errors else 0

@@ -2,7 +2,7 @@
 
 Each verb is a module of `wav2small.cli` with `EXAMPLE`, `add_arguments(parser)` and
 `run(args) -> exit code`; only the one that is called is imported. Exit codes: 0 done, 1 finished
-with some inputs refused (they are listed), 2 wrong usage or input, 130 stopped with Ctrl-C.
+with some inputs rejected (they are listed), 2 wrong usage or input, 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_arguments(parser)
         return command.run(parser.parse_args(arguments[1:]))
     except Wav2SmallError as error:
-        return _refuse(verb, str(error))
+        return _reject(verb, str(error))
     except KeyboardInterrupt:
         kept = "; what was finished is kept, the same command goes on from there"
         print(f"\nwav2small {verb}: stopped{kept if verb in RESUMED else ''}", file=sys.stderr)
@@ -74,9 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
-        return _refuse(verb, str(missing_package(error)))
+        return _reject(verb, str(missing_package(error)))
     except MemoryError:
-        return _refuse(verb, "out of memory; use smaller batches or a shorter --window")
+        return _reject(verb, "out of memory; use smaller batches or a shorter --window")
     except Exception as error:
         number = _system_error(error)
         if number in _FULL:
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         name = getattr(error, "filename", None)
         where = f" {name}" if name else ""
-        return _refuse(
+        return _reject(
             verb,
             f"cannot write{where}: {os.strerror(number)}; {mend}, then run the same command again",
         )
@@ -130,7 +130,7 @@ def _overview(verb: str) -> int:
     return 2
 
 
-def _refuse(verb: str, message: str) -> int:
+def _reject(verb: str, message: str) -> int:
     line = " ".join(message.splitlines())
     print(f"wav2small {verb}: {line}", file=sys.stderr)
     return 2

@@ -69,6 +69,6 @@ def run(args: argparse.Namespace) -> int:
     figures = " ".join(f"{name} {value:.3f}" for name, value in result.figures.items())
     print(f"{result.output}: best epoch {result.best_epoch}, {figures}", file=sys.stderr)
     print(f"licences: {result.licence}", file=sys.stderr)
-    for reason in result.refused:
-        print(f"refused: {reason}", file=sys.stderr)
-    return 1 if result.refused else 0
+    for reason in result.rejected:
+        print(f"rejected: {reason}", file=sys.stderr)
+    return 1 if result.rejected else 0

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check-licence",
         choices=["commercial"],
-        help="refuse when a teacher, audio or code forbids this use or has an unknown licence",
+        help="reject when a teacher, audio or code forbids this use or has an unknown licence",
     )
 
 

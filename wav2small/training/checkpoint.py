@@ -34,7 +34,7 @@ def save(
     """
     from safetensors.torch import save_file
 
-    # Clones: safetensors refuses tensors that share memory.
+    # Clones: safetensors rejects tensors that share memory.
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"format": FORMAT, **state})
     with files.atomic(Path(run) / NAME) as temporary:
