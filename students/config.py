@@ -49,7 +49,7 @@ class Config:
     schedule: str = _option(
         "onecycle", "learning rate over time", choices=("onecycle", "cosine", "constant")
     )
-    settle: float = _option(
+    freeze_bn_fraction: float = _option(
         0.0,
         "share of the epochs, at the end, in which BatchNorm's statistics stay as they are; "
         "0 = the student's own (.4 for MobileNets, none for the others)",
@@ -71,7 +71,7 @@ class Config:
     gain_db: float = _option(
         10.0, "random gain up to this many dB up or down, if the teacher does not hear gain"
     )
-    altered: float = _option(
+    augment_probability: float = _option(
         0.5, "with --online: share of clips that are heard as a fresh variant in every epoch"
     )
     noise: str = _option("", "with --online: folder of noise for fresh variants")
@@ -93,12 +93,16 @@ class Config:
 #: Peak learning rate of each student; docs/recipe.md says how they were found.
 LEARNING_RATES = {"wav2small": 5e-3, "wav2small2": 5e-3, "nano": 5e-3}
 
-#: `learning_rate` and `settle` of all others, which are deep: dozens of BatchNorms.
+#: `learning_rate` and `freeze_bn_fraction` of all others, which are deep: dozens of BatchNorms.
 DEEP_LEARNING_RATE = 1e-3
-DEEP_SETTLE = 0.4
+DEEP_FREEZE_BN_FRACTION = 0.4
 
 #: Settings that may differ when a run goes on: they change no weight.
-FREE = frozenset({"device", "cache_mb", "workers", "checkpoint_s"})
+RESUME_SAFE = frozenset({"device", "cache_mb", "workers", "checkpoint_s"})
+
+
+#: Former names of settings, as older distill.toml files have them.
+FORMER = {"settle": "freeze_bn_fraction", "altered": "augment_probability"}
 
 
 def check(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
@@ -110,6 +114,7 @@ def check(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     fields = {item.name: item for item in dataclasses.fields(Config)}
     result = {}
     for name, value in values.items():
+        name = FORMER.get(name, name)
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)[0]
             raise Wav2SmallError(f"{where}: unknown setting {name!r}; did you mean {near!r}?")
@@ -189,8 +194,10 @@ def _check_ranges(values: Mapping[str, Any], where: str) -> None:
     for name in ("ema", "trim"):
         if values.get(name, 0) >= 1:
             raise Wav2SmallError(f"{where}: {name} = {values[name]!r}: must be below 1")
-    if values.get("settle", 0) > 1:
-        raise Wav2SmallError(f"{where}: settle = {values['settle']!r}: a share, at most 1")
+    if values.get("freeze_bn_fraction", 0) > 1:
+        raise Wav2SmallError(
+            f"{where}: freeze_bn_fraction = {values['freeze_bn_fraction']!r}: a share, at most 1"
+        )
     if len(values.get("dimension_weights", (1, 1, 1))) != 3:
         raise Wav2SmallError(f"{where}: dimension_weights: give three numbers, A, D and V")
     if 0 < values.get("crop_s", 0) < 0.25:

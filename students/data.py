@@ -154,7 +154,7 @@ class Batcher:
         rank: number of this process
         size: number of processes
         teacher: asked for the labels of what is heard, instead of the table; None = the table
-        altered: share of clips that become a fresh variant in every epoch; needs a teacher
+        augment_probability: share of clips that become a fresh variant each epoch; needs a teacher
     """
 
     clips: Clips
@@ -168,7 +168,7 @@ class Batcher:
     rank: int = 0
     size: int = 1
     teacher: Any = None
-    altered: float = 0.0
+    augment_probability: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -245,7 +245,7 @@ class Batcher:
 
     def _alter(self, signal: np.ndarray, row: int, epoch: int) -> np.ndarray:
         generator = np.random.default_rng([self.seed, epoch, row])
-        if self.teacher is not None and generator.random() < self.altered:
+        if self.teacher is not None and generator.random() < self.augment_probability:
             seed = int(generator.integers(1, 1 << 31))
             signal = variants.variant(signal, seed, **vars(self.clips.settings))
         if self.crop and len(signal) > self.crop:

@@ -143,7 +143,7 @@ def distill(
             rank=rank,
             size=size,
             teacher=online,
-            altered=resolved.altered,
+            augment_probability=resolved.augment_probability,
         )
         run = Trainer(
             output,
@@ -195,7 +195,8 @@ def resolve(config: Config, clips: int) -> Config:
         epochs=epochs,
         learning_rate=config.learning_rate
         or configuration.LEARNING_RATES.get(config.student, configuration.DEEP_LEARNING_RATE),
-        settle=config.settle or (0.0 if small else configuration.DEEP_SETTLE),
+        freeze_bn_fraction=config.freeze_bn_fraction
+        or (0.0 if small else configuration.DEEP_FREEZE_BN_FRACTION),
         quantise_epochs=config.quantise_epochs or max(2, round(epochs / 10)),
     )
 
@@ -310,7 +311,7 @@ def _write_provenance(output: Path, table: Labels, run: Trainer) -> None:
         "distillation": {
             "labels": run.state["fingerprint"],
             "settings": {
-                k: v for k, v in asdict(run.config).items() if k not in configuration.FREE
+                k: v for k, v in asdict(run.config).items() if k not in configuration.RESUME_SAFE
             },
         },
         "versions": {

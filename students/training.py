@@ -26,7 +26,7 @@ from wav2small.training.interrupt import Stop
 
 from . import quantisation
 from .base import Student
-from .config import FREE, Config
+from .config import FORMER, RESUME_SAFE, Config
 from .data import Batch, Batcher, whole
 
 #: Peak rate of the quantisation-aware phase, as a share of the run's peak.
@@ -106,7 +106,7 @@ class Trainer:
             "best_epoch": 0,
             "train_epochs": config.epochs,  # less after early stopping
             "quantising": False,
-            "settling": False,
+            "freezing_bn": False,
             "seconds": 0.0,
             "finished": False,
         }
@@ -129,8 +129,8 @@ class Trainer:
             while state["epoch"] < state["train_epochs"] + self._quantise_epochs:
                 if state["epoch"] >= state["train_epochs"] and not state["quantising"]:
                     self._start_quantising()
-                elif self._settled and not state["settling"]:
-                    self._start_settling()
+                elif self._bn_frozen and not state["freezing_bn"]:
+                    self._start_freezing_bn()
                 self._epoch(stop, bar)
                 bar.set_postfix_str(self._postfix())
         state["finished"] = True
@@ -141,10 +141,10 @@ class Trainer:
         return self.config.quantise_epochs if self.levels else 0
 
     @property
-    def _settled(self) -> bool:
+    def _bn_frozen(self) -> bool:
         """Whether BatchNorm's statistics stay as they are in this epoch."""
-        begin = self.config.epochs * (1 - self.config.settle)
-        return self.config.settle > 0 and self.state["epoch"] >= begin
+        begin = self.config.epochs * (1 - self.config.freeze_bn_fraction)
+        return self.config.freeze_bn_fraction > 0 and self.state["epoch"] >= begin
 
     def _epoch(self, stop: Stop, bar: Any) -> None:
         state, config = self.state, self.config
@@ -175,7 +175,7 @@ class Trainer:
         # One seed per step: dropout and the like need no saved state to go on.
         torch.manual_seed((config.seed * 1000003 + number) * 4096 + self.batcher.rank)
         self.model.train()
-        if state["settling"]:
+        if state["freezing_bn"]:
             for module in self.model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
@@ -278,7 +278,7 @@ class Trainer:
             result[[places[row] for row in batch.rows]] = output.float()
         return parallel.sum_everywhere(result).cpu().numpy().astype(np.float64)
 
-    def _start_settling(self) -> None:
+    def _start_freezing_bn(self) -> None:
         """Go on from the best weights so far, with the statistics that they were validated with.
 
         A deep student leans on the statistics of its batches, which it does not have when it is
@@ -286,7 +286,7 @@ class Trainer:
         """
         self.model.load_state_dict(self.best.state_dict())
         self.average = optimisation.Average(self.best, self.config.ema)
-        self.state["settling"] = True
+        self.state["freezing_bn"] = True
 
     def _start_quantising(self) -> None:
         """The last phase starts from the best weights so far and chooses its own best."""
@@ -300,6 +300,8 @@ class Trainer:
         if found is None:
             return
         tensors, state = found
+        state["config"] = {FORMER.get(name, name): v for name, v in state["config"].items()}
+        state.setdefault("freezing_bn", state.pop("settling", False))
         for name, what in (("student", "student"), ("fingerprint", "labels or split")):
             if state[name] != self.state[name]:
                 raise Wav2SmallError(
@@ -310,7 +312,7 @@ class Trainer:
         other = [
             f"{name} = {value!r} (now {self.state['config'][name]!r})"
             for name, value in state["config"].items()
-            if name not in FREE and value != self.state["config"].get(name)
+            if name not in RESUME_SAFE and value != self.state["config"].get(name)
         ]
         if other:
             raise Wav2SmallError(

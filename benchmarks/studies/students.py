@@ -43,8 +43,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "whole clips": {"crop_s": 0.0},
     "crops of 2.0 s": {"crop_s": 2.0},
     "crops of 1.0 s": {"crop_s": 1.0},
-    "teacher asked for every crop": {"online": True, "altered": 0.0},
-    "teacher asked, 60 % fresh variants": {"online": True, "altered": 0.6},
+    "teacher asked for every crop": {"online": True, "augment_probability": 0.0},
+    "teacher asked, 60 % fresh variants": {"online": True, "augment_probability": 0.6},
     "squared error alone": {"ccc_weight": 0.0},
     "1 - CCC alone": {"regression": "none"},
     "squared error instead of smooth L1": {"regression": "mse"},
@@ -60,7 +60,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-_FRESH = ("noise", "rooms", "altered")  # settings that need the teacher while training
+_FRESH = ("noise", "rooms", "augment_probability")  # settings that need the teacher while training
 
 
 def index(corpora: str | Path) -> pd.DataFrame:

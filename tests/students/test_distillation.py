@@ -245,8 +245,8 @@ def test_newer_or_damaged_checkpoints_are_rejected(tmp_path):
         ({"epochs": -1}, "must not be negative"),
         ({"epochs": "many"}, "epochs = 'many': give int"),
         ({"ema": 1.0}, "must be below 1"),
-        ({"settle": 1.5}, "a share, at most 1"),
-        ({"settle": -0.1}, "must not be negative"),
+        ({"freeze_bn_fraction": 1.5}, "a share, at most 1"),
+        ({"freeze_bn_fraction": -0.1}, "must not be negative"),
         ({"schedule": "linear"}, "give onecycle or cosine or constant"),
         ({"crop_s": 0.01}, "at least 0.25 s"),
         ({"validation": "1.5"}, "a share between 0 and 1"),
@@ -517,7 +517,7 @@ class Loud:
 
 
 def test_online_teacher_labels_what_the_student_hears(table, clips, tmp_path):
-    own = batcher(table, clips, teacher=Loud(), altered=0.5)
+    own = batcher(table, clips, teacher=Loud(), augment_probability=0.5)
     unaltered = 0
     for batch in own.epoch(0):
         expected = Loud().predict(batch.signal.numpy(), batch.lengths.numpy())
@@ -569,16 +569,16 @@ def test_init_starts_from_the_weights_of_a_run(run, table, tmp_path):
             torch.testing.assert_close(after[name], weight, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("settle, moves", [(1.0, False), (0.5, True), (0.0, True)])
-def test_settled_statistics_stay_while_weights_learn(table, tmp_path, settle, moves):
-    distill(table, tmp_path / "run", settle=settle, **QUICK)
+@pytest.mark.parametrize("freeze_bn_fraction, moves", [(1.0, False), (0.5, True), (0.0, True)])
+def test_settled_statistics_stay_while_weights_learn(table, tmp_path, freeze_bn_fraction, moves):
+    distill(table, tmp_path / "run", freeze_bn_fraction=freeze_bn_fraction, **QUICK)
     state = load_file(tmp_path / "run" / "last" / "checkpoint.safetensors")
     fresh = registry.create("wav2small2").state_dict()
     statistics = [name for name in fresh if name.endswith(("running_mean", "running_var"))]
     moved = [not torch.equal(state[f"model.{name}"], fresh[name]) for name in statistics]
     assert len(moved) == 14 and all(moved) == any(moved) == moves
     assert (state["model.vgg7.lin.weight"] - state["best.vgg7.lin.weight"]).abs().max() > 0
-    if settle == 0.5:  # those that the best weights so far were validated with
+    if freeze_bn_fraction == 0.5:  # those that the best weights so far were validated with
         for name in statistics:
             torch.testing.assert_close(state[f"model.{name}"], state[f"average.{name}"])
 

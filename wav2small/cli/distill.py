@@ -17,7 +17,7 @@ Stopped or killed? The same command goes on from the last checkpoint."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from wav2small.students.config import Config
+    from wav2small.students.config import FORMER, Config
 
     parser.add_argument(
         "labels", nargs="?", help="label table; may be left out if --config names it"
@@ -51,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             if item.metadata.get("nargs"):
                 options["nargs"] = item.metadata["nargs"]
         parser.add_argument("--" + item.name.replace("_", "-"), **options)
+    for former, name in FORMER.items():
+        parser.add_argument(f"--{former}", dest=name, type=float, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
