@@ -21,8 +21,7 @@ from wav2small.teachers.multimodal.turns import Context, Script
 
 from . import batched as engine_batched
 from . import local as engine_local
-from . import plan, store
-from . import rejected
+from . import plan, rejected, store
 from .clips import Outcome, Reader, Rejection
 from .shards import Shards
 from .store import Folder
@@ -188,7 +187,9 @@ def label(
             shards.add(outcome)
         shards.flush()
         # A clip that cannot be read cannot be read for its variants either: one line.
-        rejections = sorted({rejection[:-1]: rejection for rejection in reversed(rejections)}.values())
+        rejections = sorted(
+            {rejection[:-1]: rejection for rejection in reversed(rejections)}.values()
+        )
         errors_file = rejected.write(folder, name, rejections)
         identity["errors"] = len(rejections)
         rows = _finish(folder, name, index, shards, history, identity, variants > 0)
