@@ -127,7 +127,7 @@ def script(
             )
 
 
-def speak_dialogues(
+def synthesise_dialogues(
     folder: str | os.PathLike[str],
     *,
     dialogues: int,

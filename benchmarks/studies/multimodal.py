@@ -1,4 +1,4 @@
-"""What reading adds: small teachers from scratch on spoken dialogues, judged on unheard sentences.
+"""What text adds: small teachers from scratch on spoken dialogues, evaluated on held-out sentences.
 
     python -m wav2small.benchmarks.studies.multimodal spectra              # one system
     python -m wav2small.benchmarks.studies.multimodal                      # every system
@@ -7,9 +7,9 @@
 
 Everything is made on the spot (`wav2small.benchmarks.studies.dialogues`, `small_encoders`) and lies in `--folder`;
 what is done there already is taken as it is, so the command goes on where it was stopped. Printed
-as JSON: CCC of the teacher that only listens, of each system with text and with text taken away,
+as JSON: CCC of the teacher of speech alone, of each system with text and with text taken away,
 what a system's pretraining has learned, and, with `--distill`, CCC of a student of the best system
-beside that of a student of the teacher that only listens. All on sentences kept for judging, whose
+beside that of a student of the teacher of speech alone. All on sentences kept for judging, whose
 pairs of adjectives none of them learned from; no epoch is chosen on them.
 """
 
@@ -34,7 +34,7 @@ DIALOGUES, HELD_OUT_DIALOGUES, UNRATED_DIALOGUES = 200, 30, 400
 CROP_S = 3.0
 PRETRAINING: dict[str, Any] = {"epochs": 20, "batch_size": 32, "learning_rate": 1e-3}
 FINETUNING: dict[str, Any] = {"epochs": 20, "batch_size": 16, "learning_rate": 2e-3}
-#: What differs for a system: wide layers want a lower rate, turns that are heard around cost time.
+#: What differs for a system: wide layers want a lower rate, audio of other turns costs time.
 OWN_PRETRAINING: dict[str, dict[str, Any]] = {"calm": {"epochs": 12}}
 OWN_FINETUNING: dict[str, dict[str, Any]] = {
     "spectra": {"learning_rate": 1e-3, "epochs": 24, "batch_size": 32},
@@ -44,7 +44,7 @@ OWN_FINETUNING: dict[str, dict[str, Any]] = {
 }
 DISTILLING: dict[str, Any] = {"epochs": 12, "batch_size": 16, "crop_s": 0}
 #: What the project asks for; see docs/multimodal.md.
-WANTED = {
+TARGETS = {
     "position_mae_s": 0.08,
     "response_accuracy": 0.70,
     "retrieval_top1_of_32": 0.60,
@@ -70,19 +70,21 @@ class Bench:
         self.seconds: dict[str, float] = {}
 
     def prepare(self) -> None:
-        """Speak the dialogues and write the encoders."""
+        """Synthesise the dialogues and write the encoders."""
         from . import small_encoders
-        from .dialogues import speak_dialogues
+        from .dialogues import synthesise_dialogues
 
         if not self.train.exists():
-            speak_dialogues(self.train.parent, dialogues=DIALOGUES, seed=self.seed)
+            synthesise_dialogues(self.train.parent, dialogues=DIALOGUES, seed=self.seed)
         if not self.test.exists():
             folder = self.test.parent
-            speak_dialogues(folder, dialogues=HELD_OUT_DIALOGUES, held_out=True, seed=self.seed)
+            synthesise_dialogues(
+                folder, dialogues=HELD_OUT_DIALOGUES, held_out=True, seed=self.seed
+            )
         if not self.unrated.exists():
-            # Another seed: other dialogues of the same kind, whose ratings nobody looks at.
+            # Another seed: other dialogues of the same kind, whose ratings are not used.
             folder, seed = self.unrated.parent, self.seed + 1000
-            speak_dialogues(folder, dialogues=UNRATED_DIALOGUES, seed=seed)
+            synthesise_dialogues(folder, dialogues=UNRATED_DIALOGUES, seed=seed)
         if not (self.folder / "text/config.json").exists():
             texts = load_source(self.train).frame["text"]
             small_encoders.speech(self.folder / "speech", seed=self.seed)
@@ -91,19 +93,19 @@ class Bench:
     def encoders(self) -> dict[str, str]:
         return {name: str(self.folder / name) for name in ("speech", "text")}
 
-    def listening(self) -> Path:
-        """The teacher that only listens."""
+    def speech_only(self) -> Path:
+        """The teacher of speech alone."""
         from wav2small.teachers.finetuning.finetune import finetune
 
-        output = self.folder / "listening"
+        output = self.folder / "speech_only"
         began = time.process_time()
         backbone = self.encoders()["speech"]
         finetune(self.train, output, backbone=backbone, pooling="mean", **self.options(FINETUNING))
-        self._took("listening", began)
+        self._took("speech_only", began)
         return output
 
     def pretrained(self, system: str) -> dict[str, float]:
-        """Pretrain a system, and what its objectives say of the unheard sentences."""
+        """Pretrain a system, and what its objectives measure on the held-out sentences."""
         from wav2small.teachers.finetuning.pretrain import judge, pretrain
 
         output = self.folder / f"{system}-pretrained"
@@ -113,7 +115,7 @@ class Bench:
         self._took(f"{system} pretraining", began)
         return judge(output, self.test, batch_size=32, crop_s=CROP_S, device="cpu")
 
-    def reading(self, system: str, *, pretrained: bool) -> Path:
+    def finetuned(self, system: str, *, pretrained: bool) -> Path:
         """A system, fine-tuned."""
         from wav2small.teachers.finetuning.finetune import finetune
 
@@ -135,7 +137,7 @@ class Bench:
         return {**sizes, **whole, "device": "cpu", "seed": self.seed, "audio_licence": "CC0-1.0"}
 
     def ccc(self, teacher: Path, name: str, *, text: bool = True) -> dict[str, float]:
-        """CCC of a teacher with the exact ratings of the unheard sentences."""
+        """CCC of a teacher with the exact ratings of the held-out sentences."""
         found = self.label(teacher, self.test, f"{name}-test", text=text)
         truth = pd.read_csv(self.test)
         return {d: metrics.ccc(truth[d].to_numpy(), found[d].to_numpy()) for d in DIMENSIONS}
@@ -153,7 +155,7 @@ class Bench:
         return read_labels(output).frame
 
     def student(self, teacher: Path, name: str) -> dict[str, float]:
-        """CCC with the exact ratings of a student that learned from a teacher's labels."""
+        """CCC with the exact ratings of a student trained on a teacher's labels."""
         from wav2small.students.distillation import distill
 
         self.label(teacher, self.train, f"{name}-train")
@@ -179,36 +181,36 @@ def run(
 
     Args:
         folder: for all that is made
-        systems: of `reading.SYSTEMS`
+        systems: of `teacher.SYSTEMS`
         bare: without the pretraining that some systems have
-        distil: also students of the best system and of the teacher that only listens
+        distil: also students of the best system and of the teacher of speech alone
         seed: of everything random
     """
     from wav2small.teachers.finetuning import pretrain as pretraining
 
     bench = Bench(folder, seed=seed)
     bench.prepare()
-    listening = bench.ccc(bench.listening(), "listening")
-    result: dict[str, Any] = {"wanted": WANTED, "listening": listening, "systems": {}}
+    speech_only = bench.ccc(bench.speech_only(), "speech_only")
+    result: dict[str, Any] = {"targets": TARGETS, "speech_only": speech_only, "systems": {}}
     teachers: dict[str, Path] = {}
     for system in systems:
         found: dict[str, Any] = {}
         pretrained = system in pretraining.SYSTEMS and not bare
         if pretrained:
             found["pretraining"] = bench.pretrained(system)
-        teacher = bench.reading(system, pretrained=pretrained)
+        teacher = bench.finetuned(system, pretrained=pretrained)
         teachers[system] = teacher
         found["ccc"] = bench.ccc(teacher, teacher.name)
         found["ccc_without_text"] = bench.ccc(teacher, f"{teacher.name}-masked", text=False)
-        found["valence_gain"] = found["ccc"]["valence"] - listening["valence"]
-        gaps = [listening[name] - found["ccc_without_text"][name] for name in DIMENSIONS]
+        found["valence_gain"] = found["ccc"]["valence"] - speech_only["valence"]
+        gaps = [speech_only[name] - found["ccc_without_text"][name] for name in DIMENSIONS]
         found["masked_loss"] = float(np.max(gaps))
         result["systems"][system] = found
     if distil and systems:
         best = max(systems, key=lambda name: result["systems"][name]["ccc"]["valence"])
         result["students"] = {
             f"of {best}": bench.student(teachers[best], teachers[best].name),
-            "of listening": bench.student(folder / "listening", "listening"),
+            "of speech_only": bench.student(folder / "speech_only", "speech_only"),
         }
     return {**result, "processor_s": bench.seconds}
 
@@ -219,7 +221,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.multimodal")
     parser.add_argument("systems", nargs="*", metavar="SYSTEM", help="default: every system")
-    parser.add_argument("--folder", default="reading", help="for all of it (default: %(default)s)")
+    parser.add_argument(
+        "--folder", default="multimodal", help="for all of it (default: %(default)s)"
+    )
     parser.add_argument("--bare", action="store_true", help="without pretraining")
     parser.add_argument("--distill", action="store_true", help="students of both teachers, too")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

@@ -10,7 +10,7 @@ from wav2small.benchmarks.studies.dialogues import (
     background,
     held_out_pair,
     script,
-    speak_dialogues,
+    synthesise_dialogues,
 )
 from wav2small.demo.speaker import Speaker, Utterance
 from wav2small.index import load_source
@@ -56,7 +56,7 @@ def test_the_same_seed_is_the_same_script():
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    return speak_dialogues(tmp_path_factory.mktemp("dialogues"), dialogues=2, turns=3)
+    return synthesise_dialogues(tmp_path_factory.mktemp("dialogues"), dialogues=2, turns=3)
 
 
 def test_a_corpus_is_an_index_with_words(corpus):

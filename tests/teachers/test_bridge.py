@@ -1,10 +1,10 @@
 """BRIDGE: masks, its loss by independent numpy, modality masking, and the way to a label table."""
 
+import multimodal_cases
 import numpy as np
 import pytest
-import small_readers
 import torch
-from small_readers import CLASSES, passages, truth, turn
+from multimodal_cases import CLASSES, passages, truth, turn
 
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers.finetuning.finetune import finetune
@@ -14,23 +14,13 @@ from wav2small.teachers.multimodal.turns import Passage
 SMALL = {"fusion_size": 16, "fusion_heads": 2}
 
 
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory):
-    return small_readers.encoders(tmp_path_factory.mktemp("encoders"))
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return small_readers.corpus(tmp_path_factory.mktemp("corpus"))
-
-
 @pytest.fixture
 def network(encoders):
-    return small_readers.build("bridge", encoders, **SMALL)
+    return multimodal_cases.build("bridge", encoders, **SMALL)
 
 
 def test_a_padded_batch_is_its_items(network):
-    small_readers.assert_items_are_rows(network)
+    multimodal_cases.assert_items_are_rows(network)
 
 
 def test_it_reads_and_hears_its_turn_alone(network):
@@ -54,9 +44,9 @@ def test_the_loss_is_what_numpy_says(network, classes):
     with torch.no_grad():
         outputs, logits = network(network.collate(passages()))
         value = float(network.loss(truth(), classes, outputs, logits))
-    expected = small_readers.ccc_loss(truth(), outputs)
+    expected = multimodal_cases.ccc_loss(truth(), outputs)
     if classes is CLASSES:
-        expected += small_readers.entropy(logits, classes)
+        expected += multimodal_cases.entropy(logits, classes)
     assert value == pytest.approx(expected, abs=1e-5)
 
 
@@ -65,7 +55,7 @@ def test_gradients_reach_every_part_that_learns(network):
     unheard = turn(9, text="again")._replace(signal=None)
     batch = network.collate([*passages()[1:], Passage((unheard,), 0)])
     value = network.loss(truth(), CLASSES, *network(batch))
-    small_readers.assert_all_learn(network, value)
+    multimodal_cases.assert_all_learn(network, value)
 
 
 def test_modalities_are_masked_in_training_only(network):
@@ -109,7 +99,7 @@ def test_from_finetuning_to_a_label_table(encoders, corpus, tmp_path, capsys, mo
     from wav2small.teachers.multimodal import bridge
 
     monkeypatch.setattr(bridge.Network, "defaults", bridge.Network.defaults | SMALL)
-    _, entries, teacher = small_readers.finetune_and_label("bridge", encoders, corpus, tmp_path)
+    _, entries, teacher = multimodal_cases.finetune_and_label("bridge", encoders, corpus, tmp_path)
     said = capsys.readouterr().err
     assert "1 of 16 clips have no transcript" in said
     assert "1 transcripts are longer than the text encoder takes and are cut" in said
@@ -123,7 +113,10 @@ def test_from_finetuning_to_a_label_table(encoders, corpus, tmp_path, capsys, mo
 def test_it_needs_both_encoders(encoders, corpus, tmp_path):
     with pytest.raises(Wav2SmallError, match="give --speech FOLDER and --text FOLDER"):
         finetune(
-            corpus / "ratings.csv", tmp_path / "out", teacher="bridge", speech=encoders["speech"]
+            corpus / "ratings.csv",
+            tmp_path / "out",
+            teacher="bridge",
+            speech=encoders["speech"],
         )
     with pytest.raises(Wav2SmallError, match="model_type 'wavlm' is no text encoder"):
         finetune(

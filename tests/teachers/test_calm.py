@@ -1,10 +1,10 @@
 """CALM: patches, masks, the contrastive loss by independent numpy, the way to a label table."""
 
+import multimodal_cases
 import numpy as np
 import pytest
-import small_readers
 import torch
-from small_readers import CLASSES, log_softmax, passages, truth, turn
+from multimodal_cases import CLASSES, log_softmax, passages, truth, turn
 
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers import load_teacher
@@ -25,23 +25,13 @@ SPECTRAN = {
 }
 
 
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory):
-    return small_readers.encoders(tmp_path_factory.mktemp("encoders"))
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return small_readers.corpus(tmp_path_factory.mktemp("corpus"))
-
-
 @pytest.fixture
 def network(encoders):
-    return small_readers.build("calm", encoders, speech_config=SPECTRAN)
+    return multimodal_cases.build("calm", encoders, speech_config=SPECTRAN)
 
 
 def test_a_padded_batch_is_its_items(network):
-    small_readers.assert_items_are_rows(network)
+    multimodal_cases.assert_items_are_rows(network)
 
 
 @pytest.mark.parametrize("mels", [16, 8])
@@ -131,7 +121,7 @@ def test_retrieval_counts_what_is_found():
 
 def test_gradients_reach_every_part_that_learns(network):
     objectives, task = task_of(network)
-    small_readers.assert_all_learn(objectives, objectives.loss(*objectives(task)))
+    multimodal_cases.assert_all_learn(objectives, objectives.loss(*objectives(task)))
     learn = {
         ".".join(name.split(".")[:2])
         for name, parameter in objectives.named_parameters()
@@ -143,7 +133,7 @@ def test_gradients_reach_every_part_that_learns(network):
     unheard = turn(9, text="again")._replace(signal=None)
     batch = network.collate([*passages()[1:], Passage((unheard,), 0)])
     value = network.loss(truth(), CLASSES, *network(batch))
-    small_readers.assert_all_learn(network, value)
+    multimodal_cases.assert_all_learn(network, value)
 
 
 def test_it_reads_and_hears(network):
@@ -165,14 +155,14 @@ def test_from_pretraining_to_a_label_table(encoders, corpus, tmp_path, capsys, m
         tmp_path / "pre",
         text=encoders["text"],
         epochs=1,
-        **small_readers.OPTIONS,
+        **multimodal_cases.OPTIONS,
     )
     assert set(first.figures) >= {"retrieval_top1", "temperature"}
     with pytest.raises(Wav2SmallError, match="fine-tune it first"):
         load_teacher(str(tmp_path / "pre"))
     capsys.readouterr()
     folders = {"pretrained": str(tmp_path / "pre")}
-    _, entries, teacher = small_readers.finetune_and_label("calm", folders, corpus, tmp_path)
+    _, entries, teacher = multimodal_cases.finetune_and_label("calm", folders, corpus, tmp_path)
     assert "1 of 16 clips have no transcript" in capsys.readouterr().err
     assert entries["text encoder"]["id"] == encoders["text"]
     assert teacher.network.config["speech_config"] == SPECTRAN
@@ -181,7 +171,7 @@ def test_from_pretraining_to_a_label_table(encoders, corpus, tmp_path, capsys, m
 
 def test_it_needs_no_speech_encoder(encoders, corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(calm.Network, "own_encoder", SPECTRAN)
-    _, entries, _ = small_readers.finetune_and_label("calm", encoders, corpus, tmp_path)
+    _, entries, _ = multimodal_cases.finetune_and_label("calm", encoders, corpus, tmp_path)
     assert "calm has its own speech encoder; --speech is not used" in capsys.readouterr().err
     assert "speech encoder" not in entries
     with pytest.raises(Wav2SmallError, match="give --text FOLDER"):

@@ -3,10 +3,10 @@
 import importlib.util
 import sys
 
+import multimodal_cases
 import pytest
-import small_readers
 import torch
-from small_readers import CLASSES, passages, truth
+from multimodal_cases import CLASSES, passages, truth
 
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers.finetuning.finetune import finetune
@@ -15,16 +15,6 @@ from wav2small.teachers.multimodal import teacher as multimodal
 
 SMALL = {"fusion_size": 16, "fusion_heads": 2, "contrast_size": 6}
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="pip install peft")
-
-
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory):
-    return small_readers.encoders(tmp_path_factory.mktemp("encoders"))
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return small_readers.corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def test_without_peft_it_says_what_to_install(monkeypatch):
@@ -49,7 +39,7 @@ def test_wrong_usage(options, message, encoders, corpus, tmp_path):
 
 @needs_peft
 def test_adapters_learn_and_merge(encoders):
-    network = small_readers.build("mister_e", encoders, **SMALL)
+    network = multimodal_cases.build("mister_e", encoders, **SMALL)
     plain = {key: value.clone() for key, value in network.state_dict().items()}
     batch = network.collate(passages())
     before = network(batch)[0].detach()
@@ -65,12 +55,12 @@ def test_adapters_learn_and_merge(encoders):
         for name, parameter in network.named_parameters():
             if ".lora_" in name:
                 parameter.normal_(0, 0.1)
-    small_readers.assert_all_learn(network, network.loss(truth(), CLASSES, *network(batch)))
+    multimodal_cases.assert_all_learn(network, network.loss(truth(), CLASSES, *network(batch)))
     encoding = ("speech.model.", "text.model.")
     learn = [n for n, p in network.named_parameters() if p.requires_grad and n.startswith(encoding)]
     assert learn and all(".lora_" in name for name in learn)
 
-    other = small_readers.build("mister_e", encoders, **SMALL)
+    other = multimodal_cases.build("mister_e", encoders, **SMALL)
     other.load_state_dict(lora.merged(network))
     torch.testing.assert_close(other(batch)[0], network(batch)[0], atol=1e-5, rtol=0)
     assert (other(batch)[0] - before).abs().max() > 1e-5
@@ -79,6 +69,8 @@ def test_adapters_learn_and_merge(encoders):
 @needs_peft
 def test_from_finetuning_to_a_label_table(encoders, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(mister_e.Network, "defaults", mister_e.Network.defaults | SMALL)
-    _, _, teacher = small_readers.finetune_and_label("mister_e", encoders, corpus, tmp_path, lora=2)
+    _, _, teacher = multimodal_cases.finetune_and_label(
+        "mister_e", encoders, corpus, tmp_path, lora=2
+    )
     assert isinstance(teacher.network, multimodal.network_class("mister_e"))
     assert not any(".lora_" in name for name, _ in teacher.network.named_parameters())

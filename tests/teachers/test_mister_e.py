@@ -1,10 +1,10 @@
 """MiSTER-E: conversations of any length, losses by independent numpy, the way to a table."""
 
+import multimodal_cases
 import numpy as np
 import pytest
-import small_readers
 import torch
-from small_readers import CLASSES, log_softmax, passages, truth, turn
+from multimodal_cases import CLASSES, log_softmax, passages, truth, turn
 
 from wav2small.teachers.multimodal import mister_e
 from wav2small.teachers.multimodal.base import contrast, info_nce
@@ -13,23 +13,13 @@ from wav2small.teachers.multimodal.turns import Passage, Turn
 SMALL = {"fusion_size": 16, "fusion_heads": 2, "contrast_size": 6}
 
 
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory):
-    return small_readers.encoders(tmp_path_factory.mktemp("encoders"))
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return small_readers.corpus(tmp_path_factory.mktemp("corpus"))
-
-
 @pytest.fixture
 def network(encoders):
-    return small_readers.build("mister_e", encoders, **SMALL)
+    return multimodal_cases.build("mister_e", encoders, **SMALL)
 
 
 def test_a_padded_batch_is_its_items(network):
-    small_readers.assert_items_are_rows(network)
+    multimodal_cases.assert_items_are_rows(network)
 
 
 def test_the_turns_around_are_read_and_heard(network):
@@ -81,8 +71,8 @@ def test_the_loss_is_what_numpy_says(network, classes):
     outputs, logits, rated, told, speech, text, both = (
         None if tensor is None else tensor.numpy().astype(np.float64) for tensor in given
     )
-    expected = small_readers.ccc_loss(ratings, outputs)
-    expected += np.mean([small_readers.ccc_loss(ratings, rated[:, e]) for e in range(3)])
+    expected = multimodal_cases.ccc_loss(ratings, outputs)
+    expected += np.mean([multimodal_cases.ccc_loss(ratings, rated[:, e]) for e in range(3)])
     differences, divergences = [], []
     for a, b in ((0, 1), (0, 2), (1, 2)):
         differences.append(np.mean((rated[:, a] - rated[:, b]) ** 2))
@@ -91,8 +81,8 @@ def test_the_loss_is_what_numpy_says(network, classes):
             divergences.append((np.exp(p) * (p - q)).sum() + (np.exp(q) * (q - p)).sum())
     expected += 0.1 * np.mean(differences)
     if classes is not None:
-        expected += 0.3 * small_readers.entropy(logits, classes)
-        expected += 0.3 * np.mean([small_readers.entropy(told[:, e], classes) for e in range(3)])
+        expected += 0.3 * multimodal_cases.entropy(logits, classes)
+        expected += 0.3 * np.mean([multimodal_cases.entropy(told[:, e], classes) for e in range(3)])
     expected += 0.1 * np.mean(divergences)
     assert both.tolist() == [1, 1, 0, 1, 0]
     rows = [0, 1, 3]
@@ -139,7 +129,7 @@ def test_who_is_alike():
 def test_gradients_reach_every_part_that_learns(network):
     network.speech.model.feature_extractor._freeze_parameters()
     value = network.loss(truth(), CLASSES, *network(network.collate(passages())))
-    small_readers.assert_all_learn(network, value)
+    multimodal_cases.assert_all_learn(network, value)
 
 
 def test_nothing_heard_and_nothing_read(network):
@@ -152,7 +142,7 @@ def test_nothing_heard_and_nothing_read(network):
 
 def test_from_finetuning_to_a_label_table(encoders, corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(mister_e.Network, "defaults", mister_e.Network.defaults | SMALL)
-    labels, entries, teacher = small_readers.finetune_and_label(
+    labels, entries, teacher = multimodal_cases.finetune_and_label(
         "mister_e", encoders, corpus, tmp_path
     )
     said = capsys.readouterr().err
