@@ -101,6 +101,23 @@ class TextBatch(OnDevice):
     present: Tensor
 
 
+@dataclass
+class SpeechTextBatch(OnDevice):
+    """Speech and text of the same turns.
+
+    Example:
+        >>> import torch
+        >>> yes = torch.tensor([True])
+        >>> audio = AudioBatch(torch.zeros(1, 16000), torch.tensor([16000]), yes)
+        >>> text = TextBatch(torch.tensor([[0, 5, 2]]), torch.ones(1, 3, dtype=torch.bool), yes)
+        >>> SpeechTextBatch(audio, text).to(torch.device("cpu")).text.tokens.shape
+        torch.Size([1, 3])
+    """
+
+    audio: AudioBatch
+    text: TextBatch
+
+
 class MultimodalNetwork(nn.Module):
     """The base of a system; see the module.
 
@@ -165,7 +182,9 @@ class MultimodalNetwork(nn.Module):
     def text_batch(self, rows: Sequence[Sequence[int] | None]) -> TextBatch:
         """Pad sequences of ids, None = no transcript."""
         present = torch.tensor([row is not None for row in rows])
-        tokens, mask = encoders.pad([row or [self.tokenizer.first] for row in rows], _pad(self))
+        tokens, mask = encoders.pad(
+            [row or [self.tokenizer.first] for row in rows], self.tokenizer.pad
+        )
         return TextBatch(tokens, mask, present)
 
     def sequence(self, text: str | None) -> list[int] | None:
@@ -203,10 +222,6 @@ class MultimodalNetwork(nn.Module):
         return learner.rating_loss(truth, classes, outputs, logits, *rest[:1])
 
 
-def _pad(network: MultimodalNetwork) -> int:
-    return network.tokenizer.pad
-
-
 def missing(
     hidden: Tensor, mask: Tensor, present: Tensor, embedding: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -225,6 +240,13 @@ class CrossAttention(nn.Module):
         size: of the states of both
         heads: of the attention
         dropout: in training
+
+    Example:
+        >>> import torch
+        >>> layer = CrossAttention(size=8, heads=2, dropout=0.0)
+        >>> states, sequence = torch.zeros(1, 3, 8), torch.zeros(1, 5, 8)
+        >>> layer(states, sequence, torch.ones(1, 5, dtype=torch.bool)).shape
+        torch.Size([1, 3, 8])
     """
 
     def __init__(self, size: int, heads: int, dropout: float):
@@ -246,7 +268,15 @@ class CrossAttention(nn.Module):
 
 
 def sinusoid(seconds: Tensor, size: int) -> Tensor:
-    """Sines and cosines of a time, periods of 40 ms to 40 s in equal ratios: (..., size)."""
+    """Sines and cosines of a time, periods of 40 ms to 40 s in equal ratios: (..., size).
+
+    Example:
+        >>> import torch
+        >>> sinusoid(torch.tensor([0.0, 0.5]), 4).shape
+        torch.Size([2, 4])
+        >>> sinusoid(torch.tensor(0.0), 4).tolist()
+        [0.0, 0.0, 1.0, 1.0]
+    """
     count = size // 2
     periods = torch.logspace(math.log10(0.04), math.log10(40), count, device=seconds.device)
     angles = 2 * math.pi * seconds[..., None] / periods
@@ -254,7 +284,13 @@ def sinusoid(seconds: Tensor, size: int) -> Tensor:
 
 
 def mean(states: Tensor, mask: Tensor) -> Tensor:
-    """Of the positions that count: (B, L, size), (B, L) -> (B, size)."""
+    """Mean over the valid positions: (B, L, size), (B, L) -> (B, size).
+
+    Example:
+        >>> import torch
+        >>> mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]])).item()
+        2.0
+    """
     counted = mask[..., None].to(states.dtype)
     return (states * counted).sum(1) / counted.sum(1)
 
@@ -274,6 +310,12 @@ def contrast(one: Tensor, other: Tensor, scale: Tensor | float, positives: Tenso
 
     Returns:
         scalar; 0 if there are no turns
+
+    Example:
+        >>> import torch
+        >>> states = torch.eye(2)
+        >>> round(contrast(states, states, 1.0, torch.ones(2, 2, dtype=torch.bool)).item(), 4)
+        0.8133
     """
     if not len(one):
         return one.sum() + other.sum()
@@ -287,7 +329,13 @@ def contrast(one: Tensor, other: Tensor, scale: Tensor | float, positives: Tenso
 
 
 def info_nce(one: Tensor, other: Tensor, scale: Tensor | float) -> Tensor:
-    """`contrast` where only a turn's own counterpart is positive."""
+    """`contrast` where only a turn's own counterpart is positive.
+
+    Example:
+        >>> import torch
+        >>> round(info_nce(torch.eye(2), torch.eye(2), 1.0).item(), 4)  # -log(e / (e + 1))
+        0.3133
+    """
     return contrast(one, other, scale, torch.eye(len(one), device=one.device).bool())
 
 
@@ -295,6 +343,11 @@ def retrieved(one: Tensor, other: Tensor) -> Tensor:
     """Whether each turn of one view finds its counterpart in the other: (N,) bool.
 
     The same counterpart twice counts as found: nobody can tell the two apart.
+
+    Example:
+        >>> import torch
+        >>> retrieved(torch.eye(2), torch.tensor([[0.0, -1.0], [1.0, 1.0]])).tolist()
+        [False, True]
     """
     cosines = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T
     own = cosines.diagonal()

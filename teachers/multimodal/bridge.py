@@ -20,7 +20,7 @@ frames drowned the few words: on the spoken dialogues valence was not learned in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -28,17 +28,13 @@ from torch import Tensor, nn
 
 from wav2small.training.losses import ccc
 
-from .base import AudioBatch, CrossAttention, MultimodalNetwork, OnDevice, TextBatch
+from .base import (
+    CrossAttention,
+    MultimodalNetwork,
+    SpeechTextBatch,
+)
 from .encoders import Tokenizer
 from .turns import Passage
-
-
-@dataclass
-class Batch(OnDevice):
-    """Speech and text of some turns."""
-
-    audio: AudioBatch
-    text: TextBatch
 
 
 class Refinement(nn.Module):
@@ -84,13 +80,13 @@ class Network(MultimodalNetwork):
         self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(2))
         self.build_head(2 * size)
 
-    def collate(self, passages: Sequence[Passage]) -> Batch:
+    def collate(self, passages: Sequence[Passage]) -> SpeechTextBatch:
         own = [passage.own for passage in passages]
-        return Batch(
+        return SpeechTextBatch(
             self.audio_batch(own), self.text_batch([self.sequence(turn.text) for turn in own])
         )
 
-    def forward(self, batch: Batch) -> tuple[Tensor | None, ...]:
+    def forward(self, batch: SpeechTextBatch) -> tuple[Tensor | None, ...]:
         if self.training:
             batch = self.masked(batch)
         speech, speech_mask = self.encode_speech(batch.audio)
@@ -105,14 +101,14 @@ class Network(MultimodalNetwork):
         ]
         return self.head(torch.cat(means, dim=1))
 
-    def masked(self, batch: Batch) -> Batch:
+    def masked(self, batch: SpeechTextBatch) -> SpeechTextBatch:
         """Hide one modality of some turns, never both; what is alone is never hidden."""
         has_audio, has_text = batch.audio.present, batch.text.present
         draw = torch.rand(len(has_audio), device=has_audio.device)
         speech, text = self.config["mask_speech"], self.config["mask_text"]
         hide_audio = (draw < speech) & has_text
         hide_text = (draw >= speech) & (draw < speech + text) & has_audio
-        return Batch(
+        return SpeechTextBatch(
             replace(batch.audio, present=has_audio & ~hide_audio),
             replace(batch.text, present=has_text & ~hide_text),
         )

@@ -40,7 +40,14 @@ from wav2small.students.frontend import FLOOR, mel_bands
 from wav2small.teachers.speech import checkpoint
 from wav2small.teachers.speech.neural import valid
 
-from .base import AudioBatch, MultimodalNetwork, OnDevice, TextBatch, mean, missing, sinusoid
+from .base import (
+    MultimodalNetwork,
+    SpeechTextBatch,
+    TextBatch,
+    mean,
+    missing,
+    sinusoid,
+)
 from .encoders import Tokenizer
 from .turns import Passage, Turn
 
@@ -76,6 +83,13 @@ class SpecTran(nn.Module):
 
     Raises:
         Wav2SmallError: no such configuration
+
+    Example:
+        >>> import torch
+        >>> encoder = SpecTran(CONFIG, mean=0.0, std=1.0, where="config.json").eval()
+        >>> hidden, mask = encoder(torch.zeros(1, 16000), torch.tensor([16000]))
+        >>> hidden.shape, mask.shape
+        (torch.Size([1, 12, 128]), torch.Size([1, 12]))
     """
 
     window: Tensor
@@ -173,14 +187,6 @@ def _scaled(power: float) -> float:
 
 
 @dataclass
-class Batch(OnDevice):
-    """Speech and text of some turns."""
-
-    audio: AudioBatch
-    text: TextBatch
-
-
-@dataclass
 class Aligned:
     """Speech in the space of the language model's input embeddings.
 
@@ -228,16 +234,16 @@ class Network(MultimodalNetwork):
     def build_speech(self, mean: float, std: float, where: Any) -> nn.Module:
         return SpecTran(self.config["speech_config"], mean, std, where)
 
-    def collate(self, passages: Sequence[Passage]) -> Batch:
+    def collate(self, passages: Sequence[Passage]) -> SpeechTextBatch:
         return self.batch([passage.own for passage in passages])
 
-    def batch(self, turns: Sequence[Turn]) -> Batch:
+    def batch(self, turns: Sequence[Turn]) -> SpeechTextBatch:
         """`collate` of turns alone."""
-        return Batch(
+        return SpeechTextBatch(
             self.audio_batch(turns), self.text_batch([self.sequence(turn.text) for turn in turns])
         )
 
-    def forward(self, batch: Batch) -> tuple[Tensor | None, ...]:
+    def forward(self, batch: SpeechTextBatch) -> tuple[Tensor | None, ...]:
         aligned = self.aligned(batch)
         lexical, lexical_mask = self.encode_text(batch.text)
         utterance = aligned.speech[:, None], aligned.text[:, None]
@@ -256,7 +262,7 @@ class Network(MultimodalNetwork):
         outputs, logits = self.head(self.norm(states[:, : len(utterance)].flatten(1)))
         return outputs, logits, batch.text.present.float()
 
-    def aligned(self, batch: Batch) -> Aligned:
+    def aligned(self, batch: SpeechTextBatch) -> Aligned:
         """What contrastive pretraining aligns."""
         hidden, mask = self.encode_speech(batch.audio)
         tokens = self.align(hidden)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import OnDevice, info_nce, retrieved
-from .calm import Batch, Network
+from .base import OnDevice, SpeechTextBatch, info_nce, retrieved
+from .calm import Network
 from .turns import Passage, Turn
 
 TEMPERATURE = 0.07  # at the beginning (CLIP's, Radford et al. 2021, arXiv 2103.00020)
@@ -32,7 +32,7 @@ class Task(OnDevice):
         both: (B,) float, 1 = both modalities are present
     """
 
-    batch: Batch
+    batch: SpeechTextBatch
     both: Tensor
 
 

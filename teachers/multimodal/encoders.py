@@ -352,7 +352,13 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
-    """Sequences of ids -> (B, L) filled up with `value`, and the mask of what counts."""
+    """Sequences of ids -> (B, L) filled up with `value`, and the mask of what counts.
+
+    Example:
+        >>> tokens, mask = pad([[5, 6], [7]], 1)
+        >>> tokens.tolist(), mask.tolist()
+        ([[5, 6], [7, 1]], [[True, True], [True, False]])
+    """
     longest = max((len(row) for row in rows), default=0)
     tokens = torch.full((len(rows), longest), value, dtype=torch.long)
     mask = torch.zeros(len(rows), longest, dtype=torch.bool)

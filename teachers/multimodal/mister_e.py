@@ -281,7 +281,13 @@ def alone(truth: Tensor, classes: Tensor | None, outputs: Tensor, logits: Tensor
 
 
 def differences(outputs: Tensor) -> Tensor:
-    """Squared difference of two experts' ratings, mean over pairs, turns and dimensions."""
+    """Squared difference of two experts' ratings, mean over pairs, turns and dimensions.
+
+    Example:
+        >>> import torch
+        >>> differences(torch.tensor([[[0.5], [1.0]]])).item()  # one turn, two experts
+        0.25
+    """
     pairs = combinations(outputs.unbind(dim=1), 2)
     return torch.stack([(one - other).square().mean() for one, other in pairs]).mean()
 
@@ -294,7 +300,13 @@ def divergence(logits: Tensor) -> Tensor:
 
 
 def positives(truth: Tensor, classes: Tensor | None) -> Tensor:
-    """Which turns are alike: (B, B) bool; each is like itself."""
+    """Which turns are alike: (B, B) bool; each is like itself.
+
+    Example:
+        >>> import torch
+        >>> positives(torch.tensor([[0.1], [0.2], [0.9]]), None).int().tolist()
+        [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    """
     own = torch.eye(len(truth), dtype=torch.bool, device=truth.device)
     if classes is None:
         return own | ((truth[:, None] - truth[None]).abs().amax(dim=2) <= NEAR)

@@ -212,7 +212,13 @@ class Objectives(nn.Module):
 
 
 def means(sums: Tensor, counts: Tensor) -> Tensor:
-    """(B, 4), (B, 4) -> (4,); 0 where a batch has nothing of a kind."""
+    """(B, 4), (B, 4) -> (4,); 0 where a batch has nothing of a kind.
+
+    Example:
+        >>> import torch
+        >>> means(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[1, 0], [1, 0]])).tolist()
+        [2.0, 0.0]
+    """
     return sums.sum(0) / counts.sum(0).clamp(min=1)
 
 
@@ -259,6 +265,13 @@ def mask_frames(
 
     Returns:
         masked (2 B, F) bool, silent (2 B, F) bool, source (2 B, F): which frame stands there
+
+    Example:
+        >>> import numpy as np
+        >>> frames = np.array([50, 100])
+        >>> masked, silent, source = mask_frames(frames, 0.02, np.random.default_rng(0))
+        >>> masked.shape, bool(masked[0].any()), bool(masked[1].any())
+        ((2, 100), False, True)
     """
     longest = int(frames.max())
     masked = np.zeros((len(frames), longest), dtype=bool)

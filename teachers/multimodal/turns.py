@@ -34,6 +34,13 @@ class Turn(NamedTuple):
         text: its transcript; None = not known, audio only
         words: seconds of the file; None = not known
         signal: float32 (samples,), 16 kHz; None = not decoded
+
+    Example:
+        >>> from wav2small.transcripts import Word
+        >>> words = (Word("good", 0.0, 0.4), Word("morning", 0.5, 1.0))
+        >>> turn = Turn("a.wav", 0, 1_000_000_000, "good morning", words)
+        >>> turn.within(450_000_000, 1_000_000_000).text
+        'morning'
     """
 
     file: str | None = None
@@ -61,7 +68,12 @@ class Turn(NamedTuple):
 
 
 class Passage(NamedTuple):
-    """A turn to label, and the turns around it in their order; `at` is its place among them."""
+    """A turn to label, and the turns around it in their order; `at` is its place among them.
+
+    Example:
+        >>> Passage((Turn("a.wav"), Turn("b.wav")), at=1).own.file
+        'b.wav'
+    """
 
     turns: tuple[Turn, ...]
     at: int
@@ -98,6 +110,15 @@ class Script:
     Args:
         frame: of an index, by `transcripts.normalise`
         context: what the teacher asks for
+
+    Example:
+        >>> import pandas as pd
+        >>> seconds = pd.to_timedelta([0, 1], unit="s")
+        >>> frame = pd.DataFrame({"file": "a.wav", "start": seconds, "end": seconds + seconds[1]})
+        >>> frame = frame.assign(text=["How are you?", "Fine."], dialogue="d", turn=[0, 1])
+        >>> passage = Script(frame, Context(before=1)).passage(1)
+        >>> [turn.text for turn in passage.turns]
+        ['How are you?', 'Fine.']
     """
 
     def __init__(self, frame: pd.DataFrame, context: Context = Context()):
