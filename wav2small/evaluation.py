@@ -49,7 +49,10 @@ class Evaluation:
         return table(["dimension", *names], rows, f"{self.clips} clips, 95 % intervals")
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON values; intervals as {"value", "low", "high"}."""
+        """All of it as JSON values; intervals as {"value", "low", "high"}.
+
+        A figure that is not defined is null, and "reason" says why.
+        """
         return {
             "clips": self.clips,
             "dimensions": _plain(self.dimensions),
@@ -100,6 +103,8 @@ def evaluate(
     from wav2small.index import seconds
     from wav2small.tables import read_labels
 
+    if resamples < 1:
+        raise Wav2SmallError(f"--resamples {resamples}: at least 1 is needed")
     predictor = Predictor(bundle, threads=threads)
     labels = read_labels(truth, root=root, scale=scale, partial=True)
     frame = labels.frame
@@ -156,6 +161,15 @@ def evaluate(
 
 def _plain(dimensions: dict[str, dict[str, metrics.Interval]]) -> dict[str, Any]:
     return {
-        dimension: {name: interval._asdict() for name, interval in figures.items()}
+        dimension: {name: _json(interval) for name, interval in figures.items()}
         for dimension, figures in dimensions.items()
     }
+
+
+def _json(interval: metrics.Interval) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        name: value if np.isfinite(value) else None for name, value in interval._asdict().items()
+    }
+    if None in values.values():
+        values["reason"] = "too few clips, or ratings or estimates that do not vary"
+    return values

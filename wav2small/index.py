@@ -22,6 +22,7 @@ from . import audio, transcripts
 if TYPE_CHECKING:
     import pandas as pd
 
+MIN_HOP_S = 0.01  # of windows; shorter ones differ in nothing that can be estimated
 KEYS = ["file", "start", "end"]
 TABLE_EXTENSIONS = (".csv", ".parquet", ".pq")
 ROOT_KEY = b"wav2small.root"
@@ -211,12 +212,12 @@ def check_window(window_s: float, hop_s: float | None) -> None:
     Raises:
         Wav2SmallError: shorter than a clip may be, or a hop of no length
     """
-    if window_s < audio.MIN_DURATION_S:
+    if not audio.MIN_DURATION_S <= window_s < float("inf"):
         raise Wav2SmallError(
             f"--window {window_s:g}: at least {audio.MIN_DURATION_S} seconds are needed"
         )
-    if hop_s is not None and not hop_s > 0:
-        raise Wav2SmallError(f"--hop {hop_s:g}: must be longer than 0 seconds")
+    if hop_s is not None and not MIN_HOP_S <= hop_s < float("inf"):
+        raise Wav2SmallError(f"--hop {hop_s:g}: at least {MIN_HOP_S} seconds are needed")
 
 
 def _from_table(name: str, root: str | None) -> Index:

@@ -323,7 +323,11 @@ class _Journal:
             for row in rows:
                 file.write(json.dumps(dict(zip(self._header, _rounded(row), strict=True))) + "\n")
         else:
-            csv.writer(file, lineterminator="\n").writerows(map(_formatted, rows))
+            plain = csv.writer(file, lineterminator="\n")
+            quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+            for cells in map(_formatted, rows):
+                # A name with a carriage return could not be read back unquoted.
+                (quoted if "\r" in cells[0] else plain).writerow(cells)
 
     def finish(self, rows: list[tuple[Any, ...]]) -> None:
         if self._part is None:

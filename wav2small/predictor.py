@@ -19,6 +19,9 @@ WINDOW_S = 12.0  # longest stretch of audio that gets one estimate unless asked 
 LONG_S = 60.0  # longer clips are never run at once: memory grows with their length
 
 
+LOWEST_RATE, HIGHEST_RATE = 4000, 768000  # Hz; other numbers are no rate of recorded speech
+
+
 class Predictor:
     """A student in ONNX Runtime.
 
@@ -51,15 +54,16 @@ class Predictor:
         """Estimate one signal.
 
         Args:
-            signal: samples, (n,), -1..1
-            sampling_rate: of the signal in Hz; other rates than 16000 are resampled
+            signal: samples, (n,), float -1..1, or int16, which is scaled
+            sampling_rate: of the signal in Hz, 4000..768000; others than 16000 are resampled
 
         Returns:
             float32 (3,): arousal, dominance, valence; 0..1 on the scale of the teacher, which a
             student can leave by a little
 
         Raises:
-            Wav2SmallError: not one channel, shorter than 0.1 s, or NaN or infinite samples
+            Wav2SmallError: not one channel, shorter than 0.1 s, only zeros (digital silence),
+                NaN or infinite samples, integers other than int16, or no sampling rate of audio
         """
         return self._run(["logits"], signal, sampling_rate)[0]
 
@@ -86,7 +90,16 @@ class Predictor:
 
     def _run(self, outputs: list[str], signal: np.ndarray, sampling_rate: int) -> list[np.ndarray]:
         """Outputs of one signal, each without its axis of clips."""
-        signal = np.asarray(signal, dtype=np.float32)
+        signal = np.asarray(signal)
+        if signal.dtype.kind not in "fi" or (signal.dtype.kind == "i" and signal.dtype != np.int16):
+            raise Wav2SmallError(f"samples of type {signal.dtype}: give floats of -1..1, or int16")
+        scale = 1 / 32768 if signal.dtype == np.int16 else 1.0
+        signal = signal.astype(np.float32) * np.float32(scale)
+        known = isinstance(sampling_rate, int | float | np.number)
+        if not known or not LOWEST_RATE <= sampling_rate <= HIGHEST_RATE:
+            raise Wav2SmallError(
+                f"a sampling rate of {sampling_rate!r}: give {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+            )
         if signal.ndim != 1:
             raise Wav2SmallError(
                 f"a signal of shape {signal.shape}: give one channel, shape (samples,)"
@@ -98,6 +111,8 @@ class Predictor:
             )
         if not np.isfinite(signal).all():
             raise Wav2SmallError("a signal with NaN or infinite samples")
+        if not signal.any():
+            raise Wav2SmallError("only zeros (digital silence): there is nothing to estimate")
         if sampling_rate != audio.SAMPLING_RATE:
             import soxr
 

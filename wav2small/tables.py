@@ -95,7 +95,7 @@ def read_labels(
             "make one with `wav2small label`, or name the columns so"
         )
     low, high = scale or (0.0, 1.0)
-    if not high > low:
+    if not (high > low and abs(low) < float("inf") and abs(high) < float("inf")):
         raise Wav2SmallError(f"--scale {low:g} {high:g}: give the lowest rating, then the highest")
     for name in present:
         frame[name] = _rating(frame[name], low, high, f"{path}: column {name}")

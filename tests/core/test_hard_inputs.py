@@ -1,6 +1,7 @@
 """Faults that hard users found: nothing silently wrong, nothing destroyed."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import soundfile
 from test_predictor import model
 
-from wav2small import audio, predict
+from wav2small import audio, evaluate, predict
 from wav2small.errors import Wav2SmallError
 from wav2small.index import load_source
 from wav2small.predictor import Predictor
@@ -190,3 +191,53 @@ def test_channels_that_cancel(tmp_path):
     with pytest.raises(Wav2SmallError, match="--channel"):
         audio.read(tmp_path / "cancel.wav")
     assert audio.read(tmp_path / "cancel.wav", channel=1).std() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("signal", "rate", "says"),
+    [
+        (np.zeros(16000), 16000, "only zeros"),
+        (np.ones(16000, np.int32), 16000, "int32"),
+        (np.ones(16000, bool), 16000, "bool"),
+        *[(np.sin(np.arange(16000.0)), rate, "sampling rate") for rate in (1, 0, -5, float("nan"))],
+        *[(np.sin(np.arange(16000.0)), rate, "sampling rate") for rate in (None, "16k", 1e6)],
+    ],
+)
+def test_signals_that_are_no_speech(toy, signal, rate, says):
+    with pytest.raises(Wav2SmallError, match=says):
+        Predictor(toy).predict(signal, rate)
+
+
+def test_int16_is_scaled(toy, speech):
+    signal = audio.read(sorted(speech.glob("*.flac"))[0])
+    rounded = np.clip(np.round(signal * 32768), -32768, 32767).astype(np.int16)
+    predictor = Predictor(toy)
+    one, other = predictor.predict(rounded), predictor.predict(rounded / np.float32(32768))
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "options", [{"window": float("nan")}, {"window": 0.5, "hop": 1e-7}, {"hop": float("inf")}]
+)
+def test_windows_that_cannot_be(toy, speech, options):
+    with pytest.raises(Wav2SmallError, match="--window|--hop"):
+        predict(toy, sorted(speech.glob("*.flac"))[0], **options)
+
+
+def test_evaluation_without_a_figure(toy, speech, tmp_path):
+    name = sorted(speech.glob("*.flac"))[0].name
+    truth = tmp_path / "truth.csv"
+    truth.write_text(f"file,arousal\n{name},.5\n")
+    for options in ({"resamples": -5}, {"resamples": 0}, {"scale": (1, float("inf"))}):
+        with pytest.raises(Wav2SmallError, match="--"):
+            evaluate(toy, truth, root=str(speech), **options)
+    figures = evaluate(toy, truth, root=str(speech)).to_json()["dimensions"]["arousal"]
+    text = json.dumps(figures, allow_nan=False)
+    assert figures["ccc"]["value"] is None and "reason" in figures["ccc"] and "NaN" not in text
+
+
+def test_a_name_with_a_carriage_return(toy, speech, tmp_path):
+    clip = sorted(speech.glob("*.flac"))[0].read_bytes()
+    (tmp_path / "a\rb.flac").write_bytes(clip)
+    predict(toy, tmp_path, tmp_path / "out.csv")
+    assert list(pd.read_csv(tmp_path / "out.csv")["file"]) == ["a\rb.flac"]
