@@ -40,13 +40,18 @@ BUILT_IN = {
     )
 }
 
-#: Teachers that also read; none is published, `finetune --teacher NAME` makes one.
+#: Multimodal teachers; none is published, `finetune --teacher NAME` makes one.
 MADE = {
     row.name: row
     for row in (
-        Row("spectra", None, "of its encoders", "hears and reads a dialogue; see docs/teachers.md"),
-        Row("calm", None, "of its encoders", "hears and reads, aligned by contrast"),
-        Row("bridge", None, "of its encoders", "hears and reads through bridge tokens"),
+        Row(
+            "spectra",
+            None,
+            "of its encoders",
+            "dialogues, fused; see docs/teachers.md",
+        ),
+        Row("calm", None, "of its encoders", "speech and text, aligned by contrast"),
+        Row("bridge", None, "of its encoders", "speech and text, joined by bridge tokens"),
         Row("mister_e", None, "of its encoders", "experts on speech, text and both"),
     )
 }

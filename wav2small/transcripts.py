@@ -1,13 +1,13 @@
 """What was said: the columns `text`, `words`, `dialogue` and `turn` of an index.
 
-- `text`: the transcript of the clip; missing or empty means that nobody wrote one down.
+- `text`: the transcript of the clip; missing or empty means that it is not known.
 - `words`: a list of {word, start, end}, seconds from the beginning of the *file*, as `start` and
   `end` of the clip are. In a CSV it is that list as JSON.
 - `dialogue`: name of the conversation the clip belongs to.
 - `turn`: its number there, from any number on; without the column the rows of a dialogue are in
   order.
 
-Only what reads looks at them: to everybody else they are columns like others.
+Only multimodal teachers use them; elsewhere they are extra columns.
 """
 
 from __future__ import annotations

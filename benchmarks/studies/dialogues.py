@@ -1,4 +1,4 @@
-"""Spoken dialogues without a microphone, for teachers that read: words that carry valence, voices
+"""Spoken dialogues without a microphone, for multimodal teachers: words that carry valence, voices
 that carry arousal and dominance, and the time of every word.
 
 Each dialogue happens at a place, which gives it its nouns and its background sound, in a mood,

@@ -1,7 +1,7 @@
 """Small encoders with random weights, as `transformers` folders: for tests and for training from
 scratch on the spoken dialogues, without any download.
 
-The speech encoder is a WavLM whose first layers are laid out as a filter bank, so that it hears
+The speech encoder is a WavLM whose first layers are laid out as a filter bank, so that it gives
 a spectrum before it has learned anything: band-pass filters on the mel scale, then means over
 time. The text encoder is a RoBERTa with a tokenizer of whole words.
 """

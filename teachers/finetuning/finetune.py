@@ -66,7 +66,7 @@ class Result:
         output: the teacher's folder
         best_epoch: from 1
         ccc: on validation clips, by dimension, of that epoch
-        ccc_without_text: the same with transcripts taken away; empty if the teacher only listens
+        ccc_without_text: the same with transcripts taken away; empty for a teacher of speech
         losses: mean training loss of every epoch
         licence: whom the teacher binds
         rejected: reasons of the clips that could not be heard and were left out
@@ -108,7 +108,7 @@ def finetune(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Result:
-    """Fine-tune a backbone, or a system that also reads, to arousal, dominance and valence.
+    """Fine-tune a backbone, or a multimodal system, to arousal, dominance and valence.
 
     Stopped at any moment and called again with the same arguments, it goes on after the last
     whole epoch.
@@ -117,7 +117,7 @@ def finetune(
         labels: human ratings or a label table; see `read_labels`
         output: folder for the teacher
         backbone: folder or hub id of WavLM, wav2vec2 or HuBERT
-        teacher: a system of `multimodal.SYSTEMS` instead, which hears and reads
+        teacher: a system of `multimodal.SYSTEMS` instead, of speech and text
         speech: its speech encoder, as `backbone`
         text: its text encoder, folder or hub id of a language model
         pretrained: folder of `pretrain`, instead of `speech` and `text`

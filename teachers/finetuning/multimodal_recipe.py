@@ -104,16 +104,16 @@ class MultimodalRecipe:
     ) -> tuple[dict[str, float], float]:
         """CCC on validation clips with their transcripts and without, and what chooses the best.
 
-        Both count the same: words are learned first, and the epoch that reads best has seldom
-        learned to listen.
+        Both count the same: text is learned first, and the epoch that is best with text is seldom
+        good without it.
         """
-        read = learner.judge(valid, dimensions)
+        with_text = learner.judge(valid, dimensions)
         assert isinstance(learner.clips, MultimodalClips)
         with learner.clips.without_text():
-            blind = learner.judge(valid, dimensions)
-        score = (average(read) + average(blind)) / 2
-        unread = {name + WITHOUT_TEXT: value for name, value in blind.items()}
-        return {**read, **unread, "mean": score}, score
+            without = learner.judge(valid, dimensions)
+        score = (average(with_text) + average(without)) / 2
+        ablated = {name + WITHOUT_TEXT: value for name, value in without.items()}
+        return {**with_text, **ablated, "mean": score}, score
 
     def save(self, network: Any, folder: Path) -> None:
         multimodal.save(network, folder)
@@ -126,7 +126,7 @@ class MultimodalRecipe:
 
 
 class MultimodalClips(Clips):
-    """Clips of a label table with what was said in and around them."""
+    """Clips of a label table with their transcripts and the turns around them."""
 
     def __init__(
         self, table: Labels, classes: np.ndarray | None, crop_s: float, recipe: MultimodalRecipe
@@ -164,10 +164,10 @@ class MultimodalClips(Clips):
         return (batch,), np.array(found, dtype=np.int64)
 
     def passage(self, row: int, cut: float | None) -> Passage:
-        """The passage of a row, heard; the own turn cropped as `Clips` crops.
+        """The passage of a row with its signals; the own turn cropped as `Clips` crops.
 
         Raises:
-            AudioError: the clip cannot be heard, or its words have times that cannot be
+            AudioError: the clip cannot be decoded, or its words have times that cannot be
         """
         passage = self.script.passage(int(row))
         signal = self.signal(row)
@@ -193,7 +193,7 @@ class MultimodalClips(Clips):
 
 
 def without_text(passage: Passage) -> Passage:
-    """The same passage with nothing to read in it."""
+    """The same passage without transcripts."""
     return Passage(
         tuple(turn._replace(text=None, words=None) for turn in passage.turns), passage.at
     )

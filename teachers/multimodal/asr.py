@@ -1,4 +1,4 @@
-"""Transcripts for an index that has none: a Whisper-type model of `transformers` listens first.
+"""Transcripts for an index that has none, by a Whisper-type model of `transformers`.
 
 `label --asr FOLDER|HUB_ID` fills `text` and `words` of the clips that have no `text`; both stay in
 the label table. One clip at a time, in the process that was started, whatever engine labels
@@ -30,14 +30,14 @@ from .encoders import TOKENIZER_FILES
 if TYPE_CHECKING:
     import pandas as pd
 
-HEARD_S = 30.0  # what Whisper hears at a time
+WINDOW_S = 30.0  # of Whisper's input
 _FILES = (*TOKENIZER_FILES, "generation_config.json", "normalizer.json")
 _FRAME_S = 0.01  # of Whisper's spectrogram
 _FLUSH_S = 10.0
 
 
 class Recogniser:
-    """A recogniser by name; it is loaded when it has to listen.
+    """A recogniser by name; the model is loaded when `fill` needs it.
 
     Args:
         spec: folder or hub id, optionally `owner/name@revision`
@@ -45,7 +45,7 @@ class Recogniser:
     Attributes:
         id: hub id or folder
         revision: what pins it
-        entry: what a provenance says of it
+        entry: its entry in a provenance
 
     Raises:
         Wav2SmallError: none there, or of another model type
@@ -67,10 +67,10 @@ class Recogniser:
 
     def fill(self, source: Index, folder: Folder, *, device: str, dtype: str) -> Index:
         """See `fill`."""
-        return fill(source, Listener(self.source, device=device, dtype=dtype), folder)
+        return fill(source, Transcriber(self.source, device=device, dtype=dtype), folder)
 
 
-class Listener:
+class Transcriber:
     """Speech to words.
 
     Args:
@@ -96,7 +96,7 @@ class Listener:
                 attn_implementation="eager",  # times of words are read from its attention
                 output_loading_info=True,
             )
-            self._hear = transformers.WhisperFeatureExtractor.from_pretrained(source.folder)
+            self._extract = transformers.WhisperFeatureExtractor.from_pretrained(source.folder)
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(
                 source.folder, use_fast=True, trust_remote_code=False
             )
@@ -105,8 +105,8 @@ class Listener:
             raise Wav2SmallError(
                 f"{source.folder}: no recogniser can be read ({reason})"
             ) from error
-        model, told = found
-        missing = sorted(key for key in told["missing_keys"] if key != "proj_out.weight")
+        model, loading = found
+        missing = sorted(key for key in loading["missing_keys"] if key != "proj_out.weight")
         if missing:
             raise Wav2SmallError(
                 f"{source.folder / checkpoint.WEIGHTS}: lacks key {missing[0]}; is "
@@ -125,7 +125,7 @@ class Listener:
         """The words of a signal of 16 kHz, of any length, in seconds from its beginning."""
         length_s = len(signal) / audio.SAMPLING_RATE
         found: list[Word] = []
-        for low, high in index.spans(length_s, window_s=HEARD_S, hop_s=HEARD_S):
+        for low, high in index.spans(length_s, window_s=WINDOW_S, hop_s=WINDOW_S):
             begin = max(low, found[-1].end) if found else low  # the last span is moved back
             part = signal[round(begin * audio.SAMPLING_RATE) : round(high * audio.SAMPLING_RATE)]
             if len(part) >= audio.MIN_DURATION_S * audio.SAMPLING_RATE:
@@ -137,7 +137,7 @@ class Listener:
 
     def _words(self, signal: np.ndarray) -> list[Word]:
         length_s = len(signal) / audio.SAMPLING_RATE
-        features = self._hear(
+        features = self._extract(
             signal, sampling_rate=audio.SAMPLING_RATE, return_tensors="pt"
         ).input_features
         with torch.inference_mode():
@@ -175,12 +175,12 @@ def grouped(tokenizer: Any, tokens: list[int], ends: list[float], length_s: floa
     return [Word(text, start, end) for text, (_, start, end) in found if text]
 
 
-def fill(source: Index, listener: Listener, folder: Folder) -> Index:
-    """An index with a transcript for every clip that can be heard.
+def fill(source: Index, transcriber: Transcriber, folder: Folder) -> Index:
+    """An index with a transcript for every clip that can be decoded.
 
     Args:
         source: clips; those that have a `text` keep it
-        listener: to the others
+        transcriber: of the others
         folder: of the unfinished run, where what is done is kept
     """
     import pandas as pd
@@ -194,7 +194,7 @@ def fill(source: Index, listener: Listener, folder: Folder) -> Index:
     todo = [row for row, text in enumerate(texts) if text is None and row not in done]
     writer = _Writer(folder)
     with progress.bar(len(todo), unit="clip", desc="asr") as bar:
-        for row, found in _transcribed(source, frame, todo, listener):
+        for row, found in _transcribed(source, frame, todo, transcriber):
             done[row] = found
             writer.add(row, found)
             bar.update()
@@ -208,7 +208,7 @@ def fill(source: Index, listener: Listener, folder: Folder) -> Index:
 
 
 def _transcribed(
-    source: Index, frame: pd.DataFrame, rows: list[int], listener: Listener
+    source: Index, frame: pd.DataFrame, rows: list[int], transcriber: Transcriber
 ) -> Iterator[tuple[int, list[Word]]]:
     for row in rows:
         clip = frame.iloc[row]
@@ -218,12 +218,12 @@ def _transcribed(
         except AudioError:
             yield row, []  # the labelling run says why
             continue
-        found = listener.words(signal)
+        found = transcriber.words(signal)
         yield row, [Word(w.word, w.start + start_s, w.end + start_s) for w in found]
 
 
 class _Writer:
-    """Keeps transcripts as files of JSON lines, each whole or absent."""
+    """Keeps transcripts as files of JSON lines, each complete or absent."""
 
     def __init__(self, folder: Folder):
         self.folder = folder

@@ -83,13 +83,13 @@ def whisper(tmp_path_factory):
 
 
 def test_words_lie_inside_the_signal_and_in_order(whisper, clip):
-    listener = asr.Listener(asr.Recogniser(str(whisper)).source, device="cpu")
-    words = listener.words(clip)
+    transcriber = asr.Transcriber(asr.Recogniser(str(whisper)).source, device="cpu")
+    words = transcriber.words(clip)
     assert len(words) >= 1 and all(word.word.strip() == word.word != "" for word in words)
     assert fault(words, 0.0, len(clip) / 16000) is None
-    assert words == listener.words(clip)
+    assert words == transcriber.words(clip)
     long = np.tile(clip, 1 + 35 * 16000 // len(clip))  # heard in two parts
-    found = listener.words(long)
+    found = transcriber.words(long)
     assert fault(found, 0.0, len(long) / 16000) is None
     assert found[-1].end > 30 or found[-1].start >= 0
 
@@ -140,8 +140,8 @@ def test_a_run_that_was_broken_off_goes_on(whisper, speech, tmp_path, monkeypatc
     index = load_source(speech / "labels.csv")
     index.frame = index.frame[["file", "start", "end"]][:3]
     folder = Folder(str(tmp_path))
-    listener = asr.Listener(asr.Recogniser(str(whisper)).source, device="cpu")
-    whole = asr.fill(index, listener, Folder(str(tmp_path / "other")))
+    transcriber = asr.Transcriber(asr.Recogniser(str(whisper)).source, device="cpu")
+    whole = asr.fill(index, transcriber, Folder(str(tmp_path / "other")))
     monkeypatch.setattr(asr, "_FLUSH_S", 0.0)
     heard = []
 
@@ -150,7 +150,7 @@ def test_a_run_that_was_broken_off_goes_on(whisper, speech, tmp_path, monkeypatc
             if len(heard) == 2:
                 raise KeyboardInterrupt
             heard.append(len(signal))
-            return listener.words(signal)
+            return transcriber.words(signal)
 
     with pytest.raises(KeyboardInterrupt):
         asr.fill(index, Broken(), folder)

@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--asr",
         metavar="FOLDER|HUB_ID",
-        help="Whisper-type model that first writes down what is said, for teachers that read",
+        help="Whisper-type model that first transcribes the clips, for multimodal teachers",
     )
     parser.add_argument(
         "--audio-licence", default="unknown", metavar="NAME", help="of the audio, for provenance"
