@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 from wav2small import progress
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.teachers.labelling.workers import Died, Pool
 
 from . import pitch
 from .corpus import Corpus, hear
@@ -98,15 +97,20 @@ def listen(
                     done.add(result)
                     bar.update()
             else:
-                # Spawned, not forked: ONNX Runtime's threads do not survive a fork.
-                context = multiprocessing.get_context("spawn")
-                pool = ProcessPoolExecutor(processes, context, _prepare, setup)
-                try:
-                    for result in pool.map(_hear, tasks, chunksize=4):
-                        done.add(result)
-                        bar.update()
-                finally:
-                    pool.shutdown(cancel_futures=True)
+                # Processes of their own, which never import the caller's script again.
+                with Pool(processes, f"{__name__}:_worker", *setup) as pool:
+                    waiting = iter(tasks)
+                    while True:
+                        while pool.free and (task := next(waiting, None)) is not None:
+                            pool.submit(task)
+                        if not pool.busy:
+                            break
+                        for task, result in pool.receive():
+                            if result is Died:
+                                reason = f"{task[1]}: a process died on it; is memory short?"
+                                result = {"row": task[0], "reason": reason}
+                            done.add(result)
+                            bar.update()
         entries = done.entries
     rejected = [(corpus.files[row], entries[row]["reason"]) for row in sorted(entries)
                if "reason" in entries[row]]  # fmt: skip
@@ -136,6 +140,12 @@ def _prepare(
         resources=resources,
         seed=seed,
     )
+
+
+def _worker(*setup: Any) -> Any:
+    """The function of a worker process."""
+    _prepare(*setup)
+    return _hear
 
 
 def _hear(task: tuple[int, str, float, float]) -> dict[str, Any]:

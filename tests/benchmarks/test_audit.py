@@ -509,3 +509,14 @@ def test_command_and_exit_codes(toy, table, tmp_path):
     assert done.returncode == 1 and "gate: required" in done.stderr
     done = subprocess.run([*base, str(toy)], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+def test_a_script_without_a_main_guard_does_not_hang(bundle, speech, tmp_path):
+    script = tmp_path / "script.py"
+    options = "only=['robustness:gain-unchanged'], limit=6, processes=2"
+    call = f"wav2small.audit({str(bundle)!r}, {str(speech)!r}, {options})"
+    script.write_text(f"import wav2small\nprint({call}['corpus']['clips'])\n")
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0 and done.stdout.split() == ["6"], done.stderr
