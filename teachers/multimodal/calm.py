@@ -6,7 +6,7 @@
           |                           |                  |
      aligned, patch by patch     language model          |
           |      |                    |                  |
-          |      +-- mean: speech      |     mean: text --+
+          |      +-- mean: speech     |     mean: text --+
           |            |              |        |
         acoustic tokens    utterance    lexical tokens
                 |              |              |
