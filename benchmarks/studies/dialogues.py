@@ -7,10 +7,10 @@ which draws its adjectives. What is what:
 - **valence** is the mean of the two adjectives' values in `ADJECTIVES`: it is in the words alone;
 - **arousal** moves pitch, its range, rate and volume together, as in `speaker.utterances`;
 - **dominance** is the spectral tilt: a pressed, bright voice dominates, a breathy, dull one does
-  not [choose];
-- nouns and place, voices, sentence frames and the speakers' size say nothing about any of them.
+  not (a chosen rule);
+- nouns and place, voices, sentence frames and the speakers' size carry nothing of these.
 
-One pair of adjectives in five (`held_out_pair`) is kept for judging: those sentences are never
+One pair of adjectives in five (`held_out_pair`) is kept for evaluation: those sentences are never
 learned from. Ratings are exact, 0..1. The recordings are CC0-1.0.
 """
 
