@@ -12,7 +12,19 @@ import numpy as np
 from wav2small.errors import Wav2SmallError
 from wav2small.stream import HOP_S, MEMORY_S, Stream
 
-HEADERS = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3\x03": "MP3", b"ID3\x04": "MP3"}
+#: What the file formats of audio begin with.
+HEADERS = {
+    **dict.fromkeys((b"RIFF", b"RIFX"), "WAV"),
+    **dict.fromkeys((b"RF64", b"BW64"), "RF64"),
+    b"riff": "W64",
+    b"fLaC": "FLAC",
+    b"OggS": "Ogg",
+    b"FORM": "AIFF",
+    b"caff": "CAF",
+    **dict.fromkeys((b".snd", b"dns."), "AU"),
+    b"NIST": "NIST",
+    **{b"ID3" + bytes([version]): "MP3" for version in range(2, 5)},
+}
 READ_BYTES = 65536  # at most; what a pipe holds is read as soon as it is there
 
 
@@ -42,7 +54,8 @@ def follow(
         exit code: 0, also when the reader of `stdout` has gone
 
     Raises:
-        Wav2SmallError: the bundle cannot be used, or the pipe holds a WAV, FLAC, Ogg or MP3 file
+        Wav2SmallError: the bundle cannot be used, or the pipe is empty or holds an audio file with
+            a header
     """
     stream = Stream(bundle, memory=memory, hop=hop, gate=gate, threads=threads)
     read: Any = getattr(stdin, "read1", stdin.read)
@@ -70,14 +83,26 @@ def _blocks(read: Callable[[int], bytes]) -> Iterator[bytes]:
     start = b""
     while len(start) < 4 and (data := read(READ_BYTES)):
         start += data
-    if name := HEADERS.get(start[:4]):
+    if not start:
+        raise Wav2SmallError("standard input is empty; does the command before the pipe work?")
+    known = HEADERS.get(start[:4])
+    if known is None and _mp3_frame(start):
+        known = "MP3"
+    if known:
         raise Wav2SmallError(
-            f"standard input is a {name} file; give raw samples: "
+            f"standard input is a {known} file; give raw samples: "
             "ffmpeg -i FILE -f s16le -ac 1 -ar 16000 - | wav2small predict BUNDLE --follow -"
         )
     yield start
     while data := read(READ_BYTES):
         yield data
+
+
+def _mp3_frame(start: bytes) -> bool:
+    """Whether bytes begin with the header of an MP3 frame whose fields are all in their ranges."""
+    if len(start) < 4 or start[:2] not in (b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2"):
+        return False
+    return start[2] >> 4 not in (0, 15) and start[2] >> 2 & 3 != 3 and start[3] & 3 != 2
 
 
 def _row(estimate: Any) -> dict[str, Any]:

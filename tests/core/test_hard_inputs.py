@@ -1,6 +1,7 @@
 """Faults that hard users found: nothing silently wrong, nothing destroyed."""
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from test_predictor import model
 
 from wav2small import audio, evaluate, predict
 from wav2small.errors import Wav2SmallError
+from wav2small.follow import follow
 from wav2small.index import load_source
 from wav2small.predictor import Predictor
 
@@ -241,3 +243,28 @@ def test_a_name_with_a_carriage_return(toy, speech, tmp_path):
     (tmp_path / "a\rb.flac").write_bytes(clip)
     predict(toy, tmp_path, tmp_path / "out.csv")
     assert list(pd.read_csv(tmp_path / "out.csv")["file"]) == ["a\rb.flac"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("WAV", None), ("RF64", None), ("AIFF", None), ("CAF", None), ("AU", None), ("W64", None),
+     ("NIST", None), ("FLAC", None), ("MP3", None), ("OGG", None), ("OGG", "OPUS")],
+)  # fmt: skip
+def test_follow_rejects_every_file_format(toy, speech, kind, subtype):
+    signal = audio.read(sorted(speech.glob("*.flac"))[0])
+    file, out = io.BytesIO(), io.StringIO()
+    soundfile.write(file, signal, 16000, format=kind, subtype=subtype)
+    with pytest.raises(Wav2SmallError, match="ffmpeg"):
+        follow(toy, io.BytesIO(file.getvalue()), out)
+    big = io.BytesIO(b"RIFX" + file.getvalue()[4:])
+    with pytest.raises(Wav2SmallError, match="ffmpeg"):
+        follow(toy, big, out)
+    with pytest.raises(Wav2SmallError, match="empty"):
+        follow(toy, io.BytesIO(b""), out)
+    assert out.getvalue() == ""
+
+
+def test_follow_takes_loud_samples_that_begin_like_no_file(toy):
+    """Samples near -1 have the bytes of an MP3's first half word now and then."""
+    samples = np.tile(np.array([-1, 0x0F7B, -300, 1], "<i2"), 4000)
+    assert follow(toy, io.BytesIO(samples.tobytes()), io.StringIO()) == 0
