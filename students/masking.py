@@ -37,7 +37,7 @@ def normalise(signal: torch.Tensor, lengths: torch.Tensor | None = None) -> torc
         lengths: valid samples (B,), None = all
 
     Returns:
-        (signal - mean) / sqrt(variance + 1e-7), population variance (REFERENCE: Wav2Small step 1)
+        (signal - mean) / sqrt(variance + 1e-7), population variance (arXiv 2408.13920)
     """
     if lengths is None:
         # Twice: what rounding leaves of a constant signal would be scaled up to full size.

@@ -21,8 +21,8 @@ from . import gradient_cache as accumulation
 
 LONGEST_S = 12.0  # what is heard of a validation clip; training clips are cropped
 WITHOUT_TEXT = "_without_text"  # ends the names of figures with transcripts taken away
-FEWEST = 4  # clips that a CCC is computed over, where there are two groups [choose]
-CATEGORY_WEIGHT = 0.3  # of the cross-entropy beside the sum of three 1 - CCC [choose]
+FEWEST = 4  # clips that a CCC is computed over, where there are two groups; chosen
+CATEGORY_WEIGHT = 0.3  # of the cross-entropy beside the sum of three 1 - CCC; chosen
 
 Heard = tuple[Any, ...]  # arguments of a network; all have `.to(device)`
 
