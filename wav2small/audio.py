@@ -113,6 +113,20 @@ def duration(file: str | os.PathLike[str]) -> float:
         return sound.frames / sound.samplerate
 
 
+def is_narrow(file: str | os.PathLike[str]) -> bool:
+    """Whether an audio file has a lower rate than models take, so that its upper band is missing.
+
+    Raises:
+        AudioError: no such file, not audio
+
+    Example:
+        >>> is_narrow("speech.wav")
+        False
+    """
+    with _open(file) as sound:
+        return sound.samplerate < SAMPLING_RATE
+
+
 def _span(start_s: float, end_s: float | None) -> str:
     if start_s == 0 and end_s is None:
         return ""

@@ -153,8 +153,10 @@ def predict(
         _Journal(output, settings, columns(predictor.categories), json_lines) as journal,
         progress.bar(len(clips), unit="clip", desc="predict") as bar,
     ):
+        narrow = 0
         for file, start_s, end_s in clips:
-            key = _key(os.path.join(folder, file), file, start_s, end_s)
+            path = os.path.join(folder, file)
+            key = _key(path, file, start_s, end_s)
             if key in journal.done:
                 rows, reason = journal.done[key]
             else:
@@ -163,10 +165,16 @@ def predict(
                 )
             journal.add(key, rows, reason)
             result.rows += rows
+            narrow += bool(rows) and audio.is_narrow(path)
             if reason:
                 result.rejected.append((file, reason))
             bar.update()
         journal.finish(result.rows)
+    if narrow:
+        progress.note(
+            f"{narrow} of {len(clips)} clips were recorded at less than {audio.SAMPLING_RATE} Hz: "
+            "a model that was not trained on telephone audio can be far off there"
+        )
     return result
 
 

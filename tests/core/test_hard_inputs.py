@@ -268,3 +268,13 @@ def test_follow_takes_loud_samples_that_begin_like_no_file(toy):
     """Samples near -1 have the bytes of an MP3's first half word now and then."""
     samples = np.tile(np.array([-1, 0x0F7B, -300, 1], "<i2"), 4000)
     assert follow(toy, io.BytesIO(samples.tobytes()), io.StringIO()) == 0
+
+
+def test_recordings_of_a_low_rate_are_counted_aloud(toy, speech, tmp_path, capfd):
+    signal = audio.read(sorted(speech.glob("*.flac"))[0])
+    soundfile.write(tmp_path / "telephone.wav", signal[::2], 8000)
+    soundfile.write(tmp_path / "full.wav", signal, 16000)
+    assert len(predict(toy, tmp_path).rows) == 2
+    assert "1 of 2 clips" in capfd.readouterr().err
+    predict(toy, tmp_path / "full.wav")
+    assert capfd.readouterr().err == ""
