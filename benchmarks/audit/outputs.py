@@ -106,10 +106,11 @@ def listen(
                         if not pool.busy:
                             break
                         for task, result in pool.receive():
-                            if result is Died:
+                            if result is Died:  # not kept: the same call tries it again
                                 reason = f"{task[1]}: a process died on it; is memory short?"
-                                result = {"row": task[0], "reason": reason}
-                            done.add(result)
+                                done.entries[task[0]] = {"row": task[0], "reason": reason}
+                            else:
+                                done.add(result)
                             bar.update()
         entries = done.entries
     rejected = [(corpus.files[row], entries[row]["reason"]) for row in sorted(entries)

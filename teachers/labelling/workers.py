@@ -176,7 +176,7 @@ class Pool:
         if self._deaths >= _MOST_DEATHS:
             raise Wav2SmallError(
                 f"worker processes keep dying (the last with code {code}); is memory short? "
-                "try fewer --workers"
+                "try fewer processes"
             )
         self._start()
         for task in list(tasks)[1:]:  # only the first was at work

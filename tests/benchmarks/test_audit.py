@@ -13,10 +13,18 @@ import pandas as pd
 import pytest
 import scipy.spatial.distance
 import scipy.stats
+import soundfile
 from onnx import TensorProto, helper, numpy_helper
 
 from wav2small import metrics
-from wav2small.benchmarks.audit import corpus, pitch, statistics, trust
+from wav2small.benchmarks.audit import (
+    corpus,
+    outputs,
+    perturbations,
+    pitch,
+    statistics,
+    trust,
+)
 from wav2small.benchmarks.audit import tables as audit_tables
 from wav2small.benchmarks.audit import thresholds as gates
 from wav2small.benchmarks.audit.audit import audit
@@ -520,3 +528,19 @@ def test_a_script_without_a_main_guard_does_not_hang(bundle, speech, tmp_path):
         [sys.executable, script], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0 and done.stdout.split() == ["6"], done.stderr
+
+
+def test_a_clip_whose_process_died_is_tried_again(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        size = 3333 if number == 2 else 8000
+        soundfile.write(tmp_path / f"{number}.wav", 0.1 * rng.standard_normal(size), 16000)
+    clips, _ = corpus.gather(tmp_path)
+    kept = tmp_path / "journal"
+    listener = outputs.Listener("toy", "teacher", "toy_teachers:Moody")
+    options = {"processes": 2, "journal": kept}
+    found = outputs.listen(clips, [listener], [], perturbations.Resources(), **options)
+    assert len(found.rows) == 5 and len(found.rejected) == 1
+    assert "2.wav" in found.rejected[0][0] and "died" in found.rejected[0][1]
+    rows = [json.loads(line)["row"] for line in kept.read_text().splitlines()[1:]]
+    assert sorted(rows) == [0, 1, 3, 4, 5]
