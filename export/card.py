@@ -74,10 +74,18 @@ Estimates how speech sounds: **arousal** (calm to excited), **dominance** (weak 
 | output `logits` | float32 [1, 3]: arousal, dominance, valence; about 0..1, not clipped |
 | output `hidden_states` | float32 [1, {record["embedding"]}]: pooled embedding |{second}
 
-Recording level does not matter: the signal is scaled to unit variance inside. Other sampling rates
-must be converted to 16,000 Hz first. Latency and memory depend on your machine:
-`wav2small benchmark .` measures them.
+{_level(record)}Other sampling rates must be converted to 16,000 Hz first. Latency and memory
+depend on your machine: `wav2small benchmark .` measures them.
 """
+
+
+def _level(record: Mapping[str, Any]) -> str:
+    """What was measured of quieter recordings."""
+    changes = record.get("level")
+    if not changes:
+        return ""
+    figures = ", ".join(f"{change:.2g} at {quieter} dB" for quieter, change in changes.items())
+    return f"Recording level: clips made quieter move an output by at most {figures}.\n"
 
 
 def _embedded(name: str, streaming: bool, c: bool) -> list[str]:
@@ -163,6 +171,13 @@ const {{ logits }} = await session.run({{ signal }}); // arousal, dominance, val
 
 def _figures(record: Mapping[str, Any]) -> str:
     lines = ["## Figures", ""]
+    for key, name in (("streaming", "`streaming.onnx`"), ("plain_c", "The plain C")):
+        if compared := record.get(key):
+            lines += [
+                f"{name} gives the outputs of `model.onnx` on {compared['count']} signals, largest "
+                f"difference {compared['max_difference']:.2g}.",
+                "",
+            ]
     if clips := record.get("clips"):
         lines += [
             f"Same audio through torch and through `model.onnx` ({clips['count']} clips, "

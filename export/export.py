@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ import onnx
 import torch
 
 import wav2small
-from wav2small import files
+from wav2small import files, progress
 from wav2small import provenance as provenances
 from wav2small.errors import Wav2SmallError
 from wav2small.session import check_version, file_run
-from wav2small.students import costs, registry
+from wav2small.students import costs, quantisation, registry
 from wav2small.students.base import WEIGHTS, Student
 
 from . import bundle, card, licences
+from .c import integer
 from .c.emitter import write_c, write_library
 from .clips import collect
+from .forms import level_changes, prove_plain_c, prove_streaming
 from .onnx import layers, models, static
 from .onnx import streaming as streaming_file
 from .onnx.weights import PRECISIONS
@@ -96,9 +99,18 @@ def export_bundle(
     """
     if precision not in PRECISIONS:
         raise Wav2SmallError(f"--precision {precision}: there is {', '.join(PRECISIONS)}")
+    if streaming and precision == "int8-static":
+        raise Wav2SmallError(
+            "--streaming with --precision int8-static: streaming.onnx computes with float "
+            "activations and would not be the same model; choose int8"
+        )
     run = Path(run)
     check_version()
     student = registry.load(run)
+    if precision == "int4" and 7 not in quantisation.plan(student, precision).values():
+        progress.note(
+            f"{student.name} has no matrix large enough for 4 bits: this int4 file is the int8 one"
+        )
     lineage = _lineage(run, student, precision)
     if check_licence:
         licences.check(lineage, check_licence, str(run))
@@ -109,9 +121,9 @@ def export_bundle(
             root=verification.root,
             count=verification.clips,
         )
-        data = build(
-            student, precision, lineage=lineage, calibration=audio.signals
-        ).SerializeToString()
+        ready = centred(student, precision, audio.signals)
+        model = _model(ready, precision, _metadata(student, precision, lineage), audio.signals)
+        data = model.SerializeToString()
         (folder / bundle.MODEL).write_bytes(data)
         record = prove(student, folder / bundle.MODEL, precision, audio, verification.tolerance)
         differences = []
@@ -138,15 +150,20 @@ def export_bundle(
             "embedding": student.embedding,
             **record,
         }
-        text = card.card(record, lineage, categories=categories, streaming=streaming, c=c)
-        (folder / bundle.CARD).write_text(text, encoding="utf-8")
+        if audio.signals:
+            record["level"] = level_changes(folder, audio.signals)
         if streaming:
-            stored = "fp32" if precision == "fp32" else "int8"
-            streaming_file.write_streaming(student, folder, precision=stored)
+            streaming_file.write_streaming(ready, folder, precision=precision)
+            record["streaming"] = prove_streaming(folder, audio.signals)
         if c:
             line = provenances.licence_line(lineage)
-            write_c(student, folder / "c", audio.signals, name=student.name, licence=line)
+            path = folder / "c"
+            integers = write_c(student, path, audio.signals, name=student.name, licence=line)[1]
+            plain_c = partial(integer.predict, integers, student)
+            record["plain_c"] = prove_plain_c(plain_c, folder, audio.signals)
             write_library(folder)
+        text = card.card(record, lineage, categories=categories, streaming=streaming, c=c)
+        (folder / bundle.CARD).write_text(text, encoding="utf-8")
         bundle.seal(folder, record)
     return Exported(Path(output), len(data), record, differences)
 
@@ -171,6 +188,32 @@ def build(
         calibration: real clips, for int8-static; without them the outputs keep the mean shift
             that rounding gives them
     """
+    metadata = _metadata(student, precision, lineage)
+    return _model(centred(student, precision, calibration), precision, metadata, calibration)
+
+
+def centred(student: Student, precision: str, calibration: Sequence[np.ndarray]) -> Student:
+    """The student with what rounding takes from the mean of each output added to its last bias.
+
+    Args:
+        student: in evaluation mode; it is not changed
+        precision: one of `PRECISIONS`
+        calibration: real clips; without them it is the student itself
+    """
+    if precision == "fp32" or not calibration:
+        return student
+    model = _model(student, precision, {}, calibration)
+    chosen = np.linspace(0, len(calibration) - 1, min(CENTRING_CLIPS, len(calibration)))
+    clips = [calibration[i] for i in np.unique(chosen.astype(int))]
+    before, after = student_run(student), file_run(model.SerializeToString())
+    shift = np.mean([before(clip) - after(clip) for clip in clips], axis=0)
+    shifted = copy.deepcopy(student)
+    with torch.no_grad():
+        shifted.adv.bias += torch.from_numpy(shift)
+    return shifted
+
+
+def _metadata(student: Student, precision: str, lineage: dict[str, Any] | None) -> dict[str, str]:
     metadata = {
         "wav2small.student": student.name,
         "wav2small.precision": precision,
@@ -183,13 +226,7 @@ def build(
         short = {key: lineage.get(key) for key in ("teachers", "audio", "code")}
         metadata["wav2small.provenance"] = json.dumps(short, separators=(",", ":"), sort_keys=True)
         metadata["licence"] = provenances.licence_line(lineage)
-    model = _model(student, precision, metadata, calibration)
-    if precision == "fp32" or not calibration:
-        return model
-    shifted = copy.deepcopy(student)
-    with torch.no_grad():
-        shifted.adv.bias += torch.from_numpy(_shift(student, model, calibration))
-    return _model(shifted, precision, metadata, calibration)
+    return metadata
 
 
 def _model(
@@ -198,13 +235,6 @@ def _model(
     if precision == "int8-static":
         return static.build(student, metadata, calibration)[0]
     return models.build(student, precision, metadata)[0]
-
-
-def _shift(student: Student, model: onnx.ModelProto, signals: Sequence[np.ndarray]) -> np.ndarray:
-    """What rounding takes from the mean of each output, (3,): three numbers from real clips."""
-    chosen = np.linspace(0, len(signals) - 1, min(CENTRING_CLIPS, len(signals))).astype(int)
-    before, after = student_run(student), file_run(model.SerializeToString())
-    return np.mean([before(signals[i]) - after(signals[i]) for i in np.unique(chosen)], axis=0)
 
 
 def explained(
@@ -219,8 +249,8 @@ def explained(
 
 
 def _lineage(run: Path, student: Student, precision: str) -> dict[str, Any]:
-    """Provenance of the bundle: the run's, and what this export adds."""
-    lineage = registry.provenance(run)
+    """Provenance of the bundle: the run's without private paths, and what this export adds."""
+    lineage = provenances.without_paths(registry.provenance(run))
     return {
         **lineage,
         "export": {

@@ -23,9 +23,11 @@ from wav2small.audio import SAMPLING_RATE
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
 from wav2small.session import SESSION_ENTRIES, Run, check_self_contained, file_run, open_session
+from wav2small.stream import STREAMING
 
-from . import bundle, licences
+from . import bundle, forms, licences
 from .clips import Clips, collect
+from .forms import relative, rounded
 from .signals import signals
 
 if TYPE_CHECKING:
@@ -147,6 +149,8 @@ def verify_bundle(
             f"{folder}: with ONNX Runtime {onnxruntime.__version__} on this machine "
             f"{failures[0]}; try another version of onnxruntime, and report it"
         )
+    if (folder / STREAMING).exists():
+        forms.prove_streaming(folder)
     result = Verified(
         files=sorted({*record["files"], bundle.RECORD}),
         signals=len(record["signals"]),
@@ -265,19 +269,19 @@ def compare(
     }
     if clips:
         difference = np.abs(np.array(before, np.float64) - np.array(after, np.float64))
-        relative = _relative(before, after).max(axis=1)
-        worst = int(relative.argmax())
+        by_clip = relative(before, after).max(axis=1)
+        worst = int(by_clip.argmax())
         result["clips"] = {
             "count": len(clips),
             "seconds": round(sum(map(len, clips)) / SAMPLING_RATE, 1),
-            "max_difference": _number(difference.max()),
-            "mean_difference": _number(difference.mean()),
+            "max_difference": rounded(difference.max()),
+            "mean_difference": rounded(difference.mean()),
             "max_difference_by_dimension": {
-                name: _number(value)
+                name: rounded(value)
                 for name, value in zip(DIMENSIONS, difference.max(axis=0), strict=True)
             },
         }
-        if relative.max() > tolerance.difference:
+        if by_clip.max() > tolerance.difference:
             failures.append(
                 f"clip {worst + 1} differs by {difference[worst].max():.2g} "
                 f"(allowed {tolerance.difference:g})"
@@ -293,13 +297,13 @@ def compare(
     result["signals"] = []
     for name, signal in signals().items():
         expected, actual = torch_run(signal), file_run(signal)
-        largest = float(_relative([expected], [actual]).max())
+        largest = float(relative([expected], [actual]).max())
         result["signals"].append(
             {
                 "name": name,
-                "torch": [_number(value) for value in expected],
-                "file": [_number(value) for value in actual],
-                "difference": _number(np.abs(expected - actual).max()),
+                "torch": [rounded(value) for value in expected],
+                "file": [rounded(value) for value in actual],
+                "difference": rounded(np.abs(expected - actual).max()),
             }
         )
         if not largest <= tolerance.difference:  # NaN fails too
@@ -318,9 +322,9 @@ def agreement(teacher: np.ndarray, before: np.ndarray, after: np.ndarray) -> dic
             interval = metrics.bootstrap(teacher[:, column], estimate[:, column])
             values.append(interval[0])
             result[key][dimension] = dict(
-                zip(("value", "low", "high"), map(_number, interval), strict=True)
+                zip(("value", "low", "high"), map(rounded, interval), strict=True)
             )
-        result["drop"][dimension] = _number(values[0] - values[1])
+        result["drop"][dimension] = rounded(values[0] - values[1])
     return result
 
 
@@ -340,20 +344,10 @@ def repeat(recorded: Mapping[str, Any], file_run: Run) -> list[str]:
         if row["name"] not in made:
             failures.append(f"signal {row['name']!r} is not known to this version")
             continue
-        difference = float(_relative([np.array(row["file"])], [file_run(made[row["name"]])]).max())
+        difference = float(relative([np.array(row["file"])], [file_run(made[row["name"]])]).max())
         if not difference <= PARITY:
             failures.append(
                 f"signal {row['name']!r} differs by {difference:.2g} from the record "
                 f"(allowed {PARITY:g})"
             )
     return failures
-
-
-def _relative(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> np.ndarray:
-    left, right = np.array(expected, np.float64), np.array(actual, np.float64)
-    return np.abs(left - right) / np.maximum(1, np.abs(left))
-
-
-def _number(value: Any) -> float | None:
-    """Eight digits: more are noise, and JSON knows no NaN."""
-    return float(f"{value:.8g}") if np.isfinite(value) else None

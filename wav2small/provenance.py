@@ -14,6 +14,7 @@ that the same inputs give the same bytes.
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -47,6 +48,22 @@ def new(
         "versions": versions("numpy", "soundfile", "soxr"),
         **extra,
     }
+
+
+def without_paths(value: Any) -> Any:
+    """JSON values with the last name of every absolute path, for what is given to others.
+
+    Example:
+        >>> without_paths({"audio": [{"source": "/home/me/speech/", "licence": "CC0-1.0"}]})
+        {'audio': [{'source': 'speech', 'licence': 'CC0-1.0'}]}
+    """
+    if isinstance(value, Mapping):
+        return {key: without_paths(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_paths(entry) for entry in value]
+    if isinstance(value, str) and re.match(r"/|~|\\\\|[A-Za-z]:[\\/]", value):
+        return re.split(r"[\\/]", value.rstrip("\\/"))[-1]
+    return value
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -82,7 +82,7 @@ def compare(run: str, labels: str, calibration: str) -> dict[str, Any]:
         model = models.build(student, "int8")
         proto = model[0] if isinstance(model, tuple) else model
         (folder / "model.onnx").write_bytes(proto.SerializeToString())
-        engine = PlainC(c_emitter.write_c(student, folder, [audio.read(f) for f in files]))
+        engine = PlainC(c_emitter.write_c(student, folder, [audio.read(f) for f in files])[0])
         predictor = Predictor(folder)
         for file in table.frame["file"]:
             samples = np.round(audio.read(Path(table.root) / file) * 32768)

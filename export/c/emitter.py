@@ -49,7 +49,7 @@ def write_c(
     *,
     name: str = "speech",
     licence: str = "",
-) -> Path:
+) -> tuple[Path, Integer]:
     """Write `nano_<name>.h` and `nano_<name>.c`.
 
     Args:
@@ -60,7 +60,7 @@ def write_c(
         licence: a line of the bundle's lineage, for the header
 
     Returns:
-        the .c file
+        the .c file, and the integers in it
 
     Raises:
         Wav2SmallError: not a nano, one the engine cannot run, or no calibration audio
@@ -81,7 +81,7 @@ def write_c(
     for suffix, text in (("h", header), ("c", source)):
         with files.atomic(folder / f"nano_{name}.{suffix}") as path:
             path.write_text(text, encoding="ascii", errors="replace")
-    return folder / f"nano_{name}.c"
+    return folder / f"nano_{name}.c", model
 
 
 def emit(

@@ -80,7 +80,7 @@ def build(student: Nano, precision: str = "int8") -> onnx.ModelProto:
 
     Args:
         student: trained
-        precision: of the stored weights, as in `export`; "int8-static" stores int8 weights
+        precision: of the stored weights: "fp32", "int8" or "int4"
 
     Raises:
         Wav2SmallError: not a nano
@@ -96,7 +96,7 @@ def build(student: Nano, precision: str = "int8") -> onnx.ModelProto:
             f"student {student.name!r} is not causal and has no streaming model; "
             "`wav2small.Stream` runs it in sliding windows"
         )
-    return _Builder(student, "int8" if precision == "int8-static" else precision).model()
+    return _Builder(student, precision).model()
 
 
 def write_streaming(

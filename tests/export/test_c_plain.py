@@ -96,7 +96,7 @@ def source(nano, calibration, tmp_path_factory):
     from wav2small.export.c import emitter as c_emitter
 
     folder = tmp_path_factory.mktemp("plain") / "c"
-    return c_emitter.write_c(nano, folder, calibration, name="test", licence="MIT */ x")
+    return c_emitter.write_c(nano, folder, calibration, name="test", licence="MIT */ x")[0]
 
 
 def build(source, path, *options):

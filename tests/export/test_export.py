@@ -19,11 +19,12 @@ from wav2small.errors import Wav2SmallError
 from wav2small.export import bundle as bundle_module
 from wav2small.export import licences
 from wav2small.export.export import VerificationError, build, export_bundle
-from wav2small.export.onnx import frontend, layers, models, wav2small
+from wav2small.export.onnx import frontend, layers, models, streaming, wav2small
 from wav2small.export.onnx.graph import Graph
 from wav2small.export.onnx.weights import PRECISIONS, Weights
-from wav2small.export.verification import VerificationOptions, student_run
+from wav2small.export.verification import VerificationOptions, student_run, verify_bundle
 from wav2small.session import check_self_contained, check_version, file_run, open_session
+from wav2small.stream import Stream
 from wav2small.students import quantisation, registry
 from wav2small.students.frontend import dft, mel_bands
 
@@ -67,7 +68,7 @@ def nano_run(speech, tmp_path_factory):
     student("nano").save_pretrained(folder)
     lineage = provenance.new(
         teachers=[{"name": "acoustic", "id": "acoustic", "revision": "1", "licence": "MIT"}],
-        audio=[{"source": "espeak-ng", "licence": "CC0-1.0"}],
+        audio=[{"source": "/home/me/recordings", "licence": "CC0-1.0"}],
     )
     (folder / "provenance.json").write_text(json.dumps(lineage))
     return folder
@@ -187,6 +188,48 @@ def test_bundle_is_the_same_bytes_twice(nano_run, speech, tmp_path):
                          "verification.json"]  # fmt: skip
         for name in names:
             assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_stream_and_plain_c_are_the_file(nano_run, speech, tmp_path, precision, capfd):
+    """Also its last bias, which makes up for the rounding of the weights."""
+    options = VerificationOptions(calibration=speech, tolerance=10.0)
+    made = export_bundle(
+        nano_run,
+        tmp_path / "bundle",
+        precision=precision,
+        verification=options,
+        streaming=True,
+        c=True,
+    )
+    assert ("the int8 one" in capfd.readouterr().err) == (precision == "int4")
+    assert made.record["streaming"]["max_difference"] <= 1e-5
+    assert made.record["plain_c"]["max_difference"] <= 0.1
+    card = (made.bundle / "README.md").read_text()
+    assert f"at most {made.record['level']['20']:.2g} at 20 dB" in card
+    shared = [path.read_bytes() for path in made.bundle.rglob("*") if path.is_file()]
+    assert not any(b"/home/me" in data for data in shared)
+    assert any(b"recordings: CC0-1.0" in data for data in shared)
+    stream, offline = Stream(made.bundle, gate=False), file_run(made.bundle / "model.onnx")
+    for file in sorted(speech.glob("*.flac"))[:6]:
+        signal = audio.read(file)
+        stream.reset()
+        np.testing.assert_allclose(stream.push(signal)[-1].overall, offline(signal), atol=1e-5)
+    verify_bundle(made.bundle)
+
+
+def test_a_stream_that_is_another_model_is_found(nano_run, speech, tmp_path):
+    options = VerificationOptions(calibration=speech)
+    with pytest.raises(Wav2SmallError, match="float activations"):
+        export_bundle(nano_run, tmp_path / "no", precision="int8-static", streaming=True)
+    made = export_bundle(nano_run, tmp_path / "bundle", verification=options, streaming=True)
+    other = registry.load(nano_run)
+    with torch.no_grad():
+        other.adv.bias += 1e-3
+    streaming.write_streaming(other, made.bundle)
+    bundle_module.seal(made.bundle, made.record)
+    with pytest.raises(Wav2SmallError, match=r"streaming\.onnx differs"):
+        verify_bundle(made.bundle)
 
 
 def test_lineage_reaches_card_and_file(bundle):

@@ -1,0 +1,106 @@
+"""The other forms of a bundle's model, and quieter recordings, against its `model.onnx`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wav2small.errors import Wav2SmallError
+from wav2small.session import Run, file_run
+from wav2small.stream import Stream
+
+from . import bundle
+from .signals import signals
+
+#: Largest difference between a stream and the file: the same weights, added in another order.
+STREAMING = 1e-5
+PLAIN_C = 0.1  # likewise, as of int8-static: both round activations
+OTHER_CLIPS = 24  # clips that a stream, plain C and other levels are compared on
+LEVELS_DB = (20, 40, 60)
+
+
+def prove_streaming(folder: Path, clips: Sequence[np.ndarray] = ()) -> dict[str, Any]:
+    """Compare the stream of a bundle with its `model.onnx`, clip by clip, nothing gated.
+
+    Args:
+        folder: with `model.onnx` and `streaming.onnx`
+        clips: real audio besides the signals of `signals.py`
+
+    Returns:
+        `count` of clips and signals, `max_difference`
+
+    Raises:
+        Wav2SmallError: they differ by more than `STREAMING`
+    """
+    stream = Stream(folder, gate=False)
+
+    def run(signal: np.ndarray) -> np.ndarray | None:
+        stream.reset()
+        estimates = stream.push(signal)
+        return np.array(estimates[-1].overall) if estimates else None
+
+    return _prove_other(run, folder, clips, STREAMING, "streaming.onnx")
+
+
+def prove_plain_c(run: Run, folder: Path, clips: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Compare the integers of the plain C with `model.onnx`; see `prove_streaming`."""
+    return _prove_other(run, folder, clips, PLAIN_C, "the plain C")
+
+
+def _prove_other(
+    run: Callable[[np.ndarray], np.ndarray | None],
+    folder: Path,
+    clips: Sequence[np.ndarray],
+    allowed: float,
+    name: str,
+) -> dict[str, Any]:
+    """Compare another form of a model with its `model.onnx`; None = nothing to compare."""
+    model = file_run(folder / bundle.MODEL)
+    made = [*signals().values(), *_spread(clips)]
+    pairs = [(model(clip), other) for clip in made if (other := run(clip)) is not None]
+    largest = max(float(relative([one], [other]).max()) for one, other in pairs)
+    if not largest <= allowed:  # NaN fails too
+        raise Wav2SmallError(
+            f"{folder}: {name} differs from {bundle.MODEL} by {largest:.2g} (allowed "
+            f"{allowed:g}); export the bundle again"
+        )
+    return {"count": len(pairs), "max_difference": rounded(largest)}
+
+
+def _spread(clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+    chosen = np.linspace(0, len(clips) - 1, min(OTHER_CLIPS, len(clips))).astype(int)
+    return [clips[number] for number in np.unique(chosen)]
+
+
+def level_changes(folder: Path, clips: Sequence[np.ndarray]) -> dict[str, float | None]:
+    """How far quieter recordings of the same clips move an output: {"20": largest change, ...}.
+
+    Args:
+        folder: with `model.onnx`
+        clips: real audio; of many, 24 spread ones are taken
+
+    Returns:
+        by the level that was taken off, in dB
+    """
+    model, chosen = file_run(folder / bundle.MODEL), _spread(clips)
+    full = [model(clip) for clip in chosen]
+    changes = {}
+    for quieter in LEVELS_DB:
+        gain = np.float32(10 ** (-quieter / 20))
+        changed = [model(gain * clip) for clip in chosen]
+        changes[str(quieter)] = rounded(np.abs(np.subtract(full, changed)).max())
+    return changes
+
+
+def relative(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> np.ndarray:
+    """Differences; of values above 1 in relation to the expected value."""
+    left, right = np.array(expected, np.float64), np.array(actual, np.float64)
+    return np.abs(left - right) / np.maximum(1, np.abs(left))
+
+
+def rounded(value: Any) -> float | None:
+    """Eight digits: more are noise, and JSON knows no NaN."""
+    return float(f"{value:.8g}") if np.isfinite(value) else None
