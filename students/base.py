@@ -7,7 +7,6 @@ the constructor, `model.safetensors` with the state dict. Nothing else is needed
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ import wav2small
 from wav2small import files
 from wav2small.audio import MIN_DURATION_S, SAMPLING_RATE
 from wav2small.errors import Wav2SmallError
+from wav2small.training import weights
 
 from .registry import CONFIG, WEIGHTS
 
@@ -105,19 +105,14 @@ class Student(nn.Module):
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json and model.safetensors, each atomically."""
-        from safetensors.torch import save_file
-
         folder = Path(folder)
         config = {
             "student": self.name,
             "wav2small_version": wav2small.__version__,
             **self.config,
         }
-        state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
-        with files.atomic(folder / WEIGHTS) as path:
-            save_file(state, path, metadata={"format": "pt"})
-        with files.atomic(folder / CONFIG) as path:
-            path.write_text(json.dumps(config, indent=2) + "\n")
+        weights.write(folder / WEIGHTS, self.state_dict())
+        files.write_json(folder / CONFIG, config)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Student:
@@ -141,31 +136,7 @@ class Student(nn.Module):
         Raises:
             Wav2SmallError: missing, unexpected or wrongly shaped tensors, named with `source`
         """
-        own = self.state_dict()
-        counters = {key for key in own if key.endswith("num_batches_tracked")}
-        problems = []
-        if missing := sorted(own.keys() - state.keys() - counters):
-            problems.append(f"missing {_some(missing)}")
-        if unexpected := sorted(state.keys() - own.keys()):
-            problems.append(f"unexpected {_some(unexpected)}")
-        shapes = [
-            f"{key} is {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-            for key in sorted(own.keys() & state.keys())
-            if own[key].shape != state[key].shape
-        ]
-        if shapes:
-            problems.append(_some(shapes))
-        if problems:
-            raise Wav2SmallError(
-                f"{source} does not fit student {self.name}: {'; '.join(problems)}; "
-                "take config.json and model.safetensors from the same folder"
-            )
-        self.load_state_dict(dict(state), strict=False)
-
-
-def _some(names: list[str], shown: int = 4) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+        weights.fill(self, state, source)
 
 
 def _checked(signal: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor | None:

@@ -319,8 +319,7 @@ def _write_provenance(output: Path, table: Labels, run: Trainer) -> None:
             **provenance.versions("numpy", "soundfile", "soxr", "torch"),
         },
     }
-    with files.atomic(output / "provenance.json") as temporary:
-        temporary.write_text(json.dumps(lineage, indent=2, sort_keys=True) + "\n")
+    files.write_json(output / "provenance.json", lineage)
 
 
 def _finish(

@@ -102,8 +102,7 @@ def load(folder: str | os.PathLike[str]) -> Student:
         Wav2SmallError: no such folder or file, broken JSON or safetensors, unknown student,
             written by a newer version, tensors missing, left over or of another shape
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from wav2small.training import weights
 
     folder = Path(folder)
     config = read_config(folder)
@@ -113,11 +112,7 @@ def load(folder: str | os.PathLike[str]) -> Student:
         raise Wav2SmallError(
             f"{path}: no such file; a student's folder holds {CONFIG} and {WEIGHTS}"
         )
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise Wav2SmallError(f"{path}: damaged or truncated ({error}); copy it again") from error
-    student.load_weights(state, path)
+    student.load_weights(weights.read(path), path)
     return student.eval()
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from wav2small.errors import Wav2SmallError
 
@@ -75,6 +77,18 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write a JSON file, atomically.
+
+    Example:
+        >>> write_json("settings.json", {"epochs": 3})
+        >>> json.loads(Path("settings.json").read_text())
+        {'epochs': 3}
+    """
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -105,12 +104,6 @@ def train(
         }
         checkpoints.save(output, tensors, {"settings": asdict(settings), "state": state})
     return state
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    with files.atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -194,7 +194,7 @@ def finetune(
 
         def keep() -> None:
             recipe.save(network, output)
-            epochs_.write_json(output / "provenance.json", history)
+            files.write_json(output / "provenance.json", history)
 
         state = epochs_.train(
             output,
@@ -304,15 +304,8 @@ def build(
 
 def save(network: Any, folder: str | os.PathLike[str]) -> None:
     """Write a network in the layout of the published checkpoints, each file atomically."""
-    from safetensors.torch import save_file
-
     folder = Path(folder)
-    state = {
-        checkpoint.published(key): value.detach().cpu().clone().contiguous()
-        for key, value in network.state_dict().items()
-    }
-    with files.atomic(folder / checkpoint.WEIGHTS) as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
+    checkpoint.write_weights(folder, network.state_dict())
     if isinstance(network, wav2vec2.Network):
         preprocessing = {
             "feature_extractor_type": "Wav2Vec2FeatureExtractor",
@@ -322,8 +315,8 @@ def save(network: Any, folder: str | os.PathLike[str]) -> None:
             "return_attention_mask": True,
             "sampling_rate": audio.SAMPLING_RATE,
         }
-        epochs_.write_json(folder / checkpoint.PREPROCESSOR, preprocessing)
-    epochs_.write_json(folder / checkpoint.CONFIG, network.config)
+        files.write_json(folder / checkpoint.PREPROCESSOR, preprocessing)
+    files.write_json(folder / checkpoint.CONFIG, network.config)
 
 
 def _classes(frame: pd.DataFrame, column: str | None) -> tuple[list[str], np.ndarray | None]:

@@ -195,7 +195,7 @@ def pretrain(
 
         def keep() -> None:
             multimodal.save(network, output)
-            epochs_.write_json(output / "provenance.json", history)
+            files.write_json(output / "provenance.json", history)
 
         state = epochs_.train(
             output,

@@ -23,6 +23,7 @@ from wav2small.teachers.labelling.store import Folder
 from wav2small.teachers.speech import checkpoint
 from wav2small.teachers.speech.checkpoint import Checkpoint
 from wav2small.teachers.speech.neural import choose_device, choose_dtype
+from wav2small.training import weights
 from wav2small.transcripts import Word, cells, parse
 
 from .encoders import TOKENIZER_FILES
@@ -107,11 +108,7 @@ class Transcriber:
             ) from error
         model, loading = found
         missing = sorted(key for key in loading["missing_keys"] if key != "proj_out.weight")
-        if missing:
-            raise Wav2SmallError(
-                f"{source.folder / checkpoint.WEIGHTS}: lacks key {missing[0]}; is "
-                f"{checkpoint.CONFIG} the one it belongs to?"
-            )
+        weights.reject(source.folder / checkpoint.WEIGHTS, type(model).__name__, missing=missing)
         self._model: Any = model.eval().requires_grad_(False).to(self.device, self.dtype)
         config = self._model.generation_config
         if getattr(config, "alignment_heads", None) is None:

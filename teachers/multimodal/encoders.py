@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers.speech import backbones, checkpoint, pretrained
 from wav2small.teachers.speech.checkpoint import Checkpoint
+from wav2small.training import weights
 from wav2small.transcripts import Word
 
 #: Files of a tokenizer, beside those of `checkpoint`.
@@ -308,10 +309,7 @@ def _source(spec: str) -> Checkpoint:
 
 def _fill(model: Text, source: Checkpoint) -> None:
     """Put the weights of a published file into a text encoder, whatever head they came with."""
-    loaded = {
-        _modern(key): value.float()
-        for key, value in pretrained.read_weights(source.folder / checkpoint.WEIGHTS).items()
-    }
+    loaded = {_modern(key): value for key, value in checkpoint.read_weights(source).items()}
     wanted = model.model.state_dict()
     prefixes = ("", model.model.base_model_prefix + ".", "model.", "transformer.")
     own = next(
@@ -322,19 +320,8 @@ def _fill(model: Text, source: Checkpoint) -> None:
         ),
         {},
     )
-    missing = [key for key in wanted if key not in own]
-    if missing:
-        raise Wav2SmallError(
-            f"{source.folder / checkpoint.WEIGHTS}: lacks key {missing[0]}; is {checkpoint.CONFIG} "
-            "the one it belongs to?"
-        )
-    for key, value in wanted.items():
-        if own[key].shape != value.shape:
-            raise Wav2SmallError(
-                f"{source.folder / checkpoint.WEIGHTS}: {key} has shape {tuple(own[key].shape)}, "
-                f"{checkpoint.CONFIG} asks for {tuple(value.shape)}"
-            )
-    model.model.load_state_dict({key: own[key] for key in wanted})
+    fits = {key: value for key, value in own.items() if key in wanted}
+    weights.fill(model.model, fits, source.folder / checkpoint.WEIGHTS)
 
 
 def _modern(key: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -100,8 +99,7 @@ def from_pretrained(folder: str, system: str) -> Start:
             f"{source.folder / checkpoint.CONFIG}: model_type {config.get('model_type')!r} is no "
             f"{system}; give the folder of `wav2small pretrain {system}`"
         )
-    weights = pretrained.read_weights(source.folder / checkpoint.WEIGHTS)
-    weights = {checkpoint.modern(key): value for key, value in weights.items()}
+    weights = checkpoint.read_weights(source)
     tokenizer = encoders.load_tokenizer(source.folder, config["text_config"])
     history = lineage(source)
     kept = {key: value for key, value in config.items() if key not in _HEAD_FIELDS}
@@ -153,19 +151,11 @@ def build(
 
 def save(network: MultimodalNetwork, folder: str | os.PathLike[str]) -> None:
     """Write config.json, model.safetensors and the tokenizer's files; see `lora`."""
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     network.tokenizer.save(folder)
-    state = {
-        checkpoint.published(key): value.detach().cpu().clone().contiguous()
-        for key, value in lora.merged(network).items()
-    }
-    with files.atomic(folder / checkpoint.WEIGHTS) as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
-    with files.atomic(folder / checkpoint.CONFIG) as temporary:
-        temporary.write_text(json.dumps(network.config, indent=2) + "\n")
+    checkpoint.write_weights(folder, lora.merged(network))
+    files.write_json(folder / checkpoint.CONFIG, network.config)
 
 
 def _entry(name: str, source: Checkpoint) -> dict[str, Any]:
@@ -232,7 +222,7 @@ def load(source: Checkpoint, **options: Any) -> MultimodalTeacher:
         )
     tokenizer = encoders.load_tokenizer(source.folder, config["text_config"])
     network = network_class(config["model_type"])(config, tokenizer, where)
-    checkpoint.load_weights(network, source.folder / checkpoint.WEIGHTS)
+    checkpoint.load_weights(network, source)
     dimensions = checkpoint.dimensions(config, len(config["id2label"]), where)
     assert dimensions is not None
     return MultimodalTeacher(

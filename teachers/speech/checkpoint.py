@@ -207,53 +207,38 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def load_weights(
-    model: torch.nn.Module, file: Path, *, optional: Iterable[str] = ("masked_spec_embed",)
-) -> None:
-    """Fill a model, built on any device, with exactly the weights of a file, in float32.
+def read_weights(source: Checkpoint) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint under the names of today's torch, floats in float32.
 
-    Args:
-        model: its parameters are replaced
-        file: safetensors
-        optional: last parts of keys that may be there or not, on either side: they serve
-            training only
+    Raises:
+        Wav2SmallError: truncated or no safetensors
+    """
+    from wav2small.training import weights
+
+    found = weights.read(source.folder / WEIGHTS)
+    return {
+        modern(key): value.float() if value.is_floating_point() else value
+        for key, value in found.items()
+    }
+
+
+def load_weights(model: torch.nn.Module, source: Checkpoint) -> None:
+    """Fill a model, built on any device, with exactly the weights of a checkpoint.
 
     Raises:
         Wav2SmallError: truncated or no safetensors; a key that is missing, unexpected or of
             another shape, named
     """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from wav2small.training import weights
 
-    try:
-        found = {modern(key): value for key, value in load_file(file).items()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise Wav2SmallError(
-            f"{file}: truncated or no safetensors ({error}); copy it again"
-        ) from error
-    wanted = model.state_dict()
-    last = tuple(optional)
-    unexpected = [key for key in found if key not in wanted and not key.endswith(last)]
-    missing = [key for key in wanted if key not in found and not key.endswith(last)]
-    for keys, what in ((missing, "lacks"), (unexpected, "has an unexpected")):
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise Wav2SmallError(
-                f"{file}: {what} key {keys[0]}{more}; is {CONFIG} the one it belongs to?"
-            )
-    filled = {}
-    for key, own in wanted.items():
-        value = found.get(key)
-        if value is None:
-            value = torch.zeros(own.shape)
-        elif value.shape != own.shape:
-            raise Wav2SmallError(
-                f"{file}: {key} has shape {tuple(value.shape)}, {CONFIG} asks for "
-                f"{tuple(own.shape)}; the two do not belong together"
-            )
-        filled[key] = value.float() if value.is_floating_point() else value
-    model.load_state_dict(filled, strict=True, assign=True)
+    weights.fill(model, read_weights(source), source.folder / WEIGHTS)
+
+
+def write_weights(folder: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Write weights under the names of the published checkpoints."""
+    from wav2small.training import weights
+
+    weights.write(folder / WEIGHTS, {published(key): value for key, value in state.items()})
 
 
 def modern(key: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wav2small.errors import Wav2SmallError
+from wav2small.training import weights
 
 from . import backbones, checkpoint, wavlm
 from .checkpoint import Checkpoint
@@ -51,9 +51,7 @@ class Backbone:
 
     def fill(self, model: nn.Module) -> None:
         """Put the weights into a model of `config`."""
-        wanted = model.state_dict()
-        optional = {key for key in wanted if key.endswith("masked_spec_embed")}
-        model.load_state_dict({**{key: wanted[key] for key in optional}, **self.weights})
+        weights.fill(model, self.weights, self.source.folder / checkpoint.WEIGHTS)
 
 
 def load(spec: str, *, layers: int | None = None) -> Backbone:
@@ -86,55 +84,21 @@ def load(spec: str, *, layers: int | None = None) -> Backbone:
     for name in ("id2label", "label2id", "architectures", "auto_map", "categories"):
         config.pop(name, None)
     config |= {"num_hidden_layers": kept}
-    weights = {
+    kept_weights = {
         key: value
         for key, value in _weights(source, config["model_type"]).items()
         if not (found := re.match(r"encoder\.layers\.(\d+)\.", key)) or int(found[1]) < kept
     }
     with torch.device("meta"):
         model = backbones.build(config, where)
-    _check(model, weights, source)
-    return Backbone(source, config, weights, scale)
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        Wav2SmallError: truncated, or none
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise Wav2SmallError(
-            f"{file}: truncated or no safetensors ({error}); copy it again"
-        ) from error
+    weights.check(model, kept_weights, source.folder / checkpoint.WEIGHTS)
+    return Backbone(source, config, kept_weights, scale)
 
 
 def _weights(source: Checkpoint, family: str) -> dict[str, Tensor]:
-    found = read_weights(source.folder / checkpoint.WEIGHTS)
-    found = {checkpoint.modern(key): value for key, value in found.items()}
+    found = checkpoint.read_weights(source)
     for prefix in ("ssl_model.", f"{family}."):
         own = {key.removeprefix(prefix): v for key, v in found.items() if key.startswith(prefix)}
         if own:
-            return {key: value.float() for key, value in own.items()}
-    return {key: value.float() for key, value in found.items() if not key.startswith(_HEADS)}
-
-
-def _check(model: nn.Module, weights: dict[str, Tensor], source: Checkpoint) -> None:
-    wanted = model.state_dict()
-    if "masked_spec_embed" not in wanted:
-        weights.pop("masked_spec_embed", None)
-    missing = [key for key in wanted if key not in weights and key != "masked_spec_embed"]
-    unexpected = [key for key in weights if key not in wanted]
-    shapes = [key for key in wanted if key in weights and wanted[key].shape != weights[key].shape]
-    for keys, what in (
-        (missing, "lacks key"),
-        (unexpected, "has an unexpected key"),
-        (shapes, "has another shape than the configuration asks for in"),
-    ):
-        if keys:
-            raise Wav2SmallError(f"{source.folder / checkpoint.WEIGHTS}: {what} {keys[0]}")
+            return own
+    return {key: value for key, value in found.items() if not key.startswith(_HEADS)}

@@ -110,7 +110,7 @@ def load(source: Checkpoint, **options: Any) -> NeuralTeacher:
     normalise = bool(preprocessing.get("do_normalize", True))
     with torch.device("meta"):
         network = Network(config, where, normalise=normalise)
-    checkpoint.load_weights(network, source.folder / checkpoint.WEIGHTS)
+    checkpoint.load_weights(network, source)
     dimensions = checkpoint.dimensions(config, len(config["id2label"]), where)
     assert dimensions is not None
     return NeuralTeacher(

@@ -141,7 +141,7 @@ def load(source: Checkpoint, **options: Any) -> NeuralTeacher:
         raise Wav2SmallError(f"{where}: sampling_rate is not {audio.SAMPLING_RATE}")
     with torch.device("meta"):
         network = Network(config, where)
-    checkpoint.load_weights(network, source.folder / checkpoint.WEIGHTS)
+    checkpoint.load_weights(network, source)
     dimensions = checkpoint.dimensions(config, config["num_classes"], where)
     return NeuralTeacher(
         network,

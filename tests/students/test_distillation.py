@@ -673,7 +673,7 @@ def test_a_start_may_have_other_categories(table, run, tmp_path):
         torch.testing.assert_close(state["adv.weight"], began["adv.weight"], atol=1e-5, rtol=0)
     torch.testing.assert_close(heads["same"], heads["with"], atol=1e-5, rtol=0)
     assert heads["without"] is None
-    with pytest.raises(Wav2SmallError, match="does not fit student nano"):
+    with pytest.raises(Wav2SmallError, match="does not fit Nano"):
         distill(table, tmp_path / "other", **quick | {"student": "nano", "init": str(run[0])})
 
 

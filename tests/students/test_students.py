@@ -334,17 +334,17 @@ BROKEN = {
         lambda f: (f / "model.safetensors").write_bytes(
             (f / "model.safetensors").read_bytes()[:-100]
         ),
-        "damaged or truncated",
+        "damaged, truncated",
     ),
     "not safetensors": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 50), "damaged"),
-    "missing tensor": (lambda f: _reshape(f, "adv.weight", None), r"missing adv\.weight"),
+    "missing tensor": (lambda f: _reshape(f, "adv.weight", None), r"lacks key adv\.weight"),
     "extra tensor": (
         lambda f: _reshape(f, "other.weight", np.zeros(3, np.float32)),
-        r"unexpected other\.weight",
+        r"unexpected key other\.weight",
     ),
     "other shape": (
         lambda f: _reshape(f, "adv.bias", np.zeros(4, np.float32)),
-        r"adv\.bias is \(4,\) instead of \(3,\)",
+        r"adv\.bias has shape \(4,\) instead of \(3,\)",
     ),
 }
 

@@ -290,7 +290,7 @@ BAD = {
         edit_weights(lambda w: w.update({"pool_model.attention": torch.ones(31, 1)})),
         r"pool_model.attention has shape \(31, 1\).*\(32, 1\)",
     ),
-    "truncated": (truncate, "model.safetensors: truncated"),
+    "truncated": (truncate, "model.safetensors: damaged, truncated"),
     "pickle": (pickle_only, "pytorch_model.bin: a pickle.*save_file"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
