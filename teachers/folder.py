@@ -10,16 +10,24 @@ from wav2small.teachers.speech.checkpoint import Checkpoint
 
 from . import registry
 from .base import Teacher
-from .speech import checkpoint
+from .speech import checkpoint, onnx, onnx_files
 
 
 def load_folder(folder: str, **options: Any) -> Teacher:
-    """The teacher in a folder: a checkpoint, or what `distil` or `finetune` wrote.
+    """The teacher in a folder: a checkpoint, an ONNX model, or what `distil` or `finetune` wrote.
 
     Raises:
         Wav2SmallError: none, or one that cannot be used
     """
+    if onnx_files.holds(folder):
+        return load_onnx(folder, **options)
     return _load(checkpoint.local(folder), options)
+
+
+def load_onnx(spec: str, **options: Any) -> Teacher:
+    """The teacher in an ONNX file or folder; options that are of other teachers are passed over."""
+    names = ("device", "output", "dimensions", "scale")
+    return onnx.OnnxTeacher(spec, **{name: options[name] for name in names if name in options})
 
 
 def load_hub(spec: str, **options: Any) -> Teacher:

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from wav2small.errors import Wav2SmallError
+from wav2small.provenance import UNKNOWN
 
 from .base import Teacher
 
@@ -64,6 +65,7 @@ _MAKERS = {
     "ensemble": "wav2small.teachers.speech.ensemble:Ensemble",
 }
 _FOLDER = "wav2small.teachers.folder:load_folder"
+_ONNX = "wav2small.teachers.folder:load_onnx"
 _HUB = "wav2small.teachers.folder:load_hub"
 
 _registered: dict[str, Callable[..., Any]] = {}
@@ -93,24 +95,40 @@ def list_teachers() -> list[dict[str, Any]]:
     return rows
 
 
-def load_teacher(spec: str | Teacher, **options: Any) -> Teacher:
+def load_teacher(spec: str | Teacher, *, licence: str | None = None, **options: Any) -> Teacher:
     """Load a teacher.
 
     Args:
         spec: a name of `list_teachers()`; a folder with `config.json` and `model.safetensors`
-            (a checkpoint, or what `distil` and `finetune` write); a hub id `owner/name`,
-            optionally `owner/name@revision`; `package.module:Class`, a class of your own;
-            `ensemble:SPEC=WEIGHT,SPEC=WEIGHT`; or a teacher, which is returned as it is
-        options: `device`, `dtype`, `members`, `weights` ...; a teacher takes those it knows
+            (a checkpoint, or what `distil` and `finetune` write); a bundle, an audonnx folder or
+            an `.onnx` file; a hub id `owner/name`, optionally `owner/name@revision`;
+            `package.module:Class`, a class of your own; `ensemble:SPEC=WEIGHT,SPEC=WEIGHT`; or a
+            teacher, which is returned as it is
+        licence: of a teacher that names none
+        options: `device`, `dtype`, `members`, `weights`, of ONNX models `output`, `dimensions`,
+            `scale` ...; a teacher takes those it knows
 
     Raises:
-        Wav2SmallError: no such teacher, or a checkpoint that cannot be used
+        Wav2SmallError: no such teacher, a checkpoint that cannot be used, or a `licence` for a
+            teacher that has another one
     """
     if not isinstance(spec, str):
         return spec
+    teacher = _load(spec, options)
+    if licence and teacher.licence not in (UNKNOWN, licence):
+        raise Wav2SmallError(
+            f"--teacher-licence {licence}: {spec} is {teacher.licence}; the option is for teachers "
+            "that name no licence"
+        )
+    if licence:
+        teacher.licence = licence
+    return teacher
+
+
+def _load(spec: str, options: dict[str, Any]) -> Teacher:
     if spec.startswith("ensemble:"):
         members, weights = _parse_ensemble(spec.removeprefix("ensemble:"))
-        return load_teacher("ensemble", **{**options, "members": members, "weights": weights})
+        return _load("ensemble", {**options, "members": members, "weights": weights})
     if spec in _registered:
         return _call(_registered[spec], options)
     if spec in _MAKERS:
@@ -123,6 +141,8 @@ def load_teacher(spec: str | Teacher, **options: Any) -> Teacher:
         )
     if os.path.isdir(spec):
         return _object(_FOLDER)(spec, **options)
+    if spec.lower().endswith(".onnx") and os.path.isfile(spec):
+        return _object(_ONNX)(spec, **options)
     if ":" in spec and "/" not in spec.partition(":")[0]:
         return _call(_imported(spec), options)
     if spec.count("/") == 1 and not os.path.exists(spec) and not spec.startswith((".", "/")):
@@ -132,7 +152,8 @@ def load_teacher(spec: str | Teacher, **options: Any) -> Teacher:
     hint = f"did you mean {close[0]}? " if close else ""
     raise Wav2SmallError(
         f"--teacher {spec}: no teacher of that name and no such folder; {hint}"
-        f"known: {known}; else a folder, a hub id owner/name, or package.module:Class"
+        f"known: {known}; else a folder, an .onnx file, a hub id owner/name, or "
+        "package.module:Class"
     )
 
 

@@ -1,12 +1,13 @@
 """ONNX Runtime sessions: the only place that opens one.
 
-Every session runs on the CPU with the threads it is given and exact 8-bit arithmetic.
+Every session runs with the threads it is given and exact 8-bit arithmetic, on the CPU unless a
+teacher asks for another provider.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,19 @@ def session_options(
 
 
 def open_session(
-    model: bytes | str | os.PathLike[str], *, threads: int = 1, options: Any = None
+    model: bytes | str | os.PathLike[str],
+    *,
+    threads: int = 1,
+    options: Any = None,
+    providers: Sequence[Any] = ("CPUExecutionProvider",),
 ) -> Any:
-    """Open a model on the CPU.
+    """Open a model, on the CPU unless told otherwise.
 
     Args:
         model: path of an ONNX file, or its bytes
         threads: threads of ONNX Runtime
         options: from `session_options`, then changed by the caller; replaces `threads`
+        providers: execution providers, or pairs of a provider and its options
 
     Returns:
         `onnxruntime.InferenceSession`
@@ -98,7 +104,7 @@ def open_session(
         return onnxruntime.InferenceSession(
             model if isinstance(model, bytes) else os.fspath(model),
             session_options(threads=threads) if options is None else options,
-            providers=["CPUExecutionProvider"],
+            providers=list(providers),
         )
     except Exception as error:  # ONNX Runtime's errors share no narrower base
         where = "the model" if isinstance(model, bytes) else str(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +75,7 @@ def label(
     members: Sequence[str] | None = None,
     weights: Sequence[float] | None = None,
     revision: str | None = None,
+    teacher_options: Mapping[str, Any] | None = None,
     asr: str | None = None,
     flush_s: float = 10.0,
 ) -> Result:
@@ -108,6 +109,8 @@ def label(
         members: teachers of an ensemble; None = the paper's two
         weights: one for each member; None = all the same
         revision: of the published checkpoint, for "wavlm" and "wav2vec2"
+        teacher_options: further options of `load_teacher`: `licence`, and `output`, `dimensions`
+            and `scale` of an ONNX model
         asr: folder or hub id of a Whisper-type model, which first writes down `text` and `words`
             of the clips that have no `text`; both go to the label table
         flush_s: least seconds between two writes of what is done
@@ -124,6 +127,7 @@ def label(
     _check_source(source, index, os.fspath(output))
     options: dict[str, Any] = {"device": device, "dtype": dtype}
     options |= _given(teacher, members=members, weights=weights, revision=revision)
+    options |= teacher_options or {}
     # With Ray this process only asks the teacher who it is; it may have no GPU.
     here = {"device": "cpu", "dtype": "float32"} if engine == "ray" else {}
     model = registry.load_teacher(teacher, **options | here)

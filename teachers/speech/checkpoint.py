@@ -77,7 +77,7 @@ def local(folder: str | os.PathLike[str], *, id: str | None = None) -> Checkpoin
             f"{path}: no {WEIGHTS}; a teacher's folder holds {CONFIG} and {WEIGHTS}"
         )
     revision = "sha256:" + files.sha256(path / WEIGHTS)
-    return Checkpoint(path, id or os.fspath(folder), revision, _licence(path, id or path.name))
+    return Checkpoint(path, id or os.fspath(folder), revision, licence_of(path, id or path.name))
 
 
 def hub(spec: str, *, extra: Iterable[str] = ()) -> Checkpoint:
@@ -131,7 +131,7 @@ def hub(spec: str, *, extra: Iterable[str] = ()) -> Checkpoint:
                 f"{spec}: no {file} in this repository or in its local copy; if it offers only "
                 f"pytorch_model.bin, convert that to {WEIGHTS} with safetensors; or {put}"
             )
-    return Checkpoint(folder, name, revision_of(folder), _licence(folder, name))
+    return Checkpoint(folder, name, revision_of(folder), licence_of(folder, name))
 
 
 def revision_of(folder: Path) -> str:
@@ -255,7 +255,7 @@ def published(key: str) -> str:
     )
 
 
-def _licence(folder: Path, name: str) -> str:
+def licence_of(folder: Path, name: str) -> str:
     """By hub id, by our own provenance, or by the model card's front matter."""
     lineage = folder / "provenance.json"
     if lineage.exists():

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from wav2small.cli import teacher_options
+
 EXAMPLE = """  wav2small label recordings/ -o labels.parquet
   wav2small label clips.csv -o labels.parquet --teacher wavlm --device cuda
   wav2small label speech/ -o labels.parquet --variants 4 --noise noise/ --rooms rooms/
@@ -20,9 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--teacher",
         default="acoustic",
         metavar="NAME|FOLDER|HUB_ID",
-        help="see `wav2small teachers`; a folder of `distill` or `finetune`; a hub id, "
-        "owner/name[@revision]; package.module:Class (default: %(default)s)",
+        help="see `wav2small teachers`; a folder of `distill` or `finetune`; a bundle, an audonnx "
+        "folder or an .onnx file; a hub id, owner/name[@revision]; package.module:Class "
+        "(default: %(default)s)",
     )
+    teacher_options.add(parser)
     parser.add_argument("--root", help="folder that the files of a table are relative to")
     parser.add_argument(
         "--window",
@@ -110,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
         members=args.members,
         weights=args.weights,
         revision=args.revision,
+        teacher_options=teacher_options.chosen(args),
         asr=args.asr,
     )
     if result.already_complete:

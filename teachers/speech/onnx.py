@@ -1,0 +1,294 @@
+"""ONNX models as teachers: a bundle, an audonnx folder, or a bare file with one waveform input.
+
+The graph is run as it is, by ONNX Runtime; neither torch nor transformers is needed. What the file
+does not say about itself (which output, which column is which dimension, scale, licence) comes from
+`model.yaml`, from the file's metadata, or from the caller.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from wav2small import audio, provenance
+from wav2small.dimensions import DIMENSIONS
+from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.session import first_line, open_session, session_options
+
+from .onnx_files import Description, describe, digest, licence, lineage
+
+#: The folder audEERING publishes (Zenodo 6221127) names no licence in its files; its record does.
+AUDEERING_LICENCE = "CC-BY-NC-SA-4.0"
+_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+_COUNTS = {
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+    **_FLOATS,
+}
+
+
+class OnnxTeacher:
+    """An ONNX model that labels.
+
+    Its waveform input is float, (clips, samples), (clips, 1, samples) or (samples,). A second input
+    may be the mask of valid samples (named `padding_mask`: of the padding) or their number; with
+    one, clips go through in batches, without one alone.
+
+    Args:
+        spec: bundle, audonnx folder or `.onnx` file
+        device: "auto" (CUDA where ONNX Runtime has it), "cpu", "cuda", "cuda:1", or another
+            execution provider of ONNX Runtime by its short name, such as "coreml"
+        output: name of the output; None = `logits`, or the only one
+        dimensions: what the columns of the output are, in their order; None = as `model.yaml` or
+            the metadata says. Other names are categories, whose probabilities become columns
+        scale: (lowest, highest) output, mapped to 0..1; None = it is 0..1 already
+        threads: of ONNX Runtime; worker processes have one each
+
+    Raises:
+        Wav2SmallError: the model cannot be loaded, takes something else than a waveform, or nothing
+            says which output is which
+
+    Example:
+        >>> teacher = OnnxTeacher("bundle", dimensions=["arousal", "dominance", "valence"])
+        >>> teacher.predict(signal[None], np.array([len(signal)])).shape
+        (1, 3)
+    """
+
+    invariances: frozenset[str] = frozenset()
+
+    def __init__(
+        self,
+        spec: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        output: str | None = None,
+        dimensions: Sequence[str] | None = None,
+        scale: tuple[float, float] | None = None,
+        threads: int = 1,
+    ):
+        given: dict[str, Any] = {"output": output, "dimensions": dimensions, "scale": scale}
+        self._again = functools.partial(
+            OnnxTeacher, os.fspath(spec), device=device, threads=threads, **given
+        )
+        described = describe(spec)
+        self.path = described.path
+        provider, number = choose_provider(device)
+        self.session = open_session(
+            self.path,
+            options=session_options(threads=threads),
+            providers=[(provider, {"device_id": number} if provider.startswith("CUDA") else {})],
+        )
+        if device != "auto" and self.session.get_providers()[0] != provider:
+            raise Wav2SmallError(f"--device {device}: {provider} does not start; give --device cpu")
+        kind = "cpu" if provider.startswith("CPU") else provider.partition("Execution")[0].lower()
+        self.device = SimpleNamespace(type=kind)
+        self.in_workers = kind == "cpu"
+        self._waveform, self._companion = _inputs(self.session, self.path)
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self._output, names = self._columns(described, metadata, output, dimensions)
+        self.dimensions = tuple(name for name in DIMENSIONS if name in names)
+        self._order = [names.index(name) for name in self.dimensions]
+        self.categories: tuple[str, ...] = () if self.dimensions else tuple(names)
+        self._category_output = "" if self.dimensions else self._output
+        if "wav2small.categories" in metadata and self.dimensions:
+            self.categories = tuple(json.loads(metadata["wav2small.categories"]))
+            self._category_output = "categories"
+        self._low, self._high = scale or (0.0, 1.0)
+        if not self._low < self._high:
+            raise Wav2SmallError(f"--teacher-scale {self._low:g} {self._high:g}: lowest first")
+        self.sampling_rate = int(metadata.get("sampling_rate", audio.SAMPLING_RATE))
+        self.id = os.fspath(spec)
+        self.name = metadata.get("wav2small.student") or Path(spec).resolve().stem
+        self.revision = ";".join(
+            [digest(self.path), *(f"{key}={value}" for key, value in given.items() if value)]
+        )
+        self._lineage = lineage(self.path, metadata)
+        self.licence = licence(described, metadata, self._lineage)
+        if self.licence == provenance.UNKNOWN and self._is_audeering(names):
+            self.name, self.licence = "wav2vec2", AUDEERING_LICENCE
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._again, ()
+
+    def predict(self, batch: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """See `Teacher.predict`."""
+        found = self.predict_columns(batch, lengths)
+        return np.stack([found[name] for name in self.dimensions], axis=1)
+
+    def predict_columns(self, batch: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+        """Dimensions, and probabilities of the categories as `probability_NAME`."""
+        outputs = [self._output] if self.dimensions else []
+        outputs += [self._category_output] if self._category_output else []
+        if self._companion is None:
+            rows = [
+                self._run(outputs, batch[row : row + 1, :length], lengths[row : row + 1])
+                for row, length in enumerate(lengths)
+            ]
+            values = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+        else:
+            values = self._run(outputs, batch, lengths)
+        columns: dict[str, np.ndarray] = {}
+        if self.dimensions:
+            scaled = (values[0][:, self._order] - self._low) / (self._high - self._low)
+            columns = dict(zip(self.dimensions, scaled.T, strict=True))
+        if self._category_output:
+            names = (f"probability_{name}" for name in self.categories)
+            columns |= dict(zip(names, probabilities(values[-1]).T, strict=True))
+        return columns
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """The model, then the teachers it learned from, if it says so."""
+        own = {key: getattr(self, key) for key in ("name", "id", "revision", "licence")}
+        return [own | {"invariances": []}, *self._lineage.get("teachers", ())]
+
+    def _run(self, outputs: list[str], batch: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+        rank = len(self._waveform.shape)
+        signal = batch.astype(_FLOATS[self._waveform.type])
+        signal = {1: signal[0], 2: signal}[rank] if rank < 3 else signal[:, None]
+        feed = {self._waveform.name: np.ascontiguousarray(signal)}
+        if self._companion is not None:
+            kind = _COUNTS[self._companion.type]
+            if len(self._companion.shape) == 1:
+                feed[self._companion.name] = np.asarray(lengths).astype(kind)
+            else:
+                valid = np.arange(batch.shape[1]) < np.asarray(lengths)[:, None]
+                inverted = "padding" in self._companion.name
+                feed[self._companion.name] = (valid ^ inverted).astype(kind)
+        try:
+            found = self.session.run(outputs, feed)
+        except Exception as error:  # ONNX Runtime's errors share no narrower base
+            raise AudioError(
+                f"{self.path}: fails on {batch.shape[1]} samples ({first_line(error)[:160]})"
+            ) from error
+        widths = [len(self._names)] if self.dimensions else []
+        widths += [len(self.categories)] if self._category_output else []
+        for name, values, width in zip(outputs, found, widths, strict=True):
+            if values.size != len(batch) * width:
+                raise Wav2SmallError(
+                    f"{self.path}: output {name} has shape {values.shape} for {len(batch)} clips; "
+                    f"{width} values a clip are needed, so name another --teacher-output"
+                )
+        return [
+            values.reshape(len(batch), width).astype(np.float32)
+            for values, width in zip(found, widths, strict=True)
+        ]
+
+    def _columns(
+        self,
+        described: Description,
+        metadata: Mapping[str, str],
+        output: str | None,
+        dimensions: Sequence[str] | None,
+    ) -> tuple[str, list[str]]:
+        """The output to take, and the names of its columns."""
+        there = {node.name: node.shape for node in self.session.get_outputs()}
+        chosen = output or ("logits" if "logits" in there else next(iter(there)))
+        if chosen not in there or (output is None and len(there) > 1 and chosen != "logits"):
+            problem = f"no output {output}" if output else "which output it is, nothing says"
+            raise Wav2SmallError(
+                f"{self.path}: {problem}; name one of {', '.join(there)} with --teacher-output"
+            )
+        names = dimensions or described.labels.get(chosen)
+        if not names and "wav2small.student" in metadata:
+            names = DIMENSIONS
+        width = there[chosen][-1] if there[chosen] else None
+        if not names:
+            shown = width if isinstance(width, int) else "of"
+            raise Wav2SmallError(
+                f"{self.path}: nothing names the {shown} columns of output {chosen}; give "
+                "--teacher-dimensions arousal dominance valence, in the order of the model"
+            )
+        self._names = [str(name).strip() for name in names]
+        known = [name.lower() for name in self._names if name.lower() in DIMENSIONS]
+        fits = not isinstance(width, int) or width == len(self._names)
+        if not fits or len({*self._names}) < len(self._names):
+            raise Wav2SmallError(
+                f"{self.path}: output {chosen} has {width} columns, and {len(self._names)} names "
+                f"for them: {', '.join(self._names)}; each once, with --teacher-dimensions"
+            )
+        if known and len(known) != len(self._names):
+            raise Wav2SmallError(
+                f"{self.path}: output {chosen} mixes dimensions and other columns "
+                f"({', '.join(self._names)}); name another --teacher-output"
+            )
+        self._names = known or self._names
+        return chosen, self._names
+
+    def _is_audeering(self, names: Sequence[str]) -> bool:
+        """Whether it is laid out as the published wav2vec2 model."""
+        there = {node.name: list(node.shape)[-1:] for node in self.session.get_outputs()}
+        return tuple(names) == DIMENSIONS and there == {"hidden_states": [1024], "logits": [3]}
+
+
+def choose_provider(device: str) -> tuple[str, int]:
+    """The execution provider of a device, and its number.
+
+    Raises:
+        Wav2SmallError: this ONNX Runtime has no such provider
+
+    Example:
+        >>> choose_provider("cpu")
+        ('CPUExecutionProvider', 0)
+    """
+    import onnxruntime
+
+    known = {
+        name.removesuffix("ExecutionProvider").lower(): name
+        for name in onnxruntime.get_available_providers()
+    }
+    kind, _, number = device.lower().partition(":")
+    if kind == "auto":
+        kind = "cuda" if "cuda" in known else "cpu"
+    if kind not in known or not (number or "0").isdigit():
+        remedy = "pip install onnxruntime-gpu, or " if kind == "cuda" else ""
+        raise Wav2SmallError(
+            f"--device {device}: this ONNX Runtime has no such provider; {remedy}give auto or one "
+            f"of {', '.join(sorted(known))}"
+        )
+    return known[kind], int(number or 0)
+
+
+def probabilities(values: np.ndarray) -> np.ndarray:
+    """Probabilities of categories: softmax over logits; what is probabilities already stays.
+
+    Example:
+        >>> probabilities(np.array([[0.25, 0.75]]))
+        array([[0.25, 0.75]])
+        >>> probabilities(np.array([[1.0, 1.0]]))
+        array([[0.5, 0.5]])
+    """
+    if (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-3):
+        return values
+    shares = np.exp(values - values.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def _inputs(session: Any, path: Path) -> tuple[Any, Any]:
+    """The waveform, and the mask or the lengths if the model takes clips in batches."""
+    nodes = session.get_inputs()
+    beside = [node for node in nodes if "mask" in node.name or "len" in node.name.lower()]
+    waveform = [node for node in nodes if node not in beside and node.type in _FLOATS]
+    fits = (
+        len(nodes) == len(waveform) + len(beside)
+        and len(waveform) == 1
+        and 1 <= len(waveform[0].shape) <= 3
+        and not isinstance(waveform[0].shape[-1], int)
+        and (len(waveform[0].shape) < 3 or waveform[0].shape[1] == 1)
+        and len(beside) <= 1
+        and all(len(node.shape) in (1, 2) and node.type in _COUNTS for node in beside)
+    )
+    if not fits:
+        shown = ", ".join(f"{node.name} {node.type} {list(node.shape)}" for node in nodes)
+        raise Wav2SmallError(
+            f"{path}: no teacher: inputs {shown}; needed is a waveform, float [clips, samples] of "
+            "any length, and at most its mask or lengths"
+        )
+    return waveform[0], beside[0] if beside else None

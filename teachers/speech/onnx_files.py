@@ -1,0 +1,122 @@
+"""What stands beside the graph of an ONNX teacher: names of outputs, lineage, licence."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wav2small import files, provenance
+from wav2small.errors import Wav2SmallError
+from wav2small.session import first_line
+
+from . import checkpoint
+
+MODEL, DESCRIPTION = "model.onnx", "model.yaml"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What stands beside a graph.
+
+    Attributes:
+        path: of the `.onnx` file
+        labels: {output: names of its columns}, of `model.yaml`
+        licence: SPDX name, or "unknown"
+    """
+
+    path: Path
+    labels: Mapping[str, Sequence[str]]
+    licence: str
+
+
+def holds(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds an ONNX model and no checkpoint of torch.
+
+    Example:
+        >>> holds("bundle")
+        True
+    """
+    path = Path(folder)
+    there = (path / MODEL).is_file() or (path / DESCRIPTION).is_file()
+    return there and not (path / checkpoint.CONFIG).is_file()
+
+
+def describe(spec: str | os.PathLike[str]) -> Description:
+    """Find the graph of a folder and read what stands beside it.
+
+    Raises:
+        Wav2SmallError: no model there, a `model.yaml` that cannot be read, or one that asks for a
+            transform of the signal
+
+    Example:
+        >>> describe("bundle").path.name
+        'model.onnx'
+    """
+    path = Path(spec)
+    folder = path if path.is_dir() else path.parent
+    content: dict[str, Any] = {}
+    if path.is_dir() or path.name == MODEL:
+        content = _read_yaml(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else {}
+    if path.is_dir():
+        path = folder / Path(str(content.get("path") or MODEL)).name
+    if not path.is_file():
+        raise Wav2SmallError(f"{path}: no such file; name a folder with {MODEL}, or an .onnx file")
+    transform = content.get("transform")
+    if isinstance(transform, Mapping) and not any(str(key).startswith("$") for key in transform):
+        transform = any(transform.values())  # one per input
+    if transform:
+        raise Wav2SmallError(
+            f"{folder / DESCRIPTION}: the model needs a transform of the signal, which is not run "
+            "here; a teacher takes the waveform itself, so export the transform into the graph"
+        )
+    labels = content.get("labels") or {}
+    if isinstance(labels, list):
+        labels = {"logits": labels}
+    labels = {str(name): list(found) for name, found in labels.items() if isinstance(found, list)}
+    licence = content.get("licence") or content.get("license")
+    if not licence and path.name == MODEL:
+        licence = checkpoint.licence_of(folder, folder.name)
+    return Description(path, labels, str(licence or provenance.UNKNOWN))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """The object in an audonnx description: {"path", "labels", "transform"}."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise Wav2SmallError(f"{path}: not YAML ({first_line(error)}); copy it again") from error
+    if isinstance(found, dict) and len(found) == 1 and str(next(iter(found))).startswith("$"):
+        found = next(iter(found.values()))
+    return found if isinstance(found, dict) else {}
+
+
+def digest(path: Path) -> str:
+    """Of the file and of its weights, where they lie beside it."""
+    names = sorted(other for other in path.parent.glob(f"{path.name}*") if other.is_file())
+    return "sha256:" + "+".join(files.sha256(name) for name in names)
+
+
+def lineage(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The provenance that a bundle has beside the model, or a bare model in its metadata."""
+    beside = path.parent / "provenance.json"
+    if path.name == MODEL and beside.is_file():
+        return checkpoint.read_json(beside)
+    try:
+        found = json.loads(metadata.get("wav2small.provenance", "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def licence(described: Description, metadata: Mapping[str, str], history: Mapping[str, Any]) -> str:
+    """Of the lineage, else of the files beside the model, else of its metadata."""
+    if history:
+        return " AND ".join(provenance.licences(history))
+    named = next((metadata[key] for key in ("licence", "license") if metadata.get(key)), None)
+    return described.licence if described.licence != provenance.UNKNOWN else named or "unknown"
