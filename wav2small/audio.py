@@ -9,7 +9,10 @@ import numpy as np
 
 from wav2small.errors import AudioError
 
+from . import containers
+
 SAMPLING_RATE = 16000  # Hz; the rate of every student and teacher
+MP3_PADDING = 3000  # samples that an encoder adds at most and a decoder takes away
 MIN_DURATION_S = 0.1  # shorter clips hold less than one syllable
 
 #: Endings that a folder is searched for, lower case.
@@ -151,8 +154,11 @@ def _open(file: str | os.PathLike[str]) -> Any:
     except (OSError, ValueError) as error:  # a loop of links, a name too long, a NUL in it
         reason = getattr(error, "strerror", None) or str(error)
         raise AudioError(f"{path!r}: no such file ({reason}); correct the path") from error
+    found = containers.contents(path)
+    if found.problem:
+        raise AudioError(f"{path}: {found.problem}")
     try:
-        return soundfile.SoundFile(path)
+        sound = soundfile.SoundFile(containers.Patched(path, *found.patch) if found.patch else path)
     except TypeError as error:  # libsndfile takes the ending .raw for samples without a header
         raise AudioError(
             f"{path}: samples without a header; convert it: ffmpeg -f s16le -ar 16000 -ac 1 "
@@ -168,6 +174,16 @@ def _open(file: str | os.PathLike[str]) -> Any:
             else "not audio, or damaged"
         )
         raise AudioError(f"{path}: {problem}; {remedy}") from error
+    promised_s = sound.frames / sound.samplerate
+    slack_s = containers.SLACK_S + MP3_PADDING / sound.samplerate
+    if found.seconds is not None and abs(promised_s - found.seconds) > slack_s:
+        sound.close()
+        raise AudioError(
+            f"{path}: truncated, or joined from several, or without a table of its length: "
+            f"its header promises {promised_s:.3f} s of audio, its frames hold {found.seconds:.3f} "
+            f's; write it again: ffmpeg -i "{path}" "{os.path.splitext(path)[0]}.wav"'
+        )
+    return sound
 
 
 def _decode(sound: Any, file: str | os.PathLike[str], start: int, frames: int) -> np.ndarray:

@@ -39,6 +39,52 @@ static const char *parse_format(const uint8_t *chunk, size_t size, w2s_wav *wav)
     return NULL;
 }
 
+/* The place after all complete chunks from `at` on; the size if none is cut. */
+static size_t skip_chunks(const uint8_t *bytes, size_t size, size_t at) {
+    while (at < size && size - at >= 8) {
+        size_t length = le(bytes + at + 4, 4);
+        for (int i = 0; i < 4; i++) {
+            if (bytes[at + (size_t)i] < ' ' || bytes[at + (size_t)i] > '~') {
+                return at;
+            }
+        }
+        if (memcmp(bytes + at, "TAG", 3) == 0 || memcmp(bytes + at, "ID3", 3) == 0) {
+            return size;
+        }
+        if (length > size - at - 8) {
+            return at;
+        }
+        at += 8 + length + (length & 1);
+    }
+    return size;
+}
+
+/* Bytes of samples that are there; 0, or a sentence that says why they are not what the header
+ * promises. Programs that write into a pipe leave 0 or a huge number. */
+static const char *find_samples(const uint8_t *bytes, size_t size, size_t start, size_t length,
+                                const w2s_wav *wav, size_t *held) {
+    size_t left = size - start;
+    size_t width = (size_t)wav->channels * (size_t)(wav->bits / 8);
+    double slack = 0.1 * (double)wav->sampling_rate * (double)width;
+    int marker = (length >= 0x7FFFF000u && length <= 0x80000024u) || length >= 0xFFFFF000u;
+    size_t rest = 0;
+    *held = length < left ? length : left;
+    if (length > left) {
+        return marker || (double)(length - left) <= slack
+                   ? NULL
+                   : "a WAV file that was cut: its header promises more than it holds";
+    }
+    rest = size - skip_chunks(bytes, size, start + length + (length & 1));
+    if ((double)rest <= slack) {
+        return NULL;
+    }
+    if (length == 0) {
+        *held = left;
+        return NULL;
+    }
+    return "a WAV file that holds more than its header promises";
+}
+
 const char *w2s_wav_parse(const uint8_t *bytes, size_t size, w2s_wav *wav) {
     size_t at = 12;
     int has_format = 0;
@@ -61,9 +107,10 @@ const char *w2s_wav_parse(const uint8_t *bytes, size_t size, w2s_wav *wav) {
             if (!has_format) {
                 return "a WAV file whose data comes before its fmt chunk";
             }
+            const char *problem = find_samples(bytes, size, at + 8, length, wav, &held);
             wav->data = chunk;
             wav->frames = held / ((size_t)wav->channels * (size_t)(wav->bits / 8));
-            return NULL;
+            return problem;
         }
         if (length >= left) {
             break;

@@ -14,8 +14,9 @@ typedef struct w2s_wav {
     size_t frames;       /* samples per channel */
 } w2s_wav;
 
-/* Find the samples; 0, or a sentence that describes the problem with the bytes. A data chunk that
- * claims more than there is (a recording that was cut) counts as far as it goes. */
+/* Find the samples; 0, or a sentence that describes the problem with the bytes. A recording that
+ * was cut by more than .1 s is one; a data chunk of size 0 or of the sizes that programs write into
+ * a pipe counts as far as it goes. */
 const char *w2s_wav_parse(const uint8_t *bytes, size_t size, w2s_wav *wav);
 
 /* Sample `index` of the first channel, -1..1; `index` is below `frames`. */

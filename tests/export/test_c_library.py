@@ -262,6 +262,37 @@ def test_wav_formats(programs, bundles, clips, tmp_path, subtype):
     np.testing.assert_allclose(np.array(outputs, float), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        *[(size, "") for size in (0, 0xFFFFFFFF, 0x7FFFF000, 0x80000000, -1, 2)],
+        (1000, "holds more"),
+        (1 << 22, "was cut"),
+        ("half", "was cut"),
+    ],
+)
+def test_wav_sizes(programs, bundles, clips, tmp_path, size, says):
+    """The same files are read, and rejected, as in Python."""
+    soundfile.write(tmp_path / "clip.wav", soundfile.read(clips[0])[0], 16000, subtype="PCM_16")
+    data = bytearray((tmp_path / "clip.wav").read_bytes())
+    if size == "half":
+        del data[len(data) // 2 :]
+    else:
+        number = size if size == 0 or size >= 1000 else len(data) - 44 + size
+        data[40:44] = number.to_bytes(4, "little")
+    (tmp_path / "clip.wav").write_bytes(data)
+    command = [programs / "classify", bundles / "window", tmp_path / "clip.wav"]
+    done = run(command, check=False)
+    if says:
+        assert done.returncode == 1 and says in done.stderr.decode()
+        with pytest.raises(wav2small.errors.AudioError):
+            wav2small.audio.read(tmp_path / "clip.wav")
+        return
+    _, *outputs = done.stdout.decode().split()
+    expected = wav2small.Predictor(bundles / "window").predict_file(tmp_path / "clip.wav")
+    np.testing.assert_allclose(np.array(outputs, float), expected, rtol=0, atol=1e-5)
+
+
 def test_make_c_in_an_exported_bundle(speech, clips, tmp_path):
     from wav2small.export.export import export_bundle
     from wav2small.export.verification import VerificationOptions, verify_bundle

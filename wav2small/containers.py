@@ -1,0 +1,254 @@
+"""What an audio file promises against what it holds: cut, joined and streamed files.
+
+libsndfile reads what a header promises, or as far as the file goes, and says nothing of the rest.
+Here the parts of a container are counted without decoding them: chunks (WAV, RF64, W64, AIFF, CAF,
+AU), pages (Ogg), frames (MP3, FLAC).
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+
+from . import frames
+from .frames import SLACK_S, TAGS, Bytes, Contents
+
+SLACK_BYTES = 4096  # where the bytes of a second are not known
+_ID = re.compile(rb"[ -~]{4}")
+
+
+def contents(path: str) -> Contents:
+    """Compare the header of an audio file with the file; repeated calls are free.
+
+    Args:
+        path: of a file that is there and not empty
+
+    Example:
+        >>> contents("speech.wav")
+        Contents(problem='', seconds=None, patch=None)
+    """
+    state = os.stat(path)
+    return _contents(os.path.abspath(path), state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _contents(path: str, size: int, modified: int) -> Contents:
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return parse(data)
+
+
+def parse(data: Bytes) -> Contents:
+    """As `contents`, of bytes.
+
+    Example:
+        >>> parse(b"RIFF\\x24\\0\\0\\0WAVEfmt ").problem
+        ''
+    """
+    start = data[:12]
+    if start[:4] == b"OggS":
+        return frames.ogg(data)
+    if start[:4] == b"fLaC":
+        return frames.flac(data)
+    reader = _CHUNKED.get(start[:4])
+    if reader:
+        try:
+            return reader(data)
+        except (struct.error, ValueError):  # cut within the header: libsndfile rejects it
+            return Contents()
+    if start[:3] == b"ID3" or frames.mp3_frame(data, 0):
+        return frames.mp3(data)
+    return Contents()
+
+
+def _samples(data: Bytes, start: int, claimed: int, per_second: float, patch_at: int | None,
+             chunks: Callable[[Bytes, int], int]) -> Contents:  # fmt: skip
+    """Compare the size that a header gives for its samples with the file.
+
+    Args:
+        data: the file
+        start: where the samples begin
+        claimed: their bytes according to the header, negative = not known
+        per_second: bytes of a second of samples, 0 = not known
+        patch_at: place of the size, 32 bits little-endian, if it can be corrected
+        chunks: from a place to the first one where no chunk begins
+    """
+    held = len(data) - start
+    slack = SLACK_S * per_second or SLACK_BYTES
+
+    def shown(size: int) -> str:
+        return f"{size / per_second:.3f} s of audio" if per_second else f"{size:,} bytes"
+
+    if claimed < 0 or (claimed > held and _is_marker(claimed)):
+        return Contents()
+    if claimed > held + slack:
+        return Contents(
+            f"truncated: its header promises {shown(claimed)}, it holds {shown(held)}; "
+            "copy it again"
+        )
+    rest = len(data) - chunks(data, start + claimed + (claimed & 1))
+    if rest <= slack or claimed > held:
+        return Contents()
+    if claimed == 0 and patch_at is not None:  # written to a pipe: nobody corrected the header
+        return Contents(patch=(patch_at, struct.pack("<I", min(held, 0xFFFFFFFF))))
+    return Contents(
+        f"its header promises {shown(claimed)}, but {shown(rest)} more may follow; repair it, or "
+        "convert its parts one by one"
+    )
+
+
+def _is_marker(size: int) -> bool:
+    """Whether a size stands for "not known yet", as programs write into pipes."""
+    return 0x7FFFF000 <= size <= 0x80000024 or 0xFFFFF000 <= size <= 0xFFFFFFFF
+
+
+def _skip(data: Bytes, at: int, header: int, order: str) -> int:
+    """The place after all complete chunks and tags from `at` on."""
+    while len(data) - at >= header and _ID.fullmatch(data[at : at + 4]):
+        if data[at : at + 8].startswith(TAGS):
+            return len(data)
+        (size,) = struct.unpack(order, data[at + 4 : at + header])
+        if size < 0 or size > len(data) - at - header:
+            break
+        at += header + size + (size & 1 if header == 8 else 0)
+    return len(data) if len(data) - at < header else at
+
+
+def _chunks(data: Bytes, at: int, order: str) -> Iterator[tuple[bytes, int, int]]:
+    """Name, place of the contents and size of each chunk."""
+    while len(data) - at >= 8:
+        (size,) = struct.unpack(order + "I", data[at + 4 : at + 8])
+        yield data[at : at + 4], at + 8, size
+        at += 8 + size + (size & 1)
+
+
+def _wav(data: Bytes) -> Contents:
+    per_second, long = 0, 0
+    order = ">" if data[:4] == b"RIFX" else "<"
+    for name, at, size in _chunks(data, 12, order):
+        if name == b"ds64":
+            (long,) = struct.unpack("<Q", data[at + 8 : at + 16])
+        elif name == b"fmt ":
+            (per_second,) = struct.unpack(order + "I", data[at + 8 : at + 12])
+        elif name == b"data":
+            patch_at = at - 4 if order == "<" and not long else None
+            known = long if long and size == 0xFFFFFFFF else size
+            after = functools.partial(_skip, header=8, order=order + "I")
+            return _samples(data, at, known, per_second, patch_at, after)
+    return Contents()
+
+
+def _w64(data: Bytes) -> Contents:
+    at, per_second = 40, 0
+    while len(data) - at >= 24:
+        name, (size,) = data[at : at + 4], struct.unpack("<q", data[at + 16 : at + 24])
+        if name == b"fmt ":
+            (per_second,) = struct.unpack("<I", data[at + 32 : at + 36])
+        elif name == b"data":
+            return _samples(data, at + 24, size - 24, per_second, None, _w64_skip)
+        if size < 24:
+            break
+        at += (size + 7) & ~7
+    return Contents()
+
+
+def _w64_skip(data: Bytes, at: int) -> int:
+    at = (at + 7) & ~7
+    while (
+        len(data) - at >= 24 and _ID.fullmatch(data[at : at + 4]) and data[at : at + 4] != b"riff"
+    ):
+        (size,) = struct.unpack("<q", data[at + 16 : at + 24])
+        if not 24 <= size <= len(data) - at:
+            break
+        at += (size + 7) & ~7
+    return at if len(data) - at >= 24 else len(data)
+
+
+def _aiff(data: Bytes) -> Contents:
+    per_second = 0.0
+    for name, at, size in _chunks(data, 12, ">"):
+        if name == b"COMM":
+            channels, _, bits = struct.unpack(">hIh", data[at : at + 8])
+            exponent, mantissa = struct.unpack(">HQ", data[at + 8 : at + 18])
+            rate = mantissa * 2.0 ** (exponent - 16383 - 63) if exponent < 16450 else 0.0
+            coding = data[at + 18 : at + 22].lower() if size > 18 else b""
+            width = {b"ulaw": 1, b"alaw": 1, b"ima4": 34 / 64}.get(coding, (bits + 7) // 8)
+            per_second = channels * width * rate
+        elif name == b"SSND":
+            after = functools.partial(_skip, header=8, order=">I")
+            return _samples(data, at, size, per_second, None, after)
+    return Contents()
+
+
+def _au(data: Bytes) -> Contents:
+    order = ">" if data[:4] == b".snd" else "<"
+    start, size, encoding, rate, channels = struct.unpack(order + "5I", data[4:24])
+    width = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 23: 0.5, 27: 1}.get(encoding, 1)
+    claimed = -1 if size == 0xFFFFFFFF else size
+    return _samples(data, start, claimed, width * rate * channels, None, lambda _, at: at)
+
+
+def _nist(data: Bytes) -> Contents:
+    """SPHERE: a header in text."""
+    start = int(data[8:16])
+    fields = dict(re.findall(rb"(\w+) -i (\d+)", data[16:start]))
+    count, channels, width, rate = (
+        int(fields.get(name, 0))
+        for name in (b"sample_count", b"channel_count", b"sample_n_bytes", b"sample_rate")
+    )
+    if not width and b"law" in data[16:start]:
+        width = 1
+    if not count * width or b"shorten" in data[16:start]:
+        return Contents()
+    frame = channels * width
+    return _samples(data, start, count * frame, frame * rate, None, lambda _, at: at)
+
+
+def _caf(data: Bytes) -> Contents:
+    at, per_second = 8, 0.0
+    while len(data) - at >= 12:
+        name, (size,) = data[at : at + 4], struct.unpack(">q", data[at + 4 : at + 12])
+        if name == b"desc":
+            rate, _, _, packet, frames = struct.unpack(">d4s3I", data[at + 12 : at + 36])
+            per_second = packet * rate / frames if frames and rate > 0 else 0.0
+        elif name == b"data":
+            after = functools.partial(_skip, header=12, order=">q")
+            return _samples(data, at + 12, size, per_second, None, after)
+        if size < 0:
+            break
+        at += 12 + size
+    return Contents()
+
+
+_CHUNKED: dict[bytes, Callable[[Bytes], Contents]] = {
+    **dict.fromkeys((b"RIFF", b"RIFX", b"RF64", b"BW64"), _wav),
+    b"riff": _w64,
+    b"FORM": _aiff,
+    b"caff": _caf,
+    b"NIST": _nist,
+    **dict.fromkeys((b".snd", b"dns."), _au),
+}
+
+
+class Patched:
+    """A file with some of its bytes replaced, as libsndfile reads it."""
+
+    def __init__(self, path: str, offset: int, replacement: bytes):
+        self._file = open(path, "rb")
+        self._offset, self._replacement = offset, replacement
+        self.seek, self.tell, self.close = self._file.seek, self._file.tell, self._file.close
+
+    def read(self, size: int = -1) -> bytes:
+        """As of any file."""
+        start = self._file.tell()
+        data = bytearray(self._file.read(size))
+        low = max(self._offset, start)
+        high = min(self._offset + len(self._replacement), start + len(data))
+        if low < high:
+            data[low - start : high - start] = self._replacement[
+                low - self._offset : high - self._offset
+            ]
+        return bytes(data)
