@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from wav2small.errors import Wav2SmallError
 
+from . import inference
+
 #: The configuration of microsoft/wavlm-large, which the published SER checkpoints name only by
 #: this id. Dropouts and masking serve training only and are left at zero.
 WAVLM_LARGE = {
@@ -115,10 +117,12 @@ def encode(model: Any, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tenso
         lengths: (B,) samples, on the CPU
     """
     counts = frames(model, lengths)
+    steps = torch.arange(features.shape[1], device=features.device)
+    mask = steps < counts.to(features.device, non_blocking=True)[:, None]
+    if inference.fits(model):
+        return inference.encode(model, features, mask), mask
     hidden = model.feature_projection(features)
     hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-    steps = torch.arange(hidden.shape[1], device=hidden.device)
-    mask = steps < counts.to(hidden.device)[:, None]
     needed = None if int(counts.min()) == hidden.shape[1] else mask
     if model.training:
         hidden = model._mask_hidden_states(hidden, attention_mask=needed)
@@ -130,6 +134,8 @@ def features(model: Any, signal: Tensor, lengths: Tensor) -> Tensor:
     counts = frames(model, lengths)
     longest = int(counts.max())
     if model.config.feat_extract_norm != "group":
+        if inference.on_gpu(signal) and inference.fits(model):
+            return inference.convolve(model, signal)[:, :longest]
         return model.feature_extractor(signal).transpose(1, 2)[:, :longest]
     joined: Tensor | None = None
     for length in lengths.unique().tolist():

@@ -86,8 +86,7 @@ class NeuralTeacher:
         half = len(batch) // 2
         if batch.size <= self._fits or not half:
             try:
-                outputs = self._forward(batch, lengths, passages)
-                return lambda: self._columns(*outputs)
+                return self._copied(*self._forward(batch, lengths, passages))
             except torch.cuda.OutOfMemoryError:
                 if not half:
                     raise
@@ -121,14 +120,24 @@ class NeuralTeacher:
         ):
             return self.network(signal, counts)
 
-    def _columns(self, values: Tensor, logits: Tensor | None) -> dict[str, np.ndarray]:
-        ordered = values.float()[:, self._order].cpu().numpy()
-        columns = dict(zip(self.dimensions, ordered.T, strict=True))
+    def _copied(self, values: Tensor, logits: Tensor | None) -> Callable[[], dict[str, np.ndarray]]:
+        """Copy results behind the computation; what waits for them waits for no later batch."""
+        parts = [values.float()[:, self._order]]
         if logits is not None:
-            shares = logits.float().softmax(dim=1).cpu().numpy()
-            names = (f"probability_{name}" for name in self.categories)
-            columns |= dict(zip(names, shares.T, strict=True))
-        return columns
+            parts.append(logits.float().softmax(dim=1))
+        joined = torch.cat(parts, dim=1)
+        names = [*self.dimensions, *(f"probability_{name}" for name in self.categories)]
+        if self.device.type != "cuda":
+            return lambda: dict(zip(names, joined.numpy().T, strict=True))
+        copy = torch.empty(joined.shape, pin_memory=True).copy_(joined, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(self.device))
+
+        def wait() -> dict[str, np.ndarray]:
+            done.synchronize()
+            return dict(zip(names, copy.numpy().T, strict=True))
+
+        return wait
 
 
 def choose_device(name: str) -> torch.device:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers import load_teacher
-from wav2small.teachers.speech import backbones, checkpoint, wav2vec2, wavlm
+from wav2small.teachers.speech import backbones, checkpoint, inference, wav2vec2, wavlm
 
 SMALL = {
     "hidden_size": 32,
@@ -389,12 +389,46 @@ def test_out_of_memory_halves_the_batch(tmp_path, capsys):
 
 
 def test_fused_attention_is_the_same():
+    """With gradients, as finetuning computes."""
     torch.manual_seed(0)
     model = backbones.build({"model_type": "wavlm", **SMALL}, "here").eval()
     signal, lengths = map(torch.from_numpy, signals())
-    with torch.no_grad():
-        ours, mask = backbones.hidden_states(model, signal, lengths)
-        for module in model.modules():
-            module.__dict__.pop("torch_multi_head_self_attention", None)
-        theirs, _ = backbones.hidden_states(model, signal, lengths)
+    ours, mask = backbones.hidden_states(model, signal, lengths)
+    for module in model.modules():
+        module.__dict__.pop("torch_multi_head_self_attention", None)
+    theirs, _ = backbones.hidden_states(model, signal, lengths)
     torch.testing.assert_close(ours[mask], theirs[mask], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("stable", [False, True])
+@pytest.mark.parametrize("family", ["wavlm", "wav2vec2", "hubert"])
+def test_inference_is_what_transformers_computes(family, stable, gpu, monkeypatch):
+    """The ways of a GPU run on a CPU too, only slower."""
+    torch.manual_seed(0)
+    config = {"model_type": family, **SMALL, "conv_bias": True, "do_stable_layer_norm": stable}
+    model = backbones.build(config, "here").eval()
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    signal, lengths = map(torch.from_numpy, signals((16000, 9377, 23456, 1700, 400)))
+    theirs, mask = backbones.hidden_states(model, signal, lengths)
+    monkeypatch.setattr(inference, "on_gpu", lambda states: gpu)
+    with torch.inference_mode():
+        ours, own_mask = backbones.hidden_states(model, signal, lengths)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough, _ = backbones.hidden_states(model, signal, lengths)
+    assert (own_mask[:, : mask.shape[1]] == mask).all() and ours.dtype == rough.dtype
+    torch.testing.assert_close(ours[mask], theirs[mask].detach(), atol=2e-5, rtol=0)
+    torch.testing.assert_close(rough[mask], theirs[mask].detach(), atol=0.2, rtol=0)
+    assert (rough[mask] - theirs[mask]).square().mean().sqrt() < 0.03
+
+
+def test_adapters_are_not_passed_over():
+    """A wrapped layer computes more than its weight says."""
+    model = backbones.build({"model_type": "wavlm", **SMALL}, "here").eval()
+    with torch.no_grad():
+        assert inference.fits(model)
+        attention = model.encoder.layers[1].attention
+        attention.q_proj = torch.nn.Sequential(attention.q_proj)
+        assert not inference.fits(model)
+    assert not inference.fits(model.train())
