@@ -3,7 +3,6 @@
     python -m wav2small.benchmarks.studies.labelling acoustic          # real time factor, worker processes
     python -m wav2small.benchmarks.studies.labelling batches           # length buckets against the obvious
     python -m wav2small.benchmarks.studies.labelling million           # one million rows
-    python -m wav2small.benchmarks.studies.labelling gpu               # WavLM-large in bfloat16, CUDA
 
 Audio is made on the spot, weights are random: neither changes how long the arithmetic takes.
 Compared ways run in turns, and ratios are taken within a turn: machines drift, turns are short.
@@ -18,7 +17,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -218,53 +216,6 @@ def million(rows: int = 1_000_000) -> dict[str, Any]:
     return {"begin": begun, "end": ended}
 
 
-def gpu(hours: float = 4.0, device: str = "cuda") -> dict[str, Any]:
-    """Times real time of WavLM-large in bfloat16, and the share of time the GPU is busy."""
-    from wav2small.teachers.labelling import batched
-    from wav2small.teachers.labelling import local as engine_local
-    from wav2small.teachers.labelling.batched import label_in_batches
-    from wav2small.teachers.labelling.clips import Row
-
-    teacher = random_teacher({}, device=device)
-    files = 400
-    durations_s = np.random.default_rng(1).uniform(1, 12, files)
-    busy: list[float] = []
-    stop = threading.Event()
-
-    def watch() -> None:
-        query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-        while not stop.wait(0.2):
-            busy.append(float(subprocess.check_output(query, text=True).split()[0]))
-
-    with tempfile.TemporaryDirectory() as name:
-        rows = speak(Path(name), durations_s)
-        reader = reader_of(Path(name))
-        workers = engine_local.cores()
-
-        def run(count: int) -> float:
-            repeated = (Row(n, rows[n % files].file, 0, None) for n in range(count))
-            began = time.perf_counter()
-            for _ in label_in_batches(
-                repeated, reader, teacher, workers=workers, batch_s=batched.GPU_BATCH_S
-            ):
-                pass
-            return time.perf_counter() - began
-
-        run(files)  # kernels are chosen, files are in the cache
-        count = int(hours * 3600 / durations_s.mean())
-        thread = threading.Thread(target=watch)
-        thread.start()
-        took_s = run(count)
-        stop.set()
-        thread.join()
-    return {
-        "x_real_time": count * durations_s.mean() / took_s,
-        "busy_percent": statistics.mean(busy) if busy else None,
-        "took_s": took_s,
-        "workers": workers,
-    }
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one measurement and print it as JSON."""
     parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.labelling")
@@ -275,11 +226,8 @@ def main(arguments: list[str] | None = None) -> int:
     buckets.add_argument("--turns", type=int, default=2)
     buckets.add_argument("--batch-s", type=float)
     verbs.add_parser("million").add_argument("--rows", type=int, default=1_000_000)
-    cuda = verbs.add_parser("gpu")
-    cuda.add_argument("--hours", type=float, default=4.0)
-    cuda.add_argument("--device", default="cuda")
     options = vars(parser.parse_args(arguments))
-    measure = {"acoustic": acoustic, "batches": batches, "million": million, "gpu": gpu}
+    measure = {"acoustic": acoustic, "batches": batches, "million": million}
     result = measure[options.pop("what")](**options)
     print(json.dumps({**result, "cores": os.cpu_count()}, indent=2, default=float))
     return 0

@@ -107,7 +107,9 @@ class Network(nn.Module):
 
     def head(self, pooled: Tensor) -> tuple[Tensor, Tensor | None]:
         """Pooled statistics -> outputs, logits of the categories."""
-        return self.ser_model(pooled), self.categories(pooled) if self.categories else None
+        with torch.autocast(pooled.device.type, enabled=False):  # bfloat16 has steps of .004
+            pooled = whole(pooled)
+            return self.ser_model(pooled), self.categories(pooled) if self.categories else None
 
     def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.head(self.embed(signal, lengths))

@@ -1,0 +1,636 @@
+"""What one GPU does with the toolkit: labelling with a large teacher, distillation of two students.
+
+    python -m wav2small.benchmarks.studies.gpu                         # under eight minutes
+    python -m wav2small.benchmarks.studies.gpu --device cpu --tiny     # the same path, small shapes
+
+Audio is synthetic and weights are random: neither changes how long the arithmetic takes. Sections
+run one after the other; one that fails is reported and loses no other's figures. Everything is
+printed as JSON and as a Markdown table, and written to the folder `--output` after every section.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RATE = 16000
+TINY_WAVLM = {
+    "model_type": "wavlm",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "conv_dim": [32] * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+}
+
+
+@dataclass
+class Scale:
+    """How much of everything.
+
+    Attributes:
+        files: recordings that are synthesised
+        clips: recordings that are labelled, links to those
+        warm: of them, labelled once before the clock runs
+        epochs: of a distillation with batches of 16; more with larger ones
+        repeats: of a forward pass that is timed by itself
+        runs: (student, batch size, precision) that are distilled
+    """
+
+    files: int = 1000
+    clips: int = 24000
+    warm: int = 1500
+    epochs: int = 5
+    repeats: int = 5
+    runs: tuple[tuple[str, int, str], ...] = (
+        ("wav2small", 16, "fp32"),
+        ("wav2small", 128, "fp32"),
+        ("mobilenetv4_conv_small", 16, "fp32"),
+        ("mobilenetv4_conv_small", 128, "fp32"),
+        ("mobilenetv4_conv_small", 128, "bf16"),
+    )
+
+
+TINY = Scale(12, 24, 6, 2, 1, (("wav2small", 4, "fp32"), ("mobilenetv4_conv_small", 4, "fp32")))
+
+
+@dataclass
+class Study:
+    """What the sections share.
+
+    Attributes:
+        folder: of everything that is made
+        output: where figures go
+        device: "cuda" or "cpu"
+        scale: how much
+        tiny: a teacher of two narrow layers instead of one as large as WavLM-large
+    """
+
+    folder: Path
+    output: Path
+    device: str
+    scale: Scale
+    tiny: bool
+
+    @functools.cached_property
+    def teacher(self) -> Any:
+        """A random checkpoint in the layout of the published WavLM teacher, loaded as a user's."""
+        import torch
+        from safetensors.torch import save_file
+
+        from wav2small.teachers import load_teacher
+        from wav2small.teachers.speech import checkpoint, wavlm
+
+        torch.manual_seed(0)
+        config = {
+            "model_type": "ser",
+            "mean": 0.0,
+            "std": 0.1,
+            "hidden_size": 64 if self.tiny else 1024,
+            "num_classes": 3,
+            "classifier_hidden_layers": 1,
+            "ssl_type": "microsoft/wavlm-large",
+        }
+        if self.tiny:
+            config["ssl_config"] = TINY_WAVLM
+        with torch.device(self.device):
+            network = wavlm.Network(config)
+        state = {
+            checkpoint.published(name): value.to("cpu", torch.bfloat16).contiguous()
+            for name, value in network.state_dict().items()
+        }
+        folder = self.folder / "teacher"
+        folder.mkdir()
+        save_file(state, folder / checkpoint.WEIGHTS)
+        (folder / checkpoint.CONFIG).write_text(json.dumps(config))
+        return load_teacher(str(folder), device=self.device, dtype="bfloat16")
+
+    @functools.cached_property
+    def seconds(self) -> np.ndarray:
+        """Durations of the recordings, which are made now: 2 to 12 s of speech-like noise, FLAC."""
+        import soundfile
+
+        folder = self.folder / "speech"
+        folder.mkdir()
+        seconds = np.random.default_rng(0).uniform(2, 12, self.scale.files)
+
+        def write(number: int) -> None:
+            random = np.random.default_rng(number)
+            time_s = np.arange(int(seconds[number] * RATE)) / RATE
+            pitch_hz = random.uniform(80, 250) * (1 + 0.1 * np.sin(2 * np.pi * time_s))
+            voice = np.cumsum(pitch_hz / RATE) % 1 - 0.5
+            envelope = np.clip(np.sin(2 * np.pi * 4 * time_s) + 0.5, 0, None)
+            signal = envelope * (0.1 * voice + 0.02 * random.normal(size=len(time_s)))
+            signal += 1e-3 * random.normal(size=len(time_s))
+            soundfile.write(folder / f"{number:06d}.flac", signal, RATE)
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(write, range(len(seconds))))
+        return seconds
+
+    def links(self, name: str, count: int) -> Path:
+        """A folder with `count` recordings, hard links to those there are."""
+        files = len(self.seconds)
+        folder = self.folder / name
+        folder.mkdir()
+        for number in range(count):
+            own = self.folder / "speech" / f"{number % files:06d}.flac"
+            os.link(own, folder / f"{number:06d}.flac")
+        return folder
+
+    def batch(self, seconds: float, clip_s: float = 7.0) -> tuple[np.ndarray, np.ndarray]:
+        """A batch of noise, clips of nearly the same length, as buckets give them."""
+        count = max(2, int(seconds / clip_s))
+        lengths = np.linspace(0.97 * clip_s * RATE, clip_s * RATE, count).astype(np.int64)
+        batch = np.random.default_rng(0).normal(scale=0.1, size=(count, lengths.max()))
+        batch[np.arange(batch.shape[1]) >= lengths[:, None]] = 0
+        return batch.astype(np.float32), lengths
+
+
+def label(study: Study) -> dict[str, Any]:
+    """`wav2small label` from files to the table, with the teacher loaded before."""
+    from wav2small.teachers.labelling import run, workers
+
+    teacher, count = study.teacher, study.scale.clips
+    run.label(study.links("warm", study.scale.warm), study.folder / "w.parquet", teacher=teacher)
+    folder = study.links("clips", count)
+    audio_s = float(study.seconds[np.arange(count) % len(study.seconds)].sum())
+    begun: list[tuple[float, float, float]] = []  # when, seconds of audio, with padding
+    spent = {"launch": 0.0, "wait_for_device": 0.0, "wait_for_audio": 0.0}
+    launch = teacher.launch
+
+    def launched(batch: np.ndarray, lengths: np.ndarray, *rest: Any) -> Callable[[], Any]:
+        begun.append((time.perf_counter(), lengths.sum() / RATE, batch.size / RATE))
+        with clocked(spent, "launch"):
+            wait = launch(batch, lengths, *rest)
+
+        def waited() -> Any:
+            with clocked(spent, "wait_for_device"):
+                return wait()
+
+        return waited
+
+    receive = workers.Pool.receive
+
+    def received(pool: Any, **options: Any) -> Any:
+        with clocked(spent, "wait_for_audio"):
+            return receive(pool, **options)
+
+    teacher.launch = launched
+    workers.Pool.receive = received  # type: ignore[method-assign]
+    try:
+        with busy(study.device) as share:
+            began = time.perf_counter()
+            result = run.label(folder, study.folder / "labels.parquet", teacher=teacher)
+            took_s = time.perf_counter() - began
+    finally:
+        del teacher.launch
+        workers.Pool.receive = receive  # type: ignore[method-assign]
+    figures = {
+        "clips": result.rows,
+        "rejected": result.errors,
+        "audio_hours": audio_s / 3600,
+        "took_s": took_s,
+        "x_real_time": audio_s / took_s,
+        "busy_percent_of_the_call": share(began, began + took_s),
+        "batches": len(begun),
+        "padding_percent": 100 * (1 - sum(own for _, own, _ in begun) / sum(b[2] for b in begun)),
+        "seconds_of_the_main_process": spent,
+    }
+    if len(begun) > 4:  # without the start of the workers and the table at the end
+        first, last = begun[1][0], begun[-1][0]
+        figures["steady_x_real_time"] = sum(own for _, own, _ in begun[1:-1]) / (last - first)
+        figures["steady_busy_percent"] = share(first, last)
+    return figures
+
+
+def forward(study: Study) -> dict[str, Any]:
+    """The teacher by itself: transformers' forward pass against ours, sizes of a batch, kernels."""
+    import torch
+
+    from wav2small.teachers.speech import inference
+
+    teacher = study.teacher
+    fits = inference.fits
+    rates: dict[str, float] = {}
+    sizes = (4.0,) if study.tiny else (150.0, 300.0, 600.0, 1200.0)
+    for way in ("ours", "transformers"):
+        inference.fits = fits if way == "ours" else lambda model: False
+        try:
+            for batch_s in sizes if way == "ours" else (sizes[-1] / 2,):
+                batch, lengths = study.batch(batch_s)
+                took = []
+                for _ in range(study.scale.repeats + 2):
+                    began = time.perf_counter()
+                    teacher.launch(batch, lengths)()
+                    took.append(time.perf_counter() - began)
+                rate = lengths.sum() / RATE / statistics.median(took[2:] or took)
+                rates[f"{way}, {batch_s:g} s"] = rate
+            if study.device == "cuda":
+                profile(study, way)
+        except Exception as error:  # the other way's figures stay
+            rates[f"{way}: {type(error).__name__}: {str(error)[:200]}"] = 0.0
+        finally:
+            inference.fits = fits
+    result: dict[str, Any] = {"x_real_time": rates}
+    if study.device == "cuda":
+        result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return result
+
+
+def profile(study: Study, way: str) -> None:
+    """Write which kernels the time goes to."""
+    import torch
+
+    batch, lengths = study.batch(600.0)
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profiler:
+        study.teacher.launch(batch, lengths)()
+    average = profiler.key_averages()
+    table = average.table(
+        sort_by="self_cuda_time_total",
+        row_limit=40,
+        max_name_column_width=90,
+        top_level_events_only=False,
+    )
+    (study.output / f"kernels_{way}.txt").write_text(table)
+
+
+def operations(study: Study) -> dict[str, Any]:
+    """Milliseconds of the teacher's costly operations for a batch of 600 s, in several ways."""
+    import torch
+    from torch.nn import functional
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    from wav2small.teachers.speech import inference
+
+    clips, frames = (2, 48) if study.tiny else (85, 352)
+    model = study.teacher.network.backbone
+    encoder, cnn = model.encoder, model.feature_extractor
+    size, heads = model.config.hidden_size, model.config.num_attention_heads
+    new = functools.partial(torch.randn, device=study.device)
+    low = torch.bfloat16
+    signal, hidden = new(clips, frames * 320), new(clips, frames, size)
+    query, key, value = new(3, clips, heads, frames, size // heads, dtype=low)
+    mask = torch.ones(clips, frames, dtype=torch.bool, device=study.device)
+    conv = encoder.pos_conv_embed.conv
+    dense = encoder.layers[0].feed_forward.intermediate_dense
+    ways: dict[str, Callable[[], Any]] = {}
+    with torch.inference_mode():
+        bias = inference.Bias(encoder.layers[0].attention, mask, low)
+        states = hidden.to(low)
+        added = bias(encoder.layers[0].attention, states).clone()
+        gate, positions = new(clips, heads, frames, 1), bias.positions
+        assert positions is not None
+        narrow = [part.to(low) for part in (bias.closed, gate, positions)]
+        weight, shift = dense.weight.to(low), dense.bias.to(low)
+        kernel = conv.weight.to(low)
+        turned = states.transpose(1, 2).contiguous()
+
+        def automatic() -> Any:
+            with torch.autocast(study.device, low):
+                return cnn(signal)
+
+        def own() -> Any:
+            with torch.autocast(study.device, low):
+                return inference.convolve(model, signal)
+
+        def attend(backend: Any) -> Callable[[], Any]:
+            def run() -> Any:
+                with sdpa_kernel(backend):
+                    return functional.scaled_dot_product_attention(query, key, value, added)
+
+            return run
+
+        ways["cnn, transformers"] = automatic
+        ways["cnn, ours"] = own
+        ways["positions, convolution"] = lambda: functional.conv1d(
+            turned, kernel, padding=conv.padding[0], groups=conv.groups
+        )
+        ways["positions, blockwise"] = lambda: inference.blockwise(conv, states)
+        ways["bias, mixed"] = lambda: bias(encoder.layers[0].attention, states)
+        ways["bias, bfloat16"] = lambda: torch.addcmul(*narrow)
+        ways["bias, float32 then cast"] = lambda: torch.addcmul(bias.closed, gate, positions).to(
+            low
+        )
+        for backend in (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION):
+            ways[f"attention, {backend.name}"] = attend(backend)
+        ways["attention, chosen"] = lambda: functional.scaled_dot_product_attention(
+            query, key, value, added
+        )
+        ways["dense"] = lambda: functional.linear(states, weight, shift)
+        ways["gelu"] = lambda: functional.gelu(functional.linear(states, weight, shift))
+        ways["norm, float32"] = lambda: encoder.layer_norm(hidden).to(low)
+        ways["norm, bfloat16"] = lambda: functional.layer_norm(states, (size,))
+        result: dict[str, Any] = {}
+        for name, way in ways.items():
+            try:
+                result[name] = _milliseconds(way, study)
+            except Exception as error:
+                result[name] = f"{type(error).__name__}: {str(error)[:120]}"
+    return result
+
+
+def _milliseconds(way: Callable[[], Any], study: Study) -> float:
+    import torch
+
+    took = []
+    for _ in range(study.scale.repeats + 3):
+        if study.device == "cuda":
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        way()
+        if study.device == "cuda":
+            torch.cuda.synchronize()
+        took.append(time.perf_counter() - began)
+    return 1000 * statistics.median(took[3:])
+
+
+def closeness(study: Study) -> dict[str, Any]:
+    """How far bfloat16 is from float32, ours and transformers'."""
+    from wav2small.teachers import load_teacher
+    from wav2small.teachers.speech import inference
+
+    rough = study.teacher
+    exact = load_teacher(str(study.folder / "teacher"), device=study.device, dtype="float32")
+    batch, lengths = study.batch(14.0 if study.tiny else 112.0)
+    fits = inference.fits
+    inference.fits = lambda model: False
+    try:
+        truth = exact.predict(batch, lengths)
+        theirs = rough.predict(batch, lengths)
+    finally:
+        inference.fits = fits
+    ours, ours_exact = rough.predict(batch, lengths), exact.predict(batch, lengths)
+    return {
+        "spread_of_the_labels": float(truth.std(axis=0).mean()),
+        "largest_difference": {
+            "ours, float32": float(np.abs(ours_exact - truth).max()),
+            "ours, bfloat16": float(np.abs(ours - truth).max()),
+            "transformers, bfloat16": float(np.abs(theirs - truth).max()),
+        },
+    }
+
+
+def distil(study: Study) -> list[dict[str, Any]]:
+    """Steps per second and the share of time spent waiting for audio, for each run."""
+    return [_distilled(study, number) for number in range(len(study.scale.runs))]
+
+
+def _distilled(study: Study, number: int) -> dict[str, Any]:
+    import pandas as pd
+
+    from wav2small.students import data
+    from wav2small.students.distillation import distill
+    from wav2small.tables import Labels
+
+    student, batch_size, precision = study.scale.runs[number]
+    count = len(study.seconds)
+    values = np.random.default_rng(0).uniform(0.2, 0.8, (count, 3))
+    frame = pd.DataFrame(
+        {
+            "file": [f"{row:06d}.flac" for row in range(count)],
+            "start": pd.to_timedelta(np.zeros(count), unit="s").astype("timedelta64[ns]"),
+            "end": pd.to_timedelta(study.seconds.round(3), unit="s").astype("timedelta64[ns]"),
+            **dict(zip(("arousal", "dominance", "valence"), values.T, strict=True)),
+        }
+    )
+    epochs: list[dict[str, float]] = []
+    plain = data.Batcher.epoch
+
+    def timed(batcher: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
+        batches = iter(plain(batcher, *arguments, **options))
+        epoch = {"steps": 0.0, "waiting_s": 0.0, "took_s": 0.0}
+        epochs.append(epoch)
+        began = time.perf_counter()
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            now = time.perf_counter()
+            epoch["waiting_s"] += now - asked
+            epoch["took_s"] = now - began
+            if batch is None:
+                return
+            epoch["steps"] += 1
+            yield batch
+
+    run: dict[str, Any] = {"student": student, "batch_size": batch_size, "precision": precision}
+    data.Batcher.epoch = timed  # type: ignore[method-assign,assignment]
+    try:
+        with busy(study.device) as share:
+            began = time.perf_counter()
+            distill(
+                Labels(frame, str(study.folder / "speech")),
+                study.folder / f"run{number}",
+                student=student,
+                batch_size=batch_size,
+                precision=precision,
+                epochs=study.scale.epochs * max(1, batch_size // 32),
+                device=study.device,
+            )
+            run["took_s"] = time.perf_counter() - began
+            run["busy_percent_of_the_call"] = share(began, time.perf_counter())
+    except Exception:
+        run["error"] = traceback.format_exc()[-1500:]
+    finally:
+        data.Batcher.epoch = plain  # type: ignore[method-assign]
+    later = epochs[1:] or epochs
+    if later and later[-1]["steps"]:
+        took_s = sum(epoch["took_s"] for epoch in later)
+        run["steps_per_second"] = sum(epoch["steps"] for epoch in later) / took_s
+        run["waiting_percent"] = 100 * sum(epoch["waiting_s"] for epoch in later) / took_s
+        run["first_epoch_over_later"] = epochs[0]["took_s"] / (took_s / len(later))
+    return run
+
+
+def compiled(study: Study) -> dict[str, Any]:
+    """The encoder through torch.compile, in a process of its own: it may take or fail long."""
+    words = ["-m", "wav2small.benchmarks.studies.gpu", "--only", "compiled_here", "--device"]
+    words += [study.device, *(["--tiny"] if study.tiny else [])]
+    words += ["--output", str(study.output / "compiled")]
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, timeout=120, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-1500:])
+    return json.loads((study.output / "compiled" / "gpu.json").read_text())["compiled_here"]
+
+
+def compiled_here(study: Study) -> dict[str, Any]:
+    """See `compiled`."""
+    import torch
+
+    from wav2small.teachers.speech import inference
+
+    teacher = study.teacher
+    inference.encode = torch.compile(inference.encode, dynamic=True)
+    result: dict[str, Any] = {}
+    for clip_s in (2.0, 2.5) if study.tiny else (7.0, 7.5, 8.0):
+        batch, lengths = study.batch(4.0 if study.tiny else 600.0, clip_s)
+        took = []
+        for _ in range(study.scale.repeats + 1):
+            began = time.perf_counter()
+            teacher.launch(batch, lengths)()
+            took.append(time.perf_counter() - began)
+        result[f"first call, {clip_s:g} s clips"] = took[0]
+        rate = lengths.sum() / RATE / statistics.median(took[1:])
+        result[f"x real time, {clip_s:g} s clips"] = rate
+    return result
+
+
+@contextmanager
+def clocked(into: dict[str, float], name: str) -> Iterator[None]:
+    """Add the time of a block to a figure."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        into[name] += time.perf_counter() - began
+
+
+@contextmanager
+def busy(device: str) -> Iterator[Callable[[float, float], float | None]]:
+    """Watch a GPU; gives a function: the mean share of time with a kernel at work, in percent."""
+    samples: list[tuple[float, float]] = []
+    stop = threading.Event()
+
+    def watch(read: Callable[[], float]) -> None:
+        while not stop.wait(0.1):
+            samples.append((time.perf_counter(), read()))
+
+    def share(begin: float, end: float) -> float | None:
+        inside = [value for when, value in samples if begin <= when <= end]
+        return statistics.mean(inside) if inside else None
+
+    thread = None
+    if device == "cuda":
+        thread = threading.Thread(target=watch, args=(_utilisation(),), daemon=True)
+        thread.start()
+    try:
+        yield share
+    finally:
+        stop.set()
+        if thread:
+            thread.join()
+
+
+def _utilisation() -> Callable[[], float]:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        return lambda: float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    except Exception:  # no such package, or a driver that does not answer it
+        query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+        return lambda: float(subprocess.check_output(query, text=True).split()[0])
+
+
+def describe(device: str) -> dict[str, Any]:
+    """The machine, and the versions that matter."""
+    import torch
+    import transformers
+
+    from wav2small.benchmarks import machine
+
+    found = {"cpu": machine.describe()["processor"], "cores": os.cpu_count()}
+    found |= {"python": platform.python_version(), "torch": torch.__version__}
+    found["transformers"] = transformers.__version__
+    if device == "cuda":
+        found["gpu"] = torch.cuda.get_device_name()
+        found["gpu_gib"] = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    machine = result.get("machine", {})
+    where = f"{machine.get('gpu', machine.get('cpu'))}, {machine.get('cores')} cores"
+    lines = [f"| {where}, torch {machine.get('torch')} | |", "|---|---|"]
+
+    def flat(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, entry in value.items():
+                flat(f"{name}: {key}", entry)
+        elif isinstance(value, list):
+            for entry in value:
+                kind = [str(entry.pop(key)) for key in ("student", "batch_size", "precision")]
+                flat(f"{name} {' '.join(kind)}", entry)
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            lines.append(f"| {name} | {shown.strip().splitlines()[-1] if shown else ''} |")
+
+    for name, value in json.loads(json.dumps(result)).items():
+        if name != "machine":
+            flat(name, value)
+    return "\n".join(lines)
+
+
+SECTIONS = (label, distil, forward, operations, closeness, compiled)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the sections; 1 where one failed."""
+    parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.gpu")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--tiny", action="store_true", help="small shapes, to try the path")
+    parser.add_argument("--only", help="sections, with commas: label,distil,forward ...")
+    parser.add_argument("--output", default=os.environ.get("OUT", "gpu"), help="folder of results")
+    parser.add_argument("--limit-s", type=float, default=400, help="begin no section after this")
+    options = parser.parse_args(arguments)
+    began = time.perf_counter()
+    output = Path(options.output).resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    names = options.only.split(",") if options.only else [one.__name__ for one in SECTIONS]
+    result: dict[str, Any] = {}
+    failed = False
+    with tempfile.TemporaryDirectory() as name:
+        scale = TINY if options.tiny else Scale()
+        study = Study(Path(name), output, options.device, scale, options.tiny)
+        sections = [(section, globals()[section]) for section in names]
+        for section, measure in [("machine", lambda _: describe(options.device)), *sections]:
+            start = time.perf_counter()
+            if start - began > options.limit_s:
+                result[section] = "left out: no time"
+                continue
+            try:
+                result[section] = measure(study)
+            except Exception:
+                failed = True
+                result[section] = {"error": traceback.format_exc()[-2500:]}
+            took_s = time.perf_counter() - start
+            result.setdefault("section_s", {})[section] = round(took_s, 1)
+            text = json.dumps(result, indent=1, default=float)
+            (output / "gpu.json").write_text(text)
+            print(f"{section}: {took_s:.1f} s", file=sys.stderr, flush=True)
+    (output / "gpu.md").write_text(table(result) + "\n")
+    print(text)
+    print(table(result))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
