@@ -1,6 +1,8 @@
 """Spoken dialogues without a microphone, for multimodal teachers: words that carry valence, voices
 that carry arousal and dominance, and the time of every word.
 
+    python -m wav2small.benchmarks.studies.dialogues FOLDER --dialogues 100
+
 Each dialogue happens at a place, which gives it its nouns and its background sound, in a mood,
 which draws its adjectives. What is what:
 
@@ -16,6 +18,7 @@ learned from. Ratings are exact, 0..1. The recordings are CC0-1.0.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Iterator
@@ -187,3 +190,21 @@ def background(place: str, signal: np.ndarray, *, seed: int) -> np.ndarray:
     sound = np.fft.irfft(np.fft.rfft(noise) * np.exp(-((octaves / 0.15) ** 2)), len(signal))
     loudness = np.sqrt(np.mean(signal**2) / np.mean(sound**2)) * 10 ** (_BACKGROUND_DB / 20)
     return (sound * loudness).astype(np.float32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m wav2small.benchmarks.studies.dialogues", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("folder", help="where to write the recordings and ratings.csv")
+    parser.add_argument("--dialogues", type=int, default=100, help="default: %(default)s")
+    parser.add_argument("--turns", type=int, default=6, help="of a dialogue (default: %(default)s)")
+    parser.add_argument("--held-out", action="store_true", help="the sentences kept for evaluation")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    args = vars(parser.parse_args())
+    print(synthesise_dialogues(args.pop("folder"), **args))
+
+
+if __name__ == "__main__":
+    main()

@@ -278,7 +278,10 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="nano_search", description="variants of nano, compared")
+    parser = argparse.ArgumentParser(
+        prog="python -m wav2small.benchmarks.studies.nano_search",
+        description="variants of nano, compared",
+    )
     parser.add_argument("train", help="label table to learn from")
     parser.add_argument("test", help="label table of other speakers")
     parser.add_argument("--variant", nargs="+", choices=VARIANTS, default=list(VARIANTS))

@@ -231,7 +231,10 @@ def update(document: str | Path, found: Sequence[Row]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="pareto", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m wav2small.benchmarks.studies.pareto",
+        description=(__doc__ or "").split("\n")[0],
+    )
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders of `distill`")
     parser.add_argument("--bundle", action="append", default=[], metavar="FOLDER", help="for bytes")
     parser.add_argument("--labels", metavar="TABLE", help="label table to measure fidelity on")

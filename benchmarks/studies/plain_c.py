@@ -9,10 +9,10 @@ the CCC with the labels of torch, of the int8 ONNX file and of plain C.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -112,5 +112,17 @@ def _round(numbers: Any) -> dict[str, float]:
     return {name: round(float(x), 5) for name, x in zip(DIMENSIONS, numbers, strict=True)}
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m wav2small.benchmarks.studies.plain_c", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("run", help="folder of a trained nano")
+    parser.add_argument("labels", help="label table of the clips to compare on")
+    parser.add_argument("calibration", help="label table or folder to take ranges from")
+    args = parser.parse_args()
+    print(json.dumps(compare(args.run, args.labels, args.calibration), indent=2))
+
+
 if __name__ == "__main__":
-    print(json.dumps(compare(*sys.argv[1:4]), indent=2))
+    main()

@@ -153,7 +153,7 @@ def _round(number: Any) -> float:
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="wav2small.benchmarks.studies.silence")
+    parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.silence")
     for name in ("bundle", "speech", "noise"):
         parser.add_argument(name)
     parser.add_argument("--open-db", type=float, default=OPEN_DB)

@@ -1,6 +1,8 @@
 """Small encoders with random weights, as `transformers` folders: for tests and for training from
 scratch on the spoken dialogues, without any download.
 
+    python -m wav2small.benchmarks.studies.small_encoders FOLDER TRANSCRIPTS.csv
+
 The speech encoder is a WavLM whose first layers are laid out as a filter bank, so that it gives
 a spectrum before it has learned anything: band-pass filters on the mel scale, then means over
 time. The text encoder is a RoBERTa with a tokenizer of whole words.
@@ -8,6 +10,7 @@ time. The text encoder is a RoBERTa with a tokenizer of whole words.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Iterable
@@ -140,3 +143,22 @@ def word_tokenizer(words: Iterable[str]) -> Any:
         unk_token="<unk>",
         mask_token="<mask>",
     )
+
+
+def main() -> None:
+    import pandas as pd
+
+    parser = argparse.ArgumentParser(
+        prog="python -m wav2small.benchmarks.studies.small_encoders", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("folder", type=Path, help="where to write speech/ and text/")
+    parser.add_argument("transcripts", help="CSV whose column `text` holds the words to know")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    args = parser.parse_args()
+    print(speech(args.folder / "speech", seed=args.seed))
+    print(text(args.folder / "text", pd.read_csv(args.transcripts)["text"], seed=args.seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,12 +9,12 @@ plain C (built here with `cc -O3`; null where there is none), in turn, and the d
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -162,7 +162,7 @@ def _speech(speech: str | os.PathLike[str]) -> np.ndarray:
 def _shares(
     ways: dict[str, Callable[[np.ndarray], object]], signal: np.ndarray
 ) -> dict[str, float]:
-    """Processor time over the time of the audio, the least of the rounds; the ways take turns."""
+    """Processor time over the time of the audio, the least of the rounds; the ways alternate."""
     blocks = [signal[at : at + BLOCK] for at in range(0, len(signal) - BLOCK + 1, BLOCK)]
     least = dict.fromkeys(ways, float("inf"))
     for _ in range(ROUNDS):
@@ -197,7 +197,16 @@ def _estimates(stream: Stream, signal: np.ndarray) -> list[tuple[float, ...]]:
     return [(e.time, e.arousal, e.dominance, e.valence) for e in stream.push(signal)]
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m wav2small.benchmarks.studies.streaming", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("bundle", help="bundle folder")
+    parser.add_argument("speech", help="label table or folder")
+    args = parser.parse_args()
+    print(json.dumps(streaming(args.bundle, args.speech), indent=2))
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m wav2small.benchmarks.studies.streaming BUNDLE SPEECH")
-    print(json.dumps(streaming(sys.argv[1], sys.argv[2]), indent=2))
+    main()
