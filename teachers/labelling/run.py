@@ -58,6 +58,7 @@ def label(
     *,
     teacher: str | Teacher = "acoustic",
     root: str | None = None,
+    limit: int | None = None,
     window_s: float = 12.0,
     hop_s: float | None = None,
     variants: int = 0,
@@ -90,6 +91,7 @@ def label(
         output: the label table, parquet. Rejected clips are listed in `errors.csv` beside it
         teacher: see `load_teacher`
         root: folder that the files of `source` are relative to
+        limit: label the first clips of `source` only, so many; None = all
         window_s: longer clips are cut into windows of so many seconds
         hop_s: from one window to the next; None = `window_s`
         variants: number of augmented copies of each window that are labelled too
@@ -125,6 +127,10 @@ def label(
     folder, name = _target(output)
     index = source if isinstance(source, Index) else load_source(source, root=root)
     _check_source(source, index, os.fspath(output))
+    if limit is not None:
+        if limit < 1:
+            raise Wav2SmallError(f"--limit {limit}: give 1 or more")
+        index = replace(index, frame=index.frame[:limit])
     options: dict[str, Any] = {"device": device, "dtype": dtype}
     options |= _given(teacher, members=members, weights=weights, revision=revision)
     options |= teacher_options or {}
@@ -200,7 +206,10 @@ def label(
         hours = shards.hours()
         unfinished.remove_all()
         if not rows:
-            raise Wav2SmallError(f"none of the clips could be labelled; {errors_file} says why")
+            first = rejections[0].reason if rejections else "the source is empty"
+            raise Wav2SmallError(
+                f"none of the clips could be labelled: {first} ({errors_file} lists all)"
+            )
     return Result(os.fspath(output), rows, hours, len(rejections), errors_file, licence)
 
 

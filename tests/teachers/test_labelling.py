@@ -130,7 +130,7 @@ def test_windows_cover_long_audio(speech, tmp_path):
     assert (start.iloc[1:].to_numpy() <= end.iloc[:-1].to_numpy() + 1e-6).all()
 
 
-def _broken(folder: Path) -> None:
+def broken_folder(folder: Path) -> None:
     folder.mkdir()
     voice = 0.1 * np.random.default_rng(1).normal(size=16000)
     for name, length in (("good", 16000), ("fatal", 3333), ("raises", 4444), ("nan", 5555)):
@@ -143,7 +143,7 @@ def _broken(folder: Path) -> None:
 
 
 def test_broken_files_are_listed(tmp_path):
-    _broken(tmp_path / "in")
+    broken_folder(tmp_path / "in")
     pd.DataFrame({"file": [*sorted(os.listdir(tmp_path / "in")), "gone.wav"], "mood": "x"}).to_csv(
         tmp_path / "in" / "index.csv", index=False
     )
@@ -176,7 +176,7 @@ def test_broken_files_are_listed(tmp_path):
 
 
 def test_broken_files_before_a_batched_teacher(tmp_path):
-    _broken(tmp_path / "in")
+    broken_folder(tmp_path / "in")
     for workers in (0, 2):
         result = label(
             tmp_path / "in",
@@ -187,8 +187,8 @@ def test_broken_files_before_a_batched_teacher(tmp_path):
         assert (result.rows, result.errors) == (5, 4)
 
 
-def test_errors_of_other_tables_stay_and_mended_ones_go(tmp_path):
-    _broken(tmp_path / "in")
+def test_errors_of_other_tables_stay_and_repaired_ones_go(tmp_path):
+    broken_folder(tmp_path / "in")
     for name in ("a", "b"):
         label(tmp_path / "in", tmp_path / f"{name}.parquet", teacher="toy_teachers:Batched")
     for bad in ("empty.wav", "text.wav", "torn.flac", "silent.flac"):
@@ -199,12 +199,24 @@ def test_errors_of_other_tables_stay_and_mended_ones_go(tmp_path):
 
 
 def test_all_broken_or_strict(tmp_path):
-    _broken(tmp_path / "in")
-    with pytest.raises(Wav2SmallError, match="none of the clips"):
+    broken_folder(tmp_path / "in")
+    with pytest.raises(Wav2SmallError, match="none of the clips.*text.wav: .*not audio"):
         label(tmp_path / "in" / "text.wav", tmp_path / "l.parquet", teacher="toy_teachers:Loudness")
     assert not (tmp_path / "l.parquet").exists()
     with pytest.raises(AudioError, match="empty.wav|text.wav|torn.flac|silent.flac"):
         label(tmp_path / "in", tmp_path / "l.parquet", teacher="toy_teachers:Loudness", strict=True)
+
+
+def test_only_the_first_clips(speech, tmp_path):
+    options = {"teacher": "toy_teachers:Loudness", "workers": 0, "variants": 1}
+    label(speech, tmp_path / "all.parquet", **options)
+    result = label(speech, tmp_path / "some.parquet", limit=3, **options)
+    assert result.rows == 6
+    pd.testing.assert_frame_equal(
+        frame(tmp_path / "some.parquet"), frame(tmp_path / "all.parquet")[:6]
+    )
+    with pytest.raises(Wav2SmallError, match="--limit 0: give 1 or more"):
+        label(speech, tmp_path / "none.parquet", limit=0, **options)
 
 
 def test_exit_codes_and_what_is_said(speech, tmp_path):
@@ -313,7 +325,7 @@ def _labelled(source, output, workers) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_at_random_moments(workers, speech, tmp_path):
-    _broken(tmp_path / "in")
+    broken_folder(tmp_path / "in")
     for file in speech.glob("*.flac"):
         shutil.copy(file, tmp_path / "in")
     (tmp_path / "in" / "fatal.flac").unlink()

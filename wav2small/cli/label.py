@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     teacher_options.add(parser)
     parser.add_argument("--root", help="folder that the files of a table are relative to")
+    parser.add_argument("--limit", type=int, metavar="N", help="label the first N clips only")
     parser.add_argument(
         "--window",
         type=float,
@@ -97,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         args.output,
         teacher=args.teacher,
         root=args.root,
+        limit=args.limit,
         window_s=args.window,
         hop_s=args.hop,
         variants=args.variants,
