@@ -1,4 +1,4 @@
-# make demo   virtual environment, install, the whole way on speech it speaks itself (offline)
+# make demo   virtual environment, install, every step on synthetic speech (offline)
 # make test   virtual environment, install, ruff, mypy, tests, documentation
 # make test-fast   the tests that need neither time nor other programs
 # make docs   the documentation as pages, in site/
@@ -32,12 +32,12 @@ types: $(VENV)/.dev
 $(VENV)/.%: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
 # Counterparts of some tests: an S3 server (its boto and that of s3fs seldom agree, so it stands
 # apart), the oldest supported ONNX Runtime, and one for another processor. A Python too new for
-# these releases goes without them: their tests are skipped and say so.
+# these releases goes without them: their tests are skipped, with the reason.
 $(VENV)/.peers: $(VENV)/.dev
 	$(PYTHON) -m venv $(VENV)/peers/s3
 	$(VENV)/peers/s3/bin/python -m pip install --quiet 'moto[server]'

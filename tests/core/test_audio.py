@@ -54,9 +54,9 @@ def test_a_segment_is_the_slice_of_the_whole(tmp_path, ending):
     file = tmp_path / f"a.{ending}"
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 32000).astype("float32")
     soundfile.write(file, noise, 16000)
-    whole = audio.read(file)
+    full = audio.read(file)
     part = audio.read(file, start_s=0.5, end_s=1.25)
-    np.testing.assert_allclose(part, whole[8000:20000], atol=1e-4)
+    np.testing.assert_allclose(part, full[8000:20000], atol=1e-4)
 
 
 def test_the_end_of_an_index_may_be_rounded(tmp_path):
@@ -129,7 +129,7 @@ def folder(file):
 
 
 @pytest.mark.parametrize(
-    ("make", "name", "says"),
+    ("make", "name", "message"),
     [
         (empty, "a.wav", "is empty"),
         (text, "a.wav", "not audio, or damaged.*ffmpeg"),
@@ -145,10 +145,10 @@ def folder(file):
         (empty, "with space, 'quotes' \"two\"\nand newline é漢.wav", "is empty"),
     ],
 )
-def test_bad_files_are_rejected_by_name(tmp_path, make, name, says):
+def test_bad_files_are_rejected_by_name(tmp_path, make, name, message):
     file = tmp_path / name
     make(file)
-    with pytest.raises(AudioError, match=says) as rejection:
+    with pytest.raises(AudioError, match=message) as rejection:
         audio.read(file)
     assert str(rejection.value).startswith(str(file))
 

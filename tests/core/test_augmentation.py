@@ -1,4 +1,4 @@
-"""Variants: what the student hears is, sample for sample, what the teacher heard."""
+"""Variants: the student gets, sample for sample, the signals that the teacher labelled."""
 
 import subprocess
 import sys
@@ -152,9 +152,9 @@ def test_seeds_of_a_clip():
 
 def test_read_gives_the_variant(speech, settings):
     file = sorted(speech.glob("*.flac"))[0]
-    whole = variants.read(file, end_s=0.9)
+    full = variants.read(file, end_s=0.9)
     made = variants.read(file, end_s=0.9, variant=9, settings=settings)
-    np.testing.assert_array_equal(made, variants.variant(whole, 9, **vars(settings)))
+    np.testing.assert_array_equal(made, variants.variant(full, 9, **vars(settings)))
 
 
 def test_another_listing_is_noticed(clip, folders, tmp_path):

@@ -25,7 +25,7 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "says"),
+    ("arguments", "code", "message"),
     [
         ([], 2, "usage: wav2small VERB"),
         (["--help"], 0, "predict"),
@@ -37,10 +37,10 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
         (["evaluate", "nowhere", "a.csv"], 2, "nowhere: no such bundle"),
     ],
 )
-def test_usage(arguments, code, says):
+def test_usage(arguments, code, message):
     done = command(*arguments)
     assert done.returncode == code
-    assert says in done.stdout + done.stderr
+    assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 

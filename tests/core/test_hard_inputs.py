@@ -141,7 +141,7 @@ def test_times_of_a_parquet_table(tmp_path, values, start):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ('file,start,end\na.wav,"0,5",2\n', "row 1.*0,5"),
         ("file,start,end\na.wav,1,2\nb.wav,soon,2\n", "row 2.*soon"),
@@ -150,10 +150,10 @@ def test_times_of_a_parquet_table(tmp_path, values, start):
         ("file,start,end\na.wav,1e30,2\n", "row 1"),
     ],
 )
-def test_times_that_are_rejected_by_name(tmp_path, text, says):
+def test_times_that_are_rejected_by_name(tmp_path, text, message):
     table = tmp_path / "list.csv"
     table.write_text(text)
-    with pytest.raises(Wav2SmallError, match=says):
+    with pytest.raises(Wav2SmallError, match=message):
         load_source(table)
     pd.DataFrame({"file": ["a.wav"], "start": [True]}).to_parquet(tmp_path / "list.parquet")
     with pytest.raises(Wav2SmallError, match="row 1"):
@@ -182,8 +182,14 @@ def test_one_bad_row_does_not_end_the_job(toy, speech, tmp_path):
     assert [row[0] for row in result.rows] == ["good.flac"]
     reasons = [reason for _, reason in result.rejected]
     assert len(reasons) == 9 and all("\n" not in reason for reason in reasons)
-    says = ["ffmpeg", *["no such file"] * 3, "folder", *["no such file"] * 2, *["no such part"] * 2]
-    for reason, part in zip(reasons, says, strict=True):
+    parts = [
+        "ffmpeg",
+        *["no such file"] * 3,
+        "folder",
+        *["no such file"] * 2,
+        *["no such part"] * 2,
+    ]
+    for reason, part in zip(reasons, parts, strict=True):
         assert part in reason
 
 
@@ -196,7 +202,7 @@ def test_channels_that_cancel(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("signal", "rate", "says"),
+    ("signal", "rate", "message"),
     [
         (np.zeros(16000), 16000, "only zeros"),
         (np.ones(16000, np.int32), 16000, "int32"),
@@ -205,8 +211,8 @@ def test_channels_that_cancel(tmp_path):
         *[(np.sin(np.arange(16000.0)), rate, "sampling rate") for rate in (None, "16k", 1e6)],
     ],
 )
-def test_signals_that_are_no_speech(toy, signal, rate, says):
-    with pytest.raises(Wav2SmallError, match=says):
+def test_signals_that_are_no_speech(toy, signal, rate, message):
+    with pytest.raises(Wav2SmallError, match=message):
         Predictor(toy).predict(signal, rate)
 
 

@@ -88,7 +88,7 @@ def write(text):
 
 
 @pytest.mark.parametrize(
-    ("name", "make", "says"),
+    ("name", "make", "message"),
     [
         ("nowhere", lambda path: None, "no such file or folder"),
         ("empty", lambda path: path.mkdir(), "no audio in this folder"),
@@ -102,9 +102,9 @@ def write(text):
         ("none.parquet", lambda path: None, "no such table"),
     ],
 )
-def test_bad_sources_are_rejected_by_name(tmp_path, name, make, says):
+def test_bad_sources_are_rejected_by_name(tmp_path, name, make, message):
     make(tmp_path / name)
-    with pytest.raises(Wav2SmallError, match=says) as rejection:
+    with pytest.raises(Wav2SmallError, match=message) as rejection:
         load_source(tmp_path / name)
     assert name in str(rejection.value)
 

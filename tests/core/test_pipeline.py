@@ -1,4 +1,4 @@
-"""The whole way, and what happens to it on a full disk or with Ctrl-C in the middle."""
+"""Every step, and what happens to it on a full disk or with Ctrl-C in the middle."""
 
 import json
 import re
@@ -176,18 +176,18 @@ def test_ctrl_c_is_one_line_and_the_next_run_goes_on(verb, speech, labels, run, 
         time.sleep(0.02)
     time.sleep({"evaluate": 0.5, "label": 0.6}.get(verb, 2.2))
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert "Traceback" not in told
+    _, output = process.communicate(timeout=60)
+    assert "Traceback" not in output
     # A fast machine may have finished; before and after its main part Python dies of the signal.
-    assert process.returncode in (0, 130, -signal.SIGINT), told
+    assert process.returncode in (0, 130, -signal.SIGINT), output
     if process.returncode == 130:
-        assert f"wav2small {verb}: stopped" in told
+        assert f"wav2small {verb}: stopped" in output
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["label", "{tmp}/none", "-o", "{tmp}/l.parquet"], "no such file or folder"),
         (["label", "{tmp}/empty", "-o", "{tmp}/l.parquet"], "no audio in this folder"),
@@ -210,7 +210,7 @@ def test_ctrl_c_is_one_line_and_the_next_run_goes_on(verb, speech, labels, run, 
         (["predict", "{bundle}", "{speech}", "--window", "0"], "--window 0"),
     ],
 )
-def test_bad_input_is_one_line(arguments, says, speech, labels, bundle, tmp_path):
+def test_bad_input_is_one_line(arguments, message, speech, labels, bundle, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "plain.csv").write_text("path\na.wav\n")
     (tmp_path / "ratings.csv").write_text("file,arousal,dominance,valence\na.wav,4,5,6\n")
@@ -220,5 +220,5 @@ def test_bad_input_is_one_line(arguments, says, speech, labels, bundle, tmp_path
     places = {"tmp": tmp_path, "speech": speech, "labels": labels, "bundle": bundle}
     done = command(*(str(word).format(**places) for word in arguments))
     assert done.returncode == 2, done.stderr
-    assert says in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr

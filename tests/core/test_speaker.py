@@ -1,4 +1,4 @@
-"""The speaker: what it says is audible, varied and the same for the same seed."""
+"""The speech synthesiser: its speech is audible, varied and the same for the same seed."""
 
 import subprocess
 import sys

@@ -41,18 +41,18 @@ def bundle(nano, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def windowed(tmp_path_factory):
     """A student that is not causal."""
     from wav2small.export.onnx import models
     from wav2small.students import registry
 
     torch.manual_seed(1)
-    folder = tmp_path_factory.mktemp("whole")
+    folder = tmp_path_factory.mktemp("windowed")
     onnx.save(models.build(registry.create("wav2small2").eval(), "int8")[0], folder / "model.onnx")
     return folder
 
 
-def hear(stream, signal, size):
+def push_blocks(stream, signal, size):
     """All estimates; `size` 0 = random sizes."""
     rng = np.random.default_rng(0)
     estimates, start = [], 0
@@ -74,7 +74,7 @@ def test_blocks_equal_offline(bundle, nano, signals, size):
     chosen = signals[:1] if size == 1 else signals[:4]
     for signal in chosen:
         stream.reset()
-        estimates = hear(stream, signal, size)
+        estimates = push_blocks(stream, signal, size)
         np.testing.assert_allclose(estimates[-1].overall, offline(nano, signal), atol=1e-5)
         assert estimates[-1].time == pytest.approx(len(signal) // 256 * 256 / RATE)
 
@@ -84,13 +84,13 @@ def test_blocks_equal_offline_on_recordings(bundle, nano, emodb):
     for file in sorted(emodb.rglob("*.flac"))[::90]:
         signal = soundfile.read(file, dtype="float32")[0]
         stream.reset()
-        last = hear(stream, signal, 0)[-1]
+        last = push_blocks(stream, signal, 0)[-1]
         np.testing.assert_allclose(last.overall, offline(nano, signal), atol=1e-5)
 
 
 def test_every_estimate_is_the_offline_model_so_far(bundle, nano, signals):
     stream = wav2small.Stream(bundle, gate=False)
-    for estimate in hear(stream, signals[0], 300)[::25]:
+    for estimate in push_blocks(stream, signals[0], 300)[::25]:
         so_far = signals[0][: round(estimate.time * RATE)]
         np.testing.assert_allclose(estimate.overall, offline(nano, so_far), atol=1e-5)
 
@@ -109,7 +109,7 @@ def test_memory_against_float64(bundle, nano, signals):
     keep = np.exp(-age / memory)
     embedding = (keep * gate * value).sum(1) / ((keep * gate).sum(1) + 1 / 256)
     weight, bias = (p.detach().double().numpy() for p in (nano.adv.weight, nano.adv.bias))
-    last = hear(wav2small.Stream(bundle, gate=False, memory=memory), signal, 500)[-1]
+    last = push_blocks(wav2small.Stream(bundle, gate=False, memory=memory), signal, 500)[-1]
     found = [last.arousal, last.dominance, last.valence]
     np.testing.assert_allclose(found, weight @ embedding + bias, atol=1e-5)
     assert np.abs(np.array(found) - last.overall).max() > 1e-4
@@ -118,15 +118,15 @@ def test_memory_against_float64(bundle, nano, signals):
 @pytest.mark.parametrize("size", [160, 5000])
 def test_silence_moves_nothing(bundle, signals, size):
     stream = wav2small.Stream(bundle)
-    before = hear(stream, signals[0], size)[-1]
-    heard = stream.heard
+    before = push_blocks(stream, signals[0], size)[-1]
+    counted = stream.heard
     noise = np.random.default_rng(0).normal(0, 10 ** (-70 / 20), 3 * RATE).astype(np.float32)
-    hear(stream, noise[:RATE], size)  # the gate holds for .2 s
-    settled_ = hear(stream, noise[RATE : 2 * RATE], size)[-1]
-    after = hear(stream, noise[2 * RATE :], size)[-1]
-    assert after.arousal == settled_.arousal and after.overall == settled_.overall
+    push_blocks(stream, noise[:RATE], size)  # the gate holds for .2 s
+    held = push_blocks(stream, noise[RATE : 2 * RATE], size)[-1]
+    after = push_blocks(stream, noise[2 * RATE :], size)[-1]
+    assert after.arousal == held.arousal and after.overall == held.overall
     assert abs(after.arousal - before.arousal) < 0.05
-    assert after.heard == settled_.heard and stream.heard - heard < 0.3
+    assert after.heard == held.heard and stream.heard - counted < 0.3
     assert after.time > before.time + 2.9
 
 
@@ -134,34 +134,34 @@ def test_gate_thresholds(bundle):
     """A tone counts from -55 dBFS on, keeps counting at -58, and .2 s after it fell to -62."""
     tone = np.sqrt(2) * np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE).astype(np.float32)
 
-    def heard(*levels, **options):
+    def counted(*levels, **options):
         stream = wav2small.Stream(bundle, **options)
         for level in levels:
             stream.push(tone * 10 ** (level / 20))
         return stream.heard
 
-    assert heard(-55.5) == 0
-    assert heard(-54.5) == pytest.approx(1, abs=0.02)
-    assert heard(-54.5, -58) == pytest.approx(2, abs=0.02)
-    assert heard(-54.5, -62) == pytest.approx(1.2, abs=0.03)
+    assert counted(-55.5) == 0
+    assert counted(-54.5) == pytest.approx(1, abs=0.02)
+    assert counted(-54.5, -58) == pytest.approx(2, abs=0.02)
+    assert counted(-54.5, -62) == pytest.approx(1.2, abs=0.03)
     # 40 dB below the loudest counts once that has faded by 10 dB, 36 dB below after 6 s
-    assert heard(-10, -50) == pytest.approx(1.2, abs=0.03)
-    assert heard(-10, *[-50] * 11) == pytest.approx(1.2 + 1, abs=0.15)
-    assert heard(-10, *[-100] * 5, -46) == pytest.approx(1.2, abs=0.05)
-    assert heard(-10, *[-100] * 7, -46) == pytest.approx(2.2, abs=0.05)
-    assert heard(-10, -50, range_db=200) == pytest.approx(2, abs=0.02)
+    assert counted(-10, -50) == pytest.approx(1.2, abs=0.03)
+    assert counted(-10, *[-50] * 11) == pytest.approx(1.2 + 1, abs=0.15)
+    assert counted(-10, *[-100] * 5, -46) == pytest.approx(1.2, abs=0.05)
+    assert counted(-10, *[-100] * 7, -46) == pytest.approx(2.2, abs=0.05)
+    assert counted(-10, -50, range_db=200) == pytest.approx(2, abs=0.02)
 
 
 def test_voice_probability_weighs(bundle, signals):
     stream = wav2small.Stream(bundle, gate=False)
     stream.push(signals[0][:12800], voice_probability=0.5)
     assert stream.heard == pytest.approx(0.4)
-    one = hear(stream, signals[1][:12800], 160)[-1]
+    one = push_blocks(stream, signals[1][:12800], 160)[-1]
     held = stream.push(signals[2], voice_probability=0.0)[-1]
     assert held.overall == pytest.approx(one.overall, abs=1e-6) and held.heard == one.heard
 
 
-@pytest.mark.parametrize("kind", ["bundle", "whole"])
+@pytest.mark.parametrize("kind", ["bundle", "windowed"])
 def test_first_estimate_after_a_quarter_of_a_second(request, kind, signals):
     stream = wav2small.Stream(request.getfixturevalue(kind), gate=False, hop=0.05)
     assert stream.push(signals[0][:3990]) == []
@@ -170,12 +170,12 @@ def test_first_estimate_after_a_quarter_of_a_second(request, kind, signals):
 
 
 @pytest.mark.parametrize("size", [7, 1000, 0])
-def test_windows_of_a_student_that_is_not_causal(whole, signals, size):
+def test_windows_of_a_student_that_is_not_causal(windowed, signals, size):
     signal = np.concatenate(signals[:3])
-    stream = wav2small.Stream(whole, gate=False, memory=2.0, hop=0.5)
-    estimates = hear(stream, signal, size)
+    stream = wav2small.Stream(windowed, gate=False, memory=2.0, hop=0.5)
+    estimates = push_blocks(stream, signal, size)
     assert [e.time for e in estimates] == pytest.approx(np.arange(1, len(signal) // 8000 + 1) / 2)
-    predictor = wav2small.Predictor(whole)
+    predictor = wav2small.Predictor(windowed)
     values = []
     for estimate in estimates:
         stop = round(estimate.time * RATE)
@@ -185,16 +185,16 @@ def test_windows_of_a_student_that_is_not_causal(whole, signals, size):
     np.testing.assert_allclose(estimates[-1].overall, np.mean(values, axis=0), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["bundle", "whole"])
+@pytest.mark.parametrize("kind", ["bundle", "windowed"])
 def test_a_block_longer_than_the_memory(request, kind, signals):
     signal = np.concatenate(signals[:4])
     stream = wav2small.Stream(request.getfixturevalue(kind), memory=0.5, hop=0.5)
-    whole, pieces = stream.push(signal), []
+    at_once, blocks = stream.push(signal), []
     stream.reset()
     for start in range(0, len(signal), 160):
-        pieces += stream.push(signal[start : start + 160])
-    assert len(whole) == len(pieces) > 8
-    for one, other in zip(whole, pieces, strict=True):
+        blocks += stream.push(signal[start : start + 160])
+    assert len(at_once) == len(blocks) > 8
+    for one, other in zip(at_once, blocks, strict=True):
         assert (one.time, one.heard) == (other.time, other.heard)
         np.testing.assert_allclose(one.overall, other.overall, atol=1e-5)
         assert one.arousal == pytest.approx(other.arousal, abs=1e-5)
@@ -204,7 +204,7 @@ def test_a_day_of_audio(bundle, nano, signals):
     """The sums fast-forwarded to 24 hours: a clip then moves the overall estimate by as much as
     it should, and the times count on."""
     stream = wav2small.Stream(bundle, gate=False)
-    hear(stream, signals[0], 1000)
+    push_blocks(stream, signals[0], 1000)
     times = 24 * 3600 * RATE // stream.samples
     pool = stream._engine.pool.copy()
     half = pool.shape[1] // 2
@@ -212,7 +212,7 @@ def test_a_day_of_audio(bundle, nano, signals):
     stream._engine.pool = pool
     stream.samples *= times
     stream._heard *= times
-    before = hear(stream, signals[0], 1000)[-1]
+    before = push_blocks(stream, signals[0], 1000)[-1]
     top, bottom = np.split(stream._engine.pool[0, half:], 2)
     old_top, old_bottom = np.split(pool[0, half:], 2)
     assert (bottom > old_bottom).all() and (top - old_top).max() > 0
@@ -300,7 +300,7 @@ def test_follow_reads_odd_pieces(bundle, signals):
     assert follow(bundle, Pipe(pcm.tobytes()), out, gate=False) == 0
     rows = [json.loads(line) for line in out.getvalue().splitlines()]
     stream = wav2small.Stream(bundle, gate=False)
-    estimates = hear(stream, pcm, 1000)
+    estimates = push_blocks(stream, pcm, 1000)
     assert len(rows) == len(estimates)
     assert rows[-1]["overall"] == pytest.approx(estimates[-1].overall, abs=1e-5)
     assert rows[0]["time"] == pytest.approx(0.256)

@@ -55,7 +55,7 @@ HEAD = "file,arousal,dominance,valence\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "options", "says"),
+    ("text", "options", "message"),
     [
         ("file,happy\na.wav,1\n", {}, "no column arousal, dominance, valence"),
         ("file,arousal\na.wav,1\n", {}, "no column dominance, valence"),
@@ -69,12 +69,12 @@ HEAD = "file,arousal,dominance,valence\n"
         ("path,arousal,dominance,valence\nx,1,1,1\n", {}, "no column `file`"),
     ],
 )
-def test_bad_tables_are_rejected(tmp_path, text, options, says):
+def test_bad_tables_are_rejected(tmp_path, text, options, message):
     path = tmp_path / "truth.csv"
     path.write_text(text)
-    with pytest.raises(Wav2SmallError, match=says) as rejection:
+    with pytest.raises(Wav2SmallError, match=message) as rejection:
         read_labels(path, **options)
-    assert str(path) in str(rejection.value) or "--scale" in says
+    assert str(path) in str(rejection.value) or "--scale" in message
 
 
 def test_other_scales_are_mapped(tmp_path):

@@ -71,7 +71,7 @@ def test_right_usage_passes(check):
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
         ('p.predict("hello", rate=3)', 'Unexpected keyword argument "rate"'),
         ('p.predict("hello")', "incompatible type"),
@@ -79,9 +79,9 @@ def test_right_usage_passes(check):
         ("wav2small.nothing", 'no attribute "nothing"'),
     ],
 )
-def test_wrong_usage_is_an_error(check, line, says):
+def test_wrong_usage_is_an_error(check, line, message):
     found = check(f"{RIGHT}\n{line}\n")
-    assert says in found and "Found" in found, found
+    assert message in found and "Found" in found, found
 
 
 def test_every_public_name_is_there():

@@ -113,8 +113,8 @@ def test_without_torch_it_predicts_and_evaluates(python_with_data, speech, tmp_p
         "file,arousal,valence\n"
         + "".join(f"{row['file']},{row['arousal']},{row['valence']}\n" for row in rows)
     )
-    told = run(command, "evaluate", tmp_path, truth, "--root", speech, "--json")
-    figures = json.loads(told)["dimensions"]
+    output = run(command, "evaluate", tmp_path, truth, "--root", speech, "--json")
+    figures = json.loads(output)["dimensions"]
     assert set(figures) == {"arousal", "valence"}
     assert figures["arousal"]["ccc"]["value"] > 0.999
 

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder, audio file, CSV or parquet table, audformat database; columns arousal, "
         "dominance, valence are the truth; emotion, speaker, sex, language, accent are used too",
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="write the whole result as JSON")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the full result as JSON")
     parser.add_argument("--truth", metavar="TABLE", help="another table with the ratings")
     parser.add_argument(
         "--scale",
@@ -36,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COLUMN",
         help="compare the groups of this column too; may be given again",
     )
-    parser.add_argument("--teacher", metavar="NAME|FOLDER|HUB_ID", help="stands beside the bundle")
+    parser.add_argument("--teacher", metavar="NAME|FOLDER|HUB_ID", help="compared with the bundle")
     parser.add_argument(
-        "--beside", nargs="+", default=[], metavar="BUNDLE", help="other bundles beside it"
+        "--beside", nargs="+", default=[], metavar="BUNDLE", help="other bundles to compare with"
     )
     parser.add_argument("--noise", metavar="FOLDER", help="recorded noise to disturb with")
     parser.add_argument("--rooms", metavar="FOLDER", help="room impulse responses")

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"""
 A student of {result.parameters:,} parameters learned from its teacher in {result.seconds:.0f} s.
 
-  agreement with the teacher on voices it never heard (CCC: 1 = the same, 0 = chance)
+  agreement with the teacher on voices it was not trained on (CCC: 1 = the same, 0 = chance)
     arousal {ccc["arousal"]:.3f}   dominance {ccc["dominance"]:.3f}   valence {ccc["valence"]:.3f}   mean {ccc["mean"]:.3f}
 
               size        time for 5 s of audio, one thread

@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{result.student}: {result.parameters:,} parameters, {result.clips} clips, "
             f"{result.epochs} epochs, {result.seconds:.0f} s\n"
-            f"CCC with the teacher on {result.validation_clips} clips of voices or files it never "
-            f"heard: {ccc}"
+            f"CCC with the teacher on {result.validation_clips} clips of voices or files it was "
+            f"not trained on: {ccc}"
         )
         if result.category_agreement is not None:
             print(f"the teacher's category on {result.category_agreement:.0%} of them")

@@ -12,7 +12,7 @@ wav2small export run/ -o bundle/ --root /new/place/of/the/recordings --overwrite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="folder that `distil` wrote, or any student's")
+    parser.add_argument("run", metavar="RUN", help="folder that `distill` wrote, or any student's")
     parser.add_argument("-o", "--output", required=True, metavar="BUNDLE", help="folder to write")
     parser.add_argument(
         "--precision",

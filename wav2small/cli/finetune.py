@@ -14,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("labels", help="human ratings or a label table: CSV, parquet, audformat")
     parser.add_argument("-o", "--output", required=True, help="folder for the teacher")
     parser.add_argument(
-        "--backbone", metavar="FOLDER|HUB_ID", help="WavLM, wav2vec2 or HuBERT, to listen only"
+        "--backbone",
+        metavar="FOLDER|HUB_ID",
+        help="WavLM, wav2vec2 or HuBERT, for a teacher of speech alone",
     )
     parser.add_argument(
         "--teacher",
@@ -57,7 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="default: %(default)s")
     parser.add_argument(
-        "--crop", type=float, default=8.0, metavar="S", help="seconds heard (default: %(default)s)"
+        "--crop",
+        type=float,
+        default=8.0,
+        metavar="S",
+        help="seconds of a clip used (default: %(default)s)",
     )
     parser.add_argument(
         "--categories", metavar="COLUMN", help="also learn the categories in this column"
@@ -111,15 +117,15 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         overwrite=args.overwrite,
     )
-    told = f"{result.output}: best epoch {result.best_epoch}, validation CCC {_line(result.ccc)}"
+    line = f"{result.output}: best epoch {result.best_epoch}, validation CCC {_figures(result.ccc)}"
     if result.ccc_without_text:
-        told += f"; with transcripts taken away {_line(result.ccc_without_text)}"
-    print(told, file=sys.stderr)
+        line += f"; with transcripts taken away {_figures(result.ccc_without_text)}"
+    print(line, file=sys.stderr)
     print(f"licences: {result.licence}", file=sys.stderr)
     for reason in result.rejected:
         print(f"rejected: {reason}", file=sys.stderr)
     return 1 if result.rejected else 0
 
 
-def _line(figures: Mapping[str, float]) -> str:
+def _figures(figures: Mapping[str, float]) -> str:
     return " ".join(f"{name} {value:.3f}" for name, value in figures.items())

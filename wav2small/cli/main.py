@@ -20,7 +20,7 @@ import wav2small
 from wav2small.errors import Wav2SmallError, missing_package
 
 VERBS = {
-    "demo": "the whole way, offline, on speech it speaks itself",
+    "demo": "every step, offline, on synthetic speech",
     "label": "a teacher labels audio with arousal, dominance and valence",
     "distill": "a tiny student learns from the labels",
     "export": "a student becomes a quantised, verified ONNX bundle",
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\nwav2small {verb}: stopped{kept if verb in RESUMED else ''}", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader of the output has gone (`| head`): nothing is wrong, nobody listens.
+        # The reader of the output has gone (`| head`): that is no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
@@ -80,16 +80,16 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         number = _system_error(error)
         if number in _FULL:
-            mend = "free some space"
+            remedy = "free some space"
         elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            mend = "choose another folder"
+            remedy = "choose another folder"
         else:
             raise
         name = getattr(error, "filename", None)
         where = f" {name}" if name else ""
         return _reject(
             verb,
-            f"cannot write{where}: {os.strerror(number)}; {mend}, then run the same command again",
+            f"cannot write{where}: {os.strerror(number)}; {remedy}, then run the command again",
         )
 
 
@@ -100,9 +100,9 @@ def _system_error(error: Exception) -> int:
     """The operating system's number of an error, 0 if it is none of its own."""
     if isinstance(error, OSError):
         return error.errno or 0
-    # safetensors tells it in words only.
-    told = re.search(r"\(os error (\d+)\)", str(error))
-    return int(told[1]) if told else 0
+    # safetensors names the number in its message only.
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else 0
 
 
 def _overview(verb: str) -> int:

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hop", type=float, metavar="S", help="seconds between windows (default: the window)"
     )
     parser.add_argument(
-        "--channel", type=int, metavar="N", help="hear channel N, from 0 (default: mean of all)"
+        "--channel", type=int, metavar="N", help="use channel N, from 0 (default: mean of all)"
     )
     parser.add_argument("--root", help="folder that the files of a table are relative to")
     parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--follow",
         metavar="-",
         choices=["-"],
-        help="hear raw 16-bit mono PCM at 16 kHz on standard input; a line of JSON per estimate. "
-        "A bundle exported with --streaming hears each sample once (every 16 ms, about 1 %% of "
+        help="read raw 16-bit mono PCM at 16 kHz on standard input; a line of JSON per estimate. "
+        "A bundle exported with --streaming processes each sample once (every 16 ms, about 1 %% of "
         "a core); any other runs on the last --memory seconds again every .5 s, which costs "
         "8 times one pass over the audio",
     )
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
         )
     if not args.source:
-        raise Wav2SmallError("name the audio to hear, or --follow - for standard input")
+        raise Wav2SmallError("name the audio to predict, or --follow - for standard input")
     from wav2small.prediction import predict, report_rejected
 
     result = predict(
@@ -88,5 +88,5 @@ def run(args: argparse.Namespace) -> int:
     )
     code = report_rejected(result.rejected)
     if not result.rows:
-        raise Wav2SmallError(f"{' '.join(args.source)}: none of its audio can be heard")
+        raise Wav2SmallError(f"{' '.join(args.source)}: none of its audio can be used")
     return code

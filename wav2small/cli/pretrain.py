@@ -30,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="default: %(default)s")
     parser.add_argument(
-        "--crop", type=float, default=8.0, metavar="S", help="seconds heard (default: %(default)s)"
+        "--crop",
+        type=float,
+        default=8.0,
+        metavar="S",
+        help="seconds of a clip used (default: %(default)s)",
     )
     parser.add_argument("--validation", default="0.1", help="held-out share, or COLUMN=VALUE,VALUE")
     parser.add_argument("--root", help="folder that the files of the table are relative to")

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of the truth"
     )
-    parser.add_argument("--teacher", metavar="NAME", help="stands beside the bundle in that audit")
+    parser.add_argument("--teacher", metavar="NAME", help="compared with the bundle in that audit")
     parser.add_argument("--noise", metavar="FOLDER", help="recorded noise for that audit")
     parser.add_argument("--rooms", metavar="FOLDER", help="impulse responses for that audit")
     parser.add_argument("--limit", type=int, metavar="N", help="clips of that audit")
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runs", type=int, default=30, help="rounds of the quick benchmark; 0 = none (default: 30)"
     )
     parser.add_argument(
-        "--clips", type=int, default=24, help="worst clips with players (default: %(default)s)"
+        "--clips", type=int, default=24, help="worst clips with their audio (default: %(default)s)"
     )
     parser.add_argument(
         "--live", action="store_true", help="a live demo of the first bundle, in the browser"
