@@ -24,7 +24,7 @@ def card(
     *,
     categories: Sequence[str] = (),
     streaming: bool = False,
-    c: bool = False,
+    c: str | None = None,
 ) -> str:
     """The text of the card.
 
@@ -34,13 +34,13 @@ def card(
         provenance: of the bundle
         categories: names of the second head
         streaming: the bundle also holds `streaming.onnx`
-        c: likewise `c/`
+        c: likewise `c/` with this .h and .c
     """
     return "\n".join(
         [
             _head(record, provenance, categories),
             _usage(categories, record["precision"]),
-            *_embedded(record["student"], streaming, c),
+            *_embedded(streaming, c),
             _figures(record),
             _limits(),
             _lineage(provenance),
@@ -88,7 +88,7 @@ def _level(record: Mapping[str, Any]) -> str:
     return f"Recording level: clips made quieter move an output by at most {figures}.\n"
 
 
-def _embedded(name: str, streaming: bool, c: bool) -> list[str]:
+def _embedded(streaming: bool, c: str | None) -> list[str]:
     rows = []
     if streaming:
         rows.append(
@@ -98,7 +98,7 @@ def _embedded(name: str, streaming: bool, c: bool) -> list[str]:
     if c:
         rows += [
             "| `c/wav2small.h` | C library over ONNX Runtime, with two programs: `make c` |",
-            f"| `c/nano_{name}.h`, `.c` | plain C99 for a microcontroller: no heap, no runtime |",
+            f"| `c/{c}.h`, `.c` | plain C99 for a microcontroller: no heap, no runtime |",
         ]
     if not rows:
         return []

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from wav2small.students.base import WEIGHTS, Student
 
 from . import bundle, card, licences
 from .c import integer
-from .c.emitter import write_c, write_library
+from .c.emitter import COptions, PlainC, c_name, write_c, write_library
 from .clips import collect
 from .forms import level_changes, prove_plain_c, prove_streaming
 from .onnx import layers, models, static
@@ -45,12 +45,14 @@ class Exported:
         bytes: size of model.onnx
         record: content of verification.json, without hashes
         layers: differences layer by layer, if asked for
+        c: the plain C, if asked for
     """
 
     bundle: Path
     bytes: int
     record: dict[str, Any]
     layers: list[layers.Layer]
+    c: PlainC | None = None
 
 
 class VerificationError(Wav2SmallError):
@@ -70,7 +72,7 @@ def export_bundle(
     verification: VerificationOptions = VerificationOptions(),  # noqa: B008, it is frozen
     check_licence: str | None = None,
     streaming: bool = False,
-    c: bool = False,
+    c: bool | COptions = False,
 ) -> Exported:
     """Export a trained student as a verified bundle.
 
@@ -83,7 +85,7 @@ def export_bundle(
         verification: the audio it is verified with, and how close it must be
         check_licence: "commercial" rejects a lineage that does not allow commercial use
         streaming: also write `streaming.onnx`, for students that stream
-        c: also write `c/`: plain C99, for students that the emitter knows
+        c: also write `c/`: plain C99, for students that the emitter knows; see `COptions`
 
     Returns:
         see `Exported`
@@ -155,17 +157,21 @@ def export_bundle(
         if streaming:
             streaming_file.write_streaming(ready, folder, precision=precision)
             record["streaming"] = prove_streaming(folder, audio.signals)
+        made = None
         if c:
+            options = c if isinstance(c, COptions) else COptions()
+            name = options.name or c_name(Path(output).resolve().name)
             line = provenances.licence_line(lineage)
-            path = folder / "c"
-            integers = write_c(student, path, audio.signals, name=student.name, licence=line)[1]
-            plain_c = partial(integer.predict, integers, student)
+            made = write_c(student, folder / "c", audio.signals, name=name, licence=line)
+            made = replace(made, source=Path(output) / "c" / made.source.name)
+            plain_c = partial(integer.predict, made.integers, student)
             record["plain_c"] = prove_plain_c(plain_c, folder, audio.signals)
             write_library(folder)
-        text = card.card(record, lineage, categories=categories, streaming=streaming, c=c)
+        stem = made.source.stem if made else None
+        text = card.card(record, lineage, categories=categories, streaming=streaming, c=stem)
         (folder / bundle.CARD).write_text(text, encoding="utf-8")
         bundle.seal(folder, record)
-    return Exported(Path(output), len(data), record, differences)
+    return Exported(Path(output), len(data), record, differences, made)
 
 
 #: The name of the command.

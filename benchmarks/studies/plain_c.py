@@ -37,24 +37,36 @@ class _Estimate(ctypes.Structure):
 class PlainC:
     """An emitted `nano_<name>.c`, built for this machine and called from Python."""
 
-    def __init__(self, source: Path):
-        library = source.with_suffix(".so")
-        flags = ["-std=c99", "-O2", "-ffp-contract=off", "-shared", "-fPIC"]
-        subprocess.run(["cc", *flags, str(source), "-o", str(library)], check=True)
-        self.c = ctypes.CDLL(str(library))
-        self.c.w2s_init.restype = ctypes.c_void_p
-        self.c.w2s_state_size.restype = ctypes.c_size_t
-        self.memory = (ctypes.c_uint64 * (self.c.w2s_state_size() // 8 + 1))()
+    def __init__(self, source: Path, optimise: str = "-O2"):
+        flags = ["-std=c99", optimise, "-ffp-contract=off", "-shared", "-fPIC"]
+        with tempfile.TemporaryDirectory(prefix="wav2small-") as folder:
+            library = Path(folder) / f"{source.stem}.so"
+            subprocess.run(["cc", *flags, str(source), "-o", str(library)], check=True)
+            self.c = ctypes.CDLL(str(library))
+        self.name = source.stem
+        size = self.function("state_size")
+        size.restype = ctypes.c_size_t
+        self.memory = (ctypes.c_uint64 * (size() // 8 + 1))()
+
+    def function(self, name: str) -> Any:
+        """`nano_<model>_<name>`."""
+        return getattr(self.c, f"{self.name}_{name}")
+
+    def begin(self) -> ctypes.c_void_p:
+        """A new state."""
+        state, size = ctypes.c_void_p(), ctypes.c_size_t(ctypes.sizeof(self.memory))
+        assert self.function("init")(self.memory, size, ctypes.byref(state)) == 0
+        return state
 
     def predict(self, samples: np.ndarray) -> np.ndarray:
         """int16 samples of a whole clip, gate off -> float32 (3,)."""
-        state = ctypes.c_void_p(self.c.w2s_init(self.memory))
-        self.c.w2s_set_gate(state, 0)
+        state = self.begin()
+        self.function("set_gate")(state, 0)
         samples = np.ascontiguousarray(samples)
         pointer = samples.ctypes.data_as(ctypes.c_void_p)
-        self.c.w2s_push(state, pointer, ctypes.c_size_t(len(samples)))
+        self.function("push")(state, pointer, ctypes.c_size_t(len(samples)))
         estimate = _Estimate()
-        self.c.w2s_read_overall(state, ctypes.byref(estimate))
+        self.function("read_overall")(state, ctypes.byref(estimate))
         return np.array([getattr(estimate, name) for name in DIMENSIONS], np.float32)
 
 
@@ -82,7 +94,7 @@ def compare(run: str, labels: str, calibration: str) -> dict[str, Any]:
         model = models.build(student, "int8")
         proto = model[0] if isinstance(model, tuple) else model
         (folder / "model.onnx").write_bytes(proto.SerializeToString())
-        engine = PlainC(c_emitter.write_c(student, folder, [audio.read(f) for f in files])[0])
+        engine = PlainC(c_emitter.write_c(student, folder, [audio.read(f) for f in files]).source)
         predictor = Predictor(folder)
         for file in table.frame["file"]:
             samples = np.round(audio.read(Path(table.root) / file) * 32768)

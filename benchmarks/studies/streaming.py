@@ -25,6 +25,7 @@ import numpy as np
 
 from wav2small import audio
 from wav2small.benchmarks.studies.parity import SOURCES
+from wav2small.benchmarks.studies.plain_c import PlainC
 from wav2small.errors import Wav2SmallError
 from wav2small.index import load_source
 from wav2small.session import open_session
@@ -62,7 +63,7 @@ def streaming(bundle: str | os.PathLike[str], speech: str | os.PathLike[str]) ->
             library = _Library(Path(folder), bundle)
             ways["c"] = library.push
             if sources := sorted(Path(bundle).glob("c/nano_*.c")):
-                ways["plain_c"] = _plain_c(Path(folder), sources[0])
+                ways["plain_c"] = _plain_c(sources[0])
         result |= _shares(ways, signal)
         if library:
             library.close()
@@ -91,23 +92,16 @@ def _onnx(path: Path) -> Callable[[np.ndarray], object]:
     return push
 
 
-def _plain_c(folder: Path, source: Path) -> Callable[[np.ndarray], object]:
+def _plain_c(source: Path) -> Callable[[np.ndarray], object]:
     """The microcontroller's code on this machine."""
-    path = folder / "libnano.so"
-    command = ["cc", "-std=c99", "-O3", "-ffp-contract=off", "-shared", "-fPIC", str(source)]
-    subprocess.run([*command, "-o", str(path)], check=True)
-    c = ctypes.CDLL(str(path))
-    c.w2s_state_size.restype = ctypes.c_size_t
-    c.w2s_init.restype = ctypes.c_void_p
-    memory = (ctypes.c_uint64 * (c.w2s_state_size() // 8 + 1))()
-    state = ctypes.c_void_p(c.w2s_init(memory))
+    engine = PlainC(source, "-O3")
+    state = engine.begin()
     estimate = (ctypes.c_uint64 * 8)()
 
     def push(block: np.ndarray) -> None:
-        assert memory  # lives as long as this function
         pointer = block.ctypes.data_as(ctypes.c_void_p)
-        c.w2s_push_float(state, pointer, ctypes.c_size_t(len(block)))
-        c.w2s_read(state, estimate)
+        engine.function("push_float")(state, pointer, ctypes.c_size_t(len(block)))
+        engine.function("read")(state, estimate)
 
     return push
 

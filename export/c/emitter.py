@@ -6,14 +6,17 @@ what the numbers mean.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+import wav2small
 from wav2small import files
 from wav2small.audio import SAMPLING_RATE
 from wav2small.errors import Wav2SmallError
@@ -37,9 +40,41 @@ ENGINE_PARTS = (
     "network.c",
     "stream.c",
 )  # one file when emitted
+_CODE = (
+    7_500  # bytes of instructions, arm-none-eabi-gcc 12.2 -O2 for Cortex-M4 and M33; M55 has less
+)
 _LOG2_TERMS = 8
 _CLIPS = 48  # of calibration; more find no larger peaks
+_BYTES = {"int8_t": 1, "uint8_t": 1, "int32_t": 4, "uint16_t": 2, "float": 4}
 _WIDTHS = {"int8_t": 24, "uint8_t": 24, "int32_t": 8, "uint16_t": 12, "float": 6}
+
+
+@dataclass(frozen=True)
+class COptions:
+    """The C of a bundle.
+
+    Attributes:
+        name: of its files and symbols, see `write_c`; None = after the bundle's folder
+    """
+
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class PlainC:
+    """What `write_c` made.
+
+    Attributes:
+        source: the .c file; the .h file lies beside it
+        flash: bytes of tables and code on a Cortex-M, estimated to 3 %
+        ram: bytes that the caller gives for one stream; the stack is another 1.2 KB
+        integers: the numbers in it
+    """
+
+    source: Path
+    flash: int
+    ram: int
+    integers: Integer
 
 
 def write_c(
@@ -49,18 +84,15 @@ def write_c(
     *,
     name: str = "speech",
     licence: str = "",
-) -> tuple[Path, Integer]:
+) -> PlainC:
     """Write `nano_<name>.h` and `nano_<name>.c`.
 
     Args:
         student: trained nano in evaluation mode
         folder: where to; made if missing (`c/` of a bundle)
         calibration: speech to find ranges on, float32 signals at 16 kHz
-        name: letters, digits and _
-        licence: a line of the bundle's lineage, for the header
-
-    Returns:
-        the .c file, and the integers in it
+        name: lower-case letters, digits and _; every symbol starts with `nano_<name>_`
+        licence: a line of the bundle's lineage, for both files
 
     Raises:
         Wav2SmallError: not a nano, one the engine cannot run, or no calibration audio
@@ -69,25 +101,36 @@ def write_c(
         >>> from wav2small.students import registry
         >>> write_c(registry.create("wav2small").eval(), "c/", [], name="my-model")
         Traceback (most recent call last):
-        wav2small.errors.Wav2SmallError: a C name of 'my-model': letters, digits and _ only
+        wav2small.errors.Wav2SmallError: a C name of 'my-model': a to z, digits and _ only
     """
-    if not re.fullmatch(r"[A-Za-z]\w*", name):
-        raise Wav2SmallError(f"a C name of {name!r}: letters, digits and _ only")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise Wav2SmallError(f"a C name of {name!r}: a to z, digits and _ only")
     some = calibration[:: max(1, len(calibration) // _CLIPS)]
     model = integer.quantise(student, some)  # type: ignore[arg-type]
-    header, source = emit(student, model, name=name, licence=licence)  # type: ignore[arg-type]
+    header, source, made = emit(student, model, name=name, licence=licence)  # type: ignore[arg-type]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, text in (("h", header), ("c", source)):
         with files.atomic(folder / f"nano_{name}.{suffix}") as path:
             path.write_text(text, encoding="ascii", errors="replace")
-    return folder / f"nano_{name}.c", model
+    return replace(made, source=folder / made.source)
+
+
+def c_name(text: str) -> str:
+    """A name for `write_c` from any text, such as a bundle's folder.
+
+    Example:
+        >>> c_name("My Bundle-2"), c_name("4th")
+        ('my_bundle_2', 'model_4th')
+    """
+    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    return name if re.match("[a-z]", name) else f"model_{name}".rstrip("_")
 
 
 def emit(
     student: Nano, model: Integer, *, name: str = "speech", licence: str = ""
-) -> tuple[str, str]:
-    """Text of the header and of the source.
+) -> tuple[str, str, PlainC]:
+    """Text of the header and of the source, and their size.
 
     Raises:
         Wav2SmallError: sizes that the engine does not take
@@ -117,38 +160,56 @@ def emit(
         "POOLED": student.embedding,
         "LOG2_TERMS": _LOG2_TERMS,
     }
-    header = (ENGINE / "engine.h").read_text()
+    tables = "\n".join([*_frontend(student), *_network(model)])
+    sizes_of_tables = re.findall(r"^static const (\w+) \w+\[(\d+)\]", tables, re.MULTILINE)
+    size_of_tables = sum(_BYTES[kind] * int(count) for kind, count in sizes_of_tables)
+    made = PlainC(Path(f"nano_{name}.c"), size_of_tables + _CODE, _state_size(sizes), model)
+    line = (
+        " ".join(licence.replace("*/", "").replace("/*", "").split()) or "Licence: see the bundle."
+    )
+    lines = textwrap.wrap(line, 97, initial_indent=" * ", subsequent_indent=" * ")
     marks = {
         "NAME": f"nano_{name}",
-        "GUARD": f"NANO_{name.upper()}",
+        "UPPER": f"NANO_{name.upper()}",
+        "VERSION": wav2small.__version__,
         "HOP": str(hop),
-        "STATE_SIZE": str(_state_size(sizes)),
-        "LICENCE": " ".join(licence.replace("*/", "").split()) or "Licence: see the bundle.",
+        "STATE_SIZE": str(made.ram),
+        "FLASH": str(made.flash),
+        "TABLES": str(size_of_tables),
+        "LICENCE": "\n".join(lines),
     }
+    header = (ENGINE / "engine.h").read_text()
     for key, text in marks.items():
         header = header.replace(f"@{key}@", text)
     engine = "\n".join((ENGINE / part).read_text() for part in ENGINE_PARTS)
+    # Another model's state, or one of another size, has another number.
+    magic = hashlib.sha256((tables + str(sizes)).encode()).hexdigest()[:8]
     parts = [
-        f"/* nano_{name}.c: tables of the model, then the engine. Generated; do not edit. */",
+        f"/* nano_{name}.c: tables of the model, then the engine. Generated; do not edit.",
+        *lines,
+        " */",
         "#include <string.h>",
+        "#define NANO_SHORT_NAMES",
         f'#include "nano_{name}.h"',
         "",
+        f"#define MAGIC 0x{magic}u",
         *(f"#define {key} {size}" for key, size in sizes.items()),
         "",
-        *_frontend(student),
-        *_network(model),
+        tables,
         engine,
     ]
-    return header, "\n".join(parts)
+    return header, "\n".join(parts), made
 
 
 def _state_size(sizes: dict[str, int]) -> int:
     """An upper bound of `sizeof(struct w2s_state)`, checked by the compiler."""
-    words = sizes["POOLED"] + sizes["LEVELS"] + 2 * sizes["HOP"] + sizes["BLOCKS"] + 20
+    words = (
+        sizes["POOLED"] + sizes["LEVELS"] + 2 * sizes["HOP"] + sizes["BLOCKS"] + 12
+    )  # and padding
     halves = 2 * sizes["HOP"] + sizes["PAST"] + sizes["CHANNELS"]
     size = 8 * 3 * sizes["POOLED"] + 8 * 5 + 4 * words + 2 * halves
     size += sizes["CHANNELS"] + sizes["STEM_TAPS"] * sizes["MELS"]
-    return -(-size // 16) * 16
+    return -(-size // 8) * 8
 
 
 def _frontend(student: Nano) -> Iterable[str]:

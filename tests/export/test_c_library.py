@@ -303,7 +303,7 @@ def test_make_c_in_an_exported_bundle(speech, clips, tmp_path):
     options = VerificationOptions(calibration=speech, clips=6)
     export_bundle(tmp_path / "run", bundle, verification=options, streaming=True, c=True)
     card = (bundle / "README.md").read_text()
-    for name in ("streaming.onnx", "c/wav2small.h", "c/nano_nano.h"):
+    for name in ("streaming.onnx", "c/wav2small.h", "c/nano_bundle.h"):
         assert name in card and (bundle / name).is_file()
     subprocess.run(["make", "-C", bundle, "c"], check=True, capture_output=True)
     _, *outputs = run([bundle / "c/build/classify", bundle, clips[0]]).stdout.decode().split()

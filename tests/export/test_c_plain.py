@@ -1,8 +1,10 @@
 """Plain C: bit by bit the integer reference, and close to the float model."""
 
 import ctypes
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ NEEDS_BOARDS = pytest.mark.skipif(
     bool(microcontroller.missing_tools()),
     reason=f"not found: {' '.join(microcontroller.missing_tools())}",
 )
-OK, NOT_YET, NULL, STATE, SIGNAL, ARGUMENT = 0, 1, -1, -2, -3, -4
+OK, NOT_YET, NULL, STATE, SIGNAL, ARGUMENT, ALIGNMENT, SIZE = 0, 1, -1, -2, -3, -4, -5, -6
 
 
 class Estimate(ctypes.Structure):
@@ -43,36 +45,46 @@ class Engine:
     """The emitted library in this process."""
 
     def __init__(self, path):
-        self.c = ctypes.CDLL(str(path))
-        for name in ("w2s_init", "w2s_test_features"):
-            getattr(self.c, name).restype = ctypes.c_void_p
-        self.c.w2s_state_size.restype = ctypes.c_size_t
-        self.c.w2s_test_sum.restype = ctypes.c_int64
-        self.c.w2s_test_forward.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
-        self.memory = (ctypes.c_uint64 * (self.c.w2s_state_size() // 8 + 1))()
+        self.library = ctypes.CDLL(str(path))
+        self.name = path.stem
+        self.call("test_features").restype = ctypes.c_void_p
+        self.call("state_size").restype = ctypes.c_size_t
+        self.call("test_sum").restype = ctypes.c_int64
+        self.call("test_forward").argtypes = [ctypes.c_void_p, ctypes.c_uint64]
+        self.memory = (ctypes.c_uint64 * (self.call("state_size")() // 8 + 1))()
         self.init()
 
+    def call(self, name):
+        prefix = "" if name.startswith("test_") else f"{self.name.removeprefix('nano_')}_"
+        return getattr(self.library, f"nano_{prefix}{name}")
+
     def init(self, gate=0):
-        self.state = ctypes.c_void_p(self.c.w2s_init(self.memory))
-        self.c.w2s_set_gate(self.state, gate)
+        self.state = ctypes.c_void_p()
+        assert self.begin(self.memory, ctypes.sizeof(self.memory), self.state) == OK
+        self.call("set_gate")(self.state, gate)
+
+    def begin(self, memory, size, state):
+        target = None if state is None else ctypes.byref(state)
+        return self.call("init")(memory, ctypes.c_size_t(size), target)
 
     def push(self, samples):
         samples = np.ascontiguousarray(samples)
-        name = "w2s_push" if samples.dtype == np.int16 else "w2s_push_float"
+        name = "push" if samples.dtype == np.int16 else "push_float"
         pointer = samples.ctypes.data_as(ctypes.c_void_p)
-        return getattr(self.c, name)(self.state, pointer, ctypes.c_size_t(len(samples)))
+        return self.call(name)(self.state, pointer, ctypes.c_size_t(len(samples)))
 
     def read(self, overall=True):
         estimate = Estimate()
-        function = self.c.w2s_read_overall if overall else self.c.w2s_read
-        return function(self.state, ctypes.byref(estimate)), estimate
+        return self.call("read_overall" if overall else "read")(
+            self.state, ctypes.byref(estimate)
+        ), estimate
 
     def features(self):
-        address = self.c.w2s_test_features(self.state)
+        address = self.call("test_features")(self.state)
         return np.ctypeslib.as_array((ctypes.c_int8 * 40).from_address(address)).copy()
 
     def sums(self):
-        read = self.c.w2s_test_sum
+        read = self.call("test_sum")
         return [np.array([read(self.state, i, c) for c in range(64)]) for i in range(4)]
 
 
@@ -96,7 +108,9 @@ def source(nano, calibration, tmp_path_factory):
     from wav2small.export.c import emitter as c_emitter
 
     folder = tmp_path_factory.mktemp("plain") / "c"
-    return c_emitter.write_c(nano, folder, calibration, name="test", licence="MIT */ x")[0]
+    made = c_emitter.write_c(nano, folder, calibration, name="test", licence="MIT */ x")
+    assert made.ram <= 12_000 and 37_000 < made.flash <= 40_000
+    return made.source
 
 
 def build(source, path, *options):
@@ -196,7 +210,7 @@ def test_silence_and_voice(engine, clips):
     for one, other in zip(engine.sums(), held, strict=True):
         np.testing.assert_array_equal(one, other)
     assert after.counted == before.counted and after.samples > before.samples
-    assert engine.c.w2s_set_voice(engine.state, 0) == OK
+    assert engine.call("set_voice")(engine.state, 0) == OK
     engine.push(np.zeros(256, np.int16))  # the hop that began with voice
     held = engine.sums()
     engine.push(clips[1])
@@ -226,22 +240,20 @@ def test_bad_input(engine, clips):
     zeros = (ctypes.c_uint64 * len(engine.memory))()
     block = clips[0][:512].ctypes.data_as(ctypes.c_void_p)
     size = ctypes.c_size_t(512)
-    assert engine.c.w2s_push(zeros, block, size) == STATE  # before w2s_init
-    assert engine.c.w2s_push(None, block, size) == NULL
-    assert engine.c.w2s_push(engine.state, None, size) == NULL
-    assert engine.c.w2s_push(engine.state, None, ctypes.c_size_t(0)) == OK
-    assert engine.c.w2s_read(engine.state, None) == NULL
-    assert engine.c.w2s_init(None) is None
+    assert engine.call("push")(zeros, block, size) == STATE  # before w2s_init
+    assert engine.call("push")(None, block, size) == NULL
+    assert engine.call("push")(engine.state, None, size) == NULL
+    assert engine.call("push")(engine.state, None, ctypes.c_size_t(0)) == OK
+    assert engine.call("read")(engine.state, None) == NULL
     misaligned = ctypes.byref(engine.memory, 4)
-    assert engine.c.w2s_init(misaligned) is None
-    assert engine.c.w2s_push(misaligned, block, size) == STATE
-    for function in ("w2s_set_gate", "w2s_set_voice"):
-        assert getattr(engine.c, function)(zeros, 0) == STATE
-        assert getattr(engine.c, function)(None, 0) == NULL
-    for function in ("w2s_read", "w2s_read_overall"):
-        assert getattr(engine.c, function)(None, ctypes.byref(Estimate())) == NULL
-        assert getattr(engine.c, function)(zeros, ctypes.byref(Estimate())) == STATE
-    assert engine.c.w2s_set_voice(engine.state, 32769) == ARGUMENT
+    assert engine.call("push")(misaligned, block, size) == STATE
+    for function in ("set_gate", "set_voice", "estimate_every"):
+        assert engine.call(function)(zeros, 0) == STATE
+        assert engine.call(function)(None, 0) == NULL
+    for function in ("read", "read_overall"):
+        assert engine.call(function)(None, ctypes.byref(Estimate())) == NULL
+        assert engine.call(function)(zeros, ctypes.byref(Estimate())) == STATE
+    assert engine.call("set_voice")(engine.state, 32769) == ARGUMENT
     assert engine.push(clips[0][:3999]) == OK
     assert engine.read()[0] == NOT_YET
     before = engine.sums()
@@ -260,7 +272,7 @@ def test_a_day_of_audio(engine, clips):
     engine.push(clips[0])
     first, alone = engine.read()[1], engine.sums()
     times = 24 * 3600 * 16000 // first.samples
-    engine.c.w2s_test_forward(engine.state, times)
+    engine.call("test_forward")(engine.state, times)
     assert np.abs(engine.read()[1].values - first.values).max() < 1e-3
     big = engine.sums()
     assert (big[2] < 2**60).all() and (big[3] < 2**60).all()
@@ -327,7 +339,116 @@ def test_fuzz_briefly(source, tmp_path):
     subprocess.run(command, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("name", ["", "1a", "a-b", "../x"])
+@pytest.mark.parametrize(
+    ("memory", "offset", "size", "status"),
+    [
+        ("own", 0, 0, OK), ("own", 4, -4, ALIGNMENT), ("own", 1, -1, ALIGNMENT),
+        ("own", 0, -8, SIZE), ("null", 0, 0, NULL),
+    ],
+)  # fmt: skip
+def test_memory_of_the_caller(engine, memory, offset, size, status):
+    """A status, *state NULL, and not a byte written."""
+    room = (ctypes.c_uint64 * len(engine.memory))(*[7] * len(engine.memory))
+    place = ctypes.byref(room, offset) if memory == "own" else None
+    state = ctypes.c_void_p(1)
+    size += engine.call("state_size")()
+    assert engine.begin(place, size, state) == status
+    assert (state.value is None) == (status != OK)
+    assert (set(room) == {7}) == (status != OK)
+    assert engine.begin(room, size, None) == NULL
+
+
+def test_estimates_only_when_asked_for(engine, clips):
+    engine.push(clips[0])
+    assert [engine.read(overall=False)[0] for _ in range(3)] == [OK] * 3  # 0: whenever
+    engine.init()
+    engine.push(np.zeros(8192, np.int16))
+    engine.call("estimate_every")(engine.state, 10)
+    statuses = []
+    for start in range(0, 256 * 40, 128):  # read twice per hop
+        engine.push(clips[0][start : start + 128])
+        statuses.append(engine.read(overall=False)[0])
+    assert statuses == [OK if i % 20 == 0 and i else NOT_YET for i in range(1, 81)]
+    assert engine.read()[0] == OK  # overall is another matter
+
+
+def test_several_models_in_one_program(nano, calibration, clips, tmp_path):
+    """Two nanos and the header of the C library, C and C++; one's state is not the other's."""
+    from nanos import random_nano as other_nano
+
+    from wav2small.export.c import emitter as c_emitter
+
+    other = other_nano(calibration, seed=1)
+    c_emitter.write_c(nano, tmp_path, calibration, name="speech", licence="MIT")
+    c_emitter.write_c(other, tmp_path, calibration, name="c2", licence="CC0")
+    (tmp_path / "clip.h").write_text(
+        f"static const short clip[] = {{{','.join(map(str, clips[0]))}}};\n"
+    )
+    program = tmp_path / "program.c"
+    program.write_text(TWO_MODELS)
+    flags = ["-Wall", "-Wextra", "-Wshadow", "-pedantic", "-Werror", "-ffp-contract=off", "-g"]
+    flags += ["-fsanitize=address,undefined", f"-I{c_emitter.ENGINE.parent}", f"-I{tmp_path}"]
+    objects = []
+    for source in (tmp_path / "nano_speech.c", tmp_path / "nano_c2.c"):
+        objects.append(source.with_suffix(".o"))
+        subprocess.run(["cc", "-std=c99", *flags, "-c", source, "-o", objects[-1]], check=True)
+    outputs = set()
+    for compiler, language in (("cc", ["-std=c99"]), ("c++", ["-std=c++11", "-x", "c++"])):
+        command = [compiler, *language, *flags, program, "-x", "none", *objects]
+        subprocess.run([*command, "-o", tmp_path / "program"], check=True)
+        outputs.add(subprocess.check_output([tmp_path / "program"], text=True))
+    values = np.array(outputs.pop().split(), float).reshape(2, 3)
+    assert not outputs
+    for student, row in zip((nano, other), values, strict=True):
+        with torch.no_grad():
+            expected = student(torch.tensor(clips[0].astype(np.float32) / 32768)[None])[0]
+        np.testing.assert_allclose(row, expected.numpy(), atol=0.005)
+    text = (tmp_path / "nano_c2.c").read_text() + (tmp_path / "nano_c2.h").read_text()
+    assert text.count(" * CC0\n") == 2
+
+
+TWO_MODELS = """
+#include <stdio.h>
+#include "nano_speech.h"
+#include "wav2small.h"
+#include "nano_c2.h"
+#include "clip.h"
+int main(void) {
+    static NANO_SPEECH_MEMORY(one);
+    static NANO_C2_MEMORY(two);
+    nano_speech_state *a;
+    nano_c2_state *b;
+    nano_estimate e;
+    w2s_estimate unused;
+    (void)unused;
+    if (nano_speech_init(one, sizeof one, &a) != NANO_OK || W2S_OK != 0 ||
+        nano_c2_init(two, sizeof two, &b) != NANO_OK) {
+        return 1;
+    }
+    if (nano_speech_push((nano_speech_state *)(void *)b, clip, 1) != NANO_ERROR_STATE ||
+        nano_c2_read((nano_c2_state *)(void *)a, &e) != NANO_ERROR_STATE) {
+        return 2; /* the other model's state */
+    }
+    nano_speech_set_gate(a, 0);
+    nano_c2_set_gate(b, 0);
+    if (nano_speech_push(a, clip, sizeof clip / sizeof *clip) != NANO_OK ||
+        nano_c2_push(b, clip, sizeof clip / sizeof *clip) != NANO_OK) {
+        return 3;
+    }
+    if (nano_speech_read_overall(a, &e) != NANO_OK) {
+        return 4;
+    }
+    printf("%.7f %.7f %.7f\\n", (double)e.arousal, (double)e.dominance, (double)e.valence);
+    if (nano_c2_read_overall(b, &e) != NANO_OK) {
+        return 5;
+    }
+    printf("%.7f %.7f %.7f\\n", (double)e.arousal, (double)e.dominance, (double)e.valence);
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["", "1a", "a-b", "../x", "A", "aé"])
 def test_bad_names(nano, calibration, tmp_path, name):
     from wav2small.export.c import emitter as c_emitter
 
@@ -349,6 +470,7 @@ def test_rejections(nano, tmp_path):
 def test_same_on_every_processor(source, emodb):
     clip = sorted(emodb.rglob("*.flac"))[3]
     here = microcontroller.on_host(source, clip)
+    header = source.with_suffix(".h").read_text()
     runs = [microcontroller.microcontroller(source, target=t, clip=clip)
             for t in microcontroller.TARGETS]  # fmt: skip
     for run in runs:
@@ -356,6 +478,8 @@ def test_same_on_every_processor(source, emodb):
             here[key] for key in ("checksum", "memory", "overall")
         )
         assert run.flash <= 40_000
+        estimated = int(re.search(r"Flash about (\d+) bytes", header)[1])
+        assert estimated == pytest.approx(run.engine_flash, rel=0.03)
         assert run.state <= 12_000
         assert run.total <= MOST[run.target]
         assert 0 < run.stack < 2048 and 0 < run.duty < 1
@@ -398,6 +522,35 @@ def test_portable_kernels_on_a_processor(source, emodb, monkeypatch):
     slow = microcontroller.microcontroller(source, target="cortex-m4", clip=clip)
     assert slow.checksum == fast.checksum
     assert slow.total > 1.2 * fast.total
+
+
+@NEEDS_BOARDS
+@pytest.mark.parametrize("target", ["cortex-m4", "cortex-m55"])
+def test_a_compiler_without_intrinsics(source, target, tmp_path):
+    """It says so once and takes portable C."""
+    board = microcontroller.TARGETS[target]
+    command = ["arm-none-eabi-gcc", *board.flags, *microcontroller._FLAGS]
+    places = subprocess.run(
+        [*command, "-E", "-v", "-xc", "/dev/null"], capture_output=True, text=True
+    )
+    folders = re.findall(r"^ (/\S+)$", places.stderr, re.MULTILINE)
+    own = next(folder for folder in folders if Path(folder, "arm_acle.h").exists())
+    (tmp_path / "include").mkdir()
+    for header in Path(own).iterdir():
+        if header.name not in ("arm_acle.h", "arm_mve.h"):
+            (tmp_path / "include" / header.name).symlink_to(header)
+    command += ["-nostdinc", "-isystem", tmp_path / "include"]
+    command += [word for f in folders if f != own for word in ("-isystem", f)]
+    command += ["-c", source, "-o", tmp_path / "engine.o"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("#pragma message: portable kernels") == 1
+    names = subprocess.check_output(
+        ["arm-none-eabi-objdump", "-d", tmp_path / "engine.o"], text=True
+    )
+    assert "smlad" not in names and "vmladav" not in names
+    quiet = subprocess.run([*command, "-DW2S_PORTABLE"], capture_output=True, text=True, check=True)
+    assert quiet.stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 EXAMPLE = """\
 wav2small export run/ -o bundle/
 wav2small export run/ -o bundle/ --precision int4 --check-licence commercial
+wav2small export run/ -o bundle/ --streaming --c --name speech
 wav2small export run/ -o bundle/ --root /new/place/of/the/recordings --overwrite"""
 
 
@@ -48,14 +49,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--c", action="store_true", help="also c/: plain C99 for microcontrollers (nano)"
     )
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        help="with --c: of its files and symbols, nano_NAME (default: after BUNDLE)",
+    )
     parser.add_argument("--explain", action="store_true", help="print differences layer by layer")
 
 
 def run(args: argparse.Namespace) -> int:
+    from wav2small.errors import Wav2SmallError
+    from wav2small.export.c.emitter import COptions
     from wav2small.export.export import VerificationError, export_bundle
     from wav2small.export.onnx import layers
     from wav2small.export.verification import VerificationOptions
 
+    if args.name and not args.c:
+        raise Wav2SmallError("--name is the name of the C; give --c too")
     try:
         made = export_bundle(
             args.run,
@@ -71,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             ),
             check_licence=args.check_licence,
             streaming=args.streaming,
-            c=args.c,
+            c=COptions(name=args.name) if args.c else False,
         )
     except VerificationError as error:
         if args.explain:
@@ -93,4 +103,9 @@ def run(args: argparse.Namespace) -> int:
                 f"CCC with the teacher, {dimension}: {after:.3f} "
                 f"({abs(drop):.4f} {change} than in torch)"
             )
+    if made.c:
+        print(
+            f"{made.c.source}: flash about {made.c.flash / 1000:.1f} KB, "
+            f"RAM {made.c.ram / 1000:.1f} KB and 1.2 KB of stack"
+        )
     return 0

@@ -3,6 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#define NANO_SHORT_NAMES
 #include W2S_HEADER
 
 #ifdef W2S_HOST
@@ -21,7 +22,7 @@ static uint32_t board_stack_used(void) { return 0; }
 extern const int16_t clip[];
 extern const uint32_t clip_samples;
 
-static W2S_MEMORY(memory);
+static NANO_MEMORY(memory);
 static uint32_t ticks[6], last_ticks;
 static int stage;
 
@@ -40,7 +41,7 @@ static uint32_t bits(float value) {
     return result;
 }
 
-static void print(const char *name, const w2s_estimate *e) {
+static void print(const char *name, const nano_estimate *e) {
     board_text(name);
     board_text("\n");
     board_number("arousal", bits(e->arousal));
@@ -49,28 +50,34 @@ static void print(const char *name, const w2s_estimate *e) {
 }
 
 int main(void) {
-    w2s_estimate estimate;
+    nano_estimate estimate;
     uint32_t hops = 0, read = 0, checksum = 2166136261u;
-    w2s_state *state;
-    if (w2s_push((w2s_state *)(void *)memory, clip, 1) != W2S_ERROR_STATE ||
-        w2s_init((char *)memory + 4) != NULL || w2s_init(NULL) != NULL) {
-        return 1; /* before w2s_init, misaligned, null */
+    nano_state *state;
+    if (nano_push((nano_state *)(void *)memory, clip, 1) != NANO_ERROR_STATE ||
+        nano_init((char *)memory + 4, sizeof memory - 4, &state) != NANO_ERROR_ALIGNMENT ||
+        state != NULL) {
+        return 1; /* before nano_init, misaligned */
     }
     board_paint_stack();
-    state = w2s_init(memory);
+    if (nano_init(memory, sizeof memory, &state) != NANO_OK) {
+        return 1;
+    }
+#ifdef W2S_ESTIMATE_EVERY
+    nano_estimate_every(state, W2S_ESTIMATE_EVERY);
+#endif
     last_ticks = board_ticks();
     for (uint32_t at = 0; at + 160u <= clip_samples; at += 160u) { /* 10 ms, as a codec gives it */
-        if (w2s_push(state, clip + at, 160) != W2S_OK) {
+        if (nano_push(state, clip + at, 160) != NANO_OK) {
             return 1;
         }
-        if ((at + 160u) / W2S_HOP == at / W2S_HOP) {
+        if ((at + 160u) / NANO_HOP == at / NANO_HOP) {
             continue;
         }
         hops++;
         uint32_t before = board_ticks();
-        w2s_status status = w2s_read(state, &estimate);
+        nano_status status = nano_read(state, &estimate);
         read += (board_ticks() - before) & 0x00FFFFFFu;
-        if (status == W2S_OK) {
+        if (status == NANO_OK) {
             uint32_t words[3] = {bits(estimate.arousal), bits(estimate.dominance),
                                  bits(estimate.valence)};
             for (int i = 0; i < 3; i++) {
@@ -82,14 +89,17 @@ int main(void) {
     }
     w2s_stage(0);
     uint32_t stack = board_stack_used();
-    if (w2s_read(state, &estimate) != W2S_OK) {
+#ifdef W2S_ESTIMATE_EVERY
+    nano_estimate_every(state, 0);
+#endif
+    if (nano_read(state, &estimate) != NANO_OK) {
         return 1;
     }
     print("memory", &estimate);
-    w2s_read_overall(state, &estimate);
+    nano_read_overall(state, &estimate);
     print("overall", &estimate);
     board_number("checksum", checksum);
-    board_number("hop", W2S_HOP);
+    board_number("hop", NANO_HOP);
     board_number("hops", hops);
     board_number("counted", estimate.counted);
     board_number("ticks_stream", ticks[0]);
@@ -100,6 +110,6 @@ int main(void) {
     board_number("ticks_pooling", ticks[5]);
     board_number("ticks_estimate", read);
     board_number("stack", stack);
-    board_number("state", w2s_state_size());
+    board_number("state", nano_state_size());
     return 0;
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define NANO_SHORT_NAMES
 #include W2S_HEADER
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
@@ -19,71 +20,74 @@ static void require(int condition) {
     }
 }
 
-static void read_back(const w2s_state *state, uint64_t pushed) {
-    w2s_estimate e[2];
-    w2s_status status = w2s_read(state, &e[0]);
-    require(status == w2s_read_overall(state, &e[1]));
-    require(status == W2S_OK || status == W2S_NOT_YET);
-    for (int i = 0; status == W2S_OK && i < 2; i++) {
+static void read_back(nano_state *state, uint64_t pushed) {
+    nano_estimate e[2];
+    nano_status status = nano_read(state, &e[0]);
+    require(status == NANO_OK || status == NANO_NOT_YET);
+    require(status == nano_read_overall(state, &e[1]) || status == NANO_NOT_YET);
+    for (int i = 0; status == NANO_OK && i < 2; i++) {
         require(e[i].arousal > -1.0e3f && e[i].arousal < 1.0e3f);
         require(e[i].dominance > -1.0e3f && e[i].dominance < 1.0e3f);
         require(e[i].valence > -1.0e3f && e[i].valence < 1.0e3f);
-        require(e[i].samples == pushed / W2S_HOP * W2S_HOP && e[i].counted <= e[i].samples);
+        require(e[i].samples == pushed / NANO_HOP * NANO_HOP && e[i].counted <= e[i].samples);
     }
 }
 
-static void push_floats(w2s_state *state, uint16_t word, size_t n, uint64_t *pushed) {
-    static W2S_MEMORY(before);
+static void push_floats(nano_state *state, uint16_t word, size_t n, uint64_t *pushed) {
+    static NANO_MEMORY(before);
     float block[BLOCK];
     uint32_t bits = (uint32_t)word << 16;
-    memcpy(before, (const void *)state, w2s_state_size());
+    memcpy(before, (const void *)state, nano_state_size());
     memset(block, 0, sizeof block);
     memcpy(&block[n ? n - 1 : 0], &bits, sizeof bits); /* any float, NaN and infinity too */
-    w2s_status status = w2s_push_float(state, block, n);
-    if (status == W2S_OK) {
+    nano_status status = nano_push_float(state, block, n);
+    if (status == NANO_OK) {
         *pushed += n;
     } else {
-        require(status == W2S_ERROR_SIGNAL);
-        require(memcmp(before, (const void *)state, w2s_state_size()) == 0);
+        require(status == NANO_ERROR_SIGNAL);
+        require(memcmp(before, (const void *)state, nano_state_size()) == 0);
     }
 }
 
 /* A state that can be read, made once and then copied. */
-static w2s_state *begin(void *memory) {
-    static W2S_MEMORY(begun);
-    static w2s_state *first;
+static nano_state *begin(void *memory) {
+    static NANO_MEMORY(begun);
+    static nano_state *first;
     if (!first) {
         static const int16_t silence[BEGUN];
-        first = w2s_init(begun);
-        require(w2s_set_gate(first, 0) == W2S_OK && w2s_push(first, silence, BEGUN) == W2S_OK &&
-                w2s_set_gate(first, 1) == W2S_OK);
+        require(nano_init(begun, sizeof begun, &first) == NANO_OK &&
+                nano_set_gate(first, 0) == NANO_OK && nano_push(first, silence, BEGUN) == NANO_OK &&
+                nano_set_gate(first, 1) == NANO_OK);
     }
     memcpy(memory, begun, sizeof begun);
-    return (w2s_state *)memory;
+    return (nano_state *)memory;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
-    static W2S_MEMORY(memory);
+    static NANO_MEMORY(memory);
     int16_t block[BLOCK];
     uint64_t pushed = BEGUN;
-    w2s_state *state = begin(memory);
+    nano_state *state = begin(memory);
     for (size_t at = 0; at + CALL <= size; at += CALL) {
         size_t n = bytes[at + 1];
         uint16_t word = (uint16_t)(bytes[at + 2] | bytes[at + 3] << 8);
         uint32_t noise = word;
         switch (bytes[at] % 8) {
         case 0:
-            require(w2s_push_float(state, NULL, n) == (n ? W2S_ERROR_NULL : W2S_OK));
-            require(w2s_set_voice(state, word) == (word > 32768 ? W2S_ERROR_ARGUMENT : W2S_OK));
+            require(nano_push_float(state, NULL, n) == (n ? NANO_ERROR_NULL : NANO_OK));
+            require(nano_set_voice(state, word) == (word > 32768 ? NANO_ERROR_ARGUMENT : NANO_OK));
             break;
         case 1:
-            require(w2s_set_gate(state, word & 1) == W2S_OK);
+            require(nano_set_gate(state, word & 1) == NANO_OK);
+            require(nano_estimate_every(state, word >> 1) == NANO_OK);
             break;
         case 2:
             push_floats(state, word, n, &pushed);
             break;
         case 3:
-            state = w2s_init(memory);
+            require(nano_init(memory, word % sizeof memory, &state) == NANO_ERROR_SIZE ||
+                    word % sizeof memory >= nano_state_size());
+            require(nano_init(memory, sizeof memory, &state) == NANO_OK);
             pushed = 0;
             break;
         default:
@@ -96,7 +100,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
                 default: block[i] = (int16_t)(i == 0 ? word : 0); break;
                 }
             }
-            require(w2s_push(state, block, n) == W2S_OK);
+            require(nano_push(state, block, n) == NANO_OK);
             pushed += n;
         }
     }

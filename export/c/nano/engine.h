@@ -1,24 +1,30 @@
 /* @NAME@: arousal, dominance and valence of speech, in plain C99.
  *
- * Made by `wav2small export --c`. @LICENCE@
+ * Made by `wav2small export --c` (wav2small @VERSION@).
+@LICENCE@
  *
  * Takes 16 kHz mono. All memory is the caller's; no heap, no stdio, no libm, no globals that are
  * written, no function pointers, no recursion, no arrays of variable length. Integer from the
  * features to the pooling; the front end and the last layer are float32, so build for a unit that
- * has it (-mfpu=...), else they run in software, some ten times slower.
+ * has it (-mfpu=...), else they run in software, some ten times slower. Build without fused
+ * multiply-add (-ffp-contract=off): then every processor gives the same bits.
  *
- *     static W2S_MEMORY(memory);
- *     w2s_state *state = w2s_init(memory);
+ * Flash about @FLASH@ bytes (tables @TABLES@), RAM @STATE_SIZE@ bytes, stack about 1.2 KB.
+ *
+ *     static @UPPER@_MEMORY(memory);
+ *     @NAME@_state *state;
+ *     if (@NAME@_init(memory, sizeof memory, &state) != NANO_OK) { fail(); }
  *     for (;;) {
- *         w2s_estimate now;
- *         if (w2s_push(state, block, 160) == W2S_OK && w2s_read(state, &now) == W2S_OK) {
+ *         nano_estimate now;
+ *         if (@NAME@_push(state, block, 160) == NANO_OK && @NAME@_read(state, &now) == NANO_OK) {
  *             use(now.arousal, now.dominance, now.valence);
  *         }
  *     }
  *
- * One state per stream; one thread per state at a time. */
-#ifndef W2S_@GUARD@_H
-#define W2S_@GUARD@_H
+ * One state per stream; one thread per state at a time. Several models can be in one program: their
+ * functions have their names, and the types below are the same for all. */
+#ifndef @UPPER@_H
+#define @UPPER@_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -27,59 +33,87 @@
 extern "C" {
 #endif
 
-#define W2S_SAMPLING_RATE 16000
-#define W2S_HOP @HOP@            /* samples per estimate */
-#define W2S_STATE_SIZE @STATE_SIZE@   /* bytes, at least w2s_state_size() */
-/* Memory for one stream, aligned: `static W2S_MEMORY(name);` */
-#define W2S_MEMORY(name) uint64_t name[(W2S_STATE_SIZE + 7) / 8]
+#ifndef NANO_TYPES /* once for all models */
+#define NANO_TYPES
+#define NANO_SAMPLING_RATE 16000
 
-typedef enum w2s_status {
-    W2S_OK = 0,
-    W2S_NOT_YET = 1,          /* less than .25 s counted so far */
-    W2S_ERROR_NULL = -1,      /* a null pointer */
-    W2S_ERROR_STATE = -2,     /* not a state: w2s_init was not called, or memory was overwritten */
-    W2S_ERROR_SIGNAL = -3,    /* NaN or infinite samples */
-    W2S_ERROR_ARGUMENT = -4   /* out of its range */
-} w2s_status;
+typedef enum nano_status {
+    NANO_OK = 0,
+    NANO_NOT_YET = 1,          /* less than .25 s counted so far, or see estimate_every */
+    NANO_ERROR_NULL = -1,      /* a null pointer */
+    NANO_ERROR_STATE = -2,     /* not this model's state: another's, not begun, or overwritten */
+    NANO_ERROR_SIGNAL = -3,    /* NaN or infinite samples */
+    NANO_ERROR_ARGUMENT = -4,  /* out of its range */
+    NANO_ERROR_ALIGNMENT = -5, /* memory that is not aligned to 8 */
+    NANO_ERROR_SIZE = -6       /* memory smaller than state_size */
+} nano_status;
 
-typedef struct w2s_state w2s_state;
-
-typedef struct w2s_estimate {
+typedef struct nano_estimate {
     float arousal, dominance, valence; /* 0..1 on the teacher's scale */
-    uint64_t samples; /* since w2s_init, up to the end of the last complete hop */
+    uint64_t samples; /* since init, up to the end of the last complete hop */
     uint64_t counted; /* of them, those that passed the gate, by weight */
-} w2s_estimate;
+} nano_estimate;
+#endif
 
-/* Bytes that w2s_init needs. */
-size_t w2s_state_size(void);
+#define @UPPER@_HOP @HOP@ /* samples per estimate */
+#define @UPPER@_STATE_SIZE @STATE_SIZE@ /* bytes, at least @NAME@_state_size() */
+/* Memory for one stream, aligned: `static @UPPER@_MEMORY(name);` */
+#define @UPPER@_MEMORY(name) uint64_t name[(@UPPER@_STATE_SIZE + 7) / 8]
 
-/* Start a stream in memory of w2s_state_size() bytes, aligned to 8; NULL if it is NULL or not
- * aligned. Call it again to forget all audio. */
-w2s_state *w2s_init(void *memory);
+typedef struct @NAME@_state @NAME@_state;
+
+/* Bytes that init needs. */
+size_t @NAME@_state_size(void);
+
+/* Start a stream in `size` bytes of memory, aligned to 8. Call it again to forget all audio. If it
+ * fails, the memory is not touched and *state is NULL, which every function rejects. */
+nano_status @NAME@_init(void *memory, size_t size, @NAME@_state **state);
 
 /* Take n samples, any n. The block is not kept. */
-w2s_status w2s_push(w2s_state *state, const int16_t *block, size_t n);
+nano_status @NAME@_push(@NAME@_state *state, const int16_t *block, size_t n);
 
 /* The same for -1..1; rounded to 16 bits. With an infinite sample or a NaN nothing is taken. */
-w2s_status w2s_push_float(w2s_state *state, const float *block, size_t n);
+nano_status @NAME@_push_float(@NAME@_state *state, const float *block, size_t n);
 
 /* Estimate over the last seconds (W2S_MEMORY_S, 4), fading. */
-w2s_status w2s_read(const w2s_state *state, w2s_estimate *estimate);
+nano_status @NAME@_read(@NAME@_state *state, nano_estimate *estimate);
 
-/* Estimate over everything since w2s_init. */
-w2s_status w2s_read_overall(const w2s_state *state, w2s_estimate *estimate);
+/* Estimate over everything since init. */
+nano_status @NAME@_read_overall(const @NAME@_state *state, nano_estimate *estimate);
+
+/* Let `read` compute an estimate only when `hops` hops have ended since the last one, and answer
+ * NANO_NOT_YET between them; 0, the default: whenever it is called. */
+nano_status @NAME@_estimate_every(@NAME@_state *state, uint32_t hops);
 
 /* Weight of the blocks to come, 0..32768 (32768 = voice, the default), from a voice activity
  * detector. */
-w2s_status w2s_set_voice(w2s_state *state, int32_t probability);
+nano_status @NAME@_set_voice(@NAME@_state *state, int32_t probability);
 
 /* 0: silence counts too. 1, the default: a hop counts from -55 dBFS (RMS) on, if it is within 30 dB
  * of the loudest lately (which fades by 1 dB per second), until the level was 6 dB below that for
  * more than .2 s. Other limits: -DW2S_OPEN_POWER= -DW2S_CLOSE_POWER= (mean squares) -DW2S_RANGE=. */
-w2s_status w2s_set_gate(w2s_state *state, int enabled);
+nano_status @NAME@_set_gate(@NAME@_state *state, int enabled);
 
 #ifdef __cplusplus
 }
 #endif
 
+#endif
+
+/* For code of any one model, such as this file's own: names without the model's. */
+#ifdef NANO_SHORT_NAMES
+#undef NANO_SHORT_NAMES
+#define NANO_HOP @UPPER@_HOP
+#define NANO_STATE_SIZE @UPPER@_STATE_SIZE
+#define NANO_MEMORY @UPPER@_MEMORY
+#define nano_state @NAME@_state
+#define nano_state_size @NAME@_state_size
+#define nano_init @NAME@_init
+#define nano_push @NAME@_push
+#define nano_push_float @NAME@_push_float
+#define nano_read @NAME@_read
+#define nano_read_overall @NAME@_read_overall
+#define nano_estimate_every @NAME@_estimate_every
+#define nano_set_voice @NAME@_set_voice
+#define nano_set_gate @NAME@_set_gate
 #endif

@@ -14,7 +14,7 @@ static void other_stages(float *x) {
 }
 
 /* Windowed frame -> power of bins 0..HOP in work[0..HOP]. */
-static void spectrum(w2s_state *s) {
+static void spectrum(nano_state *s) {
     float *x = s->work;
     window_and_first_stage(s->signal, x);
     other_stages(x);
@@ -63,7 +63,7 @@ static void mel(const float *power, float *bands) {
 }
 
 /* Level of a frame -> loudest of the last LEVELS + 1 frames. */
-static float loudest_with(w2s_state *s, float level) {
+static float loudest_with(nano_state *s, float level) {
     float loudest = level > s->level_max ? level : s->level_max, old = s->level[s->level_at];
     s->level[s->level_at] = level;
     s->level_at = s->level_at + 1u == LEVELS ? 0u : s->level_at + 1u;
@@ -79,7 +79,7 @@ static float loudest_with(w2s_state *s, float level) {
 }
 
 /* Power -> the newest MELS numbers of wide, 1/64 each. */
-static void features(w2s_state *s) {
+static void features(nano_state *s) {
     float bands[MELS], sum = 0.0f;
     mel(s->work, bands);
     for (int band = 0; band < MELS; band++) {

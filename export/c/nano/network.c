@@ -4,11 +4,11 @@
     (layer){name##_weight + (i) * (weights), name##_bias + (i) * (outputs),                        \
             name##_multiplier + (i) * (outputs), name##_right + (i) * (outputs), left}
 
-static void stem(w2s_state *s) {
+static void stem(nano_state *s) {
     linear(LAYER(stem, 0, 0, 0, STEM_LEFT), s->wide, STEM_TAPS * MELS, CHANNELS, 0, 32767, s->y);
 }
 
-static void block(w2s_state *s, int number, int16_t *ring) {
+static void block(nano_state *s, int number, int16_t *ring) {
     const int dilation = dilations[number], length = (TAPS - 1) * dilation;
     const uint32_t now = s->place[number];
     const int16_t *tap[TAPS];
@@ -35,7 +35,7 @@ static int32_t sigmoid(int32_t value) {
     return low + (((high - low) * (int32_t)(place & 15u) + 8) >> 4);
 }
 
-static void pool(w2s_state *s, int32_t weight) {
+static void pool(nano_state *s, int32_t weight) {
     const int32_t loss = (int32_t)((FADE * weight) >> 15);
     int16_t gates[POOLED], values[POOLED];
     for (int c = 0; c < CHANNELS; c++) {

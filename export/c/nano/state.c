@@ -17,22 +17,21 @@
 #define W2S_STAGE(number) /* a benchmark's hook: the stage that begins */
 #endif
 
-#define MAGIC 0x77327331u
 #define ONE 32768 /* 1 in Q15 */
 #define EMPTY (ONE / 256)
 #define NEVER (-1.0e4f) /* level before the first frame */
 #define FLOOR_POWER 1.16415321826934814e-10f /* 2^-33 */
-#define FIRST_COUNTED ((uint64_t)(W2S_SAMPLING_RATE / 4) * ONE)
+#define FIRST_COUNTED ((uint64_t)(NANO_SAMPLING_RATE / 4) * ONE)
 #define OPEN_ENERGY ((uint64_t)(W2S_OPEN_POWER * 1073741824.0 * HOP)) /* of 16-bit samples */
 #define CLOSE_ENERGY ((uint64_t)(W2S_CLOSE_POWER * 1073741824.0 * HOP))
 #define OPEN_RANGE ((uint64_t)(W2S_RANGE))
 #define CLOSE_RANGE ((uint64_t)(W2S_RANGE * W2S_OPEN_POWER / W2S_CLOSE_POWER))
-#define LOUDEST_FADE ((uint64_t)(0.23025851 * HOP / W2S_SAMPLING_RATE * 65536.0 + 0.5)) /* 1 dB/s */
-#define HOLD_HOPS ((W2S_SAMPLING_RATE / 5 + HOP / 2) / HOP)
-#define R (HOP / (W2S_MEMORY_S * W2S_SAMPLING_RATE))
+#define LOUDEST_FADE ((uint64_t)(0.23025851 * HOP / NANO_SAMPLING_RATE * 65536.0 + 0.5)) /* 1 dB/s */
+#define HOLD_HOPS ((NANO_SAMPLING_RATE / 5 + HOP / 2) / HOP)
+#define R (HOP / (W2S_MEMORY_S * NANO_SAMPLING_RATE))
 #define FADE ((int64_t)((R - R * R / 2 + R * R * R / 6) * 16777216.0 + 0.5)) /* 1 - exp(-R) */
 
-struct w2s_state {
+struct nano_state {
     int64_t numerator[POOLED], all_numerator[POOLED]; /* over the memory, over everything */
     int64_t all_denominator[POOLED];
     uint64_t samples; /* in complete hops */
@@ -43,9 +42,9 @@ struct w2s_state {
     uint32_t filled;  /* samples in the hop that fills */
     uint32_t started; /* a hop came */
     uint32_t below;   /* hops below the closing level */
+    uint32_t every, read_at; /* hops between estimates; the hop of the last one */
     int32_t gate_enabled, gate_open;
     int32_t voice;        /* Q15, of the blocks to come */
-    int32_t voice_filled; /* sum over samples of the hop that fills, Q15 x samples / HOP */
     uint64_t voice_sum;
     uint32_t level_at;
     uint32_t place[BLOCKS];
@@ -60,22 +59,29 @@ struct w2s_state {
 };
 
 /* so that a denominator stays below 2^31 */
-typedef char w2s_memory_fits[(int)W2S_MEMORY_S <= 600 ? 1 : -1];
-typedef char w2s_state_fits[sizeof(struct w2s_state) <= W2S_STATE_SIZE ? 1 : -1];
+typedef char nano_memory_fits[(int)W2S_MEMORY_S <= 600 ? 1 : -1];
+typedef char nano_state_fits[sizeof(struct nano_state) <= NANO_STATE_SIZE ? 1 : -1];
 
-size_t w2s_state_size(void) {
-    return sizeof(struct w2s_state);
+size_t nano_state_size(void) {
+    return sizeof(struct nano_state);
 }
 
-w2s_state *w2s_init(void *memory) {
-    if (memory == NULL || ((uintptr_t)memory & 7u) != 0u) {
-        return NULL;
+nano_status nano_init(void *memory, size_t size, nano_state **state) {
+    if (state == NULL) {
+        return NANO_ERROR_NULL;
     }
-    uint8_t *bytes = (uint8_t *)memory;
-    for (size_t i = 0; i < sizeof(struct w2s_state); i++) {
-        bytes[i] = 0u;
+    *state = NULL;
+    if (memory == NULL) {
+        return NANO_ERROR_NULL;
     }
-    w2s_state *s = (w2s_state *)memory;
+    if (((uintptr_t)memory & 7u) != 0u) {
+        return NANO_ERROR_ALIGNMENT;
+    }
+    if (size < sizeof(struct nano_state)) {
+        return NANO_ERROR_SIZE;
+    }
+    memset(memory, 0, sizeof(struct nano_state));
+    nano_state *s = (nano_state *)memory;
     for (int i = 0; i < LEVELS; i++) {
         s->level[i] = NEVER;
     }
@@ -83,5 +89,6 @@ w2s_state *w2s_init(void *memory) {
     s->gate_enabled = 1;
     s->voice = ONE;
     s->magic = MAGIC;
-    return s;
+    *state = s;
+    return NANO_OK;
 }

@@ -1,6 +1,6 @@
 /* ---- stream ------------------------------------------------------------------------------- */
 
-static int32_t gate_weight_of_hop(w2s_state *s) {
+static int32_t gate_weight_of_hop(nano_state *s) {
     s->loudest -= (s->loudest * LOUDEST_FADE) >> 16;
     s->loudest = s->energy > s->loudest ? s->energy : s->loudest;
     if (s->energy >= OPEN_ENERGY && s->energy * OPEN_RANGE >= s->loudest) {
@@ -20,7 +20,7 @@ static int32_t gate_weight_of_hop(w2s_state *s) {
     return (s->gate_open || !s->gate_enabled) ? voice : 0;
 }
 
-static void hop(w2s_state *s) {
+static void hop(nano_state *s) {
     int32_t weight = gate_weight_of_hop(s);
     s->samples += HOP;
     s->counted += (uint64_t)weight * HOP;
@@ -48,18 +48,18 @@ static void hop(w2s_state *s) {
     s->filled = 0;
 }
 
-static w2s_status check(const w2s_state *s) {
+static W2S_ONCE nano_status check(const nano_state *s) {
     if (s == NULL) {
-        return W2S_ERROR_NULL;
+        return NANO_ERROR_NULL;
     }
     if (((uintptr_t)s & 7u) != 0u || s->magic != MAGIC) {
-        return W2S_ERROR_STATE;
+        return NANO_ERROR_STATE;
     }
-    return W2S_OK;
+    return NANO_OK;
 }
 
 /* Take n samples, up to the end of the hop that fills. */
-static void process(w2s_state *s, const int16_t *samples, uint32_t n) {
+static void process(nano_state *s, const int16_t *samples, uint32_t n) {
     memcpy(s->signal + HOP + s->filled, samples, n * sizeof *samples);
     s->energy += energy_of(samples, n);
     s->voice_sum += (uint64_t)n * (uint32_t)s->voice;
@@ -73,12 +73,12 @@ static uint32_t smaller(size_t n, uint32_t most) {
     return n < most ? (uint32_t)n : most;
 }
 
-w2s_status w2s_push(w2s_state *state, const int16_t *samples, size_t n) {
-    w2s_status status = check(state);
-    if (status == W2S_OK && samples == NULL && n > 0u) {
-        status = W2S_ERROR_NULL;
+nano_status nano_push(nano_state *state, const int16_t *samples, size_t n) {
+    nano_status status = check(state);
+    if (status == NANO_OK && samples == NULL && n > 0u) {
+        status = NANO_ERROR_NULL;
     }
-    while (status == W2S_OK && n > 0u) {
+    while (status == NANO_OK && n > 0u) {
         uint32_t part = smaller(n, HOP - state->filled);
         process(state, samples, part);
         samples += part;
@@ -87,18 +87,18 @@ w2s_status w2s_push(w2s_state *state, const int16_t *samples, size_t n) {
     return status;
 }
 
-w2s_status w2s_push_float(w2s_state *state, const float *samples, size_t n) {
+nano_status nano_push_float(nano_state *state, const float *samples, size_t n) {
     int16_t rounded[32];
-    w2s_status status = check(state);
-    if (status == W2S_OK && samples == NULL && n > 0u) {
-        status = W2S_ERROR_NULL;
+    nano_status status = check(state);
+    if (status == NANO_OK && samples == NULL && n > 0u) {
+        status = NANO_ERROR_NULL;
     }
-    for (size_t i = 0; status == W2S_OK && i < n; i++) {
+    for (size_t i = 0; status == NANO_OK && i < n; i++) {
         if (!(samples[i] >= -3.0e38f && samples[i] <= 3.0e38f)) {
-            status = W2S_ERROR_SIGNAL;
+            status = NANO_ERROR_SIGNAL;
         }
     }
-    while (status == W2S_OK && n > 0u) {
+    while (status == NANO_OK && n > 0u) {
         uint32_t part = smaller(smaller(n, 32u), HOP - state->filled);
         for (uint32_t i = 0; i < part; i++) {
             float v = samples[i] * 32768.0f;
@@ -115,12 +115,16 @@ w2s_status w2s_push_float(w2s_state *state, const float *samples, size_t n) {
 /* A sum of the pooling, 0..2^60, rounded to float: six times as fast as the compiler's own. */
 static float number(int64_t sum) {
     uint32_t high = (uint32_t)((uint64_t)sum >> 32), low = (uint32_t)sum, shift = 0;
+    if (high == 0u) {
+        return (float)low;
+    }
+#ifdef __GNUC__
+    shift = 32u - (uint32_t)__builtin_clz(high); /* at most 29 */
+#else
     for (uint32_t rest = high; rest != 0u; rest >>= 4) {
         shift += 4u;
     }
-    if (shift == 0u) {
-        return (float)low;
-    }
+#endif
     uint32_t top = high << (32u - shift) | low >> shift;
     top |= low << (32u - shift) != 0u ? 1u : 0u; /* so that what falls off still rounds */
     union {
@@ -130,66 +134,82 @@ static float number(int64_t sum) {
     return (float)top * scale.number;
 }
 
-static void estimate_from(const w2s_state *s, const float *ratio, w2s_estimate *estimate) {
-    float sums[3] = {head_bias[0], head_bias[1], head_bias[2]};
+static void compute(const nano_state *s, int overall, nano_estimate *estimate) {
+    const int64_t *numerator = overall ? s->all_numerator : s->numerator;
+    float a = head_bias[0], d = head_bias[1], v = head_bias[2];
     for (int c = 0; c < POOLED; c++) {
-        for (int i = 0; i < 3; i++) {
-            sums[i] += head[i * POOLED + c] * ratio[c];
+        float ratio = number(numerator[c]);
+        if (overall) {
+            ratio /= number(s->all_denominator[c] + EMPTY);
+        } else {
+            ratio /= (float)(s->denominator[c] + EMPTY);
         }
+        a += head[c] * ratio;
+        d += head[POOLED + c] * ratio;
+        v += head[2 * POOLED + c] * ratio;
     }
-    estimate->arousal = sums[0];
-    estimate->dominance = sums[1];
-    estimate->valence = sums[2];
+    estimate->arousal = a;
+    estimate->dominance = d;
+    estimate->valence = v;
     estimate->samples = s->samples;
     estimate->counted = s->counted / ONE;
 }
 
-static w2s_status check_read(const w2s_state *s, const w2s_estimate *estimate) {
-    w2s_status status = estimate == NULL ? W2S_ERROR_NULL : check(s);
-    if (status == W2S_OK && s->counted < FIRST_COUNTED) {
-        status = W2S_NOT_YET;
+static uint32_t hops_of(const nano_state *s) {
+    return (uint32_t)(s->samples / HOP);
+}
+
+static nano_status check_read(const nano_state *s, const nano_estimate *estimate) {
+    nano_status status = estimate == NULL ? NANO_ERROR_NULL : check(s);
+    if (status == NANO_OK && s->counted < FIRST_COUNTED) {
+        status = NANO_NOT_YET;
     }
     return status;
 }
 
-w2s_status w2s_read(const w2s_state *state, w2s_estimate *estimate) {
-    w2s_status status = check_read(state, estimate);
-    if (status == W2S_OK) {
-        float ratio[POOLED];
-        for (int c = 0; c < POOLED; c++) {
-            ratio[c] = number(state->numerator[c]) / (float)(state->denominator[c] + EMPTY);
-        }
-        estimate_from(state, ratio, estimate);
+nano_status nano_read(nano_state *state, nano_estimate *estimate) {
+    nano_status status = check_read(state, estimate);
+    if (status == NANO_OK && hops_of(state) - state->read_at < state->every) {
+        status = NANO_NOT_YET;
+    }
+    if (status == NANO_OK) {
+        state->read_at = hops_of(state);
+        compute(state, 0, estimate);
     }
     return status;
 }
 
-w2s_status w2s_read_overall(const w2s_state *state, w2s_estimate *estimate) {
-    w2s_status status = check_read(state, estimate);
-    if (status == W2S_OK) {
-        float ratio[POOLED];
-        for (int c = 0; c < POOLED; c++) {
-            ratio[c] = number(state->all_numerator[c]) / number(state->all_denominator[c] + EMPTY);
-        }
-        estimate_from(state, ratio, estimate);
+nano_status nano_read_overall(const nano_state *state, nano_estimate *estimate) {
+    nano_status status = check_read(state, estimate);
+    if (status == NANO_OK) {
+        compute(state, 1, estimate);
     }
     return status;
 }
 
-w2s_status w2s_set_voice(w2s_state *state, int32_t probability) {
-    w2s_status status = check(state);
-    if (status == W2S_OK && (probability < 0 || probability > ONE)) {
-        status = W2S_ERROR_ARGUMENT;
+nano_status nano_estimate_every(nano_state *state, uint32_t hops) {
+    nano_status status = check(state);
+    if (status == NANO_OK) {
+        state->every = hops;
+        state->read_at = hops_of(state);
     }
-    if (status == W2S_OK) {
+    return status;
+}
+
+nano_status nano_set_voice(nano_state *state, int32_t probability) {
+    nano_status status = check(state);
+    if (status == NANO_OK && (probability < 0 || probability > ONE)) {
+        status = NANO_ERROR_ARGUMENT;
+    }
+    if (status == NANO_OK) {
         state->voice = probability;
     }
     return status;
 }
 
-w2s_status w2s_set_gate(w2s_state *state, int enabled) {
-    w2s_status status = check(state);
-    if (status == W2S_OK) {
+nano_status nano_set_gate(nano_state *state, int enabled) {
+    nano_status status = check(state);
+    if (status == NANO_OK) {
         state->gate_enabled = enabled != 0;
     }
     return status;
@@ -197,22 +217,22 @@ w2s_status w2s_set_gate(w2s_state *state, int enabled) {
 
 #ifdef W2S_TEST
 /* What the tests compare with the integer reference. */
-const int8_t *w2s_test_features(const w2s_state *s);
-int64_t w2s_test_sum(const w2s_state *s, int which, int c);
-void w2s_test_forward(w2s_state *s, uint64_t hops);
+const int8_t *nano_test_features(const nano_state *s);
+int64_t nano_test_sum(const nano_state *s, int which, int c);
+void nano_test_forward(nano_state *s, uint64_t hops);
 
-const int8_t *w2s_test_features(const w2s_state *s) {
+const int8_t *nano_test_features(const nano_state *s) {
     return s->wide + (STEM_TAPS - 1) * MELS;
 }
 
-int64_t w2s_test_sum(const w2s_state *s, int which, int c) {
+int64_t nano_test_sum(const nano_state *s, int which, int c) {
     const int64_t sums[] = {s->numerator[c], s->denominator[c], s->all_numerator[c],
                             s->all_denominator[c]};
     return sums[which];
 }
 
 /* As if the audio of the sums so far had come `times` times in all. */
-void w2s_test_forward(w2s_state *s, uint64_t times) {
+void nano_test_forward(nano_state *s, uint64_t times) {
     for (int c = 0; c < POOLED; c++) {
         s->all_numerator[c] *= (int64_t)times;
         s->all_denominator[c] *= (int64_t)times;
