@@ -122,7 +122,7 @@ class Study:
             for name, value in network.state_dict().items()
         }
         folder = self.folder / "teacher"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         save_file(state, folder / checkpoint.WEIGHTS)
         (folder / checkpoint.CONFIG).write_text(json.dumps(config))
         return load_teacher(str(folder), device=self.device, dtype="bfloat16")
@@ -133,7 +133,7 @@ class Study:
         import soundfile
 
         folder = self.folder / "speech"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         seconds = np.random.default_rng(0).uniform(2, 12, self.scale.files)
 
         def write(number: int) -> None:
@@ -154,7 +154,7 @@ class Study:
         """A folder with `count` recordings, hard links to those there are."""
         files = len(self.seconds)
         folder = self.folder / name
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         for number in range(count):
             own = self.folder / "speech" / f"{number % files:06d}.flac"
             os.link(own, folder / f"{number:06d}.flac")
