@@ -31,7 +31,7 @@ class Config:
     """Settings of `distill`.
 
     A value of 0 for `epochs`, `batch_size`, or `learning_rate` means: chosen for the number of
-    clips; `distillation.resolve` does so, and `distill.toml` in the run folder holds the choice.
+    clips; `resolve` does so, and `distill.toml` in the run folder holds the choice.
     """
 
     student: str = _option("wav2small", "student to train; `wav2small students` lists them")
@@ -103,6 +103,27 @@ RESUME_SAFE = frozenset({"device", "cache_mb", "workers", "checkpoint_s"})
 
 #: Former names of settings, as older distill.toml files have them.
 FORMER = {"settle": "freeze_bn_fraction", "altered": "augment_probability"}
+
+
+def resolve(config: Config, clips: int) -> Config:
+    """Settings with every 0 that stands for "choose for me" replaced, for `clips` clips."""
+    batch_size = min(config.batch_size or 16, clips)
+    small = config.student in LEARNING_RATES
+    epochs = config.epochs or min(max(round(16 * (500 / clips) ** 0.4), 4), 60)
+    return dataclasses.replace(
+        config,
+        batch_size=batch_size,
+        epochs=epochs,
+        learning_rate=config.learning_rate
+        or LEARNING_RATES.get(config.student, DEEP_LEARNING_RATE),
+        freeze_bn_fraction=config.freeze_bn_fraction or (0.0 if small else DEEP_FREEZE_BN_FRACTION),
+        quantise_epochs=config.quantise_epochs or max(2, round(epochs / 10)),
+    )
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The settings that change the weights of a run."""
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in RESUME_SAFE}
 
 
 def check(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:

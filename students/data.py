@@ -1,124 +1,91 @@
-"""Clips on their way into the network: decoded once, cut, levelled and batched ahead of it.
+"""What a student learns from: targets out of a label table, and batches of clips.
 
 Everything random is a function of (seed, epoch, row), never of what was drawn before: a run that
-was killed goes on exactly where it was, and any number of processes and threads hear the same.
+was killed resumes exactly where it was, and any number of processes and threads give the same.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import threading
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wav2small import audio
 from wav2small import augmentation as variants
+from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.index import KEYS, fingerprint
+from wav2small.tables import Labels
+from wav2small.training.clips import Clips, prepared
 
-if TYPE_CHECKING:
-    import pandas as pd
+from .config import Config
 
 #: Batches that are sorted by length together: enough to save padding, few enough to mix lengths.
 BUCKET_BATCHES = 8
-AHEAD = 4  # batches prepared ahead of the network
+#: Begins the names of the columns with a teacher's probabilities of categories.
+PROBABILITY = "probability_"
 
 
-class Clips:
-    """Clips of a label table, decoded when asked for and kept while memory allows.
+def targets(
+    table: Labels, config: Config, source: str, online: Any
+) -> tuple[list[str], np.ndarray]:
+    """Names of the categories to learn, and the targets of all clips: (clips, 3 + K).
 
-    Args:
-        frame: columns `file`, `start`, `end`, optionally `variant`
-        root: folder that `file` is relative to
-        cache_bytes: what decoded audio may take in memory; what comes first stays
-        made_with: what the label table's provenance says about how its variants were made
-
-    Attributes:
-        lengths: (clips,) in samples at 16 kHz; 0 where the file cannot be read
-        rejected: {file: reason}
+    Raises:
+        Wav2SmallError: there are none, or nothing that could teach them
     """
-
-    def __init__(
-        self,
-        frame: pd.DataFrame,
-        root: str,
-        *,
-        cache_bytes: int = 1 << 30,
-        made_with: Mapping[str, Any] | None = None,
-    ):
-        self.files = [os.path.join(root, file) for file in frame["file"]]
-        self.start_s = frame["start"].dt.total_seconds().to_numpy()
-        self.end_s = frame["end"].dt.total_seconds().to_numpy()  # NaN = to the end
-        self.variant = (
-            frame["variant"].to_numpy(dtype=np.int64)
-            if "variant" in frame
-            else np.zeros(len(frame), dtype=np.int64)
+    if not config.categories:
+        if config.student_options.get("categories"):
+            raise Wav2SmallError("student_options: categories are learned with --categories")
+        return [], table.values
+    if online is not None:
+        raise Wav2SmallError("--categories: learned from a label table only; leave out --online")
+    columns = [name for name in map(str, table.frame) if name.startswith(PROBABILITY)]
+    if len(columns) < 2:
+        raise Wav2SmallError(
+            f"--categories: {source or 'the table'} has no columns {PROBABILITY}NAME; label with a "
+            "teacher of categories (`wav2small finetune --categories COLUMN`)"
         )
-        self.settings = _settings(made_with or {})
-        self.cache_bytes = cache_bytes
-        self.cached_bytes = 0
-        self.decoded = 0  # clips decoded so far, for tests of the cache
-        self.rejected: dict[str, str] = {}
-        self._cache: dict[int, np.ndarray] = {}
-        self._lock = threading.Lock()
-        self.lengths = self._measure()
+    probabilities = table.frame[columns].to_numpy(np.float64)
+    names = [name.removeprefix(PROBABILITY) for name in columns]
+    return names, np.hstack([table.values, probabilities])
 
-    def __len__(self) -> int:
-        return len(self.files)
 
-    def _measure(self) -> np.ndarray:
-        durations: dict[str, float] = {}
-        lengths = np.zeros(len(self), dtype=np.int64)
-        for row, file in enumerate(self.files):
-            if file not in durations:
-                try:
-                    durations[file] = audio.duration(file)
-                except AudioError as error:
-                    durations[file] = 0.0
-                    self.rejected[file] = str(error)
-            end_s = np.nan_to_num(self.end_s[row], nan=np.inf)
-            duration_s = min(end_s, durations[file]) - self.start_s[row]
-            lengths[row] = max(0, round(duration_s * audio.SAMPLING_RATE))
-            if durations[file] and duration_s < audio.MIN_DURATION_S:
-                self.rejected[file] = f"{file}: a clip of {duration_s:.3f} s is too short"
-                lengths[row] = 0
-        return lengths
+def variant_settings(config: Config, table: Labels, *, fresh: bool) -> Mapping[str, Any]:
+    """What variants are made with: as the table's were, or as asked for with a teacher online."""
+    if fresh and (config.noise or config.rooms):
+        return vars(variants.settings(noise=config.noise or None, rooms=config.rooms or None))
+    return table.provenance.get("variants") or {}
 
-    def signal(self, row: int) -> np.ndarray:
-        """The samples the teacher heard, float32 (samples,).
 
-        Raises:
-            AudioError: the clip cannot be decoded
-        """
-        found = self._cache.get(row)
-        if found is not None:
-            return found
-        end_s = None if np.isnan(self.end_s[row]) else float(self.end_s[row])
-        signal = variants.read(
-            self.files[row],
-            start_s=float(self.start_s[row]),
-            end_s=end_s,
-            variant=int(self.variant[row]),
-            settings=self.settings,
+def invariances(provenance: Mapping[str, Any]) -> frozenset[str]:
+    """Changes of the audio that no teacher of a label table reacts to, such as {"gain"}."""
+    sets = [set(teacher.get("invariances", ())) for teacher in provenance.get("teachers", ())]
+    return frozenset(set.intersection(*sets)) if sets else frozenset()
+
+
+def constant(labels: np.ndarray) -> np.ndarray:
+    """Which dimensions have labels that do not vary: (clips, 3) -> (3,) bool.
+
+    Raises:
+        Wav2SmallError: all of them
+    """
+    same = np.ptp(labels, axis=0) < 1e-6
+    if same.all():
+        raise Wav2SmallError(
+            "all labels are the same in every dimension: nothing to learn; label other audio"
         )
-        with self._lock:
-            self.decoded += 1
-            if self.cached_bytes + signal.nbytes <= self.cache_bytes and row not in self._cache:
-                self._cache[row] = signal
-                self.cached_bytes += signal.nbytes
-        return signal
+    return same
 
 
-def _settings(provenance: Mapping[str, Any]) -> variants.Settings:
-    known = {item.name for item in dataclasses.fields(variants.Settings)}
-    return variants.Settings(**{k: v for k, v in provenance.items() if k in known})
+def digest(table: Labels, categories: list[str], train: np.ndarray, valid: np.ndarray) -> str:
+    """Hash of what is learned: clips, labels, split."""
+    columns = [*KEYS, *DIMENSIONS] + (["variant"] if "variant" in table.frame else [])
+    columns += [PROBABILITY + name for name in categories]
+    return fingerprint(table.frame[columns], train.astype(np.int64), valid.astype(np.int64))
 
 
 @dataclass
@@ -147,13 +114,13 @@ class Batcher:
         labels: (clips, 3) of the whole table, with categories (clips, 3 + K)
         rows: rows to take
         batch_size: clips per step over all processes
-        crop: longest piece in samples, 0 = whole clips
+        crop: longest part of a clip in samples, 0 = full clips
         gain_db: largest random gain, up or down
         seed: of order, place of the crop and gain
         workers: threads
         rank: number of this process
         size: number of processes
-        teacher: asked for the labels of what is heard, instead of the table; None = the table
+        teacher: predicts the labels of the batch itself; None = labels of the table
         augment_probability: share of clips that become a fresh variant each epoch; needs a teacher
     """
 
@@ -198,21 +165,7 @@ class Batcher:
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
         """Batches of an epoch from step `first` on, prepared ahead by threads."""
         plan = self.plan(epoch)[first:]
-        if self.workers == 0:
-            yield from (self.load(rows, epoch) for rows in plan)
-            return
-        waiting: deque[Future[Batch]] = deque()
-        with ThreadPoolExecutor(self.workers) as pool:
-            try:
-                for rows in plan:
-                    waiting.append(pool.submit(self.load, rows, epoch))
-                    if len(waiting) > AHEAD:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        return prepared(lambda rows: self.load(rows, epoch), plan, workers=self.workers)
 
     def load(self, rows: np.ndarray, epoch: int) -> Batch:
         """This process's share of a global batch."""
@@ -228,8 +181,8 @@ class Batcher:
             signals = [signal[:shortest] for signal in signals]
         batch = collate(signals, self.labels, np.array(taken))
         if self.teacher is not None:
-            heard = self.teacher.predict(batch.signal.numpy(), batch.lengths.numpy())
-            batch.labels = torch.from_numpy(np.clip(heard, 0, 1).astype(np.float32))
+            predicted = self.teacher.predict(batch.signal.numpy(), batch.lengths.numpy())
+            batch.labels = torch.from_numpy(np.clip(predicted, 0, 1).astype(np.float32))
         return batch
 
     def _readable(self, row: int) -> tuple[int, np.ndarray]:

@@ -1,46 +1,47 @@
-"""Distillation: a student learns to say what the teacher said about the same audio."""
+"""Distillation: a student learns to predict what a teacher predicts about the same audio.
+
+`distill` sets a run up, `Distiller` defines its steps; `training.loop` repeats them, `data` makes
+the batches, `training.losses` holds the loss.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
+import copy
+import math
 import os
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.func import functional_call
 
-from wav2small import augmentation as variants
-from wav2small import files, metrics, provenance
+from wav2small import files, metrics
 from wav2small.audio import SAMPLING_RATE
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
-from wav2small.index import KEYS, fingerprint
-from wav2small.tables import Labels, read_labels, write_labels
-from wav2small.training import distributed as parallel
+from wav2small.tables import Labels, read_labels
+from wav2small.training import distributed, losses
+from wav2small.training import optimiser as optimisation
+from wav2small.training.clips import Clips
 from wav2small.training.interrupt import Stop
+from wav2small.training.loop import LoopOptions, Training
 from wav2small.training.split import split
 
 from . import config as configuration
-from . import plots, registry
+from . import data, frontend, plots, quantisation, registry, run_folder
 from .base import Student
 from .config import Config
-from .data import Batcher, Clips
-from .training import D, Trainer
+from .data import Batch, Batcher
 
-#: Begins the names of the columns with a teacher's categories, and of the head that learns them.
-PROBABILITY, HEAD = "probability_", "category."
-
-#: Everything a run writes: what `overwrite` removes, and nothing else.
-PARTS = (
-    "config.json model.safetensors distill.toml provenance.json metrics.csv training.png "
-    "validation.parquet bad_batch.safetensors events last .lock"
-).split()
+HEAD = "category."  # begins the names of the weights of the head that learns categories
+#: Peak rate of the quantisation-aware phase, as a share of the run's peak.
+QUANTISE_RATE = 0.1
+D = len(DIMENSIONS)
 
 
 @dataclass
@@ -111,33 +112,38 @@ def distill(
     wanted = Config(**(values | configuration.check(settings, where="distill")))
     table = labels if isinstance(labels, Labels) else read_labels(labels, root=root)
     source = "" if isinstance(labels, Labels) else os.path.abspath(labels)
-    names, targets = _targets(table, wanted, source, online)
+    names, targets = data.targets(table, wanted, source, online)
     output = Path(output)
-    device, rank, size = parallel.start(wanted.device)
+    device, rank, size = distributed.start(wanted.device)
     if rank == 0:
-        _prepare(output, overwrite=overwrite)
+        run_folder.prepare(output, overwrite=overwrite)
     lock = files.Lock(output / ".lock") if rank == 0 else contextlib.nullcontext()
     with lock, Stop() as stop:
         clips = Clips(
             table.frame,
             table.root,
             cache_bytes=wanted.cache_mb << 20,
-            made_with=_variants(wanted, table, fresh=online is not None),
+            made_with=data.variant_settings(wanted, table, fresh=online is not None),
         )
         train, valid = split(table.frame, wanted.validation, seed=wanted.seed)
         train, valid = train[clips.lengths[train] > 0], valid[clips.lengths[valid] > 0]
         if len(train) < 2 or len(valid) < 1:
             reason = next(iter(clips.rejected.values()), "too few clips")
             raise Wav2SmallError(f"{source}: nothing to train or validate on: {reason}")
-        constant, warnings = _constant(table.values[train])
-        resolved = resolve(wanted, len(train))
+        warnings = [
+            f"{name}: every label is {table.values[train[0], i]:.4g}, CCC is undefined; the "
+            "student learns this constant, and the other dimensions as usual"
+            for i, name in enumerate(DIMENSIONS)
+            if data.constant(table.values[train])[i]
+        ]
+        resolved = configuration.resolve(wanted, len(train))
         batcher = Batcher(
             clips,
             targets,
             train,
             batch_size=resolved.batch_size,
             crop=round(resolved.crop_s * SAMPLING_RATE),
-            gain_db=resolved.gain_db if "gain" in invariances(table.provenance) else 0.0,
+            gain_db=resolved.gain_db if "gain" in data.invariances(table.provenance) else 0.0,
             seed=resolved.seed,
             workers=resolved.workers,
             rank=rank,
@@ -145,30 +151,28 @@ def distill(
             teacher=online,
             augment_probability=resolved.augment_probability,
         )
-        run = Trainer(
-            output,
-            _student(resolved, names),
-            resolved,
-            batcher,
-            valid,
-            fingerprint=_fingerprint(table, names, train, valid),
-            constant=constant,
-            device=device,
-            events=_events(output) if rank == 0 else None,
-        )
+        student = _student(resolved, names)
+        digest = data.digest(table, names, train, valid)
+        run = Distiller(output, student, resolved, batcher, valid, digest, device)
         if rank == 0:
             configuration.write(output / "distill.toml", resolved, labels=source)
-            _write_provenance(output, table, run)
+            settings = configuration.identity(resolved)
+            run_folder.write_provenance(output, table, student, settings, labels=digest)
         run.fit(stop)
         prediction = run.predict(run.best)
         truth = table.values[valid]
-        ccc = [metrics.ccc(truth[:, i], prediction[:, i]) for i in range(len(DIMENSIONS))]
         if rank == 0:
-            _finish(output, table, names, valid, prediction, run)
+            run.best.save_pretrained(output)
+            run.average.model.save_pretrained(output / "last")
+            run_folder.write_validation(output, table, valid, prediction, names)
+            title = f"{resolved.student}: {len(train)} clips, {len(valid)} held out"
+            picture = output / "training.png"
+            plots.training(picture, run.state["rows"], truth, prediction, title=title)
+        ccc = [metrics.ccc(truth[:, i], prediction[:, i]) for i in range(D)]
         return Distillation(
             output=str(output),
             student=resolved.student,
-            parameters=sum(p.numel() for p in run.model.parameters() if p.requires_grad),
+            parameters=sum(p.numel() for p in student.parameters() if p.requires_grad),
             clips=len(train),
             validation_clips=len(valid),
             epochs=run.state["epoch"],
@@ -184,58 +188,223 @@ def distill(
         )
 
 
-def resolve(config: Config, clips: int) -> Config:
-    """Settings with every 0 that stands for "choose for me" replaced, for `clips` clips."""
-    batch_size = min(config.batch_size or 16, clips)
-    small = config.student in configuration.LEARNING_RATES
-    epochs = config.epochs or int(np.clip(round(16 * (500 / clips) ** 0.4), 4, 60))
-    return dataclasses.replace(
-        config,
-        batch_size=batch_size,
-        epochs=epochs,
-        learning_rate=config.learning_rate
-        or configuration.LEARNING_RATES.get(config.student, configuration.DEEP_LEARNING_RATE),
-        freeze_bn_fraction=config.freeze_bn_fraction
-        or (0.0 if small else configuration.DEEP_FREEZE_BN_FRACTION),
-        quantise_epochs=config.quantise_epochs or max(2, round(epochs / 10)),
-    )
+class Distiller(Training):
+    """The steps of a distillation.
 
+    In the last share `freeze_bn_fraction` of the epochs BatchNorm's statistics stay as they are; a
+    last phase, with `quantise`, trains with the weights on the grid of their export.
 
-def invariances(provenance_: Mapping[str, Any]) -> frozenset[str]:
-    """What changes of the audio none of a label table's teachers hears, such as {"gain"}."""
-    sets = [set(teacher.get("invariances", ())) for teacher in provenance_.get("teachers", ())]
-    return frozenset(set.intersection(*sets)) if sets else frozenset()
+    Args:
+        output: run folder
+        student: with first weights
+        config: resolved settings
+        batcher: of the training clips
+        valid: rows to validate on
+        digest: hash of the labels and the split
+        device: where to compute
 
-
-def _variants(config: Config, table: Labels, *, fresh: bool) -> Mapping[str, Any]:
-    """What variants are made with: as the table's were, or as asked for with a teacher online."""
-    if fresh and (config.noise or config.rooms):
-        return vars(variants.settings(noise=config.noise or None, rooms=config.rooms or None))
-    return table.provenance.get("variants") or {}
-
-
-def _targets(
-    table: Labels, config: Config, source: str, online: Any
-) -> tuple[list[str], np.ndarray]:
-    """Names of the categories to learn, and what the student is to say: (clips, 3 + K).
-
-    Raises:
-        Wav2SmallError: there are none, or nothing that could teach them
+    Attributes:
+        average: moving average of the student's weights: what is validated
+        best: copy of the best average so far
     """
-    if not config.categories:
-        if config.student_options.get("categories"):
-            raise Wav2SmallError("student_options: categories are learned with --categories")
-        return [], table.values
-    if online is not None:
-        raise Wav2SmallError("--categories: learned from a label table only; leave out --online")
-    columns = [name for name in map(str, table.frame) if name.startswith(PROBABILITY)]
-    if len(columns) < 2:
-        raise Wav2SmallError(
-            f"--categories: {source or 'the table'} has no columns {PROBABILITY}NAME; label with a "
-            "teacher that tells them (`wav2small finetune --categories COLUMN`)"
+
+    title = "distill"
+    former = configuration.FORMER | {"train_epochs": "epochs", "settling": "freezing_bn"}
+
+    def __init__(
+        self,
+        output: Path,
+        student: Student,
+        config: Config,
+        batcher: Batcher,
+        valid: np.ndarray,
+        digest: str,
+        device: torch.device,
+    ):
+        # Channels last: 15 % less time per step on x86 for every student here.
+        self.model = student.to(device).to(memory_format=torch.channels_last)
+        self.average = optimisation.Average(self.model, config.ema)
+        # Only after the copy: these change methods of single modules, which a copy would share.
+        if config.precision == "bf16":
+            frontend.full_precision(self.model)
+        distributed.share_batch_norm(self.model)
+        self.compiled = torch.compile(self.model) if config.compile else self.model
+        identity = {
+            "architecture": {"name": student.name, **student.config},
+            "labels or split": digest,
+            **configuration.identity(config),
+        }
+        options = LoopOptions(
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+            clip_norm=config.clip_norm,
+            patience=config.patience,
+            checkpoint_s=config.checkpoint_s,
         )
-    told = table.frame[columns].to_numpy(np.float64)
-    return [name.removeprefix(PROBABILITY) for name in columns], np.hstack([table.values, told])
+        super().__init__(
+            output,
+            self.model,
+            optimisation.adamw(self.model, weight_decay=config.weight_decay),
+            identity=identity,
+            options=options,
+            device=device,
+        )
+        self.state |= {"quantising": False, "freezing_bn": False}
+        self.config = config
+        self.batcher = batcher
+        self.valid = valid
+        self.events = run_folder.events(output) if batcher.rank == 0 else None
+        self.categories = len(student.config["categories"]) if config.categories else 0
+        self.levels = (
+            quantisation.plan(self.model, config.quantise) if config.quantise != "none" else {}
+        )
+        self.final_epochs = config.quantise_epochs if self.levels else 0
+        self.best = _copy(self.average.model)
+        # The CCC of a dimension whose training labels are all the same is not defined.
+        self.varies = ~data.constant(batcher.labels[batcher.rows, :D])
+        weights = torch.tensor(config.dimension_weights, device=device)
+        varies = torch.tensor(self.varies, dtype=weights.dtype, device=device)
+        self.ccc_weights = config.ccc_weight * weights * varies
+        self.regression_weights = config.regression_weight * weights
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch."""
+        return self.batcher.steps
+
+    def batches(self, epoch: int, first: int) -> Iterator[list[Batch]]:
+        """A batch is one part: students are small."""
+        for batch in self.batcher.epoch(epoch, first=first):
+            yield [batch]
+
+    def forward(self, part: Batch) -> tuple[Tensor]:
+        """(B, 3 + K) float32, with the weights on their grids in the last phase."""
+        inputs = part.signal.to(self.device), part.lengths.to(self.device)
+        both = {"categories": True} if self.categories else {}
+        with torch.autocast(self.device.type, torch.bfloat16, self.config.precision == "bf16"):
+            if self.state["quantising"]:
+                weights = quantisation.parameters(self.model, self.levels)
+                return (functional_call(self.model, weights, inputs, both).float(),)
+            return (self.compiled(*inputs, **both).float(),)
+
+    def loss(self, parts: Sequence[Batch], *outputs: Tensor) -> Tensor:
+        """1 - CCC and a regression term over the global batch, and cross-entropy of categories."""
+        config = self.config
+        targets = distributed.gather(parts[0].labels.to(self.device))
+        predictions = distributed.gather(outputs[0])
+        loss = losses.distillation_loss(
+            targets[:, :D],
+            predictions[:, :D],
+            ccc_weights=self.ccc_weights,
+            regression_weights=self.regression_weights,
+            kind=config.regression,
+            trim=config.trim,
+        )
+        if self.categories:
+            entropy = losses.category_loss(targets[:, D:], predictions[:, D:])
+            loss = loss + config.category_weight * entropy
+        return loss
+
+    def learning_rate(self) -> float:
+        """Learning rate of the next step: by the schedule, anew in the last phase."""
+        state, config = self.state, self.config
+        done = state["epoch"] + state["step"] / self.steps
+        if state["quantising"]:
+            share = optimisation.rate((done - state["epochs"]) / self.final_epochs, "cosine")
+            return config.learning_rate * QUANTISE_RATE * share
+        return config.learning_rate * optimisation.rate(done / config.epochs, config.schedule)
+
+    def train_mode(self) -> None:
+        """Training mode, but for BatchNorm's statistics where they are frozen."""
+        self.model.train()
+        if self.state["freezing_bn"]:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def after_step(self, number: int) -> None:
+        """Update the moving average of the weights."""
+        self.average.update(self.model, number)
+
+    def begin_epoch(self) -> None:
+        """Begin a phase where one begins, from the best weights so far.
+
+        A deep student leans on the statistics of its batches, which it does not have when it is
+        used: while they are frozen it learns without them, with those that it was validated with.
+        """
+        state, config = self.state, self.config
+        frozen_from = config.epochs * (1 - config.freeze_bn_fraction)
+        if state["epoch"] >= state["epochs"] and not state["quantising"]:
+            self._restart()
+            self.optimizer = optimisation.adamw(self.model, weight_decay=config.weight_decay)
+            state |= {"quantising": True, "best": None}
+        elif config.freeze_bn_fraction and state["epoch"] >= frozen_from:
+            if not state["freezing_bn"]:
+                self._restart()
+                state["freezing_bn"] = True
+
+    def _restart(self) -> None:
+        self.model.load_state_dict(self.best.state_dict())
+        self.average = optimisation.Average(self.best, self.config.ema)
+
+    def validate(self) -> tuple[dict[str, Any], float]:
+        """CCC with the teacher on whole validation clips, of the averaged weights."""
+        self.validated = self.average.model
+        if self.state["quantising"]:
+            self.validated = _copy(self.average.model)
+            quantisation.apply(self.validated, self.levels)
+        prediction = self.predict(self.validated)
+        truth = self.batcher.labels[self.valid]
+        ccc = [metrics.ccc(truth[:, i], prediction[:, i]) for i in range(D)]
+        mean = float(np.mean([f for f, varies in zip(ccc, self.varies, strict=True) if varies]))
+        figures: dict[str, Any] = {
+            "phase": "quantise" if self.state["quantising"] else "train",
+            **{f"ccc_{name}": value for name, value in zip(DIMENSIONS, ccc, strict=True)},
+            "ccc_mean": mean,
+        }
+        if self.categories:
+            figures["category_agreement"] = metrics.agreement(truth[:, D:], prediction[:, D:])
+        # One clip, or labels that do not vary: CCC is not defined, the error still is.
+        score = mean if math.isfinite(mean) else -float(np.mean((truth - prediction)[:, :D] ** 2))
+        return figures, score
+
+    def keep_best(self) -> None:
+        """Keep the validated weights, in memory and in the run folder."""
+        self.best = _copy(self.validated)
+        if self.batcher.rank == 0:
+            self.best.save_pretrained(self.output)
+
+    @torch.no_grad()
+    def predict(self, model: Student) -> np.ndarray:
+        """Outputs (clips, 3 + K) for the validation clips, in the order of `valid`."""
+        model.eval()
+        rank, size = distributed.world()
+        places = {row: place for place, row in enumerate(self.valid)}
+        result = torch.zeros(len(self.valid), D + self.categories, device=self.device)
+        both = {"categories": True} if self.categories else {}
+        batches = data.whole(self.batcher.clips, self.batcher.labels, self.valid)
+        for number, batch in enumerate(batches):
+            if number % size != rank:
+                continue
+            output = model(batch.signal.to(self.device), batch.lengths.to(self.device), **both)
+            result[[places[row] for row in batch.rows]] = output.float()
+        return distributed.sum_everywhere(result).cpu().numpy().astype(np.float64)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint holds besides the optimiser."""
+        return {"model": self.model, "average": self.average.model, "best": self.best}
+
+    def save_batch(self, parts: Sequence[Batch]) -> str:
+        """Write the batch that made training diverge into the run folder."""
+        path = self.output / f"bad_batch{self.batcher.rank or ''}.safetensors"
+        run_folder.write_batch(path, parts[0], self.batcher.clips.files)
+        return f"the batch is in {path}, "
+
+    def summary(self) -> str:
+        """CCC of the last epoch."""
+        row = self.state["rows"][-1]
+        return "CCC " + " ".join(f"{n[0].upper()} {row[f'ccc_{n}']:.3f}" for n in DIMENSIONS)
 
 
 def _student(config: Config, categories: list[str]) -> Student:
@@ -253,99 +422,5 @@ def _student(config: Config, categories: list[str]) -> Student:
     return student
 
 
-def _prepare(output: Path, *, overwrite: bool) -> None:
-    """Make the run folder; reject one that holds something else."""
-    if output.exists() and not output.is_dir():
-        raise Wav2SmallError(f"{output}: a file, not a folder; choose another -o")
-    foreign = output.is_dir() and any(entry.name not in PARTS for entry in output.iterdir())
-    if foreign and not (output / "distill.toml").exists():
-        raise Wav2SmallError(f"{output}: holds other files and no run; choose another -o")
-    if overwrite and output.is_dir():
-        with files.Lock(output / ".lock"):
-            for name in PARTS:
-                path = output / name
-                if path.is_dir():
-                    shutil.rmtree(path)
-                elif name != ".lock":
-                    path.unlink(missing_ok=True)
-    output.mkdir(parents=True, exist_ok=True)
-
-
-def _constant(labels: np.ndarray) -> tuple[list[bool], list[str]]:
-    """Dimensions whose labels do not vary, and what to tell about them."""
-    constant = [bool(np.ptp(labels[:, i]) < 1e-6) for i in range(len(DIMENSIONS))]
-    if all(constant):
-        raise Wav2SmallError(
-            "all labels are the same in every dimension: nothing to learn; label other audio"
-        )
-    warnings = [
-        f"{name}: every label is {labels[0, i]:.4g}, CCC is undefined; the student learns this "
-        "constant, and the other dimensions as usual"
-        for i, name in enumerate(DIMENSIONS)
-        if constant[i]
-    ]
-    return constant, warnings
-
-
-def _fingerprint(table: Labels, categories: list[str], train: np.ndarray, valid: np.ndarray) -> str:
-    """Hash of what is learned: clips, labels, split."""
-    columns = [*KEYS, *DIMENSIONS] + (["variant"] if "variant" in table.frame else [])
-    columns += [PROBABILITY + name for name in categories]
-    return fingerprint(table.frame[columns], train.astype(np.int64), valid.astype(np.int64))
-
-
-def _events(output: Path) -> Any:
-    """TensorBoard's writer, if it is installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(output / "events"))
-
-
-def _write_provenance(output: Path, table: Labels, run: Trainer) -> None:
-    lineage = {
-        **provenance.new(),
-        **table.provenance,
-        "student": run.state["student"],
-        "distillation": {
-            "labels": run.state["fingerprint"],
-            "settings": {
-                k: v for k, v in asdict(run.config).items() if k not in configuration.RESUME_SAFE
-            },
-        },
-        "versions": {
-            **table.provenance.get("versions", {}),
-            **provenance.versions("numpy", "soundfile", "soxr", "torch"),
-        },
-    }
-    files.write_json(output / "provenance.json", lineage)
-
-
-def _finish(
-    output: Path,
-    table: Labels,
-    categories: list[str],
-    valid: np.ndarray,
-    prediction: np.ndarray,
-    run: Trainer,
-) -> None:
-    """Best and last weights, predictions on the validation clips, picture."""
-    run.best.save_pretrained(output)
-    run.average.model.save_pretrained(output / "last")
-    frame = table.frame.iloc[valid].reset_index(drop=True)
-    for column, name in enumerate(DIMENSIONS):
-        frame[f"{name}_student"] = prediction[:, column].astype(np.float32)
-    shares = torch.from_numpy(prediction[:, D:]).softmax(dim=1).numpy()
-    for column, name in enumerate(categories):
-        frame[f"student_{PROBABILITY}{name}"] = shares[:, column].astype(np.float32)
-    root = table.root if "://" in table.root else os.path.abspath(table.root)
-    lineage = json.loads((output / "provenance.json").read_text())
-    write_labels(output / "validation.parquet", Labels(frame, root, lineage))
-    plots.training(
-        output / "training.png",
-        run.state["rows"],
-        table.values[valid],
-        prediction,
-        title=f"{run.config.student}: {len(run.batcher.rows)} clips, {len(valid)} held out",
-    )
+def _copy(model: Student) -> Student:
+    return copy.deepcopy(model).eval().requires_grad_(False)

@@ -7,9 +7,12 @@ constants load and are used.
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .masking import N, out_length
 
@@ -112,3 +115,21 @@ class LogMel(nn.Module):
 
     def macs(self, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
         return output.shape[1] * self.melW.numel()
+
+
+def full_precision(model: nn.Module) -> None:
+    """Keep autocast out of spectrogram and log-mel: 8 bits of mantissa are 50 dB too few there."""
+    for module in model.modules():
+        if getattr(module, "frontend", False):
+            module.__class__ = _exact(type(module))  # type: ignore[arg-type]
+
+
+@functools.cache
+def _exact(kind: type[Any]) -> type[Any]:
+    """The same module in full precision. A class of its own, which torch.compile can follow."""
+
+    def forward(self: Any, *inputs: Tensor) -> Any:
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            return kind.forward(self, *inputs)
+
+    return type(kind.__name__, (kind,), {"forward": forward})

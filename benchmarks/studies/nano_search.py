@@ -179,8 +179,8 @@ class Features:
 
 def features(table: str | Path, options: dict[str, int]) -> Features:
     """Features of a label table, from the cache beside it if there."""
-    from wav2small.students.data import Clips
     from wav2small.tables import read_labels
+    from wav2small.training.clips import Clips
 
     table = Path(table)
     tag = "_".join(f"{key}{value}" for key, value in sorted(options.items())) or "default"

@@ -28,10 +28,11 @@ from wav2small import files, metrics
 from wav2small.audio import SAMPLING_RATE
 from wav2small.dimensions import DIMENSIONS
 from wav2small.students import registry
-from wav2small.students.config import Config
-from wav2small.students.data import Batch, Batcher, Clips, whole
-from wav2small.students.distillation import distill, resolve
+from wav2small.students.config import Config, resolve
+from wav2small.students.data import Batch, Batcher, whole
+from wav2small.students.distillation import distill
 from wav2small.tables import Labels, read_labels
+from wav2small.training.clips import Clips
 
 TEST = tuple(f"ravdess-{actor}" for actor in range(19, 25))
 CHOOSE = "speaker=ravdess-17,ravdess-18"

@@ -14,10 +14,9 @@ from wav2small import audio, metrics, progress
 from wav2small import augmentation as variants
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.tables import Labels
+from wav2small.training import gradient_cache as accumulation
 from wav2small.training.interrupt import Stop
 from wav2small.training.losses import ccc
-
-from . import gradient_cache as accumulation
 
 LONGEST_S = 12.0  # what is heard of a validation clip; training clips are cropped
 WITHOUT_TEXT = "_without_text"  # ends the names of figures with transcripts taken away

@@ -19,9 +19,10 @@ from wav2small import augmentation as variants
 from wav2small.errors import Wav2SmallError
 from wav2small.export.export import export_bundle
 from wav2small.students import config, quantisation, registry
-from wav2small.students.data import Batcher, Clips, whole
+from wav2small.students.data import Batcher, whole
 from wav2small.students.distillation import distill
 from wav2small.training import checkpoint, losses
+from wav2small.training.clips import Clips
 from wav2small.training.split import split
 
 QUICK = {
@@ -211,8 +212,8 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(run, file, tmp_path):
 @pytest.mark.parametrize(
     "changed, message",
     [
-        ({"student": "wav2small"}, "holds a run with another student (wav2small2)"),
-        ({"student_options": {"half_mel": 8}}, "holds a run with another student"),
+        ({"student": "wav2small"}, "student = 'wav2small2' (now 'wav2small')"),
+        ({"student_options": {"half_mel": 8}}, "another student_options"),
         ({"learning_rate": 0.02}, "learning_rate = 0.005 (now 0.02)"),
         ({"validation": "speaker=1"}, "another labels or split"),
     ],

@@ -6,9 +6,10 @@ in its metadata, everything else as JSON. One file, so that the two can never di
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from wav2small import files
 from wav2small.errors import Wav2SmallError
+
+from . import weights
 
 FORMAT = 1  # raise when an older reader could misread the file
 NAME = "last/checkpoint.safetensors"
@@ -32,13 +35,8 @@ def save(
         tensors: any nesting is in the names, such as "model.l1.weight"
         state: JSON values
     """
-    from safetensors.torch import save_file
-
-    # Clones: safetensors rejects tensors that share memory.
-    own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"format": FORMAT, **state})
-    with files.atomic(Path(run) / NAME) as temporary:
-        save_file(own, temporary, metadata={"wav2small.run": text})
+    weights.write(Path(run) / NAME, tensors, **{"wav2small.run": text})
 
 
 def load(run: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -70,6 +68,42 @@ def load(run: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]
     return tensors, state
 
 
+def same_run(
+    saved: dict[str, Any], identity: Mapping[str, Any], run: Path, former: Mapping[str, str]
+) -> dict[str, Any]:
+    """The state in a checkpoint under today's names, if it is one of the same run.
+
+    Args:
+        saved: state of the checkpoint, of this version or an earlier one
+        identity: what makes two runs the same run
+        run: folder, named in the error
+        former: former name -> today's name
+
+    Raises:
+        Wav2SmallError: a value of `identity` differs
+    """
+    if "settings" in saved:  # fine-tuning, as earlier versions saved it
+        saved = {"identity": saved["settings"], **saved["state"]}
+    elif "config" in saved:  # distillation, as earlier versions saved it
+        theirs = {"architecture": saved.pop("student"), **saved.pop("config")}
+        saved = {"identity": {"labels or split": saved.pop("fingerprint"), **theirs}, **saved}
+    saved = {former.get(name, name): value for name, value in saved.items()}
+    theirs = {former.get(name, name): value for name, value in saved["identity"].items()}
+    other = [
+        f"another {name}"
+        if isinstance(own, dict) or len(str(own)) > 40
+        else f"{name} = {theirs[name]!r} (now {own!r})"
+        for name, own in identity.items()
+        if name in theirs and theirs[name] != own
+    ]
+    if other:
+        raise Wav2SmallError(
+            f"{run}: holds a run with {', '.join(other)}; give the same, or choose another -o, or "
+            "--overwrite"
+        )
+    return {"trained": saved.get("step", 0), **saved, "identity": dict(identity)}
+
+
 def select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names start with `prefix`, without it."""
     return {
@@ -95,3 +129,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
+
+
+def write_metrics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write metrics.csv, one row per epoch."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with files.atomic(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)

@@ -60,6 +60,13 @@ def sum_everywhere(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether a flag is set in any process; its tensor of the exchange is on `device`."""
+    if world()[1] == 1:
+        return flag
+    return bool(sum_everywhere(torch.tensor([float(flag)], device=device)))
+
+
 class _Sum(torch.autograd.Function):
     """All-reduce whose gradient is all-reduced as well."""
 

@@ -36,8 +36,8 @@ def read(file: str | os.PathLike[str]) -> dict[str, Tensor]:
         ) from error
 
 
-def write(file: str | os.PathLike[str], state: Mapping[str, Tensor]) -> None:
-    """Write tensors to a safetensors file, atomically.
+def write(file: str | os.PathLike[str], state: Mapping[str, Tensor], **metadata: str) -> None:
+    """Write tensors to a safetensors file, atomically, with metadata as text.
 
     Example:
         >>> import torch
@@ -50,7 +50,7 @@ def write(file: str | os.PathLike[str], state: Mapping[str, Tensor]) -> None:
     # Clones: safetensors rejects tensors that share memory.
     own = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
     with files.atomic(file) as temporary:
-        save_file(own, temporary, metadata={"format": "pt"})
+        save_file(own, temporary, metadata={"format": "pt", **metadata})
 
 
 def check(

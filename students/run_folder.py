@@ -1,0 +1,115 @@
+"""The folder of a distillation: what is in it, and what is written before and after training."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wav2small import files, provenance
+from wav2small.dimensions import DIMENSIONS
+from wav2small.errors import Wav2SmallError
+from wav2small.tables import Labels, write_labels
+from wav2small.training import weights
+
+from .base import Student
+from .data import PROBABILITY, Batch
+
+#: Everything a run writes: what `overwrite` removes, and nothing else.
+PARTS = (
+    "config.json model.safetensors distill.toml provenance.json metrics.csv training.png "
+    "validation.parquet bad_batch.safetensors events last .lock"
+).split()
+
+
+def prepare(output: Path, *, overwrite: bool) -> None:
+    """Make the run folder; reject one that holds something else."""
+    if output.exists() and not output.is_dir():
+        raise Wav2SmallError(f"{output}: a file, not a folder; choose another -o")
+    foreign = output.is_dir() and any(entry.name not in PARTS for entry in output.iterdir())
+    if foreign and not (output / "distill.toml").exists():
+        raise Wav2SmallError(f"{output}: holds other files and no run; choose another -o")
+    if overwrite and output.is_dir():
+        with files.Lock(output / ".lock"):
+            for name in PARTS:
+                path = output / name
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif name != ".lock":
+                    path.unlink(missing_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
+
+
+def events(output: Path) -> Any:
+    """TensorBoard's writer, if it is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(output / "events"))
+
+
+def write_provenance(
+    output: Path, table: Labels, student: Student, settings: Mapping[str, Any], *, labels: str
+) -> None:
+    """Write provenance.json: that of the label table, and the distillation.
+
+    Args:
+        output: run folder
+        table: what the student learns from
+        student: its name and options
+        settings: those that change the weights
+        labels: hash of clips, labels and split
+    """
+    lineage = {
+        **provenance.new(),
+        **table.provenance,
+        "student": {"name": student.name, **student.config},
+        "distillation": {"labels": labels, "settings": settings},
+        "versions": {
+            **table.provenance.get("versions", {}),
+            **provenance.versions("numpy", "soundfile", "soxr", "torch"),
+        },
+    }
+    files.write_json(output / "provenance.json", lineage)
+
+
+def write_batch(file: Path, batch: Batch, paths: Sequence[str]) -> None:
+    """Write a batch, and the names of its audio files in the metadata."""
+    tensors = {
+        "signal": batch.signal,
+        "lengths": batch.lengths,
+        "labels": batch.labels,
+        "rows": torch.from_numpy(np.asarray(batch.rows, dtype=np.int64)),
+    }
+    weights.write(file, tensors, files="\n".join(paths[row] for row in batch.rows))
+
+
+def write_validation(
+    output: Path, table: Labels, valid: np.ndarray, prediction: np.ndarray, categories: list[str]
+) -> None:
+    """Write validation.parquet: the labels of the validation clips beside the predictions.
+
+    Args:
+        output: run folder
+        table: labels of all clips
+        valid: rows of the validation clips
+        prediction: (clips, 3 + K), logits of the categories after A, D, V
+        categories: names of the K categories
+    """
+    count = len(DIMENSIONS)
+    frame = table.frame.iloc[valid].reset_index(drop=True)
+    for column, name in enumerate(DIMENSIONS):
+        frame[f"{name}_student"] = prediction[:, column].astype(np.float32)
+    shares = torch.from_numpy(prediction[:, count:]).softmax(dim=1).numpy()
+    for column, name in enumerate(categories):
+        frame[f"student_{PROBABILITY}{name}"] = shares[:, column].astype(np.float32)
+    root = table.root if "://" in table.root else os.path.abspath(table.root)
+    lineage = json.loads((output / "provenance.json").read_text())
+    write_labels(output / "validation.parquet", Labels(frame, root, lineage))

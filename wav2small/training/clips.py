@@ -1,0 +1,147 @@
+"""Clips of a label table: decoded when they are needed, kept while memory allows."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from wav2small import audio
+from wav2small import augmentation as variants
+from wav2small.errors import AudioError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+AHEAD = 4  # batches that are prepared ahead of the network
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def prepared(
+    make: Callable[[Item], Made], items: Iterable[Item], *, workers: int
+) -> Iterator[Made]:
+    """Make something of every item, in order, ahead of what consumes it.
+
+    Args:
+        make: called in threads
+        items: such as the rows of each batch
+        workers: threads; 0 = no thread and nothing ahead
+
+    Example:
+        >>> list(prepared(abs, [-1, 2, -3], workers=2))
+        [1, 2, 3]
+    """
+    if workers == 0:
+        yield from map(make, items)
+        return
+    waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(make, item))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class Clips:
+    """Clips of a label table, decoded when asked for and kept while memory allows.
+
+    Args:
+        frame: columns `file`, `start`, `end`, optionally `variant`
+        root: folder that `file` is relative to
+        cache_bytes: what decoded audio may take in memory; what comes first stays
+        made_with: what the label table's provenance says about how its variants were made
+
+    Attributes:
+        rejected: {file: reason}
+    """
+
+    def __init__(
+        self,
+        frame: pd.DataFrame,
+        root: str,
+        *,
+        cache_bytes: int = 1 << 30,
+        made_with: Mapping[str, Any] | None = None,
+    ):
+        self.files = [os.path.join(root, file) for file in frame["file"]]
+        self.start_s = frame["start"].dt.total_seconds().to_numpy()
+        self.end_s = frame["end"].dt.total_seconds().to_numpy()  # NaN = to the end
+        self.variant = (
+            frame["variant"].to_numpy(dtype=np.int64)
+            if "variant" in frame
+            else np.zeros(len(frame), dtype=np.int64)
+        )
+        self.settings = _settings(made_with or {})
+        self.cache_bytes = cache_bytes
+        self.cached_bytes = 0
+        self.decoded = 0  # clips decoded so far, for tests of the cache
+        self.rejected: dict[str, str] = {}
+        self._cache: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Samples at 16 kHz of every clip, (clips,); 0 where the file cannot be used."""
+        durations: dict[str, float] = {}
+        lengths = np.zeros(len(self), dtype=np.int64)
+        for row, file in enumerate(self.files):
+            if file not in durations:
+                try:
+                    durations[file] = audio.duration(file)
+                except AudioError as error:
+                    durations[file] = 0.0
+                    self.rejected[file] = str(error)
+            end_s = np.nan_to_num(self.end_s[row], nan=np.inf)
+            duration_s = min(end_s, durations[file]) - self.start_s[row]
+            lengths[row] = max(0, round(duration_s * audio.SAMPLING_RATE))
+            if durations[file] and duration_s < audio.MIN_DURATION_S:
+                self.rejected[file] = f"{file}: a clip of {duration_s:.3f} s is too short"
+                lengths[row] = 0
+        return lengths
+
+    def signal(self, row: int) -> np.ndarray:
+        """Samples of a clip, as the teacher labelled it: float32 (samples,) at 16 kHz.
+
+        Raises:
+            AudioError: the clip cannot be decoded
+        """
+        cached = self._cache.get(row)
+        if cached is not None:
+            return cached
+        end_s = None if np.isnan(self.end_s[row]) else float(self.end_s[row])
+        signal = variants.read(
+            self.files[row],
+            start_s=float(self.start_s[row]),
+            end_s=end_s,
+            variant=int(self.variant[row]),
+            settings=self.settings,
+        )
+        with self._lock:
+            self.decoded += 1
+            if self.cached_bytes + signal.nbytes <= self.cache_bytes and row not in self._cache:
+                self._cache[row] = signal
+                self.cached_bytes += signal.nbytes
+        return signal
+
+
+def _settings(provenance: Mapping[str, Any]) -> variants.Settings:
+    known = {item.name for item in dataclasses.fields(variants.Settings)}
+    return variants.Settings(**{k: v for k, v in provenance.items() if k in known})
