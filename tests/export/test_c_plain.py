@@ -483,12 +483,56 @@ def test_same_on_every_processor(source, emodb):
         assert run.state <= 12_000
         assert run.total <= MOST[run.target]
         assert 0 < run.stack < 2048 and 0 < run.duty < 1
+        assert sum(one.instructions for one in run.kernels) == pytest.approx(run.total, rel=0.01)
+        for stage, number in run.instructions.items():
+            kernels = sum(one.instructions for one in run.kernels if one.stage == stage)
+            assert kernels == pytest.approx(number, abs=90_000), stage
+        if run.cycles:
+            assert 1.1 < sum(run.cycles.values()) / run.total < 1.6
     text = microcontroller.table(runs)
-    assert "cycles per instruction (assumed)" in text and "spectrum" in text
+    assert "1.3 (assumed)" in text and "(estimated)" in text and "gate and value" in text
 
 
 #: Instructions per second of audio at the most; they do not vary from run to run.
-MOST = {"cortex-m4": 5.5e6, "cortex-m33": 5.5e6, "cortex-m55": 2.8e6}
+MOST = {"cortex-m4": 5.05e6, "cortex-m33": 5.01e6, "cortex-m55": 2.29e6}
+
+
+@NEEDS_BOARDS
+def test_estimates_once_a_second_cost_little(source, emodb):
+    clip = sorted(emodb.rglob("*.flac"))[3]
+    every, seldom = (
+        microcontroller.microcontroller(source, clip=clip, estimate_every=hops) for hops in (0, 62)
+    )
+    assert seldom.instructions["estimate"] < every.instructions["estimate"] / 10
+    assert seldom.memory == every.memory and seldom.checksum != every.checksum
+
+
+@pytest.mark.parametrize(
+    ("text", "cycles"),
+    [  # DDI 0439D: tables 3-1 and 7-1, section 3.3.2
+        ("ldr r0, [r1]; ldr r1, [r2]", 3),
+        ("ldr r0, [r1, r2]; str r0, [r3, #20]", 3),
+        ("ldr r0, [r1, r5]; ldr r1, [r2]; ldr r2, [r3, #4]", 4),
+        ("ldr r0, [r1]; ldr r2, [r0]", 4),
+        ("ldrd r0, r1, [r2]", 3),
+        ("ldm r0, {r1, r2, r3}", 4),
+        ("push {r4-r11, lr}", 10),
+        ("add r0, r1; ldr r2, [r0]", 4),
+        ("vmul.f32 s0, s1, s2; vadd.f32 s3, s4, s5", 2),
+        ("vmul.f32 s0, s1, s2; vadd.f32 s3, s0, s5", 3),
+        ("vldr s0, [r0]; vdiv.f32 s2, s1, s0", 16),
+        ("smlad r0, r1, r2, r0; mla r0, r1, r2, r3", 2),
+        ("vmov s0, r1", 2),
+    ],
+)
+def test_cycles_of_the_manual(text, cycles):
+    from wav2small.benchmarks import instructions
+
+    block = [
+        instructions.Instruction(4 * i, *part.strip().split(" ", 1))
+        for i, part in enumerate(text.split(";"))
+    ]
+    assert sum(instructions._cycles(block)) == cycles
 
 
 @NEEDS_BOARDS

@@ -54,9 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cycles-per-instruction",
         type=float,
-        default=1.3,
         metavar="N",
-        help="with --target: assumed for the duty cycle (default: 1.3)",
+        help="with --target: for the duty cycle (default: estimated from published timings for "
+        "cortex-m4 and m33, 1.3 for m55)",
+    )
+    parser.add_argument(
+        "--estimate-every",
+        type=int,
+        default=0,
+        metavar="HOPS",
+        help="with --target: hops of 16 ms between estimates (default: every hop)",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything, as JSON")
@@ -103,6 +110,7 @@ def _microcontroller(args: argparse.Namespace) -> int:
             clip=args.clip,
             clock_mhz=args.clock,
             cycles_per_instruction=args.cycles_per_instruction,
+            estimate_every=args.estimate_every,
         )
         for target in args.target
     ]
