@@ -86,6 +86,7 @@ class Config:
     device: str = _option("auto", "auto, cpu, cuda or cuda:1")
     cache_mb: int = _option(1024, "memory for decoded audio in MB; the rest is decoded each epoch")
     workers: int = _option(2, "threads that prepare batches ahead of the network")
+    threads: int = _option(0, "threads that compute on a CPU; 0 = chosen by timing some steps")
     checkpoint_s: float = _option(300.0, "seconds between checkpoints within an epoch")
     seed: int = _option(0, "of everything random")
 
@@ -98,7 +99,7 @@ DEEP_LEARNING_RATE = 1e-3
 DEEP_FREEZE_BN_FRACTION = 0.4
 
 #: Settings that may differ when a run goes on: they change no weight.
-RESUME_SAFE = frozenset({"device", "cache_mb", "workers", "checkpoint_s"})
+RESUME_SAFE = frozenset({"device", "cache_mb", "workers", "threads", "checkpoint_s"})
 
 
 #: Former names of settings, as older distill.toml files have them.

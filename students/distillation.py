@@ -241,6 +241,7 @@ class Distiller(Training):
             clip_norm=config.clip_norm,
             patience=config.patience,
             checkpoint_s=config.checkpoint_s,
+            threads=config.threads,
         )
         super().__init__(
             output,

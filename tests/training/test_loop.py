@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from wav2small.errors import Wav2SmallError
-from wav2small.training import checkpoint, loop
+from wav2small.training import checkpoint, loop, threads
 from wav2small.training.interrupt import Stop
 from wav2small.training.loop import LoopOptions, Training
 
@@ -202,3 +202,25 @@ def test_an_epoch_without_clips_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(Wav2SmallError, match="fewer than two"):
         run(Linear(tmp_path))
     assert loop.checkpoint.load(tmp_path) is None
+
+
+def test_timing_threads_leaves_no_trace(tmp_path, monkeypatch):
+    """Steps that are timed to choose the number of threads change no weight and no statistic."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "available", lambda: 2)
+    monkeypatch.setattr(threads, "_apply", lambda number: None)  # others round in another order
+
+    def normed(folder, **options):
+        training = Linear(folder, **options)
+        training.network.insert(0, torch.nn.BatchNorm1d(3))
+        return training
+
+    fixed = run(normed(tmp_path / "fixed", threads=1))
+    chosen = run(normed(tmp_path / "chosen"))
+    assert fixed.state["threads"] == 1 and chosen.state["threads"] in (1, 2)
+    one, other = weights(tmp_path / "fixed"), weights(tmp_path / "chosen")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(KeyboardInterrupt):
+        run(normed(tmp_path / "parts", threads=2, stop_at=4))
+    monkeypatch.setattr(threads, "choose", lambda *words, **options: pytest.fail("chosen again"))
+    assert run(normed(tmp_path / "parts")).state["threads"] == 2

@@ -25,6 +25,11 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
+def local_processes() -> int:
+    """Number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world()[1]))
+
+
 def gather(tensor: Tensor) -> Tensor:
     """(B, ...) of every process -> (N * B, ...), in the order of processes.
 

@@ -29,6 +29,7 @@ from wav2small.errors import Wav2SmallError
 from . import checkpoint, distributed, gradient_cache, weights
 from .gradient_cache import Outputs
 from .interrupt import Stop
+from .threads import Pace
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class LoopOptions:
         clip_norm: largest norm of the gradient; 0 = no limit
         patience: stop after so many epochs without a better validation; 0 = never
         checkpoint_s: seconds between checkpoints within an epoch
+        threads: that compute on a CPU; 0 = chosen by timing steps, see `threads.Pace`
     """
 
     epochs: int
@@ -50,6 +52,7 @@ class LoopOptions:
     clip_norm: float = 0.0
     patience: int = 0
     checkpoint_s: float = 300.0
+    threads: int = 0
 
 
 class Training(ABC):
@@ -68,7 +71,7 @@ class Training(ABC):
         state: JSON values of the run, saved in checkpoints: `epoch` (finished ones), `step` (within
             the epoch), `loss` (sum over `trained` steps of the epoch), `rows` (of metrics.csv),
             `best` (score), `best_epoch`, `epochs` (fewer after early stopping), `seconds`,
-            `finished`
+            `threads`, `finished`
     """
 
     #: What the progress bar says.
@@ -105,6 +108,7 @@ class Training(ABC):
             "best_epoch": 0,
             "epochs": options.epochs,
             "seconds": 0.0,
+            "threads": None,
             "finished": False,
         }
 
@@ -180,6 +184,12 @@ class Training(ABC):
         if state["finished"]:
             return
         self._began = time.monotonic() - state["seconds"]
+        self._pace = Pace(
+            self.options.threads,
+            state["threads"],
+            on_cpu=self.device.type == "cpu",
+            processes=distributed.local_processes(),
+        )
         total = (state["epochs"] + self.final_epochs) * self.steps
         with progress.bar(total, unit="step", desc=self.title) as bar:
             bar.update(state["epoch"] * self.steps + state["step"])
@@ -195,8 +205,10 @@ class Training(ABC):
         saved = time.monotonic()
         for parts in self.batches(state["epoch"], state["step"]):
             if parts:
-                self._step(parts)
+                with self._pace.step(lambda parts=parts: self._trial(parts)):
+                    self._step(parts)
             state["step"] += 1
+            state["threads"] = self._pace.number
             bar.update()
             if distributed.any_process(stop.wanted, self.device):
                 self._save()
@@ -220,9 +232,7 @@ class Training(ABC):
         self.optimizer.zero_grad(set_to_none=True)
         # One seed per step: dropout and the like need no saved state to resume.
         seed = (self.options.seed * 1000003 + number) * 4096 + distributed.world()[0]
-        value = gradient_cache.backward(
-            self.forward, parts, lambda *outputs: self.loss(parts, *outputs), seed=seed
-        )
+        value = self._backward(parts, seed)
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         distributed.sum_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.options.clip_norm or math.inf)
@@ -236,6 +246,20 @@ class Training(ABC):
         self.after_step(number)
         self.state["loss"] += value
         self.state["trained"] += 1
+
+    def _backward(self, parts: Sequence[Any], seed: int) -> float:
+        return gradient_cache.backward(
+            self.forward, parts, lambda *outputs: self.loss(parts, *outputs), seed=seed
+        )
+
+    def _trial(self, parts: Sequence[Any]) -> None:
+        """The costly part of a step, without a trace: statistics of BatchNorm are put back."""
+        before = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        self.train_mode()
+        self._backward(parts, seed=0)
+        self.optimizer.zero_grad(set_to_none=True)
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(before[name])
 
     def _validate(self) -> None:
         state = self.state

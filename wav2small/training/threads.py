@@ -1,0 +1,202 @@
+"""How many threads compute on a CPU: chosen by timing steps, on the cores that are really there.
+
+Small networks spend their time in short parallel regions that wait for the slowest thread. Where
+another program keeps a core busy, two threads can be ten times slower than one, and threads that
+spin while they wait make it worse. Where nothing else runs, all cores are the fastest. Which of
+the two it is, a few steps tell. Nothing here imports torch before it is needed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wav2small import progress
+
+_POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_STEPS = 5  # timed per number of threads ...
+_TRIAL_S = 0.5  # ... or as many as fit into this
+_GAIN = 1.1  # more threads must be so much faster: they take cores from others
+_COLLAPSE = 3.0  # times the usual step at which the number is chosen again ...
+_WINDOW = 32  # ... if the median of so many steps takes as long
+_LEAST_S = 30.0  # between two choices
+
+
+def wait_quietly() -> None:
+    """Let threads of OpenMP sleep while they wait; their runtime reads this when torch loads it."""
+    if "torch" not in sys.modules and not any(name in os.environ for name in _POLICIES):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+def available(root: str | os.PathLike[str] = "/") -> int:
+    """Number of cores this process may use: its affinity, within the quota of its container.
+
+    Args:
+        root: where `/proc` and `/sys` are
+
+    Example:
+        >>> available() >= 1
+        True
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, math.ceil(min(cores or 1, _quota(Path(root)))))
+
+
+def _quota(root: Path) -> float:
+    """Cores that control groups grant, of this process and of all around it; inf = no limit."""
+    least = math.inf
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return least  # no Linux
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        # Inside a container the path can be the host's: then only the top is there.
+        inner = base / path.strip("/")
+        around = [folder for folder in inner.parents if folder.is_relative_to(base)]
+        least = min(least, *map(_limit, [inner, *around]))
+    return least
+
+
+def _limit(folder: Path) -> float:
+    try:
+        if (folder / "cpu.max").exists():  # version 2: "200000 100000" or "max 100000"
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
+        cores = float("inf") if quota == "max" else float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
+    return cores if cores > 0 else math.inf  # version 1 says -1 for no limit
+
+
+def candidates(cores: int) -> list[int]:
+    """Numbers of threads to try: 1, half and all of the cores.
+
+    Example:
+        >>> candidates(6)
+        [1, 3, 6]
+    """
+    return sorted({1, max(1, cores // 2), cores})
+
+
+def choose(
+    step: Callable[[], Any], cores: int, *, apply: Callable[[int], None]
+) -> dict[int, float]:
+    """Time a step with several numbers of threads.
+
+    Args:
+        step: does the work once; called some times
+        cores: most threads
+        apply: sets the number of threads
+
+    Returns:
+        {threads: seconds per step}; the chosen number is the first and stays applied
+    """
+    found: dict[int, float] = {}
+    for number in candidates(cores):
+        apply(number)
+        took_s = _timed(step)  # the first step also allocates and starts threads
+        if took_s < _TRIAL_S:
+            several: list[float] = []
+            while len(several) < _STEPS and (len(several) < 2 or sum(several) < _TRIAL_S):
+                several.append(_timed(step))
+            took_s = statistics.median(several)
+        found[number] = took_s
+    fastest = min(found.values())
+    best = next(number for number, took_s in found.items() if took_s <= fastest * _GAIN)
+    apply(best)
+    return {best: found[best]} | found
+
+
+def _timed(step: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
+
+
+class Pace:
+    """The compute threads of a run on a CPU: chosen before its first step, watched in the others.
+
+    Args:
+        wanted: number the user asked for, 0 = choose
+        recorded: number an earlier session of the run had, kept so that it goes on bit by bit
+        on_cpu: False where a GPU computes: nothing is chosen
+        processes: that share the machine and step together: the cores are divided
+
+    Attributes:
+        number: threads in use, None = not chosen yet
+    """
+
+    def __init__(
+        self,
+        wanted: int = 0,
+        recorded: int | None = None,
+        *,
+        on_cpu: bool = True,
+        processes: int = 1,
+    ):
+        self.cores = max(1, available() // processes)
+        told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+        self.number = wanted or recorded or (int(told) if told.isdigit() else None)
+        self._fixed = bool(wanted) or not on_cpu or (recorded is None and self.number is not None)
+        if not self._fixed and self.number is None and (self.cores == 1 or processes > 1):
+            self.number = self.cores  # alone, or in step with others: nothing to compare
+            self._fixed = True
+        self._recent: deque[float] = deque(maxlen=_WINDOW)
+        self._usual_s: float | None = None
+        self._since = time.monotonic()
+        if self.number is not None and on_cpu:
+            _apply(self.number)
+
+    @contextmanager
+    def step(self, trial: Callable[[], Any]) -> Iterator[None]:
+        """Around a step of the run.
+
+        Args:
+            trial: does the same work and changes nothing; timed when a number is to be chosen
+        """
+        if not self._fixed and (self.number is None or self._collapsed()):
+            self._choose(trial)
+        began = time.perf_counter()
+        yield
+        self._recent.append(time.perf_counter() - began)
+
+    def _choose(self, trial: Callable[[], Any]) -> None:
+        again = self.number is not None
+        found = choose(trial, self.cores, apply=_apply)
+        self.number = next(iter(found))
+        self._recent.clear()
+        self._usual_s, self._since = None, time.monotonic()
+        rates = ", ".join(f"{number}: {1 / found[number]:.3g}" for number in sorted(found))
+        progress.note(
+            f"threads: {self.number}{' from now on' if again else ''} (steps per second with "
+            f"{rates}); --threads N for another number"
+        )
+
+    def _collapsed(self) -> bool:
+        if len(self._recent) < _WINDOW:
+            return False
+        now_s = statistics.median(self._recent)
+        if self._usual_s is None:
+            self._usual_s = now_s
+        slow = now_s > _COLLAPSE * self._usual_s
+        return slow and time.monotonic() - self._since > _LEAST_S
+
+
+def _apply(number: int) -> None:
+    import torch
+
+    torch.set_num_threads(number)
