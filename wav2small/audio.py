@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from wav2small.errors import AudioError
+from wav2small.errors import AudioError, SilentError
 
-from . import containers
+from . import containers, places
 
 SAMPLING_RATE = 16000  # Hz; the rate of every student and teacher
+SILENT = "digital silence"  # in the message of every `SilentError`
 MP3_PADDING = 3000  # samples that an encoder adds at most and a decoder takes away
 MIN_DURATION_S = 0.1  # shorter clips hold less than one syllable
 
@@ -45,8 +46,8 @@ def read(
         signal, float32 (samples,), full scale = -1..1
 
     Raises:
-        AudioError: no such file, not audio, broken, empty, shorter than 0.1 s, silent to the
-            last bit, NaN or infinite samples
+        AudioError: no such file, not audio, broken, empty, shorter than 0.1 s, one value
+            throughout (`SilentError`), NaN or infinite samples
 
     Example:
         >>> read("speech.wav", start_s=0.5, end_s=1.5).shape
@@ -86,15 +87,14 @@ def read(
         raise AudioError(
             f"{file}: {_span(start_s, end_s)}NaN or infinite samples; export it again as PCM"
         )
-    if not signal.any():
-        if channels.any():
+    if np.ptp(signal) == 0:
+        if np.ptp(channels, axis=0).any():
             raise AudioError(
                 f"{file}: {_span(start_s, end_s)}the mean of its {channels.shape[1]} channels is "
                 "silent: they cancel each other; choose one with --channel 0"
             )
-        raise AudioError(
-            f"{file}: {_span(start_s, end_s)}only zeros (digital silence); leave it out"
-        )
+        value = f"{signal[0]:.3g} throughout" if signal[0] else "only zeros"
+        raise SilentError(f"{file}: {_span(start_s, end_s)}{value} ({SILENT}); leave it out")
     if rate != sampling_rate:
         import soxr
 
@@ -139,14 +139,15 @@ def _span(start_s: float, end_s: float | None) -> str:
 def _open(file: str | os.PathLike[str]) -> Any:
     import soundfile
 
-    path = os.fspath(file)
+    path = places.local(os.fspath(file))
     try:
         if os.path.getsize(path) == 0:
             raise AudioError(f"{path}: the file is empty (0 bytes); copy or record it again")
         with open(path, "rb"):
             pass
     except FileNotFoundError as error:
-        raise AudioError(f"{path}: no such file; correct the path or --root") from error
+        near = places.nearest(path)
+        raise AudioError(f"{path}: no such file{near}; correct the path or --root") from error
     except IsADirectoryError as error:
         raise AudioError(f"{path}: a folder, not an audio file") from error
     except PermissionError as error:

@@ -32,6 +32,10 @@ class AudioError(Wav2SmallError):
     """An audio file or clip that cannot be used. A long job lists it and goes on."""
 
 
+class SilentError(AudioError):
+    """A clip of one value throughout. A silent window of a longer clip is passed over."""
+
+
 class MissingPackageError(Wav2SmallError, ImportError):
     """A package of an extra that is not installed."""
 

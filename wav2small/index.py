@@ -17,14 +17,13 @@ import numpy as np
 
 from wav2small.errors import Wav2SmallError, missing_package
 
-from . import audio, transcripts
+from . import audio, places, table_files
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MIN_HOP_S = 0.01  # of windows; shorter ones differ in nothing that can be estimated
 KEYS = ["file", "start", "end"]
-TABLE_EXTENSIONS = (".csv", ".parquet", ".pq")
 ROOT_KEY = b"wav2small.root"
 
 #: Names that are taken for times of a clip by those who write them.
@@ -58,15 +57,16 @@ class Index:
 
     def path(self, file: str) -> str:
         """Where an entry of the column `file` is."""
-        return os.path.join(self.root, file)
+        return places.join(self.root, file)
 
 
 def load_source(source: str | os.PathLike[str], *, root: str | None = None) -> Index:
     """Make an index.
 
     Args:
-        source: folder (searched with all its subfolders), audio file, CSV or parquet table with
-            a column `file`, or audformat database (a folder with `db.yaml`)
+        source: folder (searched with all its subfolders), audio file, table with a column `file`
+            (CSV, TSV, JSON lines, Feather, parquet or a folder of it), or audformat database (a
+            folder with `db.yaml`); `~`, `file://` and URLs will do
         root: folder that the files of a table are relative to; default: the one a label table
             names, else the folder of the table
 
@@ -82,7 +82,9 @@ def load_source(source: str | os.PathLike[str], *, root: str | None = None) -> I
         import pandas  # noqa: F401
     except ModuleNotFoundError as error:
         raise missing_package(error) from error
-    name = os.fspath(source)
+    name = places.expanded(os.fspath(source))
+    if "://" not in name:
+        name = places.spelled(name)
     if is_table(name):
         return _from_table(name, root)
     if os.path.isdir(name):
@@ -90,28 +92,30 @@ def load_source(source: str | os.PathLike[str], *, root: str | None = None) -> I
             return _from_database(Path(name), root)
         files, rejected = list_audio(name)
         return Index(_frame(files), root=name, rejected=rejected)
-    if not os.path.exists(name):
+    if "://" not in name and not os.path.exists(name):
         raise Wav2SmallError(nowhere(name))
-    folder, file = os.path.split(name)
+    folder, file = name.rsplit("/", 1) if "://" in name else os.path.split(name)
     return Index(_frame([file]), root=folder or ".")
 
 
 def nowhere(name: str) -> str:
     """Message about a source that does not exist."""
     return (
-        f"{name}: no such file or folder; name a folder, an audio file, or a CSV or parquet "
-        "table with a column `file`"
+        f"{name}: no such file or folder{places.nearest(name)}; name a folder, an audio file, or a "
+        "CSV or parquet table with a column `file`"
     )
 
 
 def is_table(name: str) -> bool:
-    """Whether a source is a table, by its name: CSV or parquet, or any URL.
+    """Whether a source is a table, by its name.
 
     Example:
         >>> is_table("clips.csv"), is_table("a.wav")
         (True, False)
     """
-    return "://" in name or name.lower().endswith(TABLE_EXTENSIONS)
+    ending = name.lower()
+    is_audio = os.path.splitext(ending)[1] in audio.EXTENSIONS | audio.UNREADABLE_EXTENSIONS
+    return ("://" in name and not is_audio) or ending.endswith(table_files.EXTENSIONS)
 
 
 def is_database(name: str) -> bool:
@@ -147,17 +151,32 @@ def list_audio(folder: str | os.PathLike[str]) -> tuple[list[str], list[tuple[st
             ):
                 continue
             file = os.path.relpath(os.path.join(parent, name), folder)
-            try:
-                file.encode()
+            if is_utf8(file):
                 files.append(file)
-            except UnicodeEncodeError:
-                shown = os.fsencode(file).decode(errors="backslashreplace")
-                rejected.append((shown, f"{shown}: the name is not UTF-8; rename the file"))
+            else:
+                problem = not_utf8(file)
+                rejected.append((problem.rpartition(":")[0], f"{problem}; rename the file"))
     if not files:
+        tables = [name for name in sorted(os.listdir(folder)) if name.endswith(table_files.PARQUET)]
+        if tables:
+            raise Wav2SmallError(
+                f"{folder}: no audio in this folder, but parquet files ({tables[0]}); name one, or "
+                "let the name of a folder that is one table end in .parquet"
+            )
         raise Wav2SmallError(
             f"{folder}: no audio in this folder; looked for {' '.join(sorted(audio.EXTENSIONS))}"
         )
     return files, rejected
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name of the file system can be written into a table."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def not_utf8(name: str) -> str:
+    """Message about such a name, its bytes escaped."""
+    return f"{os.fsencode(name).decode(errors='backslashreplace')}: the name is not UTF-8"
 
 
 def spans(duration_s: float, *, window_s: float, hop_s: float) -> list[tuple[float, float]]:
@@ -221,7 +240,7 @@ def check_window(window_s: float, hop_s: float | None) -> None:
 
 
 def _from_table(name: str, root: str | None) -> Index:
-    frame, metadata = _read_table(name)
+    frame, metadata = table_files.read(name)
     _check_columns(frame, name)
     if root is None:
         folder = name.rsplit("/", 1)[0] if "://" in name else os.path.dirname(name) or "."
@@ -236,7 +255,7 @@ def _from_database(folder: Path, root: str | None) -> Index:
         tables |= {path.stem: path for path in sorted(folder.glob(f"db.*{ending}"))}
     merged: pd.DataFrame | None = None
     for path in tables.values():
-        frame, _ = _read_table(str(path))
+        frame, _ = table_files.read(str(path))
         if "file" not in frame:
             continue  # audformat's misc tables describe speakers and the like
         frame = _normalise(frame, str(path))
@@ -251,66 +270,6 @@ def _from_database(folder: Path, root: str | None) -> Index:
             "save it with audformat's Database.save(..., storage_format='csv')"
         )
     return Index(merged.reset_index(drop=True), root=root or str(folder))
-
-
-def _read_table(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
-    try:
-        import pandas as pd
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ModuleNotFoundError as error:
-        raise missing_package(error) from error
-    try:
-        if name.lower().endswith(".csv"):
-            verbatim: dict[Any, Any] = dict.fromkeys(transcripts.VERBATIM, str)
-            return _read_csv(name, verbatim), {}
-        if "://" in name:
-            import fsspec
-
-            with fsspec.open(name, "rb") as file:
-                table = pq.read_table(file)
-        else:
-            table = pq.ParquetFile(name).read()
-        return table.to_pandas(), table.schema.metadata or {}
-    except FileNotFoundError as error:
-        raise Wav2SmallError(f"{name}: no such table; correct the path") from error
-    except PermissionError as error:
-        raise Wav2SmallError(f"{name}: no permission to read it; try chmod +r") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise Wav2SmallError(
-            f"{name}: not a CSV table in UTF-8 ({_first_line(error)}); export it again"
-        ) from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise Wav2SmallError(
-            f"{name}: not a parquet table, or damaged ({_first_line(error)}); write it again"
-        ) from error
-
-
-def _read_csv(name: str, converters: dict[Any, Any]) -> pd.DataFrame:
-    """A CSV table; the separator is the one of its header, blanks around names do not count."""
-    import pandas as pd
-
-    header = pd.read_csv(name, nrows=0, sep="\x01", index_col=False, dtype=str).columns
-    line = str(header[0]) if len(header) else ""
-    separator = max(",;\t", key=lambda mark: line.count(mark))
-    names = [column.strip() for column in pd.read_csv(name, nrows=0, sep=separator).columns]
-    kinds = {column: str for column in ("file", "speaker", "start", "end") if column in names}
-    # Trailing separators must not shift the columns.
-    options: dict[str, Any] = {"sep": separator, "header": 0, "names": names, "index_col": False}
-    verbatim = {key: value for key, value in converters.items() if key in names}
-    frame = pd.read_csv(name, dtype=kinds, converters=verbatim, **options)
-    # "01" is a name, not a number.
-    numbers = [column for column in frame if pd.api.types.is_numeric_dtype(frame[column])]
-    if numbers:
-        texts = pd.read_csv(name, dtype=str, usecols=numbers, **options)
-        for column in numbers:
-            if texts[column].str.match(r"\s*0\d+\s*$").any():
-                frame[column] = texts[column]
-    if separator == ";":
-        for column in ("start", "end"):
-            if column in frame:
-                frame[column] = frame[column].str.replace(",", ".", regex=False)
-    return frame
 
 
 def _times(values: pd.Series, column: str, name: str) -> pd.Series:
@@ -418,7 +377,3 @@ def _frame(files: list[str]) -> pd.DataFrame:
             "end": pd.Series(pd.NaT, index=range(len(files)), dtype="timedelta64[ns]"),
         }
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from wav2small.dimensions import DIMENSIONS
-from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.errors import AudioError, SilentError, Wav2SmallError
 from wav2small.predictor import WINDOW_S, Predictor
 
-from . import audio, files, progress
+from . import audio, files, places, progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +155,7 @@ def predict(
     ):
         narrow = 0
         for file, start_s, end_s in clips:
-            path = os.path.join(folder, file)
+            path = places.join(folder, file)
             key = _key(path, file, start_s, end_s)
             if key in journal.done:
                 rows, reason = journal.done[key]
@@ -183,15 +183,19 @@ def _clips(
 ) -> tuple[list[_Clip], str, list[tuple[str, str]]]:
     from . import index
 
-    name = os.fspath(source)
+    name = places.expanded(os.fspath(source))
+    if "://" not in name:
+        name = places.spelled(name)
     if os.path.isfile(name) and not index.is_table(name):
         # Files and folders need no pandas.
         folder, file = os.path.split(name)
+        if not index.is_utf8(file):
+            raise Wav2SmallError(f"{index.not_utf8(file)}; rename the file")
         return [(file, 0.0, None)], folder, []
-    if os.path.isdir(name) and not index.is_database(name):
+    if os.path.isdir(name) and not index.is_database(name) and not index.is_table(name):
         listed, rejected = index.list_audio(name)
         return [(file, 0.0, None) for file in listed], name, rejected
-    if not index.is_table(name) and not os.path.exists(name):
+    if "://" not in name and not index.is_table(name) and not os.path.exists(name):
         raise Wav2SmallError(index.nowhere(name))
     found = index.load_source(name, root=root)
     columns = (found.frame["file"], found.frame["start"], found.frame["end"])
@@ -215,9 +219,9 @@ def _estimate(
     """Rows of one clip, and why it gave none. Windows without sound are passed over."""
     from wav2small.index import spans
 
-    path = os.path.join(folder, file)
+    path = places.join(folder, file)
     rows: list[tuple[Any, ...]] = []
-    reason = ""
+    reason = silent = ""
     try:
         stop_s = audio.duration(path) if end_s is None else end_s
         cut = spans(stop_s - start_s, window_s=window_s, hop_s=hop_s)
@@ -230,12 +234,15 @@ def _estimate(
             signal = audio.read(
                 path, start_s=first, end_s=end_s if single else last, channel=channel
             )
+        except SilentError as error:
+            silent = silent or str(error)
+            continue
         except AudioError as error:
             reason = reason or str(error)
             continue
         estimate = np.concatenate(predictor.predict_categories(signal))
         rows.append((file, round(first, 3), round(last, 3), *(float(value) for value in estimate)))
-    return rows, reason
+    return rows, reason or ("" if rows else silent)
 
 
 def _key(path: str, file: str, start_s: float, end_s: float | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from wav2small.dimensions import DIMENSIONS
-from wav2small.errors import Wav2SmallError
+from wav2small.errors import SilentError, Wav2SmallError
 from wav2small.session import open_session
 
 from . import audio
@@ -62,7 +62,7 @@ class Predictor:
             student can leave by a little
 
         Raises:
-            Wav2SmallError: not one channel, shorter than 0.1 s, only zeros (digital silence),
+            Wav2SmallError: not one channel, shorter than 0.1 s, one value throughout,
                 NaN or infinite samples, integers other than int16, or no sampling rate of audio
         """
         return self._run(["logits"], signal, sampling_rate)[0]
@@ -111,8 +111,9 @@ class Predictor:
             )
         if not np.isfinite(signal).all():
             raise Wav2SmallError("a signal with NaN or infinite samples")
-        if not signal.any():
-            raise Wav2SmallError("only zeros (digital silence): there is nothing to estimate")
+        if np.ptp(signal) == 0:
+            value = f"{signal[0]:.3g} throughout" if signal[0] else "only zeros"
+            raise Wav2SmallError(f"{value} ({audio.SILENT}): there is nothing to estimate")
         if sampling_rate != audio.SAMPLING_RATE:
             import soxr
 
@@ -130,7 +131,7 @@ class Predictor:
         """Estimate a file or a part of it.
 
         Clips of more than a minute are estimated in windows of 12 s and averaged, so that memory
-        stays bounded.
+        stays bounded; windows of digital silence do not count.
 
         Returns:
             float32 (3,)
@@ -143,12 +144,17 @@ class Predictor:
             return self.predict(audio.read(file, start_s=start_s, end_s=end_s, channel=channel))
         from wav2small.index import spans
 
-        estimates = [
-            self.predict(
-                audio.read(file, start_s=start_s + low, end_s=start_s + high, channel=channel)
-            )
-            for low, high in spans(stop_s - start_s, window_s=WINDOW_S, hop_s=WINDOW_S)
-        ]
+        estimates: list[np.ndarray] = []
+        silent: SilentError | None = None
+        for low, high in spans(stop_s - start_s, window_s=WINDOW_S, hop_s=WINDOW_S):
+            first, last = start_s + low, start_s + high
+            try:
+                signal = audio.read(file, start_s=first, end_s=last, channel=channel)
+                estimates.append(self.predict(signal))
+            except SilentError as error:
+                silent = silent or error
+        if silent and not estimates:
+            raise silent
         return np.asarray(np.mean(estimates, axis=0), dtype=np.float32)
 
 

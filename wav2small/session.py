@@ -63,6 +63,8 @@ def session_options(
     """
     import onnxruntime
 
+    if threads < 0:
+        raise Wav2SmallError(f"--threads {threads}: 1 or more, or 0 for all cores")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -19,7 +19,7 @@ from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
 from wav2small.index import KEYS, ROOT_KEY, load_source
 
-from . import files
+from . import files, places
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ class Labels:
 
     def path(self, file: str) -> str:
         """Where an entry of the column `file` is."""
-        return os.path.join(self.root, file)
+        return places.join(self.root, file)
 
 
 def read_labels(

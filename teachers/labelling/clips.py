@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from wav2small import audio, index
+from wav2small import audio, index, places
 from wav2small import augmentation as variants
 from wav2small.errors import AudioError
 from wav2small.teachers.multimodal import turns
@@ -95,7 +94,7 @@ class Reader:
     context: Context = Context()
 
     def path(self, file: str) -> str:
-        return os.path.join(self.root, file)
+        return places.join(self.root, file)
 
     def items(self, row: Row) -> list[Item]:
         """Windows of a row, each with its variants; only the header of the file is read.

@@ -191,6 +191,7 @@ def label(
         how: dict[str, Any] = {"engine": engine, "workers": workers, "batch_s": batch_s}
         outcomes = _run(todo, reader, model, teacher, options, **how)
         for outcome in _shown(outcomes, index, variants):
+            _drop_silent_windows(outcome)
             if strict and outcome.rejections:
                 raise AudioError(outcome.rejections[0].reason)
             rejections += outcome.rejections
@@ -211,6 +212,16 @@ def label(
                 f"none of the clips could be labelled: {first} ({errors_file} lists all)"
             )
     return Result(os.fspath(output), rows, hours, len(rejections), errors_file, licence)
+
+
+def _drop_silent_windows(outcome: Outcome) -> None:
+    """Pass over windows of digital silence where other windows of the row were labelled."""
+    labelled = {item.row for item in outcome.items}
+    outcome.rejections = [
+        rejection
+        for rejection in outcome.rejections
+        if not (rejection.row in labelled and audio.SILENT in rejection.reason)
+    ]
 
 
 def _recogniser(spec: str) -> Any:

@@ -15,7 +15,7 @@ NAMES = ["a.wav", "b c.flac", "sub/é漢.wav", 'sub/quote\'s "x".wav', "sub/new\
 def folder(tmp_path):
     for name in NAMES:
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        soundfile.write(tmp_path / name, np.full(16000, 0.1), 16000)
+        soundfile.write(tmp_path / name, np.resize([0.1, -0.1], 16000), 16000)
     (tmp_path / "notes.txt").write_text("no audio")
     (tmp_path / "._a.wav").write_bytes(b"macOS leaves such files")
     (tmp_path / "old.m4a").write_bytes(b"x")

@@ -71,6 +71,7 @@ def test_other_rates_are_resampled(bundle, clip):
 
 def test_a_clip_of_minutes_is_averaged_over_windows(bundle, tmp_path):
     levels = np.repeat([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 12 * 16000).astype("float32")
+    levels[::2] *= -1
     soundfile.write(tmp_path / "long.wav", levels, 16000, subtype="FLOAT")
     estimate = Predictor(bundle).predict_file(tmp_path / "long.wav")
     np.testing.assert_allclose(estimate, known(levels), rtol=1e-3)
@@ -118,8 +119,8 @@ def test_folders_without_a_model_are_rejected(tmp_path):
 
 
 def test_rows_stream_and_long_files_have_windows(bundle, tmp_path):
-    soundfile.write(tmp_path / 'a b,"c"\n.wav', np.full(16000 * 30, 0.5), 16000)
-    soundfile.write(tmp_path / "short.wav", np.full(16000, 0.5), 16000)
+    soundfile.write(tmp_path / 'a b,"c"\n.wav', np.resize([0.5, -0.5], 16000 * 30), 16000)
+    soundfile.write(tmp_path / "short.wav", np.resize([0.5, -0.5], 16000), 16000)
     (tmp_path / "broken.flac").write_bytes(b"x")
     out = io.StringIO()
     result = predict(bundle, tmp_path, out)
@@ -179,7 +180,7 @@ def command(*arguments, **options):
 
 
 def test_the_command_lists_what_it_rejects(bundle, tmp_path):
-    soundfile.write(tmp_path / "good.wav", np.full(16000, 0.5), 16000)
+    soundfile.write(tmp_path / "good.wav", np.resize([0.5, -0.5], 16000), 16000)
     (tmp_path / "bad.wav").write_bytes(b"")
     done = command("predict", bundle, tmp_path)
     assert done.returncode == 1
@@ -242,7 +243,7 @@ def test_rejected_clips_name_the_file(bundle, tmp_path):
 
 def test_several_sources_and_json(bundle, tmp_path):
     for name in ("a.wav", "b.wav"):
-        soundfile.write(tmp_path / name, np.full(16000, 0.5), 16000)
+        soundfile.write(tmp_path / name, np.resize([0.5, -0.5], 16000), 16000)
     done = command("predict", bundle, tmp_path / "a.wav", tmp_path / "b.wav", "--json")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]

@@ -26,7 +26,7 @@ def audio_folder(tmp_path):
     folder = tmp_path / "audio"
     folder.mkdir()
     for name in ("a.wav", "b.wav"):
-        soundfile.write(folder / name, np.full(16000, 0.5), 16000)
+        soundfile.write(folder / name, np.resize([0.5, -0.5], 16000), 16000)
     return folder
 
 
@@ -62,7 +62,7 @@ def test_a_pipe_is_followed(audio_folder):
 def test_predictor_and_stream_work(audio_folder):
     code = (
         "import numpy, wav2small\n"
-        "signal = numpy.full(16000, .5, 'float32')\n"
+        "signal = numpy.resize(numpy.float32([.5, -.5]), 16000)\n"
         "print(wav2small.Predictor(sys.argv[1]).predict(signal))\n"
         "print(wav2small.Stream(sys.argv[1]).push(signal)[-1].arousal)"
     )

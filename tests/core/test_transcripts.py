@@ -26,7 +26,7 @@ TABLE = pd.DataFrame(
 
 def write(folder, kind):
     for name in TABLE["file"]:
-        soundfile.write(folder / name, np.full(16000, 0.1), 16000)
+        soundfile.write(folder / name, np.resize([0.1, -0.1], 16000), 16000)
     if kind == "parquet":
         TABLE.to_parquet(folder / "t.parquet")
         return folder / "t.parquet"

@@ -75,6 +75,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except ModuleNotFoundError as error:
         return _reject(verb, str(missing_package(error)))
+    except UnicodeEncodeError as error:
+        text = ascii(error.object[error.start : error.end])
+        return _reject(
+            verb,
+            f"standard output is {error.encoding} and cannot hold {text}; "
+            "set PYTHONIOENCODING=utf-8, or choose a file with -o",
+        )
     except MemoryError:
         return _reject(verb, "out of memory; use smaller batches or a shorter --window")
     except Exception as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from wav2small import audio
+from wav2small import audio, places
 from wav2small import augmentation as variants
 from wav2small.errors import AudioError
 
@@ -78,7 +77,7 @@ class Clips:
         cache_bytes: int = 1 << 30,
         made_with: Mapping[str, Any] | None = None,
     ):
-        self.files = [os.path.join(root, file) for file in frame["file"]]
+        self.files = [places.join(root, file) for file in frame["file"]]
         self.start_s = frame["start"].dt.total_seconds().to_numpy()
         self.end_s = frame["end"].dt.total_seconds().to_numpy()  # NaN = to the end
         self.variant = (

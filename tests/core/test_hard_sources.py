@@ -1,0 +1,216 @@
+"""Tables and names as people have them: read, or named in one line."""
+
+import gzip
+import os
+import subprocess
+import sys
+import unicodedata
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from test_predictor import model
+
+import wav2small
+from wav2small import audio, evaluate, label, predict
+from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.index import load_source
+from wav2small.predictor import Predictor
+
+CSV = "file,start,end\na.wav,0.5,1.5\nb.wav,1,\n"
+FRAME = pd.DataFrame(
+    {
+        "file": ["a.wav", "b.wav"],
+        "start": pd.to_timedelta([0.5, 1], unit="s"),
+        "end": pd.to_timedelta([1.5, None], unit="s"),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy")
+    model(folder / "model.onnx")
+    return folder
+
+
+def parquet_folder(path):
+    path.mkdir()
+    for number in range(2):
+        FRAME[number : number + 1].to_parquet(path / f"part-{number}.parquet")
+
+
+def indexed(path):
+    FRAME.set_index(["file", "start", "end"]).assign(speaker="x").to_parquet(path)
+
+
+def lines(path):
+    rows = [dict(file="a.wav", start=0.5, end=1.5), dict(file="b.wav", start="0:00:01", end=None)]
+    pd.DataFrame(rows).to_json(path, orient="records", lines=True)
+
+
+TABLES = {
+    "t.tsv": lambda path: path.write_text(CSV.replace(",", "\t")),
+    "t.csv.gz": lambda path: path.write_bytes(gzip.compress(CSV.encode())),
+    "t.tsv.xz": lambda path: pd.read_csv(path.parent / "t.csv").to_csv(path, sep="\t", index=False),
+    "utf16.csv": lambda path: path.write_text(CSV.replace(",", "\t"), encoding="utf-16"),
+    "nat.csv": lambda path: path.write_text(CSV.replace("1,\n", "1,NaT\n")),
+    "t.jsonl": lines,
+    "t.ndjson.gz": lines,
+    "t.feather": FRAME.to_feather,
+    "t.arrow": FRAME.to_feather,
+    "t.pq": FRAME.to_parquet,
+    "indexed.parquet": indexed,
+    "folder.parquet": parquet_folder,
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_is_a_table_is_read_as_one(tmp_path, name):
+    (tmp_path / "t.csv").write_text(CSV)
+    TABLES[name](tmp_path / name)
+    index = load_source(tmp_path / name)
+    assert index.frame["file"].tolist() == ["a.wav", "b.wav"]
+    assert index.frame["start"].dt.total_seconds().tolist() == [0.5, 1.0]
+    assert index.frame["end"][0].total_seconds() == 1.5 and pd.isna(index.frame["end"][1])
+    assert index.root == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("t.xlsx", b"PK\3\4", "a table in a format"),
+        ("t.json", b"{}", "a table in a format"),
+        ("t.csv", "file,start\nä.wav,1\n".encode("latin-1"), "not in UTF-8.*0xe4.*iconv"),
+        ("t.csv.gz", b"no gzip", "not a .* table, or damaged"),
+        ("t.jsonl", b"file: a.wav", "not a .* table, or damaged"),
+        ("t.feather", b"feathers", "not a .* table, or damaged"),
+        ("t.parquet", b"PAR1", "not a .* table, or damaged"),
+        ("t.tsv", b"", "not a .* table, or damaged"),
+    ],
+)
+def test_what_is_no_table_is_named(toy, tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    for read in (load_source, lambda path: predict(toy, path)):
+        with pytest.raises(Wav2SmallError, match=says) as rejection:
+            read(tmp_path / name)
+        assert "\n" not in str(rejection.value) and str(tmp_path) in str(rejection.value)
+
+
+def test_a_folder_of_parquet_without_audio_names_it(toy, tmp_path):
+    FRAME.to_parquet(tmp_path / "part-0.parquet")
+    with pytest.raises(Wav2SmallError, match=r"parquet files \(part-0\.parquet\)"):
+        predict(toy, tmp_path)
+
+
+@pytest.mark.parametrize(("on_disk", "named"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_letters_composed_or_not(toy, speech, tmp_path, on_disk, named):
+    """macOS decomposes names, tables are written with composed letters."""
+    clip = sorted(speech.glob("*.flac"))[0].read_bytes()
+    folder = tmp_path / unicodedata.normalize(on_disk, "Büro")
+    folder.mkdir()
+    (folder / unicodedata.normalize(on_disk, "Grüße é.flac")).write_bytes(clip)
+    name = unicodedata.normalize(named, "Büro/Grüße é.flac")
+    (tmp_path / "list.csv").write_text(f"file\n{name}\n")
+    assert len(predict(toy, tmp_path / "list.csv").rows) == 1
+    assert len(predict(toy, tmp_path / name).rows) == 1
+    assert len(predict(toy, tmp_path / unicodedata.normalize(named, "Büro")).rows) == 1
+
+
+def test_names_of_other_kinds(toy, speech, tmp_path, monkeypatch):
+    import fsspec
+
+    clip = sorted(speech.glob("*.flac"))[0]
+    (tmp_path / "a b.flac").write_bytes(clip.read_bytes())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with fsspec.open("memory://corpus/a.flac", "wb") as file:
+        file.write(clip.read_bytes())
+    (tmp_path / "list.csv").write_text(
+        f"file\n~/a b.flac\n{(tmp_path / 'a b.flac').as_uri()}\nmemory://corpus/a.flac\n"
+        "memory://corpus/gone.flac\nnowhere://a.flac\n"
+    )
+    for source in (tmp_path / "list.csv", "~/list.csv", (tmp_path / "list.csv").as_uri()):
+        result = predict(toy, source)
+        assert len(result.rows) == 3 and len({row[3:] for row in result.rows}) == 1
+        assert [file for file, _ in result.rejected] == [
+            "memory://corpus/gone.flac",
+            "nowhere://a.flac",
+        ]
+        assert all("cannot be fetched" in reason for _, reason in result.rejected)
+    assert len(predict(toy, "memory://corpus/a.flac").rows) == 1
+    with fsspec.open("memory://corpus/list.csv", "w") as file:
+        file.write("file\na.flac\n")
+    assert len(predict(toy, "memory://corpus/list.csv").rows) == 1
+    labelled = label(tmp_path / "list.csv", tmp_path / "labels.parquet", workers=1)
+    assert labelled.rows == 2  # URLs are fetched in the worker: memory:// is empty there
+
+
+@pytest.mark.parametrize("name", ["voice", "voice.wav", "folder\\voice.flac", "voise.flac"])
+def test_the_nearest_name_is_suggested(toy, speech, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    for place in ("voice.flac", "folder/voice.flac"):
+        (tmp_path / place).write_bytes(sorted(speech.glob("*.flac"))[0].read_bytes())
+    (tmp_path / "list.csv").write_text(f"file\n{name}\n")
+    reason = predict(toy, tmp_path / "list.csv").rejected[0][1]
+    assert f"did you mean {tmp_path}" in reason and "voice.flac?" in reason
+    if "\\" not in name:
+        with pytest.raises(Wav2SmallError, match="did you mean"):
+            predict(toy, tmp_path / name)
+
+
+def test_names_that_are_not_utf8_are_named(toy, speech, tmp_path):
+    raw = os.fsencode(tmp_path) + b"/caf\xe9.flac"
+    with open(raw, "wb") as file:
+        file.write(sorted(speech.glob("*.flac"))[0].read_bytes())
+    with pytest.raises(Wav2SmallError, match=r"caf\\xe9.flac: the name is not UTF-8"):
+        predict(toy, os.fsdecode(raw), tmp_path / "out.csv")
+    with pytest.raises(Wav2SmallError, match="no audio"):
+        predict(toy, tmp_path)
+
+
+def command(*words, **environment):
+    words = [sys.executable, "-m", "wav2small", *map(str, words)]
+    return subprocess.run(words, capture_output=True, env=os.environ | environment)
+
+
+def test_standard_output_of_another_encoding(toy, speech, tmp_path):
+    path = tmp_path / "Grüße.flac"
+    path.write_bytes(sorted(speech.glob("*.flac"))[0].read_bytes())
+    done = command("predict", toy, path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
+    assert b"PYTHONIOENCODING=utf-8" in done.stderr
+    done = command("predict", toy, path, "-o", tmp_path / "out.csv", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "Grüße" in (tmp_path / "out.csv").read_text("utf-8")
+
+
+@pytest.mark.parametrize("make", [Predictor, wav2small.Stream])
+def test_threads_below_zero(toy, make):
+    with pytest.raises(Wav2SmallError, match="--threads -1"):
+        make(toy, threads=-1)
+
+
+def test_silent_windows_are_passed_over_alike(toy, speech, tmp_path):
+    clip = np.concatenate([audio.read(file) for file in sorted(speech.glob("*.flac"))])
+    signal = np.concatenate([clip[: 24 * 16000], np.zeros(36 * 16000), clip[: 24 * 16000]])
+    soundfile.write(tmp_path / "gaps.wav", signal, 16000, subtype="PCM_16")
+    soundfile.write(tmp_path / "zeros.wav", np.zeros(84 * 16000), 16000)
+    soundfile.write(tmp_path / "offset.wav", np.full(84 * 16000, 0.25), 16000)
+    result = predict(toy, tmp_path)
+    assert [row[1:3] for row in result.rows] == [(0, 12), (12, 24), (60, 72), (72, 84)]
+    assert [file for file, _ in result.rejected] == ["offset.wav", "zeros.wav"]
+    predictor = Predictor(toy)
+    windows = np.array([row[3:] for row in result.rows])
+    estimate = predictor.predict_file(tmp_path / "gaps.wav")
+    np.testing.assert_allclose(estimate, windows.mean(axis=0), atol=1e-5)
+    truth = "file,arousal\n" + "".join(f"{n}.wav,.5\n" for n in ("gaps", "zeros", "offset"))
+    (tmp_path / "truth.csv").write_text(truth)
+    figures = evaluate(toy, tmp_path / "truth.csv")
+    assert figures.clips == 1 and len(figures.rejected) == 2
+    done = label(tmp_path / "gaps.wav", tmp_path / "labels.parquet", workers=1)
+    assert (done.rows, done.errors) == (4, 0)
+    for name in ("zeros.wav", "offset.wav"):
+        with pytest.raises(AudioError, match="digital silence"):
+            predictor.predict_file(tmp_path / name)
+    with pytest.raises(Wav2SmallError, match="digital silence"):
+        predictor.predict(np.full(16000, 0.25))

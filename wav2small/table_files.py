@@ -1,0 +1,139 @@
+"""Tables on disk as data frames: CSV, JSON lines, Feather and parquet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from wav2small.errors import Wav2SmallError, missing_package
+
+from . import transcripts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PACKED = ("", ".gz", ".bz2", ".xz", ".zst")
+CSV = tuple(kind + packed for kind in (".csv", ".tsv") for packed in _PACKED)
+JSON_LINES = tuple(kind + packed for kind in (".jsonl", ".ndjson") for packed in _PACKED)
+FEATHER = (".feather", ".arrow", ".ipc")
+PARQUET = (".parquet", ".pq")
+#: Tables that are not read, but named as what they are.
+OTHERS = (".xlsx", ".xls", ".ods", ".json", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".hdf5",
+          ".sqlite", ".db", ".mat", ".sav")  # fmt: skip
+EXTENSIONS = (*CSV, *JSON_LINES, *FEATHER, *PARQUET, *OTHERS)
+
+
+def read(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
+    """A table and its key-value metadata.
+
+    Args:
+        name: path, folder of parquet files, or URL
+
+    Raises:
+        MissingPackageError: pandas or pyarrow is not installed
+        Wav2SmallError: no such table, or it cannot be read
+
+    Example:
+        >>> list(read("ratings.csv")[0])
+        ['file', 'arousal', 'dominance', 'valence']
+    """
+    try:
+        import pandas as pd
+        import pyarrow as pa
+    except ModuleNotFoundError as error:
+        raise missing_package(error) from error
+    ending = name.lower()
+    try:
+        if ending.endswith(CSV):
+            return read_csv(name, dict.fromkeys(transcripts.VERBATIM, str)), {}
+        if ending.endswith(JSON_LINES):
+            return pd.read_json(name, lines=True, dtype=False), {}
+        if ending.endswith(OTHERS):
+            raise Wav2SmallError(
+                f"{name}: a table in a format that is not read; write it as CSV or parquet"
+            )
+        table = _arrow(name)
+    except FileNotFoundError as error:
+        raise Wav2SmallError(f"{name}: no such table; correct the path") from error
+    except PermissionError as error:
+        raise Wav2SmallError(f"{name}: no permission to read it; try chmod +r") from error
+    except UnicodeDecodeError as error:
+        raise Wav2SmallError(
+            f"{name}: not in UTF-8 (byte {error.start} is {error.object[error.start]:#04x}; "
+            "Latin-1?); convert it: iconv -f WINDOWS-1252 -t UTF-8"
+        ) from error
+    except (pa.ArrowException, ValueError, OSError, EOFError, OverflowError, ImportError) as error:
+        raise Wav2SmallError(
+            f"{name}: not a {_kind(ending)} table, or damaged ({_line(error)}); write it again"
+        ) from error
+    metadata = table.schema.metadata or {}
+    frame = table.to_pandas()
+    if any(level is not None for level in frame.index.names):  # audformat's index, for one
+        levels = [level for level in frame.index.names if level not in frame.columns]
+        frame = frame.reset_index(level=levels) if levels else frame
+    return frame.reset_index(drop=True), metadata
+
+
+def _arrow(name: str) -> Any:
+    import pyarrow.feather as feather
+    import pyarrow.parquet as pq
+
+    read_file = feather.read_table if name.lower().endswith(FEATHER) else pq.read_table
+    if "://" in name:
+        import fsspec
+
+        with fsspec.open(name, "rb") as file:
+            return read_file(file)
+    if os.path.isdir(name):
+        return pq.read_table(name)
+    if read_file is feather.read_table:
+        return read_file(name)
+    return pq.ParquetFile(name).read()
+
+
+def read_csv(name: str, converters: dict[Any, Any]) -> pd.DataFrame:
+    """A CSV table; the separator is the one of its header, blanks around names do not count."""
+    import pandas as pd
+
+    coding: dict[str, Any] = {"encoding": _encoding(name)}
+    header = pd.read_csv(name, nrows=0, sep="\x01", index_col=False, dtype=str, **coding).columns
+    line = str(header[0]) if len(header) else ""
+    separator = max("\t,;" if ".tsv" in name.lower() else ",;\t", key=line.count)
+    found = pd.read_csv(name, nrows=0, sep=separator, **coding).columns
+    names = [column.strip() for column in found]
+    kinds = {column: str for column in ("file", "speaker", "start", "end") if column in names}
+    # Trailing separators must not shift the columns.
+    options: dict[str, Any] = {"sep": separator, "header": 0, "names": names, "index_col": False}
+    options |= coding
+    verbatim = {key: value for key, value in converters.items() if key in names}
+    frame = pd.read_csv(name, dtype=kinds, converters=verbatim, **options)
+    # "01" is a name, not a number.
+    numbers = [column for column in frame if pd.api.types.is_numeric_dtype(frame[column])]
+    if numbers:
+        texts = pd.read_csv(name, dtype=str, usecols=numbers, **options)
+        for column in numbers:
+            if texts[column].str.match(r"\s*0\d+\s*$").any():
+                frame[column] = texts[column]
+    if separator == ";":
+        for column in ("start", "end"):
+            if column in frame:
+                frame[column] = frame[column].str.replace(",", ".", regex=False)
+    return frame
+
+
+def _encoding(name: str) -> str:
+    """UTF-16 where a CSV begins with its mark, as spreadsheets write "Unicode text"."""
+    if "://" in name or not name.lower().endswith((".csv", ".tsv")):
+        return "utf-8"
+    with open(name, "rb") as file:
+        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+
+
+def _kind(ending: str) -> str:
+    kinds = {"CSV": CSV, "JSON lines": JSON_LINES, "Feather": FEATHER}
+    return next((kind for kind, names in kinds.items() if ending.endswith(names)), "parquet")
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
