@@ -329,10 +329,10 @@ def write_library(folder: str | os.PathLike[str]) -> Path:
     folder = Path(folder)
     target = folder / "c"
     source = ENGINE.parent
-    for path in sorted([*source.glob("*.[ch]"), *source.glob("examples/*.c")]):
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
-    (target / "CMakeLists.txt").write_bytes((source / "CMakeLists.txt").read_bytes())
+    for pattern in ("*.[ch]", "examples/*.c", "cmake/*", "CMakeLists.txt"):
+        for path in sorted(source.glob(pattern)):
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
     (folder / "Makefile").write_bytes((source / "bundle.mk").read_bytes())
     return target

@@ -5,6 +5,10 @@
 #include "runtime.h"
 #include "stream.h"
 
+const char *w2s_version(void) {
+    return W2S_VERSION;
+}
+
 const char *w2s_status_text(w2s_status status) {
     switch (status) {
     case W2S_OK: return "ok";

@@ -20,6 +20,17 @@
 extern "C" {
 #endif
 
+#define W2S_VERSION_MAJOR 0
+#define W2S_VERSION_MINOR 1
+#define W2S_VERSION_PATCH 0
+#define W2S_VERSION "0.1.0"
+
+#if defined(__GNUC__) && !defined(_WIN32)
+#define W2S_API __attribute__((visibility("default")))
+#else
+#define W2S_API
+#endif
+
 #define W2S_SAMPLING_RATE 16000
 #define W2S_MESSAGE_SIZE 256
 #define W2S_NO_VOICE_PROBABILITY (-1.0f)
@@ -60,22 +71,25 @@ typedef struct w2s_estimate {
     double heard_s;                    /* seconds of it that passed the gate */
 } w2s_estimate;
 
-w2s_options w2s_default_options(void);
+/* Version of the library that runs; W2S_VERSION is that of this header. */
+W2S_API const char *w2s_version(void);
+
+W2S_API w2s_options w2s_default_options(void);
 
 /* Open a bundle folder, or one .onnx file; `options` may be NULL. On failure `*model` is NULL and
  * `message`, if not NULL, W2S_MESSAGE_SIZE characters of the caller, describes the problem. */
-w2s_status w2s_open(const char *path, const w2s_options *options, w2s_model **model,
-                    char *message);
+W2S_API w2s_status w2s_open(const char *path, const w2s_options *options, w2s_model **model,
+                            char *message);
 
 /* The same from memory: `clip` is model.onnx, `stream` is streaming.onnx or NULL. The bytes are
  * not needed after the call. */
-w2s_status w2s_open_bytes(const void *clip, size_t clip_size, const void *stream,
-                          size_t stream_size, const w2s_options *options, w2s_model **model,
-                          char *message);
+W2S_API w2s_status w2s_open_bytes(const void *clip, size_t clip_size, const void *stream,
+                                  size_t stream_size, const w2s_options *options,
+                                  w2s_model **model, char *message);
 
 /* One estimate for n samples, at least 1600. Does not touch the stream. */
-w2s_status w2s_predict(w2s_model *model, const float *samples, size_t n, int sampling_rate,
-                       w2s_estimate *estimate);
+W2S_API w2s_status w2s_predict(w2s_model *model, const float *samples, size_t n,
+                               int sampling_rate, w2s_estimate *estimate);
 
 /* Take a block of any size, 0 included, and write one estimate per hop that it completed.
  *
@@ -86,24 +100,24 @@ w2s_status w2s_predict(w2s_model *model, const float *samples, size_t n, int sam
  * count: estimates written; may be NULL.
  *
  * After any error but W2S_ERROR_RUN the stream is as before the call; after that one, reset. */
-w2s_status w2s_stream_push(w2s_model *model, const float *block, size_t n, int sampling_rate,
-                           float voice_probability, w2s_estimate *estimates, size_t capacity,
-                           size_t *count);
+W2S_API w2s_status w2s_stream_push(w2s_model *model, const float *block, size_t n,
+                                   int sampling_rate, float voice_probability,
+                                   w2s_estimate *estimates, size_t capacity, size_t *count);
 
 /* Most estimates that a push of n samples can give; 0 for NULL. */
-size_t w2s_stream_capacity(const w2s_model *model, size_t n);
+W2S_API size_t w2s_stream_capacity(const w2s_model *model, size_t n);
 
 /* Forget all audio. */
-w2s_status w2s_stream_reset(w2s_model *model);
+W2S_API w2s_status w2s_stream_reset(w2s_model *model);
 
 /* Free the model; NULL is allowed. */
-void w2s_close(w2s_model *model);
+W2S_API void w2s_close(w2s_model *model);
 
 /* What the last failed call on this model complained about; "" if none did. */
-const char *w2s_message(const w2s_model *model);
+W2S_API const char *w2s_message(const w2s_model *model);
 
 /* A status in words. */
-const char *w2s_status_text(w2s_status status);
+W2S_API const char *w2s_status_text(w2s_status status);
 
 #ifdef __cplusplus
 }
