@@ -30,7 +30,7 @@ from wav2small.training import optimiser as optimisation
 from wav2small.training.clips import Clips
 from wav2small.training.interrupt import Stop
 from wav2small.training.loop import LoopOptions, Training
-from wav2small.training.split import split
+from wav2small.training.split import split as divide
 
 from . import config as configuration
 from . import data, frontend, plots, quantisation, registry, run_folder
@@ -83,6 +83,7 @@ def distill(
     output: str | os.PathLike[str],
     *,
     root: str | None = None,
+    split: str | Sequence[str] | None = None,
     config: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     online: Any = None,
@@ -98,6 +99,7 @@ def distill(
         output: run folder: config.json and model.safetensors (the best student), distill.toml,
             provenance.json, metrics.csv, training.png, validation.parquet, last/
         root: folder that the table's files are relative to; default: what the table says
+        split: only clips whose column `split` says so, such as "train"
         config: TOML file with settings
         overwrite: replace an existing run
         online: a teacher to ask during training; the table's labels serve validation only
@@ -110,7 +112,7 @@ def distill(
     values = configuration.read(config) if config else {}
     values.pop("labels", None)
     wanted = Config(**(values | configuration.check(settings, where="distill")))
-    table = labels if isinstance(labels, Labels) else read_labels(labels, root=root)
+    table = labels if isinstance(labels, Labels) else read_labels(labels, root=root, split=split)
     source = "" if isinstance(labels, Labels) else os.path.abspath(labels)
     names, targets = data.targets(table, wanted, source, online)
     output = Path(output)
@@ -125,7 +127,7 @@ def distill(
             cache_bytes=wanted.cache_mb << 20,
             made_with=data.variant_settings(wanted, table, fresh=online is not None),
         )
-        train, valid = split(table.frame, wanted.validation, seed=wanted.seed)
+        train, valid = divide(table.frame, wanted.validation, seed=wanted.seed)
         train, valid = train[clips.lengths[train] > 0], valid[clips.lengths[valid] > 0]
         if len(train) < 2 or len(valid) < 1:
             reason = next(iter(clips.rejected.values()), "too few clips")

@@ -1,52 +1,77 @@
-"""A bundle against ratings: CCC, PCC and MAE with intervals, over all clips and per group."""
+"""A bundle, a teacher or a label table against ratings: figures with intervals, per group too."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.dimensions import DIMENSIONS
+from wav2small.emotions import common
+from wav2small.errors import Wav2SmallError
+from wav2small.index import KEYS, Index
 from wav2small.prediction import table
-from wav2small.predictor import Predictor
+from wav2small.subjects import PROBABILITY, Estimates, check, estimate
+from wav2small.tables import Labels, read_labels
 
-from . import metrics, progress
+from . import metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MIN_CLIPS = 10  # of a group; figures over fewer say little
+MIN_SPEAKERS = 5  # below, whole speakers cannot be drawn: intervals would mean nothing
+SPEAKER, RATER, EMOTION = "speaker", "rater", "emotion"
+_UNKNOWN = ("", "nan", "none", "unknown")
 
 
 @dataclass(repr=False)
 class Evaluation:
-    """Figures of a bundle.
+    """Figures of a subject.
 
     Attributes:
         clips: number of clips that were compared
-        dimensions: {"arousal": {"ccc": Interval, "pcc": Interval, "mae": Interval}, ...}
-        groups: {"speaker": {"03": {"clips": 49, "dimensions": {...}}, ...}, ...}
+        dimensions: {"arousal": {"ccc": Interval, "pcc": ..., "mae": ..., "spearman": ...}, ...}
+        categories: {"names": [...], "clips": n, "figures": {"uar": Interval, "wa", "weighted_f1",
+            "macro_f1"}, "confusion": counts, rows = truth, "unknown": {class that the subject does
+            not know: clips left out}}; empty = not compared
+        groups: {"speaker": {"03": {"clips": 49, "dimensions": {...}, "categories": {...}}}}
         skipped: {"speaker": ["07", ...]} groups of fewer than 10 clips
-        rejected: (file, reason) of clips that could not be read
+        raters: {"arousal": Interval, ...}: CCC of one rater with the mean of the others, where the
+            truth has several: what a perfect listener can reach
+        drawn: what the bootstrap draws, such as "24 speakers"
+        rejected: (file, reason) of clips that have no estimate
     """
 
     clips: int
     dimensions: dict[str, dict[str, metrics.Interval]]
+    categories: dict[str, Any] = field(default_factory=dict)
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: dict[str, list[str]] = field(default_factory=dict)
+    raters: dict[str, metrics.Interval] = field(default_factory=dict)
+    drawn: str = "clips"
     rejected: list[tuple[str, str]] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        figures = ", ".join(f"{name} {of['ccc'].value:.3f}" for name, of in self.dimensions.items())
-        return f"<Evaluation: {self.clips} clips, CCC {figures}>"
+        figures = [f"{name} CCC {of['ccc'].value:.3f}" for name, of in self.dimensions.items()]
+        if self.categories:
+            figures.append(f"UAR {self.categories['figures']['uar'].value:.3f}")
+        return f"<Evaluation: {self.clips} clips, {', '.join(figures)}>"
 
     def _repr_html_(self) -> str:
-        names = list(metrics.METRICS)
-        rows = [
-            [dimension] + [f"{of[n].value:.3f} [{of[n].low:.3f}, {of[n].high:.3f}]" for n in names]
-            for dimension, of in self.dimensions.items()
-        ]
-        return table(["dimension", *names], rows, f"{self.clips} clips, 95 % intervals")
+        def cells(figures: Mapping[str, metrics.Interval]) -> list[str]:
+            return [f"{of.value:.3f} [{of.low:.3f}, {of.high:.3f}]" for of in figures.values()]
+
+        caption = f"{self.clips} clips, 95 % intervals over {self.drawn}"
+        rows = [[dimension, *cells(of)] for dimension, of in self.dimensions.items()]
+        shown = table(["dimension", *metrics.METRICS], rows, caption) if rows else ""
+        if self.categories:
+            figures = self.categories["figures"]
+            shown += table(list(figures), [cells(figures)], f"{self.categories['clips']} clips")
+        return shown
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values; intervals as {"value", "low", "high"}.
@@ -54,116 +79,220 @@ class Evaluation:
         A figure that is not defined is null, and "reason" says why.
         """
         return {
-            "clips": self.clips,
-            "dimensions": _plain(self.dimensions),
-            "groups": {
-                column: {
-                    name: {"clips": group["clips"], "dimensions": _plain(group["dimensions"])}
-                    for name, group in groups.items()
-                }
-                for column, groups in self.groups.items()
-            },
-            "skipped": self.skipped,
+            **_plain(vars(self)),
             "rejected": [{"file": file, "reason": reason} for file, reason in self.rejected],
         }
 
 
 def evaluate(
-    bundle: str | os.PathLike[str],
+    subject: str | os.PathLike[str],
     truth: str | os.PathLike[str],
     *,
     by: Sequence[str] = (),
     scale: tuple[float, float] | None = None,
     root: str | None = None,
+    split: str | Sequence[str] | None = None,
+    categories: str = EMOTION,
     threads: int = 1,
     resamples: int = 1000,
     seed: int = 0,
+    labelling: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """Compare a bundle with ratings or with a teacher's labels.
+    """Compare a bundle, a teacher or a label table with ratings or with a teacher's labels.
 
     Args:
-        bundle: bundle folder or `.onnx` file
-        truth: label table, CSV or audformat database that holds at least one of the columns
-            arousal, dominance, valence
+        subject: bundle folder or `.onnx` file; label table or predictions (parquet, CSV); or any
+            teacher (see `teachers.load_teacher`), which labels the clips first
+        truth: label table, CSV or audformat database with at least one of the columns arousal,
+            dominance, valence, or with categories. Where a column `rater` says who rated, a clip
+            has a row for each rater, and their mean is the truth. Where a column `speaker` names
+            at least five, the bootstrap draws speakers
         by: columns of the truth whose groups get figures of their own, such as "speaker"
         scale: (lowest, highest) rating of the truth, mapped to 0..1; None = 0..1 already
         root: folder that the truth's files are relative to
-        threads: threads of ONNX Runtime
+        split: only clips whose column `split` says so, such as "test"
+        categories: column of the truth that is compared with the subject's `probability_NAME`
+        threads: of ONNX Runtime, for a bundle
         resamples: of the bootstrap behind the 95 % intervals
         seed: of the bootstrap
+        labelling: options of `label` for a teacher, such as `device` and `workers`
 
     Raises:
-        Wav2SmallError: the bundle or the truth cannot be used, or no clip of it can be read
+        Wav2SmallError: the subject or the truth cannot be used, or no clip can be compared
 
     Example:
         >>> round(evaluate("bundle", "ratings.csv").dimensions["arousal"]["mae"].value, 2)
         0.05
     """
-    from wav2small.dimensions import DIMENSIONS
-    from wav2small.index import seconds
-    from wav2small.tables import read_labels
-
     if resamples < 1:
         raise Wav2SmallError(f"--resamples {resamples}: at least 1 is needed")
-    predictor = Predictor(bundle, threads=threads)
-    labels = read_labels(truth, root=root, scale=scale, partial=True)
+    check(subject)
+    labels = read_labels(
+        truth, root=root, scale=scale, partial=True, split=split, instead=categories
+    )
     frame = labels.frame
     for column in by:
         if column not in frame:
             raise Wav2SmallError(
                 f"{truth}: no column {column} to group by; it has {', '.join(map(str, frame))}"
             )
-    used, estimates, rejected = [], [], []
-    with progress.bar(len(frame), unit="clip", desc="evaluate") as bar:
-        for row in range(len(frame)):
-            file, start, end = frame["file"][row], frame["start"][row], frame["end"][row]
-            variant = int(frame["variant"][row]) if "variant" in frame else 0
-            bar.update()
-            if variant:
-                continue  # figures are of the recordings as they are
-            try:
-                estimates.append(
-                    predictor.predict_file(
-                        labels.path(file),
-                        start_s=start.total_seconds(),
-                        end_s=seconds(end),
-                    )
-                )
-                used.append(row)
-            except AudioError as error:
-                rejected.append((file, str(error)))
-    if not used:
-        reason = rejected[0][1] if rejected else "it has only augmented variants"
-        raise Wav2SmallError(f"{truth}: none of its clips can be read: {reason}")
-    present = labels.dimensions
-    rated = labels.values[used]
-    predicted = np.array(estimates, dtype=np.float64)[:, [DIMENSIONS.index(d) for d in present]]
-    options: dict[str, Any] = {"dimensions": present, "n": resamples, "seed": seed}
+    if "variant" in frame:  # figures are of the recordings as they are
+        labels.frame = frame = frame[frame["variant"] == 0].reset_index(drop=True)
+        if frame.empty:
+            raise Wav2SmallError(f"{truth}: it has only augmented variants")
+    options: dict[str, Any] = {"n": resamples, "seed": seed}
+    raters: dict[str, metrics.Interval] = {}
+    if RATER in frame:
+        labels, raters = _merged(labels, categories, options)
+        frame = labels.frame
+    taken = [name for name in frame if str(name).startswith(PROBABILITY)]
+    index = Index(frame.drop(columns=[*labels.dimensions, *taken]), labels.root)
+    estimates = estimate(subject, index, threads=threads, labelling=labelling)
+    if len(estimates.rejected) == len(frame):
+        raise Wav2SmallError(f"{truth}: none of its clips can be read: {estimates.rejected[0][1]}")
+    compared = _Comparison(labels, estimates, categories, truth)
+    if not compared.used.any():
+        raise Wav2SmallError(f"{truth}: no clip has both a rating and an estimate")
+    groups, drawn = _speakers(frame, compared.used)
     result = Evaluation(
-        clips=len(used),
-        dimensions=metrics.summary(rated, predicted, **options),
-        rejected=rejected,
+        clips=int(compared.used.sum()),
+        raters=raters,
+        drawn=drawn,
+        rejected=estimates.rejected,
+        **compared.figures(compared.used, groups, options),
     )
     for column in by:
-        values = frame[column].iloc[used].astype(str).to_numpy()
+        values = frame[column].astype(str).to_numpy()
         result.groups[column], result.skipped[column] = {}, []
-        for name in sorted(set(values)):
-            member = values == name
+        for name in sorted(set(values[compared.used])):
+            member = compared.used & (values == name)
             if member.sum() < MIN_CLIPS:
                 result.skipped[column].append(name)
                 continue
-            result.groups[column][name] = {
-                "clips": int(member.sum()),
-                "dimensions": metrics.summary(rated[member], predicted[member], **options),
-            }
+            inner = None if column == SPEAKER else _speakers(frame, member)[0]
+            figures = compared.figures(member, inner, options)
+            result.groups[column][name] = {"clips": int(member.sum()), **figures}
     return result
 
 
-def _plain(dimensions: dict[str, dict[str, metrics.Interval]]) -> dict[str, Any]:
-    return {
-        dimension: {name: _json(interval) for name, interval in figures.items()}
-        for dimension, figures in dimensions.items()
-    }
+class _Comparison:
+    """Truth and estimates side by side.
+
+    Attributes:
+        used: (clips,) which have anything to compare
+    """
+
+    def __init__(
+        self, labels: Labels, estimates: Estimates, column: str, where: str | os.PathLike[str]
+    ):
+        self.rated, self.estimates = labels.values, estimates
+        places = [DIMENSIONS.index(name) for name in labels.dimensions]
+        self.values = estimates.values[:, places]
+        there = np.isfinite(self.values).any(axis=0)
+        self.dimensions = tuple(np.array(labels.dimensions, dtype=object)[there])
+        self.rated, self.values = self.rated[:, there], self.values[:, there]
+        self.used = np.isfinite(self.values).all(axis=1) & bool(self.dimensions)
+        self.codes = None
+        self.unknown: dict[str, int] = {}
+        if column in labels.frame and estimates.categories:
+            said = [common(name) for name in estimates.categories]
+            shares = np.nan_to_num(estimates.probabilities, nan=-1)
+            has = np.isfinite(estimates.probabilities).all(axis=1)
+            true = np.array([common(name) for name in labels.frame[column]], dtype=object)
+            self.known = has & np.isin(true, said)
+            for name in sorted(set(true[has & ~self.known])):
+                if name not in _UNKNOWN:
+                    self.unknown[name] = int((true[has] == name).sum())
+            self.names = said
+            self.codes = np.array([said.index(n) if n in said else 0 for n in true])
+            self.guesses = shares.argmax(axis=1)
+            self.used = self.used | self.known
+        if not self.dimensions and self.codes is None:
+            rated = ", ".join(labels.dimensions) or "no dimension"
+            raise Wav2SmallError(
+                f"{where}: nothing to compare: it rates {rated}, and the subject estimates other "
+                f"dimensions, and no categories of a column `{column}`"
+            )
+
+    def figures(
+        self, member: np.ndarray, groups: np.ndarray | None, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Figures of some clips: {"dimensions": ..., "categories": ...}."""
+        rows = member & np.isfinite(self.values).all(axis=1)
+        result: dict[str, Any] = {"dimensions": {}, "categories": {}}
+        if self.dimensions and rows.any():
+            result["dimensions"] = metrics.summary(
+                self.rated[rows],
+                self.values[rows],
+                dimensions=self.dimensions,
+                groups=None if groups is None else groups[rows],
+                **options,
+            )
+        if self.codes is None or not (rows := member & self.known).any():
+            return result
+        true, guessed = self.codes[rows], self.guesses[rows]
+        own = None if groups is None else groups[rows]
+        seen = sorted({*true, *guessed}, key=lambda code: self.names[code])
+        matrix = metrics.confusion(true, guessed, len(self.names))
+        result["categories"] = {
+            "names": [self.names[code] for code in seen],
+            "clips": int(rows.sum()),
+            "unknown": self.unknown,
+            "figures": {
+                name: metrics.bootstrap(true, guessed, metric, groups=own, **options)
+                for name, metric in metrics.CATEGORY_METRICS.items()
+            },
+            "confusion": matrix[np.ix_(seen, seen)].tolist(),
+        }
+        return result
+
+
+def _speakers(frame: pd.DataFrame, used: np.ndarray) -> tuple[np.ndarray | None, str]:
+    """The speaker of every clip where there are enough, and what the bootstrap draws."""
+    if SPEAKER in frame:
+        names = frame[SPEAKER].astype(str).to_numpy()
+        blank = np.isin(np.char.lower(names.astype(str)), _UNKNOWN)
+        count = len(set(names[used & ~blank]))
+        if count >= MIN_SPEAKERS:
+            rows = np.arange(len(names)).astype(str)
+            return np.where(blank, np.char.add("clip ", rows), names), f"{count} speakers"
+    return None, "clips"
+
+
+def _merged(
+    labels: Labels, categories: str, options: dict[str, Any]
+) -> tuple[Labels, dict[str, metrics.Interval]]:
+    """One row per clip, the mean of its raters; and how well one rater agrees with the others."""
+    frame = labels.frame
+    clip = frame.groupby(KEYS, dropna=False, sort=False).ngroup().to_numpy()
+    first = frame.drop_duplicates(KEYS).drop(columns=RATER).reset_index(drop=True)
+    agreement = {}
+    groups = first[SPEAKER].astype(str).to_numpy() if SPEAKER in first else np.arange(len(first))
+    if len(set(groups)) < MIN_SPEAKERS:
+        groups = np.arange(len(first))
+    counts = np.bincount(clip)
+    several = counts[clip] > 1
+    for dimension in labels.dimensions:
+        ratings = frame[dimension].to_numpy(dtype=np.float64)
+        sums = np.bincount(clip, ratings)
+        first[dimension] = sums / counts
+        if several.any():
+            others = (sums[clip] - ratings)[several] / (counts[clip][several] - 1)
+            agreement[dimension] = metrics.bootstrap(
+                ratings[several], others, metrics.ccc, groups=groups[clip[several]], **options
+            )
+    if categories in frame:
+        votes = frame[categories].astype(str).groupby(clip)
+        first[categories] = votes.agg(lambda names: names.mode()[0]).to_numpy()
+    return Labels(first, labels.root, labels.provenance), agreement
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, metrics.Interval):
+        return _json(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return value
 
 
 def _json(interval: metrics.Interval) -> dict[str, Any]:

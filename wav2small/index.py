@@ -18,6 +18,7 @@ import numpy as np
 from wav2small.errors import Wav2SmallError, missing_package
 
 from . import audio, places, table_files
+from .corpora import registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,8 +66,9 @@ def load_source(source: str | os.PathLike[str], *, root: str | None = None) -> I
 
     Args:
         source: folder (searched with all its subfolders), audio file, table with a column `file`
-            (CSV, TSV, JSON lines, Feather, parquet or a folder of it), or audformat database (a
-            folder with `db.yaml`); `~`, `file://` and URLs will do
+            (CSV, TSV, JSON lines, Feather, parquet or a folder of it), audformat database (a
+            folder with `db.yaml`), or a published corpus in its own layout, `NAME:FOLDER` (see
+            `corpora.registry`); `~`, `file://` and URLs will do
         root: folder that the files of a table are relative to; default: the one a label table
             names, else the folder of the table
 
@@ -82,6 +84,10 @@ def load_source(source: str | os.PathLike[str], *, root: str | None = None) -> I
         import pandas  # noqa: F401
     except ModuleNotFoundError as error:
         raise missing_package(error) from error
+    if corpus := registry.named(os.fspath(source)):
+        folder = places.expanded(corpus[1])
+        frame, missing = registry.read_corpus(corpus[0], folder)
+        return Index(frame, root=root or folder, rejected=missing)
     name = places.expanded(os.fspath(source))
     if "://" not in name:
         name = places.spelled(name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,8 @@ def read_labels(
     root: str | None = None,
     scale: tuple[float, float] | None = None,
     partial: bool = False,
+    split: str | Sequence[str] | None = None,
+    instead: str | None = None,
 ) -> Labels:
     """Read a label table or human ratings: parquet, CSV or an audformat database.
 
@@ -76,9 +79,12 @@ def read_labels(
         root: folder that its files are relative to; default: see `load_source`
         scale: (lowest, highest) rating of the table, mapped to 0..1; None = it is 0..1 already
         partial: accept a table that rates only one or two of the dimensions
+        split: keep only rows whose column `split` is this (or one of these), in any case
+        instead: accept a table without any dimension if a column's name begins so
 
     Raises:
-        Wav2SmallError: columns are missing, or a rating is not a number or outside its scale
+        Wav2SmallError: columns are missing, no row is of the split, or a rating is not a number or
+            outside its scale
 
     Example:
         >>> read_labels("ratings.csv").values
@@ -87,7 +93,10 @@ def read_labels(
     index = load_source(path, root=root)
     frame = index.frame
     present = [name for name in DIMENSIONS if name in frame]
-    if not present or (len(present) < len(DIMENSIONS) and not partial):
+    if split:
+        frame = take_split(frame, split, path)
+    other = instead is not None and any(str(column).startswith(instead) for column in frame)
+    if not (present or other) or (len(present) < len(DIMENSIONS) and not partial):
         missing = ", ".join(name for name in DIMENSIONS if name not in frame)
         found = ", ".join(map(str, frame.columns[:10]))
         raise Wav2SmallError(
@@ -101,6 +110,37 @@ def read_labels(
         frame[name] = _rating(frame[name], low, high, f"{path}: column {name}")
     provenance = json.loads(index.metadata.get(PROVENANCE_KEY, b"{}"))
     return Labels(frame=frame, root=index.root, provenance=provenance)
+
+
+def take_split(
+    frame: pd.DataFrame, split: str | Sequence[str], where: str | os.PathLike[str]
+) -> pd.DataFrame:
+    """The rows of a split.
+
+    Args:
+        frame: has a column `split`
+        split: its value, or several, in any case
+        where: named in errors
+
+    Raises:
+        Wav2SmallError: no such column, or no row is of that split
+
+    Example:
+        >>> import pandas as pd
+        >>> take_split(pd.DataFrame({"split": ["train", "test"]}), "Test", "a.csv").index.tolist()
+        [0]
+    """
+    wanted = {name.lower() for name in ([split] if isinstance(split, str) else split)}
+    if "split" not in frame:
+        raise Wav2SmallError(f"{where}: no column `split` to take --split from")
+    names = frame["split"].astype(str)
+    chosen = frame[names.str.lower().isin(wanted)]
+    if chosen.empty:
+        raise Wav2SmallError(
+            f"{where}: no row of split {', '.join(sorted(wanted))}; there are "
+            f"{', '.join(sorted(set(names)))}"
+        )
+    return chosen.reset_index(drop=True)
 
 
 def write_labels(path: str | os.PathLike[str], labels: Labels) -> None:

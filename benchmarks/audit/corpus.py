@@ -13,6 +13,7 @@ import numpy as np
 
 from wav2small import audio
 from wav2small.dimensions import DIMENSIONS
+from wav2small.emotions import common
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.operations import synthetic_rooms
 
@@ -26,13 +27,6 @@ COLUMNS = {
     "language": ("language", "lang"),
     "accent": ("accent", "native_language"),
 }
-
-#: Other names of the categories that the consistency test knows.
-_CATEGORIES = {
-    "angry": "anger", "bored": "boredom", "disgusted": "disgust", "fearful": "fear",
-    "anxiety": "fear", "frustrated": "frustration", "happy": "happiness", "joy": "happiness",
-    "sad": "sadness", "surprised": "surprise",
-}  # fmt: skip
 
 MAX_DURATION_S = 60.0  # of a clip; memory grows with it, and an emotion does not last so long
 
@@ -280,8 +274,7 @@ def _know(corpus: Corpus, frame: Any, by: Sequence[str], source: str | os.PathLi
             raise Wav2SmallError(f"--by {name}: {source} has no such column; its columns: {known}")
         corpus.columns[name] = _strings(frame[name])
     if "emotion" in corpus.columns:
-        lower = np.char.lower(corpus.columns["emotion"].astype(str))
-        corpus.columns["emotion"] = np.array([_CATEGORIES.get(name, name) for name in lower])
+        corpus.columns["emotion"] = np.array([common(n) for n in corpus.columns["emotion"]])
 
 
 def _strings(values: Any) -> np.ndarray:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from wav2small.dimensions import DIMENSIONS
+from wav2small.emotions import common
 
 _ = float("nan")
 
@@ -46,14 +47,6 @@ RANGES = {
 }
 #: Chosen: most of arousal, so that the words and the ranges still tell anger from fear.
 DOMINANCE_OF_AROUSAL = 0.75
-#: Other names of the same emotions.
-SYNONYMS = {
-    "angry": "anger",
-    "fearful": "fear",
-    "happy": "happiness",
-    "sad": "sadness",
-    "surprised": "surprise",
-}
 
 
 def placements(table: Any) -> dict[str, np.ndarray]:
@@ -78,7 +71,7 @@ def placements(table: Any) -> dict[str, np.ndarray]:
 
 def placed(table: Any, places: dict[str, np.ndarray]) -> np.ndarray:
     """Truth of every clip (clips, 3), -1..1: its emotion's place, or its own rating."""
-    emotions = table.emotion.replace(SYNONYMS)
+    emotions = table.emotion.map(common)
     truth = np.array([places[emotion] for emotion in emotions])
     for column, name in enumerate(DIMENSIONS):
         if name in table:

@@ -25,7 +25,7 @@ from wav2small.teachers.speech import checkpoint, wav2vec2, wavlm
 from wav2small.teachers.speech.neural import choose_device, choose_dtype
 from wav2small.teachers.speech.pretrained import Backbone, load
 from wav2small.training.interrupt import Stop
-from wav2small.training.split import split
+from wav2small.training.split import split as divide
 
 from . import epochs as epochs_
 from .learner import LONGEST_S, WITHOUT_TEXT, Clips, Learner, average
@@ -101,6 +101,7 @@ def finetune(
     categories: str | None = None,
     validation: str = "0.15",
     root: str | None = None,
+    split: str | Sequence[str] | None = None,
     scale: tuple[float, float] | None = None,
     audio_licence: str = provenance.UNKNOWN,
     device: str = "auto",
@@ -134,6 +135,7 @@ def finetune(
             and its probabilities go to the label tables of this teacher
         validation: held-out share, or COLUMN=VALUE,VALUE; whole speakers if there is `speaker`
         root: folder that the files of the table are relative to
+        split: only clips whose column `split` says so, such as "train"
         scale: of the ratings, such as (1, 7); None = 0..1
         audio_licence: licence of the table's audio, for the provenance
         device: "auto", "cpu", "cuda", "cuda:1"
@@ -149,7 +151,11 @@ def finetune(
         raise Wav2SmallError("give at least 1 epoch, batches of 2 clips, micro-batches of 1")
     chosen = choose_device(device)
     precision = choose_dtype(dtype, chosen)
-    table = labels if isinstance(labels, Labels) else read_labels(labels, root=root, scale=scale)
+    table = (
+        labels
+        if isinstance(labels, Labels)
+        else read_labels(labels, root=root, scale=scale, split=split)
+    )
     recipe: Any
     if teacher is None:
         if lora is not None:
@@ -162,7 +168,7 @@ def finetune(
         table = replace(table, frame=transcripts.normalise(table.frame, source))
         recipe = MultimodalRecipe(teacher, speech, text, pretrained, backbone, layers, lora)
     names, classes = _classes(table.frame, categories)
-    train, valid = split(table.frame, validation, seed=seed)
+    train, valid = divide(table.frame, validation, seed=seed)
     settings = Settings(
         backbone=recipe.id,
         revision=recipe.revision,

@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", required=True, help="run folder to write")
     parser.add_argument("--config", metavar="FILE", help="TOML file with settings, same names")
+    parser.add_argument(
+        "--split",
+        nargs="+",
+        metavar="NAME",
+        help="only clips whose column `split` says so, such as train",
+    )
     parser.add_argument("--root", help="folder that the table's files are relative to")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing run")
     parser.add_argument(
@@ -74,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         labels,
         args.output,
         root=args.root,
+        split=args.split,
         config=args.config,
         overwrite=args.overwrite,
         online=online,

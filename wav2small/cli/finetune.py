@@ -71,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--validation", default="0.15", help="held-out share, or COLUMN=VALUE,VALUE"
     )
+    parser.add_argument(
+        "--split",
+        nargs="+",
+        metavar="NAME",
+        help="only clips whose column `split` says so, such as train",
+    )
     parser.add_argument("--root", help="folder that the files of the table are relative to")
     parser.add_argument(
         "--scale",
@@ -110,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
         categories=args.categories,
         validation=args.validation,
         root=args.root,
+        split=args.split,
         scale=tuple(args.scale) if args.scale else None,
         audio_licence=args.audio_licence,
         device=args.device,

@@ -21,12 +21,13 @@ from wav2small.errors import Wav2SmallError, missing_package
 
 VERBS = {
     "demo": "every step, offline, on synthetic speech",
+    "index": "a published corpus becomes an index with ratings, speakers, splits",
     "label": "a teacher labels audio with arousal, dominance and valence",
     "distill": "a tiny student learns from the labels",
     "export": "a student becomes a quantised, verified ONNX bundle",
     "verify": "check a bundle's files and repeat its verification",
     "predict": "arousal, dominance and valence of audio, as CSV",
-    "evaluate": "CCC, PCC and MAE of a bundle against ratings",
+    "evaluate": "a bundle, a teacher or a label table against ratings and categories",
     "benchmark": "latency, memory, size and arithmetic of bundles",
     "audit": "the trust suite: correctness, fairness, robustness",
     "report": "one page about runs and bundles",

@@ -1,0 +1,398 @@
+"""Each corpus in a miniature of its published layout: scale, order, split, and what is missing."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import soundfile
+
+from wav2small import evaluate, label, read_labels
+from wav2small.corpora.registry import CORPORA, index_corpus, read_corpus
+from wav2small.errors import Wav2SmallError
+from wav2small.index import load_source
+
+
+def sound(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    signal = 0.1 * np.random.default_rng(len(str(path))).normal(size=8000)
+    soundfile.write(path, signal, 16000, format="FLAC" if path.suffix == ".flac" else "WAV")
+
+
+def text(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+
+
+def msp_podcast(folder):
+    text(
+        folder / "Labels/labels_consensus.csv",
+        "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set\n"
+        "MSP-PODCAST_0001_0001.wav,A,7.0,1.0,4.0,12,Female,Train\n"
+        "MSP-PODCAST_0001_0002.wav,N,4.0,5.5,2.5,Unknown,Male,Test1\n",
+    )
+    for number in (1, 2):
+        sound(folder / f"Audios/MSP-PODCAST_0001_000{number}.wav")
+    text(folder / "Transcripts/MSP-PODCAST_0001_0001.txt", "Not again.\n")
+    return "Labels/labels_consensus.csv"
+
+
+def iemocap(folder):
+    head = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
+    text(
+        folder / "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt",
+        head + "[14.8872 - 18.0175]\tSes01F_impro01_M000\texc\t[2.0000, 5.0000, 3.0000]\n"
+        "A-E2:\tval 2; act 5; dom 3;\t()\n"
+        "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 1.0000, 4.0000]\n",
+    )
+    text(
+        folder / "Session1/dialog/transcriptions/Ses01F_impro01.txt",
+        "Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.\n"
+        "Ses01F_impro01_M000 [014.8872-018.0175]: Do you have your forms?\n",
+    )
+    for name in ("F000", "M000"):
+        sound(folder / f"Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_{name}.wav")
+    return "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"
+
+
+def meld(folder):
+    head = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season\n"
+    text(folder / "train_sent_emo.csv", head + '1,"Well, no!",Ross,joy,positive,0,0,8\n')
+    text(folder / "test_sent_emo.csv", head + "1,Why?,Monica,anger,negative,0,0,3\n")
+    sound(folder / "train_splits/dia0_utt0.wav")
+    sound(folder / "wav/output_repeated_splits_test/dia0_utt0.wav")
+    text(folder / "output_repeated_splits_test/dia0_utt0.mp4", "a film")
+    return "train_sent_emo.csv", "test_sent_emo.csv"
+
+
+def mosi(folder):
+    text(
+        folder / "label.csv",
+        "video_id,clip_id,text,label,annotation,mode\n"
+        "03bSnISJMiM,1,ANYHOW IT WAS REALLY GOOD,3.0,Positive,train\n"
+        "0h-zjBukYpk,0002,so so,-1.5,Negative,valid\n",
+    )
+    sound(folder / "wav/03bSnISJMiM/1.wav")
+    sound(folder / "wav/0h-zjBukYpk/2.wav")
+    return "label.csv"
+
+
+def cremad(folder):
+    text(
+        folder / "processedResults/summaryTable.csv",
+        '"","FileName","VoiceVote","VoiceLevel","FaceVote","FaceLevel"\n'
+        '"1","1001_DFA_ANG_XX","A","60.5","A","70"\n"2","1002_IEO_SAD_HI","N:S","50:70","S","1"\n',
+    )
+    text(folder / "VideoDemographics.csv", "ActorID,Age,Sex\n1001,51,Male\n1002,21,Female\n")
+    sound(folder / "AudioWAV/1001_DFA_ANG_XX.wav")
+    sound(folder / "AudioWAV/1002_IEO_SAD_HI.wav")
+    return "processedResults/summaryTable.csv"
+
+
+def ravdess(folder):
+    sound(folder / "Actor_01/03-01-05-02-01-01-01.wav")
+    sound(folder / "Actor_12/03-01-03-01-02-02-12.flac")
+    sound(folder / "Actor_12/03-02-03-01-02-02-12.wav")  # a song
+    return "Actor_01/03-01-05-02-01-01-01.wav", "Actor_12/03-01-03-01-02-02-12.flac"
+
+
+def emodb(folder):
+    sound(folder / "wav/03a01Wa.wav")
+    sound(folder / "wav/16b10Td.wav")
+    return "wav/03a01Wa.wav", "wav/16b10Td.wav"
+
+
+def audformat_database(folder):
+    import audformat
+
+    folder.mkdir(exist_ok=True)
+    for name in ("a", "b"):
+        sound(folder / f"{name}.wav")
+    database = audformat.Database("small")
+    database.splits["test"] = audformat.Split("test")
+    people = {"7": {"gender": "female"}, "8": {"gender": "male"}}
+    database.schemes["speaker"] = audformat.Scheme("str", labels=people)
+    database.schemes["activation"] = audformat.Scheme("float", minimum=-1, maximum=1)
+    database.schemes["emotion"] = audformat.Scheme("str", labels=["angry", "neutral"])
+    files = audformat.filewise_index(["a.wav", "b.wav"])
+    database["files"] = audformat.Table(files)
+    database["files"]["speaker"] = audformat.Column(scheme_id="speaker")
+    database["files"]["speaker"].set(["7", "8"])
+    parts = audformat.segmented_index(["a.wav", "b.wav"], [0.0, 0.1], [0.25, 0.4])
+    database["gold"] = audformat.Table(parts, split_id="test")
+    for column, values in (("activation", [-1.0, 0.5]), ("emotion", ["angry", "neutral"])):
+        database["gold"][column] = audformat.Column(scheme_id=column)
+        database["gold"][column].set(values)
+    database.save(str(folder), storage_format="csv")
+    return "db.yaml"
+
+
+def hf(folder):
+    """As `Dataset.save_to_disk` writes it, with files of its own."""
+    features = {
+        "audio": {"sampling_rate": 16000, "_type": "Audio"},
+        "label": {"names": ["angry", "neutral"], "_type": "ClassLabel"},
+        "speaker_id": {"dtype": "int64", "_type": "Value"},
+    }
+    for split, rows in (("train", [(0, 7)]), ("test", [(1, 8)])):
+        (folder / split).mkdir(parents=True)
+        sound(folder / f"{split}.wav")
+        paths = [{"bytes": None, "path": str(folder / f"{split}.wav")} for _ in rows]
+        table = pa.table(
+            {
+                "audio": pa.array(
+                    paths, pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+                ),
+                "label": [row[0] for row in rows],
+                "speaker_id": [row[1] for row in rows],
+            }
+        )
+        about = {"huggingface": json.dumps({"info": {"features": features}})}
+        table = table.replace_schema_metadata(about)
+        with pa.OSFile(str(folder / split / "data-00000-of-00001.arrow"), "wb") as sink:
+            with pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table)
+        state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_split": split}
+        text(folder / split / "state.json", json.dumps(state))
+    text(folder / "dataset_dict.json", '{"splits": ["train", "test"]}')
+    return "train/state.json", "test/state.json"
+
+
+#: Corpus -> what makes its miniature, and what the index says of its two clips.
+CASES = {
+    "msp-podcast": (
+        msp_podcast,
+        {
+            "arousal": [1, 0.5],
+            "dominance": [0.5, 0.25],
+            "valence": [0, 0.75],
+            "emotion": ["anger", "neutral"],
+            "speaker": ["12", ""],
+            "sex": ["female", "male"],
+            "split": ["train", "test1"],
+        },
+    ),
+    "iemocap": (
+        iemocap,  # in order of time: F000 before M000
+        {
+            "arousal": [0, 1],
+            "dominance": [0.75, 0.5],
+            "valence": [0.375, 0.25],
+            "emotion": ["neutral", "excitement"],
+            "speaker": ["Ses01F", "Ses01M"],
+            "sex": ["female", "male"],
+            "text": ["Excuse me.", "Do you have your forms?"],
+            "dialogue": ["Ses01F_impro01"] * 2,
+            "turn": [0, 1],
+            "session": [1, 1],
+        },
+    ),
+    "meld": (
+        meld,
+        {
+            "file": [
+                "wav/output_repeated_splits_test/dia0_utt0.wav",
+                "train_splits/dia0_utt0.wav",
+            ],
+            "emotion": ["anger", "happiness"],
+            "sentiment": ["negative", "positive"],
+            "split": ["test", "train"],
+            "dialogue": ["test_dia0", "train_dia0"],
+            "text": ["Why?", "Well, no!"],
+        },
+    ),
+    "mosi": (
+        mosi,
+        {
+            "valence": [1, 0.25],
+            "sentiment": [3, -1.5],
+            "split": ["train", "valid"],
+            "file": ["wav/03bSnISJMiM/1.wav", "wav/0h-zjBukYpk/2.wav"],
+        },
+    ),
+    "cremad": (
+        cremad,
+        {
+            "emotion": ["anger", "sadness"],
+            "perceived": ["anger", "unknown"],
+            "perceived_level": [0.605, 0.6],
+            "intensity": ["", "high"],
+            "speaker": ["1001", "1002"],
+            "sex": ["male", "female"],
+        },
+    ),
+    "ravdess": (
+        ravdess,
+        {
+            "emotion": ["anger", "happiness"],
+            "intensity": ["strong", "normal"],
+            "speaker": ["01", "12"],
+            "sex": ["male", "female"],
+        },
+    ),
+    "emodb": (
+        emodb,
+        {
+            "emotion": ["anger", "sadness"],
+            "speaker": ["03", "16"],
+            "sex": ["male", "female"],
+            "language": ["de", "de"],
+        },
+    ),
+    "audformat": (
+        audformat_database,
+        {
+            "arousal": [0, 0.75],
+            "emotion": ["anger", "neutral"],
+            "speaker": ["7", "8"],
+            "sex": ["female", "male"],
+            "split": ["test", "test"],
+            "start": [0, 0.1],
+            "end": [0.25, 0.4],
+        },
+    ),
+    "hf": (
+        hf,
+        {
+            "emotion": ["neutral", "anger"],
+            "speaker": ["8", "7"],
+            "split": ["test", "train"],
+        },
+    ),
+}
+CASES["mosei"] = CASES["mosi"]
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_a_miniature_is_read_as_it_is_meant(name, tmp_path):
+    make, expected = CASES[name]
+    make(tmp_path / "corpus")
+    clips, missing = index_corpus(name, tmp_path / "corpus", tmp_path / "out/index.csv")
+    assert (clips, missing) == (2, [])
+    written = load_source(tmp_path / "out/index.csv").frame
+    for file in written["file"]:
+        assert (tmp_path / "out" / file).is_file()
+    frame, _ = read_corpus(name, tmp_path / "corpus")
+    for column, values in expected.items():
+        found = frame[column]
+        if column in ("start", "end"):
+            found = found.dt.total_seconds()
+        assert list(found) == pytest.approx(values), column
+    index = load_source(f"{name}:{tmp_path / 'corpus'}")
+    assert list(index.frame["file"]) == list(frame["file"])
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_another_layout_is_rejected_with_the_file_it_lacks(name, tmp_path):
+    folder = tmp_path / "corpus"
+    needed = CASES[name][0](folder)
+    needed = [needed] if isinstance(needed, str) else needed
+    for file in needed:
+        (folder / file).unlink()
+    with pytest.raises(Wav2SmallError) as caught:
+        read_corpus(name, folder)
+    message = str(caught.value)
+    assert str(folder) in message and "no " in message and "\n" not in message
+    if name not in ("ravdess", "emodb", "hf", "iemocap", "meld"):
+        assert needed[0] in message
+
+
+def test_missing_audio_is_listed_and_none_at_all_is_rejected(tmp_path):
+    msp_podcast(tmp_path)
+    (tmp_path / "Audios/MSP-PODCAST_0001_0002.wav").unlink()
+    frame, missing = read_corpus("msp-podcast", tmp_path)
+    assert len(frame) == 1 and missing[0][0] == "Audios/MSP-PODCAST_0001_0002.wav"
+    (tmp_path / "Audios/MSP-PODCAST_0001_0001.wav").unlink()
+    with pytest.raises(Wav2SmallError, match="no Audios/MSP-PODCAST_0001_0001.wav"):
+        read_corpus("msp-podcast", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("EmoAct", "Act"), "no column EmoAct"),
+        (("7.0", "9.0"), "9 is outside the corpus's scale 1..7"),
+        (("7.0", "high"), "'high' is not a rating"),
+    ],
+)
+def test_a_table_of_another_kind(change, says, tmp_path):
+    path = tmp_path / msp_podcast(tmp_path)
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(Wav2SmallError, match=says):
+        read_corpus("msp-podcast", tmp_path)
+
+
+def test_audio_inside_of_a_dataset_is_written_out(tmp_path):
+    hf(tmp_path / "hf")
+    features = {"audio": {"_type": "Audio"}, "emotion": {"dtype": "string", "_type": "Value"}}
+    sounds = [{"bytes": (tmp_path / "hf/train.wav").read_bytes(), "path": "x.wav"}]
+    table = pa.table({"audio": sounds, "emotion": ["happy"]}).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    (tmp_path / "repo/data").mkdir(parents=True)
+    pa.parquet.write_table(table, tmp_path / "repo/data/validation-00000-of-00001.parquet")
+    with pytest.raises(Wav2SmallError, match="wav2small index hf"):
+        read_corpus("hf", tmp_path / "repo")
+    index_corpus("hf", tmp_path / "repo", tmp_path / "index.csv")
+    found = pd.read_csv(tmp_path / "index.csv")
+    assert found[["emotion", "split"]].values.tolist() == [["happiness", "validation"]]
+    assert (tmp_path / found["file"][0]).read_bytes() == sounds[0]["bytes"]
+
+
+def test_from_corpus_to_figures(tmp_path):
+    msp_podcast(tmp_path / "msp")
+    source = f"msp-podcast:{tmp_path / 'msp'}"
+    assert label(source, tmp_path / "l.parquet", workers=0).rows == 2
+    labels = read_labels(tmp_path / "l.parquet")
+    assert list(labels.frame["split"]) == ["train", "test1"]
+    result = evaluate(tmp_path / "l.parquet", source, split="test1", resamples=5)
+    assert result.clips == 1
+    mae = abs(labels.frame["valence"][1] - 0.75)
+    assert result.dimensions["valence"]["mae"].value == pytest.approx(mae, abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "clips", "speakers"), [("emodb", 535, 10), ("ravdess", 1440, 24)])
+def test_real_corpora_agree_with_their_tables(name, clips, speakers, corpora):
+    frame, missing = read_corpus(name, corpora / name)
+    truth = load_source(corpora / name / "labels.csv").frame.set_index("file")
+    frame = frame.set_index("file")
+    assert (len(frame), frame["speaker"].nunique(), missing) == (clips, speakers, [])
+    synonyms = {"happy": "happiness", "sad": "sadness", "angry": "anger"}
+    synonyms |= {"fearful": "fear", "surprised": "surprise"}
+    expected = truth["emotion"].replace(synonyms).loc[frame.index]
+    assert (frame["emotion"] == expected).all()
+    assert (frame.groupby("speaker")["sex"].first() == "female").sum() == speakers / 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ([], 0, "iemocap"),
+        (["iemocap", "nowhere", "-o", "x.csv"], 2, "nowhere: no such folder"),
+        (["iemocup", ".", "-o", "x.csv"], 2, "did you mean iemocap?"),
+        (["iemocap", "."], 2, "-o index.csv"),
+        (["iemocap", ".", "-o", "x.txt"], 2, "CSV or parquet"),
+    ],
+)
+def test_command(words, code, says, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "wav2small", "index", *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == code and says in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_training_takes_a_split(tmp_path):
+    from wav2small import distill, finetune
+
+    rows = [{"file": "a.wav", "arousal": 0, "dominance": 0, "valence": 0, "split": "Train"}]
+    pd.DataFrame(rows).to_csv(tmp_path / "l.csv", index=False)
+    for train, options in ((distill, {}), (finetune, {"backbone": "nowhere"})):
+        with pytest.raises(Wav2SmallError, match="no row of split dev; there are Train"):
+            train(tmp_path / "l.csv", tmp_path / "run", split="dev", **options)

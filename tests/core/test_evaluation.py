@@ -1,0 +1,205 @@
+"""Bundles, teachers and label tables against a truth, with scikit-learn as the oracle."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sklearn
+
+from wav2small import evaluate, label, metrics
+from wav2small.errors import Wav2SmallError
+
+CLASSES = ["anger", "happiness", "neutral", "sadness"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_category_figures_equal_scikit_learns(seed):
+    random = np.random.default_rng(seed)
+    truth = random.choice(4, 60, p=[0.5, 0.3, 0.2, 0.0] if seed % 2 else [0.4, 0.3, 0.2, 0.1])
+    guess = np.where(random.random(60) < 0.5, truth, random.choice(4, 60))
+    expected = {
+        "uar": sklearn.recall_score(truth, guess, labels=np.unique(truth), average="macro"),
+        "wa": sklearn.accuracy_score(truth, guess),
+        "weighted_f1": sklearn.f1_score(truth, guess, average="weighted", zero_division=0),
+        "macro_f1": sklearn.f1_score(truth, guess, average="macro", zero_division=0),
+    }
+    for name, metric in metrics.CATEGORY_METRICS.items():
+        assert metric(truth, guess) == pytest.approx(expected[name], abs=1e-12)
+    matrix = sklearn.confusion_matrix(truth, guess, labels=range(4))
+    np.testing.assert_array_equal(metrics.confusion(truth, guess, 4), matrix)
+
+
+def test_spearman_equals_scipys():
+    import scipy.stats
+
+    random = np.random.default_rng(0)
+    x = random.integers(1, 8, 80)
+    y = x + random.integers(0, 5, 80)
+    assert metrics.spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y)[0], abs=1e-12)
+
+
+def correlated(random, speakers, clips):
+    """Ratings and estimates whose errors share a part per speaker."""
+    own, other = 0.7 * random.normal(size=(2, speakers)).repeat(clips, axis=1)
+    rated = random.normal(size=speakers * clips) + own
+    return rated, 0.8 * rated + 0.6 * (random.normal(size=speakers * clips) + other)
+
+
+def test_intervals_that_draw_speakers_cover_as_often_as_they_say():
+    random = np.random.default_rng(1)
+    true = metrics.ccc(*correlated(random, 100_000, 8))
+    inside = {"speakers": 0, "clips": 0}
+    trials, speakers, clips = 400, 24, 12
+    names = np.arange(speakers).repeat(clips)
+    for trial in range(trials):
+        pair = correlated(random, speakers, clips)
+        for drawn, groups in (("speakers", names), ("clips", None)):
+            _, low, high = metrics.bootstrap(*pair, fast_ccc, groups=groups, n=120, seed=trial)
+            inside[drawn] += low <= true <= high
+    assert 0.92 <= inside["speakers"] / trials <= 0.98
+    assert inside["clips"] / trials < 0.90  # why speakers are drawn
+
+
+def fast_ccc(x, y):
+    mean_x, mean_y = x.mean(), y.mean()
+    covariance = x @ y / len(x) - mean_x * mean_y
+    spread = x @ x / len(x) - mean_x**2 + y @ y / len(y) - mean_y**2
+    return 2 * covariance / (spread + (mean_x - mean_y) ** 2)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """120 clips of 12 speakers: ratings, categories, and a table of estimates."""
+    random = np.random.default_rng(5)
+    clips = 120
+    frame = pd.DataFrame(
+        {
+            "file": [f"{n:03}.wav" for n in range(clips)],
+            "arousal": random.random(clips),
+            "valence": random.random(clips),
+            "emotion": random.choice(["Angry", "happy", "neutral", "sad"], clips),
+            "speaker": np.arange(clips) % 12,
+            "split": np.where(np.arange(clips) < 80, "train", "Test"),
+        }
+    )
+    frame.to_csv(tmp_path / "truth.csv", index=False)
+    shares = random.dirichlet(np.ones(4), clips)
+    found = pd.DataFrame({"file": frame["file"]})
+    for name in ("arousal", "valence"):
+        found[name] = (frame[name] + 0.2 * random.normal(size=clips)).clip(0, 1)
+    found["dominance"] = 0.5
+    for number, name in enumerate(CLASSES):
+        found[f"probability_{name}"] = shares[:, number]
+    found.sample(frac=1, random_state=0).to_csv(tmp_path / "found.csv", index=False)
+    return tmp_path, frame, found
+
+
+def test_a_table_against_a_truth(corpus):
+    folder, frame, found = corpus
+    result = evaluate(folder / "found.csv", folder / "truth.csv", by=["speaker"], resamples=50)
+    assert (result.clips, result.drawn) == (120, "12 speakers")
+    for name in ("arousal", "valence"):
+        figures = result.dimensions[name]
+        assert figures["ccc"].value == pytest.approx(metrics.ccc(frame[name], found[name]))
+        assert figures["ccc"].low < figures["ccc"].value < figures["ccc"].high
+    common = {"Angry": "anger", "happy": "happiness", "neutral": "neutral", "sad": "sadness"}
+    truth = frame["emotion"].map(common)
+    columns = [f"probability_{name}" for name in CLASSES]
+    guess = found[columns].idxmax(axis=1).str.removeprefix("probability_")
+    categories = result.categories
+    assert categories["figures"]["uar"].value == pytest.approx(
+        sklearn.balanced_accuracy_score(truth, guess)
+    )
+    matrix = sklearn.confusion_matrix(truth, guess, labels=categories["names"])
+    np.testing.assert_array_equal(categories["confusion"], matrix)
+    assert len(result.groups["speaker"]) == 12
+    json.dumps(result.to_json(), allow_nan=False)
+    assert "UAR" in repr(result) and "<table" in result._repr_html_()
+
+
+def test_split_and_classes_the_subject_does_not_know(corpus):
+    folder, frame, found = corpus
+    found.drop(columns="probability_sadness").to_csv(folder / "found.csv", index=False)
+    result = evaluate(folder / "found.csv", folder / "truth.csv", split="test", resamples=10)
+    assert result.clips == 40
+    sad = int((frame["emotion"][80:] == "sad").sum())
+    assert result.categories["unknown"] == {"sadness": sad}
+    assert result.categories["clips"] == 40 - sad
+    with pytest.raises(Wav2SmallError, match="there are Test, train"):
+        evaluate(folder / "found.csv", folder / "truth.csv", split="dev")
+
+
+def test_windows_of_a_clip_are_averaged_and_what_is_missing_is_listed(tmp_path):
+    rows = [("a.wav", s, s + 12, v) for s, v in ((0, 0.2), (12, 0.4))]
+    rows += [("b.wav", 0, 4, 0.6), ("b.wav", 5, 9, 0.1)]
+    pd.DataFrame(rows, columns=["file", "start", "end", "arousal"]).to_csv(
+        tmp_path / "found.csv", index=False
+    )
+    truth = pd.DataFrame(
+        {"file": ["a.wav", "b.wav", "c.wav"], "start": 0, "end": [24, 4, 3], "arousal": 0.5}
+    )
+    truth.to_csv(tmp_path / "truth.csv", index=False)
+    result = evaluate(tmp_path / "found.csv", tmp_path / "truth.csv", resamples=5)
+    assert result.dimensions["arousal"]["mae"].value == pytest.approx((0.2 + 0.1) / 2)
+    assert [file for file, _ in result.rejected] == ["c.wav"]
+
+
+def test_several_raters(tmp_path):
+    random = np.random.default_rng(3)
+    rating = random.normal(0.5, 0.15, (50, 1)) + random.normal(0, 0.1, (50, 4))
+    rating = rating.clip(0, 1)
+    rows = [
+        {"file": f"{clip}.wav", "rater": rater, "arousal": rating[clip, rater]}
+        for rater in range(4)
+        for clip in range(50)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "truth.csv", index=False)
+    mean = pd.DataFrame({"file": [f"{n}.wav" for n in range(50)], "arousal": rating.mean(axis=1)})
+    mean.to_csv(tmp_path / "found.csv", index=False)
+    result = evaluate(tmp_path / "found.csv", tmp_path / "truth.csv", resamples=50)
+    assert result.clips == 50
+    assert result.dimensions["arousal"]["ccc"].value == pytest.approx(1)
+    others = (rating.sum(axis=1, keepdims=True) - rating) / 3
+    expected = metrics.ccc(rating.ravel(), others.ravel())
+    assert result.raters["arousal"].value == pytest.approx(expected)
+    assert result.raters["arousal"].low < expected < result.raters["arousal"].high
+
+
+def test_a_teacher_is_evaluated_as_its_label_table_is(speech, tmp_path):
+    truth = pd.read_csv(speech / "labels.csv")
+    random = np.random.default_rng(0)
+    for name in ("arousal", "dominance", "valence"):
+        truth[name] = random.random(len(truth))
+    truth.to_csv(tmp_path / "truth.csv", index=False)
+    options = {"root": str(speech), "resamples": 5}
+    label(tmp_path / "truth.csv", tmp_path / "l.parquet", root=str(speech), workers=0)
+    found = [
+        evaluate(subject, tmp_path / "truth.csv", labelling={"workers": 0}, **options)
+        for subject in ("acoustic", tmp_path / "l.parquet")
+    ]
+    assert found[0].to_json() == found[1].to_json()
+
+
+@pytest.mark.parametrize(
+    ("subject", "truth", "says"),
+    [
+        ("nowhere", "truth.csv", "nowhere: no such bundle, label table or teacher"),
+        ("truth.csv", "only.csv", "nothing to compare"),
+        ("other.csv", "truth.csv", "other.csv: no label table"),
+    ],
+)
+def test_one_line_for_what_cannot_be_compared(subject, truth, says, corpus):
+    folder, frame, _ = corpus
+    frame[["file", "emotion"]].to_csv(folder / "only.csv", index=False)
+    frame[["file"]].to_csv(folder / "other.csv", index=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "wav2small", "evaluate", subject, truth],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
+    assert done.returncode == 2
+    assert says in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,31 @@
+"""`wav2small index`."""
+
+import argparse
+import sys
+
+EXAMPLE = """  wav2small index iemocap IEMOCAP_full_release/ -o iemocap.csv
+  wav2small label iemocap:IEMOCAP_full_release/ -o labels.parquet
+  wav2small evaluate bundle/ iemocap.csv --by session
+  wav2small index"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="of the corpus; without it they are listed")
+    parser.add_argument("folder", nargs="?", help="of the corpus, as it is published")
+    parser.add_argument("-o", "--output", metavar="FILE", help="index, .csv or .parquet")
+
+
+def run(args: argparse.Namespace) -> int:
+    from wav2small.corpora.registry import CORPORA, index_corpus
+    from wav2small.errors import Wav2SmallError
+    from wav2small.prediction import report_rejected
+
+    if args.name is None:
+        for name, entry in CORPORA.items():
+            print(f"{name:<12} {entry.what}")
+        return 0
+    if not args.folder or not args.output:
+        raise Wav2SmallError("name the corpus, its folder and the index: NAME FOLDER -o index.csv")
+    clips, missing = index_corpus(args.name, args.folder, args.output)
+    print(f"{args.output}: {clips} clips", file=sys.stderr)
+    return report_rejected(missing)

@@ -1,0 +1,1 @@
+"""Published corpora in their own layouts, read into one index; each corpus is one file."""

@@ -1,0 +1,90 @@
+"""What readers of corpora share: files that must be there, tables, scales."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+from wav2small import audio
+from wav2small.errors import Wav2SmallError
+
+
+def require(folder: Path, patterns: Iterable[str], corpus: str) -> list[Path]:
+    """Files of a folder that match one of some patterns, the first pattern that matches any.
+
+    Raises:
+        Wav2SmallError: none does; it names the first pattern
+    """
+    patterns = list(patterns)
+    for pattern in patterns:
+        found = [path for path in sorted(folder.glob(pattern)) if not path.name.startswith(".")]
+        if found:
+            return found
+    raise Wav2SmallError(
+        f"{folder}: no {patterns[0]}, so this is not the published layout of {corpus}; name the "
+        "folder that holds it"
+    )
+
+
+def table(path: Path, columns: Iterable[str], corpus: str) -> list[dict[str, str]]:
+    """Rows of a CSV file, as text.
+
+    Raises:
+        Wav2SmallError: a column is missing, or it is no CSV
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+            reader = csv.DictReader(file)
+            rows = [{key: (row[key] or "").strip() for key in row if key} for row in reader]
+            names = reader.fieldnames or []
+    except (OSError, csv.Error) as error:
+        raise Wav2SmallError(f"{path}: not a CSV table ({error}); copy it again") from error
+    for column in columns:
+        if column not in names:
+            raise Wav2SmallError(
+                f"{path}: no column {column}, so this is not the table of {corpus}; its columns: "
+                f"{', '.join(names)}"
+            )
+    return rows
+
+
+def unit(value: str | float, low: float, high: float, where: str) -> float | None:
+    """A rating on 0..1; None where it is empty.
+
+    Raises:
+        Wav2SmallError: no number, or outside of the corpus's scale
+
+    Example:
+        >>> unit("4", 1, 7, "a.csv"), unit("", 1, 7, "a.csv")
+        (0.5, None)
+    """
+    if str(value).strip() in ("", "nan", "NaN", "None"):
+        return None
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise Wav2SmallError(f"{where}: {value!r} is not a rating") from error
+    if not low - 1e-6 <= number <= high + 1e-6:
+        raise Wav2SmallError(f"{where}: {number:g} is outside the corpus's scale {low:g}..{high:g}")
+    return min(1.0, max(0.0, (number - low) / (high - low)))
+
+
+def audio_files(folder: Path, corpus: str, *, pattern: str) -> list[Path]:
+    """Audio files anywhere below a folder whose name matches a pattern, relative to it.
+
+    Raises:
+        Wav2SmallError: none
+    """
+    endings = audio.EXTENSIONS | audio.UNREADABLE_EXTENSIONS
+    found = sorted(
+        path.relative_to(folder)
+        for path in folder.rglob(pattern)
+        if path.suffix.lower() in endings and not path.name.startswith(".")
+    )
+    if not found:
+        raise Wav2SmallError(
+            f"{folder}: no {pattern} with audio, so this is not the published layout of {corpus}; "
+            "name the folder that holds it"
+        )
+    return found

@@ -1,0 +1,49 @@
+"""MELD (Poria et al. 2019): dialogues of a television series, seven emotions, three sentiments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from wav2small import audio
+from wav2small.emotions import common
+
+from .layout import audio_files, require, table
+
+NAME = "MELD"
+_COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Turns of `*_sent_emo.csv`; audio is any `dia<D>_utt<U>` in a folder named after the split.
+
+    Where a turn was converted from mp4, the converted file is taken.
+    """
+    tables = require(folder, ["*_sent_emo.csv", "**/*_sent_emo.csv"], NAME)
+    clips: dict[tuple[str, str], Path] = {}
+    for file in audio_files(folder, NAME, pattern="dia*_utt*"):
+        place = "/".join(file.parts[:-1]).lower()
+        split = next((name for name in ("train", "dev", "test") if name in place), "")
+        former = clips.get((split, file.stem))
+        if former is None or former.suffix.lower() not in audio.EXTENSIONS:
+            clips[split, file.stem] = file
+    rows = []
+    for path in tables:
+        split = path.name.partition("_")[0].lower()
+        for row in table(path, _COLUMNS, NAME):
+            name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
+            file = clips.get((split, name), Path(split) / f"{name}.wav")
+            rows.append(
+                {
+                    "file": file.as_posix(),
+                    "emotion": common(row["Emotion"]),
+                    "speaker": row["Speaker"],
+                    "language": "en",
+                    "split": split,
+                    "sentiment": row["Sentiment"],
+                    "text": row["Utterance"],
+                    "dialogue": f"{split}_dia{row['Dialogue_ID']}",
+                    "turn": int(row["Utterance_ID"]),
+                }
+            )
+    return rows

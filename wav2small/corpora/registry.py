@@ -1,0 +1,152 @@
+"""Corpora by name: `index_corpus("iemocap", folder)`, and `iemocap:FOLDER` wherever a source is.
+
+A reader takes the folder of a corpus as it is published and returns one dictionary per clip: `file`
+(relative to the folder), and what the corpus knows of `start`, `end` (seconds), `arousal`,
+`dominance`, `valence` (0..1), `emotion` (common names), `speaker`, `sex`, `language`, `text`,
+`dialogue`, `turn`, `split` (official, lower case), and columns of its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wav2small.dimensions import DIMENSIONS
+from wav2small.errors import Wav2SmallError
+
+
+class Entry(NamedTuple):
+    """A line of `wav2small index`.
+
+    Attributes:
+        reader: "module:function" that reads the folder
+        what: the corpus in a few words
+    """
+
+    reader: str
+    what: str
+
+
+_HERE = "wav2small.corpora"
+CORPORA = {
+    "audformat": Entry(f"{_HERE}.audformat:read", "any audformat database, by its header"),
+    "cremad": Entry(f"{_HERE}.cremad:read", "CREMA-D: intended emotion, votes and levels"),
+    "emodb": Entry(f"{_HERE}.emodb:read", "Emo-DB: seven emotions, German"),
+    "hf": Entry(f"{_HERE}.hf:read", "a Hugging Face dataset on disk with an audio column"),
+    "iemocap": Entry(f"{_HERE}.iemocap:read", "IEMOCAP: dimensions, emotion, dialogues"),
+    "meld": Entry(f"{_HERE}.meld:read", "MELD: emotion, sentiment, dialogues"),
+    "mosei": Entry(f"{_HERE}.mosi:read", "CMU-MOSEI: sentiment, as valence"),
+    "mosi": Entry(f"{_HERE}.mosi:read", "CMU-MOSI: sentiment, as valence"),
+    "msp-podcast": Entry(f"{_HERE}.msp_podcast:read", "MSP-Podcast: dimensions, emotion, splits"),
+    "ravdess": Entry(f"{_HERE}.ravdess:read", "RAVDESS: eight emotions, two intensities"),
+}
+_FIRST = ("file", "start", "end", *DIMENSIONS, "emotion", "speaker", "sex", "language", "split")
+
+
+def named(source: str) -> tuple[str, str] | None:
+    """The corpus and the folder that `NAME:FOLDER` names; None = it names none.
+
+    Example:
+        >>> named("emodb:corpora/emodb")
+        ('emodb', 'corpora/emodb')
+    """
+    name, mark, folder = source.partition(":")
+    return (name.lower(), folder) if mark and name.lower() in CORPORA else None
+
+
+def read_corpus(
+    name: str, folder: str | os.PathLike[str], *, into: Path | None = None
+) -> tuple[Any, list[tuple[str, str]]]:
+    """Read a corpus in its published layout.
+
+    Args:
+        name: one of `CORPORA`
+        folder: of the corpus
+        into: folder for audio that lies inside of tables ("hf" only)
+
+    Returns:
+        a DataFrame as an index has it, and (file, reason) of clips whose audio is missing
+
+    Raises:
+        Wav2SmallError: no such corpus, or another layout; it names the file that is missing
+
+    Example:
+        >>> read_corpus("emo-db", "corpora/emodb")
+        Traceback (most recent call last):
+        wav2small.errors.Wav2SmallError: emo-db: no corpus of that name; did you mean emodb? ...
+    """
+    import pandas as pd
+
+    if name.lower() not in CORPORA:
+        near = difflib.get_close_matches(name.lower(), CORPORA, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise Wav2SmallError(
+            f"{name}: no corpus of that name; {hint}known: {', '.join(CORPORA)}; else write a CSV "
+            "with a column `file`"
+        )
+    root = Path(folder)
+    if not root.is_dir():
+        raise Wav2SmallError(f"{folder}: no such folder; name the folder of {name}")
+    module, _, function = CORPORA[name.lower()].reader.partition(":")
+    reader: Callable[..., list[dict[str, Any]]] = getattr(import_module(module), function)
+    rows = reader(root) if into is None else reader(root, into)
+    there, missing = [], []
+    known: dict[str, bool] = {}
+    for row in rows:
+        file = row["file"]
+        if file not in known:
+            known[file] = (root / file).is_file()
+        if known[file]:
+            there.append(row)
+        else:
+            missing.append((file, f"{root / file}: no such file; the corpus lists it"))
+    if not there:
+        example = missing[0][0] if missing else "any audio"
+        raise Wav2SmallError(f"{root}: no {example}, nor any other clip of {name}; is it complete?")
+    frame = pd.DataFrame(there)
+    for column, default in (("start", 0.0), ("end", None)):
+        values = frame[column] if column in frame else pd.Series(default, index=frame.index)
+        frame[column] = pd.to_timedelta(values.astype("float64"), unit="s").astype(
+            "timedelta64[ns]"
+        )
+    columns = [name for name in _FIRST if name in frame]
+    return frame[columns + [name for name in frame if name not in columns]], missing
+
+
+def index_corpus(
+    name: str, folder: str | os.PathLike[str], output: str | os.PathLike[str]
+) -> tuple[int, list[tuple[str, str]]]:
+    """Write the index of a corpus: CSV or parquet, files relative to where it lies.
+
+    Args:
+        name: one of `CORPORA`
+        folder: of the corpus
+        output: `.csv` or `.parquet`
+
+    Returns:
+        number of clips, and (file, reason) of those whose audio is missing
+
+    Raises:
+        Wav2SmallError: as `read_corpus`, or `output` is neither CSV nor parquet
+    """
+    from wav2small.files import atomic
+
+    target = os.fspath(output)
+    if not target.lower().endswith((".csv", ".parquet")):
+        raise Wav2SmallError(f"-o {target}: an index is CSV or parquet; name it {target}.csv")
+    into = Path(target + ".audio") if name.lower() == "hf" else None
+    frame, missing = read_corpus(name, folder, into=into)
+    here, there = os.path.dirname(os.path.abspath(target)), os.path.abspath(folder)
+    frame["file"] = [os.path.relpath(os.path.join(there, file), here) for file in frame["file"]]
+    with atomic(target) as temporary:
+        if target.lower().endswith(".csv"):
+            for column in ("start", "end"):
+                frame[column] = frame[column].dt.total_seconds()
+            frame.to_csv(temporary, index=False)
+        else:
+            frame.to_parquet(temporary, index=False)
+    return len(frame), missing

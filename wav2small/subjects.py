@@ -1,0 +1,193 @@
+"""What an evaluation compares with the truth: the estimates of a bundle, a teacher or a table."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wav2small.dimensions import DIMENSIONS
+from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.index import KEYS, Index, is_table, load_source, seconds, spans
+from wav2small.predictor import LONG_S, WINDOW_S, Predictor
+from wav2small.tables import read_labels
+
+from . import audio, progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROBABILITY = "probability_"
+_TOLERANCE_NS = 10_000_000  # of times: a hop of audio features
+_LABEL = "wav2small.teachers.labelling.run:label"
+
+
+@dataclass
+class Estimates:
+    """What a subject says of the clips of a truth.
+
+    Attributes:
+        values: float64 (clips, 3), NaN where a dimension or a clip has no estimate
+        categories: names of the columns of `probabilities`
+        probabilities: float64 (clips, categories), NaN where a clip has none
+        rejected: (file, reason) of clips without an estimate
+    """
+
+    values: np.ndarray
+    categories: list[str]
+    probabilities: np.ndarray
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+
+
+def estimate(
+    subject: str | os.PathLike[str],
+    clips: Index,
+    *,
+    threads: int = 1,
+    labelling: Mapping[str, Any] | None = None,
+) -> Estimates:
+    """Estimates of a subject for every clip.
+
+    Args:
+        subject: label table, bundle, or teacher (see `teachers.load_teacher`)
+        clips: what is rated, each clip once
+        threads: of ONNX Runtime, for a bundle
+        labelling: options of `label`, for a teacher: `device`, `workers`, `teacher_options` ...
+
+    Raises:
+        Wav2SmallError: no such subject, or one that estimates neither dimensions nor categories
+
+    Example:
+        >>> estimate("bundle", load_source("ratings.csv")).values.round(2)
+        array([[0.25, 0.5 , 0.75]])
+    """
+    name = os.fspath(subject)
+    if is_table(name):
+        return _of_table(name, clips)
+    path = Path(name)
+    described = (path / "config.json").exists() or (path / "model.yaml").exists()
+    if path.suffix == ".onnx" or (path / "model.onnx").exists() or path.is_dir() and not described:
+        try:
+            return _of_bundle(Predictor(path, threads=threads), clips)
+        except Wav2SmallError as error:
+            if "not a model of wav2small" not in str(error):
+                raise
+    return _of_teacher(name, clips, dict(labelling or {}))
+
+
+def check(subject: str | os.PathLike[str]) -> None:
+    """Reject a subject that is neither there nor a teacher's name, before anything is read.
+
+    Raises:
+        Wav2SmallError: no such bundle, label table or teacher
+
+    Example:
+        >>> check("acoustic")
+    """
+    name = os.fspath(subject)
+    if is_table(name) or os.path.exists(name) or ":" in name or "/" in name:
+        return
+    teachers = import_module("wav2small.teachers.registry").list_teachers()
+    if name not in {row["name"] for row in teachers}:
+        raise Wav2SmallError(
+            f"{name}: no such bundle, label table or teacher; name a folder, a file, or one of "
+            "`wav2small teachers`"
+        )
+
+
+def _of_bundle(predictor: Predictor, clips: Index) -> Estimates:
+    values = np.full((len(clips.frame), len(DIMENSIONS)), np.nan)
+    shares = np.full((len(clips.frame), len(predictor.categories)), np.nan)
+    rejected = []
+    times = zip(*(clips.frame[key] for key in KEYS), strict=True)
+    with progress.bar(len(clips.frame), unit="clip", desc="evaluate") as bar:
+        for row, (file, start, end) in enumerate(times):
+            bar.update()
+            try:
+                path, first, last = clips.path(file), start.total_seconds(), seconds(end)
+                if not predictor.categories:
+                    values[row] = predictor.predict_file(path, start_s=first, end_s=last)
+                    continue
+                length = (audio.duration(path) if last is None else last) - first
+                parts = [(0.0, None if last is None else length)]
+                if length > LONG_S:
+                    parts = list(spans(length, window_s=WINDOW_S, hop_s=WINDOW_S))
+                found = [
+                    predictor.predict_categories(
+                        audio.read(path, start_s=first + low, end_s=high and first + high)
+                    )
+                    for low, high in parts
+                ]
+                values[row] = np.mean([one[0] for one in found], axis=0)
+                shares[row] = np.mean([one[1] for one in found], axis=0)
+            except AudioError as error:
+                rejected.append((file, str(error)))
+    return Estimates(values, list(predictor.categories), shares, rejected)
+
+
+def _of_teacher(name: str, clips: Index, options: dict[str, Any]) -> Estimates:
+    """Label the clips as `label` does: in worker processes or batches, long ones in windows."""
+    module, _, function = _LABEL.partition(":")
+    label = getattr(import_module(module), function)
+    with tempfile.TemporaryDirectory() as folder:
+        output = os.path.join(folder, "labels.parquet")
+        try:
+            result = label(clips, output, teacher=name, **options)
+        except Wav2SmallError as error:
+            if "none of the clips could be labelled" in str(error):
+                why = load_source(os.path.join(folder, "errors.csv")).frame["reason"][0]
+                raise Wav2SmallError(f"{name}: labels none of the clips: {why}") from error
+            raise
+        estimates = _of_table(output, clips)
+        if result.errors:
+            reasons = load_source(result.errors_file).frame
+            why = dict(zip(reasons["file"], reasons["reason"], strict=True))
+            estimates.rejected = [(file, why.get(file, at)) for file, at in estimates.rejected]
+        return estimates
+
+
+def _of_table(name: str, clips: Index) -> Estimates:
+    """Rows of a table that are a clip's, or lie within it, averaged; variants are passed over."""
+    table = read_labels(name, partial=True, instead=PROBABILITY)
+    frame = table.frame
+    if "variant" in frame:
+        frame = frame[frame["variant"] == 0].reset_index(drop=True)
+    columns = [str(column) for column in frame if str(column).startswith(PROBABILITY)]
+    both = [*(name for name in DIMENSIONS if name in frame), *columns]
+    found = frame[both].to_numpy(dtype=np.float64)
+    files: dict[str, list[int]] = {}
+    for row, file in enumerate(frame["file"]):
+        for key in {file, os.path.abspath(table.path(file))}:
+            files.setdefault(key, []).append(row)
+    starts, ends = _nanoseconds(frame)
+    wanted_starts, wanted_ends = _nanoseconds(clips.frame)
+    joined = np.full((len(clips.frame), len(both)), np.nan)
+    rejected = []
+    for row, file in enumerate(clips.frame["file"]):
+        rows = np.array(files.get(os.path.abspath(clips.path(file))) or files.get(file) or [], int)
+        late, early = starts[rows] - wanted_starts[row], wanted_ends[row] - ends[rows]
+        same = rows[(np.abs(late) <= _TOLERANCE_NS) & (np.abs(early) <= _TOLERANCE_NS)]
+        within = rows[(late >= -_TOLERANCE_NS) & (early >= -_TOLERANCE_NS)]
+        if len(within) == 0:
+            rejected.append((file, f"{file}: not in {name}"))
+            continue
+        joined[row] = found[same if len(same) else within].mean(axis=0)
+    values = np.full((len(clips.frame), len(DIMENSIONS)), np.nan)
+    for number, dimension in enumerate(DIMENSIONS):
+        if dimension in both:
+            values[:, number] = joined[:, both.index(dimension)]
+    categories = [column.removeprefix(PROBABILITY) for column in columns]
+    return Estimates(values, categories, joined[:, len(both) - len(columns) :], rejected)
+
+
+def _nanoseconds(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and ends; an open end is later than every other."""
+    starts = frame["start"].to_numpy("timedelta64[ns]").astype(np.int64)
+    ends = frame["end"].to_numpy("timedelta64[ns]").astype(np.int64)
+    return starts, np.where(frame["end"].isna(), np.int64(1) << 61, ends)
