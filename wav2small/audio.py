@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from wav2small.errors import AudioError, SilentError
 from . import containers, places
 
 SAMPLING_RATE = 16000  # Hz; the rate of every student and teacher
+LARGEST = 1e6  # of a sample: the square of larger ones can overflow, and none was recorded
+UNSCALED = 16.0  # larger ones are integers that somebody forgot to scale
 SILENT = "digital silence"  # in the message of every `SilentError`
 MP3_PADDING = 3000  # samples that an encoder adds at most and a decoder takes away
 MIN_DURATION_S = 0.1  # shorter clips hold less than one syllable
@@ -83,10 +86,8 @@ def read(
         rate = sound.samplerate
     channels = signal
     signal = channels.mean(axis=1) if channel is None else channels[:, channel]
-    if not np.isfinite(signal).all():
-        raise AudioError(
-            f"{file}: {_span(start_s, end_s)}NaN or infinite samples; export it again as PCM"
-        )
+    if problem := impossible(signal):
+        raise AudioError(f"{file}: {_span(start_s, end_s)}{problem}; export it again as PCM")
     if np.ptp(signal) == 0:
         if np.ptp(channels, axis=0).any():
             raise AudioError(
@@ -100,6 +101,28 @@ def read(
 
         signal = soxr.resample(signal, rate, sampling_rate)
     return np.ascontiguousarray(signal, dtype=np.float32)
+
+
+def impossible(samples: np.ndarray) -> str:
+    """Why samples cannot be audio: NaN, infinite, or far beyond -1..1; "" if they can.
+
+    Samples that look like integers which were not scaled are warned about.
+
+    Example:
+        >>> impossible(np.array([0.5, 1e18]))
+        'a sample of 1e+18 (full scale is 1)'
+    """
+    largest = float(np.abs(samples).max(initial=0))
+    if not largest < np.inf:
+        return "NaN or infinite samples"
+    if largest > LARGEST:
+        return f"a sample of {largest:.3g} (full scale is 1)"
+    if largest > UNSCALED:
+        warnings.warn(
+            f"samples up to {largest:.3g}, but full scale is 1: integers that were not scaled?",
+            stacklevel=3,
+        )
+    return ""
 
 
 def duration(file: str | os.PathLike[str]) -> float:

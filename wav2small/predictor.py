@@ -94,7 +94,8 @@ class Predictor:
         if signal.dtype.kind not in "fi" or (signal.dtype.kind == "i" and signal.dtype != np.int16):
             raise Wav2SmallError(f"samples of type {signal.dtype}: give floats of -1..1, or int16")
         scale = 1 / 32768 if signal.dtype == np.int16 else 1.0
-        signal = signal.astype(np.float32) * np.float32(scale)
+        with np.errstate(over="ignore"):  # becomes infinite, which is rejected
+            signal = signal.astype(np.float32) * np.float32(scale)
         known = isinstance(sampling_rate, int | float | np.number)
         if not known or not LOWEST_RATE <= sampling_rate <= HIGHEST_RATE:
             raise Wav2SmallError(
@@ -109,8 +110,8 @@ class Predictor:
                 f"a signal of {len(signal) / sampling_rate:.3f} s: at least "
                 f"{audio.MIN_DURATION_S} s are needed"
             )
-        if not np.isfinite(signal).all():
-            raise Wav2SmallError("a signal with NaN or infinite samples")
+        if problem := audio.impossible(signal):
+            raise Wav2SmallError(f"a signal with {problem}")
         if np.ptp(signal) == 0:
             value = f"{signal[0]:.3g} throughout" if signal[0] else "only zeros"
             raise Wav2SmallError(f"{value} ({audio.SILENT}): there is nothing to estimate")

@@ -342,8 +342,8 @@ def _samples(block: np.ndarray, sampling_rate: int) -> np.ndarray:
         raise Wav2SmallError(f"a block of {block.dtype}: give float samples, -1..1, or int16")
     with np.errstate(over="ignore"):  # becomes infinite, which is rejected
         samples = block.astype(np.float32)
-    if not np.isfinite(samples).all():
-        raise Wav2SmallError("a block with NaN or infinite samples")
+    if problem := audio.impossible(samples):
+        raise Wav2SmallError(f"a block with {problem}")
     return samples
 
 

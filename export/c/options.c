@@ -17,7 +17,7 @@ const char *w2s_status_text(w2s_status status) {
     case W2S_ERROR_LIBRARY: return "ONNX Runtime not usable";
     case W2S_ERROR_MODEL: return "model not usable";
     case W2S_ERROR_RATE: return "wrong sampling rate";
-    case W2S_ERROR_SIGNAL: return "NaN or infinite samples";
+    case W2S_ERROR_SIGNAL: return "samples that are no signal";
     case W2S_ERROR_SHORT: return "signal too short";
     case W2S_ERROR_CAPACITY: return "array too small";
     case W2S_ERROR_RUN: return "ONNX Runtime failed";

@@ -11,6 +11,7 @@
 #include "stream.h"
 
 #define MIN_SAMPLES 1600
+#define MAX_SAMPLE 1e6f /* larger ones overflow; integers that were not scaled are below */
 #define GATE_FRAME 160 /* samples, of a model that is not causal */
 #define FADE_DB 1.0    /* per second, of the loudest frame */
 #define MAX_HOPS 32    /* per run of a causal model: bounds memory */
@@ -278,12 +279,22 @@ static w2s_status check_signal(w2s_model *model, const float *samples, size_t n,
         return W2S_ERROR_RATE;
     }
     for (size_t i = 0; i < n; i++) {
-        if (!isfinite(samples[i])) {
-            w2s_msg(model->message, "sample %zu is NaN or infinite", i);
+        if (!(fabsf(samples[i]) <= MAX_SAMPLE)) {
+            w2s_msg(model->message, "sample %zu is %s; samples are -1..1", i,
+                    isfinite(samples[i]) ? "far out of range" : "NaN or infinite");
             return W2S_ERROR_SIGNAL;
         }
     }
     return W2S_OK;
+}
+
+static int is_constant(const float *samples, size_t n) {
+    for (size_t i = 1; i < n; i++) {
+        if (samples[i] < samples[0] || samples[i] > samples[0]) {
+            return 0;
+        }
+    }
+    return 1;
 }
 
 w2s_status w2s_predict(w2s_model *model, const float *samples, size_t n, int sampling_rate,
@@ -300,6 +311,11 @@ w2s_status w2s_predict(w2s_model *model, const float *samples, size_t n, int sam
     if (status == W2S_OK && n < MIN_SAMPLES) {
         w2s_msg(model->message, "%zu samples: at least %d are needed (0.1 s)", n, MIN_SAMPLES);
         status = W2S_ERROR_SHORT;
+    }
+    if (status == W2S_OK && is_constant(samples, n)) {
+        w2s_msg(model->message, "%g throughout (digital silence): nothing to estimate",
+                (double)samples[0]);
+        status = W2S_ERROR_SIGNAL;
     }
     if (status == W2S_OK) {
         status = run_window(model, samples, n, NULL, logits);

@@ -42,7 +42,7 @@ typedef enum w2s_status {
     W2S_ERROR_LIBRARY,   /* no ONNX Runtime, or one that is too old */
     W2S_ERROR_MODEL,     /* missing, damaged, or not a model of wav2small */
     W2S_ERROR_RATE,      /* sampling rate other than 16000 Hz */
-    W2S_ERROR_SIGNAL,    /* NaN or infinite samples */
+    W2S_ERROR_SIGNAL,    /* NaN, infinite or beyond 1e6; or one value throughout */
     W2S_ERROR_SHORT,     /* less than 0.1 s */
     W2S_ERROR_CAPACITY,  /* array for estimates too small */
     W2S_ERROR_RUN        /* ONNX Runtime failed */

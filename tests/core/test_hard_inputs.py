@@ -20,6 +20,7 @@ from wav2small.errors import Wav2SmallError
 from wav2small.follow import follow
 from wav2small.index import load_source
 from wav2small.predictor import Predictor
+from wav2small.stream import Stream
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +215,22 @@ def test_channels_that_cancel(tmp_path):
 def test_signals_that_are_no_speech(toy, signal, rate, message):
     with pytest.raises(Wav2SmallError, match=message):
         Predictor(toy).predict(signal, rate)
+
+
+def test_samples_out_of_range(toy, speech, tmp_path):
+    """1e18 is finite, but its square is not: the estimate was NaN, and a stream stayed NaN."""
+    signal = np.tile(audio.read(sorted(speech.glob("*.flac"))[0]), 2)
+    loud = signal.copy()
+    loud[5000] = 1e18
+    soundfile.write(tmp_path / "loud.wav", loud, 16000, subtype="FLOAT")
+    predictor, stream = Predictor(toy), Stream(toy, gate=False)
+    for reject in (predictor.predict, stream.push, lambda _: audio.read(tmp_path / "loud.wav")):
+        with pytest.raises(Wav2SmallError, match=r"1e\+18"):
+            reject(loud)
+    assert all(np.isfinite(estimate.overall).all() for estimate in stream.push(signal))
+    for take in (predictor.predict, stream.push):
+        with pytest.warns(UserWarning, match="not scaled"):
+            take(signal * 32768)
 
 
 def test_int16_is_scaled(toy, speech):

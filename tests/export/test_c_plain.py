@@ -257,7 +257,7 @@ def test_bad_input(engine, clips):
     assert engine.push(clips[0][:3999]) == OK
     assert engine.read()[0] == NOT_YET
     before = engine.sums()
-    for bad in (np.nan, np.inf, -np.inf):
+    for bad in (np.nan, np.inf, -np.inf, 1e18, -1e7):
         block = np.zeros(600, np.float32)
         block[-1] = bad
         assert engine.push(block) == SIGNAL

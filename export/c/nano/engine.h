@@ -42,7 +42,7 @@ typedef enum nano_status {
     NANO_NOT_YET = 1,          /* less than .25 s counted so far, or see estimate_every */
     NANO_ERROR_NULL = -1,      /* a null pointer */
     NANO_ERROR_STATE = -2,     /* not this model's state: another's, not begun, or overwritten */
-    NANO_ERROR_SIGNAL = -3,    /* NaN or infinite samples */
+    NANO_ERROR_SIGNAL = -3,    /* NaN, infinite or beyond 1e6 */
     NANO_ERROR_ARGUMENT = -4,  /* out of its range */
     NANO_ERROR_ALIGNMENT = -5, /* memory that is not aligned to 8 */
     NANO_ERROR_SIZE = -6       /* memory smaller than state_size */
@@ -72,7 +72,7 @@ nano_status @NAME@_init(void *memory, size_t size, @NAME@_state **state);
 /* Take n samples, any n. The block is not kept. */
 nano_status @NAME@_push(@NAME@_state *state, const int16_t *block, size_t n);
 
-/* The same for -1..1; rounded to 16 bits. With an infinite sample or a NaN nothing is taken. */
+/* The same for -1..1; rounded to 16 bits. With a NaN or a sample beyond 1e6 nothing is taken. */
 nano_status @NAME@_push_float(@NAME@_state *state, const float *block, size_t n);
 
 /* Estimate over the last seconds (W2S_MEMORY_S, 4), fading. */

@@ -94,7 +94,7 @@ nano_status nano_push_float(nano_state *state, const float *samples, size_t n) {
         status = NANO_ERROR_NULL;
     }
     for (size_t i = 0; status == NANO_OK && i < n; i++) {
-        if (!(samples[i] >= -3.0e38f && samples[i] <= 3.0e38f)) {
+        if (!(samples[i] >= -1.0e6f && samples[i] <= 1.0e6f)) {
             status = NANO_ERROR_SIGNAL;
         }
     }

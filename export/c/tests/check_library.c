@@ -62,6 +62,18 @@ static void predicting(w2s_model *model, float *signal) {
     EXPECT(w2s_predict(model, signal, 1600, 16000, &estimate) == W2S_OK);
     signal[100] = NAN;
     EXPECT(w2s_predict(model, signal, 16000, 16000, &estimate) == W2S_ERROR_SIGNAL);
+    signal[100] = 1e18f;
+    EXPECT(w2s_predict(model, signal, 16000, 16000, &estimate) == W2S_ERROR_SIGNAL &&
+           strstr(w2s_message(model), "range"));
+    {
+        float *constant = (float *)malloc(16000 * sizeof *constant);
+        for (int i = 0; i < 16000; i++) {
+            constant[i] = 0.25f;
+        }
+        EXPECT(w2s_predict(model, constant, 16000, 16000, &estimate) == W2S_ERROR_SIGNAL &&
+               strstr(w2s_message(model), "throughout"));
+        free(constant);
+    }
     signal[100] = INFINITY;
     EXPECT(w2s_predict(model, signal, 16000, 16000, &estimate) == W2S_ERROR_SIGNAL);
     signal[100] = 0.0f;
@@ -80,6 +92,8 @@ static w2s_estimate process(w2s_model *model, float *signal, size_t n, size_t bl
         if (upset && at <= n / 2 && at + size > n / 2) {
             float bad[64] = {0};
             bad[33] = NAN;
+            EXPECT(w2s_stream_push(model, bad, 64, 16000, -1.0f, NULL, 0, &count) == W2S_ERROR_SIGNAL);
+            bad[33] = -1e18f;
             EXPECT(w2s_stream_push(model, bad, 64, 16000, -1.0f, NULL, 0, &count) == W2S_ERROR_SIGNAL);
             EXPECT(w2s_stream_push(model, signal, 64, 8000, -1.0f, NULL, 0, &count) == W2S_ERROR_RATE);
             EXPECT(w2s_stream_push(model, signal, 64, 16000, 2.0f, NULL, 0, &count) == W2S_ERROR_ARGUMENT);
