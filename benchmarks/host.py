@@ -61,7 +61,7 @@ def benchmark(
     paths = [bundles] if isinstance(bundles, (str, os.PathLike)) else list(bundles)
     _check(paths, durations, runs=runs, warm_up=warm_up, threads=threads)
     opened = [models.WaveformModel(path, threads=threads) for path in [*paths, *against]]
-    names = _names([*paths, *against])
+    names = models.short_names([*paths, *against])
     lengths = sorted({float(duration) for duration in durations})
     results = [
         {
@@ -198,19 +198,6 @@ def _growth(result: dict[str, Any]) -> dict[str, Any]:
         [point["activations_bytes"] for point in measured],
     )
     return fits
-
-
-def _names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Short names: the folder's or file's own, numbered where two would be equal."""
-    names: list[str] = []
-    for path in paths:
-        place = Path(path).resolve()
-        if place.name == "model.onnx":
-            place = place.parent
-        name = place.stem if place.suffix == ".onnx" else place.name
-        twins = sum(taken.split(" #")[0] == name for taken in names)
-        names.append(f"{name} #{twins + 1}" if twins else name)
-    return names
 
 
 def _size(path: Path) -> int:

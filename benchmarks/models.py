@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
@@ -55,6 +57,24 @@ class WaveformModel:
     def run(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         """The model's first output for a feed (the others are not computed twice)."""
         return self.session.run(self.outputs[:1], feed)
+
+
+def short_names(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Names of models: the folder's or file's own, numbered where two would be equal.
+
+    Example:
+        >>> short_names(["runs/nano/model.onnx", "other/nano", "net.onnx"])
+        ['nano', 'nano #2', 'net']
+    """
+    names: list[str] = []
+    for path in paths:
+        place = Path(path).resolve()
+        if place.name == "model.onnx":
+            place = place.parent
+        name = place.stem if place.suffix == ".onnx" else place.name
+        twins = sum(taken.split(" #")[0] == name for taken in names)
+        names.append(f"{name} #{twins + 1}" if twins else name)
+    return names
 
 
 def noise(samples: int, *, seed: int = 0) -> np.ndarray:

@@ -10,6 +10,7 @@ _EXTRAS = {
     "pandas": "data",
     "pyarrow": "data",
     "scipy": "data",
+    "tabulate": "data",
     "yaml": "data",
     "espeakng_loader": "demo",
     "peft": "lora",

@@ -6,7 +6,7 @@ speakers are known, whole speakers are drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -184,8 +184,6 @@ def bootstrap(
         >>> bootstrap(np.arange(10), np.arange(10) + 1, mae, n=20)
         Interval(value=1.0, low=1.0, high=1.0)
     """
-    import scipy.stats
-
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     value = metric(truth, prediction)
     members: list[np.ndarray] | None = None
@@ -194,13 +192,40 @@ def bootstrap(
         names, codes = np.unique(groups, return_inverse=True)
         members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
         count = len(names)
-    generator = np.random.default_rng(seed)
     resampled = np.empty(n)
-    for number in range(n):
-        draw = generator.integers(0, count, count)
+    for number, draw in enumerate(resamples(count, n, seed=seed)):
         if members is not None:
             draw = np.concatenate([members[group] for group in draw])
         resampled[number] = metric(truth[draw], prediction[draw])
+    return interval(value, resampled, count=count, level=level)
+
+
+def resamples(count: int, n: int, *, seed: int = 0) -> Iterator[np.ndarray]:
+    """The rows of each of `n` bootstrap samples of `count` clips (or groups), with replacement.
+
+    Example:
+        >>> [len(rows) for rows in resamples(3, 2)]
+        [3, 3]
+    """
+    generator = np.random.default_rng(seed)
+    return (generator.integers(0, count, count) for _ in range(n))
+
+
+def interval(value: float, resampled: np.ndarray, *, count: int, level: float = 0.95) -> Interval:
+    """A figure with its percentile interval, widened for few clips as Student's t is.
+
+    Args:
+        value: the figure of all clips
+        resampled: that of each bootstrap sample; NaN is left out
+        count: clips (or groups) that were drawn from
+        level: coverage of the interval
+
+    Example:
+        >>> interval(0.5, np.array([0.4, 0.6, np.nan]), count=100, level=1.0)
+        Interval(value=0.5, low=0.4, high=0.6)
+    """
+    import scipy.stats
+
     resampled = resampled[np.isfinite(resampled)]
     if len(resampled) == 0 or count < 2:
         return Interval(value, float("nan"), float("nan"))

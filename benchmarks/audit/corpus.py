@@ -1,8 +1,7 @@
-"""What an audit listens to: clips, what is known about them, and sounds to disturb them with."""
+"""What an audit runs on: clips, what is known about them, and sounds to disturb them with."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from wav2small import audio
 from wav2small.dimensions import DIMENSIONS
 from wav2small.emotions import common
 from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.index import fingerprint, load_source
 from wav2small.operations import synthetic_rooms
+from wav2small.tables import Labels, read_labels
 
-from .perturbations import Resources
+from .perturbations import Sounds
 
 #: Columns that an audit knows what to do with, and other names under which they come.
 COLUMNS = {
@@ -29,6 +31,27 @@ COLUMNS = {
 }
 
 MAX_DURATION_S = 60.0  # of a clip; memory grows with it, and an emotion does not last so long
+VOICES = 24  # clips that babble is mixed from (chosen)
+EVENT_S = 2.0  # shorter noises are single events (chosen)
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """Which clips of a source are used, and what is known about them.
+
+    Attributes:
+        truth: another table with ratings of the source's files
+        scale: (lowest, highest) rating of the truth, mapped to 0..1; None = it is 0..1 already
+        root: folder that the files of the source are relative to
+        by: further columns of the source whose groups are compared
+        limit: number of clips drawn from the source, None = all
+    """
+
+    truth: str | os.PathLike[str] | None = None
+    scale: tuple[float, float] | None = None
+    root: str | None = None
+    by: Sequence[str] = ()
+    limit: int | None = None
 
 
 @dataclass
@@ -36,173 +59,103 @@ class Corpus:
     """Clips with what is known about them.
 
     Attributes:
-        files: paths as the source names them
-        paths: where they are
-        starts: seconds
-        ends: seconds, NaN = to the end
-        truth: float64 (clips, 3), NaN = not rated; None if nothing is rated
+        frame: `file` as the source names it, `path`, `start` and `end` in seconds (NaN = to the
+            end), and the columns below, of str, "" = unknown
+        truth: float64 (clips, 3), 0..1, NaN = not rated; None if nothing is rated
         truth_name: whose ratings these are
-        columns: name -> (clips,) of str, "" = unknown
+        columns: names of what is known, such as "speaker"
         notes: what a reader of the figures must know
     """
 
-    files: list[str]
-    paths: list[str]
-    starts: np.ndarray
-    ends: np.ndarray
+    frame: pd.DataFrame
     truth: np.ndarray | None = None
     truth_name: str = ""
-    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.frame)
 
     def take(self, rows: np.ndarray) -> Corpus:
         """The corpus of these rows only."""
-        return Corpus(
-            files=[self.files[row] for row in rows],
-            paths=[self.paths[row] for row in rows],
-            starts=self.starts[rows],
-            ends=self.ends[rows],
-            truth=None if self.truth is None else self.truth[rows],
-            truth_name=self.truth_name,
-            columns={name: values[rows] for name, values in self.columns.items()},
-            notes=self.notes,
-        )
+        truth = None if self.truth is None else self.truth[rows]
+        frame = self.frame.iloc[rows].reset_index(drop=True)
+        return Corpus(frame, truth, self.truth_name, self.columns, self.notes)
 
-    def digest(self) -> str:
-        """Identity of the clips and of their ratings, wherever the folder lies."""
-        text = "\n".join(
-            f"{file}|{start:.3f}|{end:.3f}"
-            for file, start, end in zip(self.files, self.starts, self.ends, strict=True)
-        )
-        truth = b"" if self.truth is None else np.round(self.truth, 4).tobytes()
-        return hashlib.sha256(text.encode() + truth).hexdigest()
+    def digest(self, *arrays: np.ndarray) -> str:
+        """Content hash of the clips, of their ratings and of `arrays`, wherever the folder is."""
+        truth = () if self.truth is None else (np.round(self.truth, 4),)
+        return fingerprint(self.frame[["file", "start", "end"]].round(3), *truth, *arrays)
+
+    def read(self, row: int) -> np.ndarray:
+        """The signal of a clip; see `read`."""
+        return read(*self.frame.loc[row, ["path", "start", "end"]])
 
 
 def gather(
-    source: str | os.PathLike[str],
-    *,
-    truth: str | os.PathLike[str] | None = None,
-    scale: tuple[float, float] | None = None,
-    root: str | None = None,
-    by: Sequence[str] = (),
-    limit: int | None = None,
-    seed: int = 0,
+    source: str | os.PathLike[str], options: ClipOptions | None = None, *, seed: int = 0
 ) -> tuple[Corpus, list[tuple[str, str]]]:
     """Read a source and what is known about its clips.
 
     Args:
         source: folder, file, table or audformat database; its columns arousal, dominance,
             valence are the truth, emotion, speaker, sex, language, accent are used as well
-        truth: another table with the ratings of the same files
-        scale: (lowest, highest) rating, mapped to 0..1
-        root: folder that the files of the source are relative to
-        by: further columns of the source whose groups are compared
-        limit: number of clips drawn from the source; None = all
+        options: which clips, which truth
         seed: of the drawing
 
     Returns:
-        the corpus, and (file, reason) of what the source listed but nobody can hear
+        the corpus, and (file, reason) of what the source lists and cannot be read
 
     Raises:
         Wav2SmallError: no source, no such column, ratings outside their scale, or a truth that
             rates none of the clips
     """
-    from wav2small.index import load_source
-    from wav2small.tables import read_labels
-
-    index = load_source(source, root=root)
-    frame, folder, provenance = index.frame, index.root, {}
-    notes = []
-    own_truth = truth is None and any(name in frame for name in DIMENSIONS)
+    options = options or ClipOptions()
+    index = load_source(source, root=options.root)
+    labels = Labels(index.frame, index.root)
+    own_truth = options.truth is None and any(name in labels.frame for name in DIMENSIONS)
     if own_truth:
-        labels = read_labels(source, root=root, scale=scale, partial=True)
-        frame, folder, provenance = labels.frame, labels.root, labels.provenance
-    if "variant" in frame:
-        kept = frame["variant"].fillna(0) == 0
-        notes.append(f"{int((~kept).sum())} augmented variants were left out")
-        frame = frame[kept].reset_index(drop=True)
-    corpus = Corpus(
-        files=frame["file"].tolist(),
-        paths=[os.path.join(folder, file) for file in frame["file"]],
-        starts=frame["start"].dt.total_seconds().to_numpy(),
-        ends=frame["end"].dt.total_seconds().to_numpy(),
-        notes=notes,
-    )
+        labels = read_labels(source, root=options.root, scale=options.scale, partial=True)
+    table, notes = _clean(labels.frame), []
+    if len(table) < len(labels.frame):
+        notes.append(f"{len(labels.frame) - len(table)} augmented variants were left out")
+    frame = pd.DataFrame({"file": table["file"], "path": table["file"].map(labels.path)})
+    for name in ("start", "end"):
+        frame[name] = table[name].dt.total_seconds()
+    known = {
+        name: next(alias for alias in aliases if alias in table)
+        for name, aliases in COLUMNS.items()
+        if set(aliases) & set(table)
+    }
+    for name in options.by:
+        if name not in table:
+            there = ", ".join(map(str, table.columns[3:])) or "none"
+            raise Wav2SmallError(f"--by {name}: {source} has no such column; its columns: {there}")
+        known[name] = name
+    for name, column in known.items():
+        values = table[column].astype("object")
+        frame[name] = values.where(values.notna(), "").astype(str)
+    if "emotion" in known:
+        frame["emotion"] = frame["emotion"].map(common)
+    corpus = Corpus(frame, columns=tuple(known), notes=notes)
     if own_truth:
-        corpus.truth = np.full((len(frame), len(DIMENSIONS)), np.nan)
-        for column, name in enumerate(DIMENSIONS):
-            if name in frame:
-                corpus.truth[:, column] = frame[name]
-        corpus.truth_name = _whose(source, provenance)
-    elif truth is not None:
-        _rate(corpus, truth, scale, source)
-    _know(corpus, frame, by, source)
-    if limit is not None and limit < len(corpus):
-        rows = np.sort(np.random.default_rng(seed).choice(len(corpus), limit, replace=False))
-        notes.append(f"{limit} of {len(corpus)} clips, drawn with seed {seed}")
+        corpus.truth, corpus.truth_name = _ratings(table), _whose(source, labels.provenance)
+    elif options.truth is not None:
+        _rate(corpus, options.truth, options.scale, source)
+    if options.limit is not None and options.limit < len(corpus):
+        rng = np.random.default_rng(seed)
+        rows = np.sort(rng.choice(len(corpus), options.limit, replace=False))
+        notes.append(f"{options.limit} of {len(corpus)} clips, drawn with seed {seed}")
         corpus = corpus.take(rows)
     return corpus, list(index.rejected)
 
 
-def resources(
-    corpus: Corpus, *, noise: str | None = None, rooms: str | None = None, seed: int = 0
-) -> Resources:
-    """Sounds to disturb the clips with.
-
-    Args:
-        corpus: 24 of its clips, drawn with the seed, become the voices of babble
-        noise: folder of recorded noise; files of less than 2 s are single events, the others
-            backgrounds. Without it, the tests with recorded noise cannot run.
-        rooms: folder of impulse responses; without it, they are made
-        seed: of the drawing
-
-    Raises:
-        Wav2SmallError: a folder without audio
-    """
-    found = Resources()
-    for row in np.random.default_rng(seed).permutation(len(corpus))[:48]:
-        try:
-            found.voices.append(read(corpus, int(row)))
-        except AudioError:
-            continue  # it is listed when its turn comes
-        if len(found.voices) == 24:
-            break
-    if noise:
-        for name, signal in _folder(noise, "--noise"):
-            if _is_room(name):
-                continue
-            short = len(signal) < 2 * audio.SAMPLING_RATE
-            (found.events if short else found.backgrounds).append(signal)
-        found.notes.append(
-            f"noise: {len(found.backgrounds)} backgrounds, {len(found.events)} events"
-        )
-    if rooms:
-        listed = _folder(rooms, "--rooms")
-        responses = [signal for name, signal in listed if _is_room(name)]
-        found.rooms = responses or [signal for _, signal in listed]
-        found.notes.append(f"rooms: {len(found.rooms)} recorded impulse responses")
-    else:
-        found.rooms = synthetic_rooms()
-        found.notes.append("rooms: 4 synthetic impulse responses (give --rooms for recorded ones)")
-    return found
-
-
-def read(corpus: Corpus, row: int) -> np.ndarray:
-    """The signal of a clip.
+def read(path: str, start_s: float, end_s: float) -> np.ndarray:
+    """The signal of a clip, float32 (samples,) at 16 kHz; `end_s` NaN = to the end.
 
     Raises:
         AudioError: unreadable, or longer than a minute
     """
-    start, end = float(corpus.starts[row]), float(corpus.ends[row])
-    path = corpus.paths[row]
-    return hear(path, start, end)
-
-
-def hear(path: str, start_s: float, end_s: float) -> np.ndarray:
-    """The signal of a clip, from where it is; `end_s` NaN = to the end."""
     stop_s = audio.duration(path) if np.isnan(end_s) else end_s
     if stop_s - start_s > MAX_DURATION_S:
         raise AudioError(
@@ -210,6 +163,60 @@ def hear(path: str, start_s: float, end_s: float) -> np.ndarray:
             f"at most {MAX_DURATION_S:.0f} s with `start` and `end` in a table"
         )
     return audio.read(path, start_s=start_s, end_s=None if np.isnan(end_s) else end_s)
+
+
+def gather_sounds(
+    corpus: Corpus, *, noise: str | None = None, rooms: str | None = None, seed: int = 0
+) -> Sounds:
+    """Sounds to disturb the clips with.
+
+    Args:
+        corpus: 24 of its clips, drawn with the seed, become the voices of babble
+        noise: folder of recorded noise; files of less than 2 s are single events, the others
+            backgrounds. Without it, the tests with recorded noise cannot run.
+        rooms: folder of impulse responses; without it, they are synthesised
+        seed: of the drawing
+
+    Raises:
+        Wav2SmallError: a folder without audio
+    """
+    sounds = Sounds()
+    for row in np.random.default_rng(seed).permutation(len(corpus))[: 2 * VOICES]:
+        try:
+            sounds.voices.append(corpus.read(int(row)))
+        except AudioError:
+            continue  # the run lists it
+        if len(sounds.voices) == VOICES:
+            break
+    if noise:
+        for name, signal in _folder(noise, "--noise"):
+            if not _is_room(name):
+                short = len(signal) < EVENT_S * audio.SAMPLING_RATE
+                (sounds.events if short else sounds.backgrounds).append(signal)
+        sounds.notes.append(
+            f"noise: {len(sounds.backgrounds)} backgrounds, {len(sounds.events)} events"
+        )
+    if rooms:
+        listed = _folder(rooms, "--rooms")
+        responses = [signal for name, signal in listed if _is_room(name)]
+        sounds.rooms = responses or [signal for _, signal in listed]
+        sounds.notes.append(f"rooms: {len(sounds.rooms)} recorded impulse responses")
+    else:
+        sounds.rooms = synthetic_rooms()
+        sounds.notes.append("rooms: 4 synthetic impulse responses (give --rooms for recorded ones)")
+    return sounds
+
+
+def _clean(table: pd.DataFrame) -> pd.DataFrame:
+    """Without augmented variants."""
+    if "variant" not in table:
+        return table
+    return table[table["variant"].fillna(0) == 0].reset_index(drop=True)
+
+
+def _ratings(table: pd.DataFrame) -> np.ndarray:
+    """(clips, 3), NaN where a dimension has no column."""
+    return table.reindex(columns=list(DIMENSIONS)).to_numpy(dtype=np.float64)
 
 
 def _whose(source: str | os.PathLike[str], provenance: dict[str, Any]) -> str:
@@ -225,60 +232,33 @@ def _rate(
     scale: tuple[float, float] | None,
     source: str | os.PathLike[str],
 ) -> None:
-    from wav2small.tables import read_labels
-
     labels = read_labels(truth, scale=scale, partial=True)
-    frame = labels.frame
-    if "variant" in frame:
-        frame = frame[frame["variant"].fillna(0) == 0]
-    values = np.full((len(frame), len(DIMENSIONS)), np.nan)
-    for column, name in enumerate(DIMENSIONS):
-        if name in frame:
-            values[:, column] = frame[name]
-    starts = frame["start"].dt.total_seconds().to_numpy()
-    ends = frame["end"].dt.total_seconds().to_numpy()
-    # The same clip by place, else by name: a table may have moved away from its audio.
-    by_place, by_name = {}, {}
-    for row, (file, start, end) in enumerate(zip(frame["file"], starts, ends, strict=True)):
-        key = _key(labels.path(file), start, end)
-        by_place[key] = by_name[(file, *key[1:])] = row
-    corpus.truth = np.full((len(corpus), len(DIMENSIONS)), np.nan)
-    for row, (file, path) in enumerate(zip(corpus.files, corpus.paths, strict=True)):
-        key = _key(path, corpus.starts[row], corpus.ends[row])
-        match = by_place.get(key, by_name.get((file, *key[1:])))
-        if match is not None:
-            corpus.truth[row] = values[match]
+    table = _clean(labels.frame)
+    starts, ends = (table[name].dt.total_seconds() for name in ("start", "end"))
+    # The same clip by its path, else by its name: a table may have moved away from its audio.
+    rows: dict[tuple[str, float, float], int] = {}
+    for row, (file, start, end) in enumerate(zip(table["file"], starts, ends, strict=True)):
+        rows[_key(os.path.realpath(labels.path(file)), start, end)] = row
+        rows[_key(file, start, end)] = row
+    matches = []
+    for file, path, start, end in corpus.frame[["file", "path", "start", "end"]].itertuples(False):
+        match = rows.get(_key(os.path.realpath(path), start, end))
+        matches.append(rows.get(_key(file, start, end), -1) if match is None else match)
+    corpus.truth = np.vstack([_ratings(table), np.full(len(DIMENSIONS), np.nan)])[matches]
     rated = int(np.isfinite(corpus.truth).any(1).sum())
     if rated == 0:
         raise Wav2SmallError(
             f"{truth}: rates none of the {len(corpus)} clips of {source} (such as "
-            f"{corpus.files[0]}; it rates {frame['file'].iloc[0]}); give the table of these files"
+            f"{corpus.frame['file'][0]}; it rates {table['file'].iloc[0]}); give the table of "
+            "these files"
         )
     corpus.truth_name = _whose(truth, labels.provenance)
     if rated < len(corpus):
         corpus.notes.append(f"{rated} of {len(corpus)} clips are rated in {Path(truth).name}")
 
 
-def _key(path: str, start: float, end: float) -> tuple[str, float, float]:
-    return os.path.realpath(path), round(float(start), 3), -1.0 if np.isnan(end) else round(end, 3)
-
-
-def _know(corpus: Corpus, frame: Any, by: Sequence[str], source: str | os.PathLike[str]) -> None:
-    for name, aliases in COLUMNS.items():
-        for alias in aliases:
-            if alias in frame and name not in corpus.columns:
-                corpus.columns[name] = _strings(frame[alias])
-    for name in by:
-        if name not in frame:
-            known = ", ".join(map(str, frame.columns[3:])) or "none"
-            raise Wav2SmallError(f"--by {name}: {source} has no such column; its columns: {known}")
-        corpus.columns[name] = _strings(frame[name])
-    if "emotion" in corpus.columns:
-        corpus.columns["emotion"] = np.array([common(n) for n in corpus.columns["emotion"]])
-
-
-def _strings(values: Any) -> np.ndarray:
-    return values.astype("object").where(values.notna(), "").astype(str).to_numpy(dtype=str)
+def _key(name: str, start: float, end: float) -> tuple[str, float, float]:
+    return name, round(start, 3), -1.0 if np.isnan(end) else round(end, 3)
 
 
 def _is_room(name: str) -> bool:
@@ -286,8 +266,6 @@ def _is_room(name: str) -> bool:
 
 
 def _folder(folder: str, option: str) -> list[tuple[str, np.ndarray]]:
-    from wav2small.index import load_source
-
     if not os.path.isdir(folder):
         raise Wav2SmallError(f"{option} {folder}: no such folder")
     index = load_source(folder)

@@ -10,14 +10,16 @@ from __future__ import annotations
 import numpy as np
 import scipy.stats
 
+from wav2small import metrics
+
 BINS = 10  # of the histograms that the Jensen-Shannon distance compares (ser-tests)
+FINEST_STEP = 1 / 50  # of a rating scale; what is finer counts as continuous (chosen)
 
 
-def resamples(clips: int, draws: int, *, seed: int = 0) -> np.ndarray:
+def weights(clips: int, draws: int, *, seed: int = 0) -> np.ndarray:
     """Weights of a bootstrap over clips, float64 (draws, clips); each row sums to `clips`."""
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(0, clips, (draws, clips)) + clips * np.arange(draws)[:, None]
-    return np.bincount(rows.ravel(), minlength=draws * clips).reshape(draws, clips).astype(float)
+    rows = metrics.resamples(clips, draws, seed=seed)
+    return np.array([np.bincount(draw, minlength=clips) for draw in rows], dtype=np.float64)
 
 
 def mean(x: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -47,12 +49,43 @@ def mae(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def jensen_shannon(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Jensen-Shannon distance (base 2, 0..1) of two histograms over 0..1 with 10 bins."""
-    p, q = _histogram(x, w), _histogram(y, w)
+    """Jensen-Shannon distance (base 2, 0..1) of two histograms over 0..1, y being the truth.
+
+    Ten equal bins, as in ser-tests; where the truth has few levels (integer ratings), their edges
+    move to the nearest middle between two levels. Else some bins could hold no rating at all, and
+    a model that is right about every clip would be far from the truth.
+    """
+    edges = np.arange(1, BINS) / BINS
+    step = rating_step(y)
+    if step:
+        edges = np.unique((np.round(edges / step - 0.5) + 0.5) * step)
+    p, q = _histogram(x, w, edges), _histogram(y, w, edges)
     m = (p + q) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
         divergence = sum(np.where(h > 0, h * np.log2(h / m), 0).sum(-1) for h in (p, q)) / 2
     return np.sqrt(np.clip(divergence, 0, 1))
+
+
+def rating_step(truth: np.ndarray) -> float:
+    """Distance of neighbouring levels of a rating scale that was mapped to 0..1.
+
+    Args:
+        truth: ratings (clips,), 0..1; NaN = not rated
+
+    Returns:
+        the largest 1 / n of which all ratings are multiples; 0 = continuous ratings
+
+    Example:
+        >>> round(1 / rating_step(np.array([0, 1, 2, 5, 6]) / 6))
+        6
+        >>> rating_step(np.array([0.123, 0.456]))
+        0.0
+    """
+    levels = np.unique(truth[np.isfinite(truth)])
+    for steps in range(1, round(1 / FINEST_STEP) + 1):
+        if (np.abs(levels - np.round(levels * steps) / steps) < 1e-3).all():
+            return 1 / steps
+    return 0.0
 
 
 def group_means(x: np.ndarray, groups: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -84,7 +117,8 @@ def _moments(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, .
     return mx, my, covariance, vx, vy
 
 
-def _histogram(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    bins = np.clip((x * BINS).astype(int), 0, BINS - 1)
-    counts = np.stack([((bins == b) * w).sum(-1) for b in range(BINS)], axis=-1).astype(float)
+def _histogram(x: np.ndarray, w: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    bins = np.searchsorted(edges, x, side="right")
+    sums = [((bins == b) * w).sum(-1) for b in range(len(edges) + 1)]
+    counts = np.stack(sums, axis=-1).astype(float)
     return counts / counts.sum(-1, keepdims=True)

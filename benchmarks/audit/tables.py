@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from wav2small.benchmarks import tables
+import pandas as pd
+
+from wav2small.benchmarks.tables import draw, number, table
 
 from . import trust
 
@@ -15,138 +17,148 @@ _SIGN = {"above": ">", "below": "<", "within": "within ±"}
 def listing(tests: Sequence[trust.Test], *, style: str = "text") -> str:
     """The table of tests: group, test, metric, threshold, data needed."""
     rows = [
-        [
-            test.group,
-            test.name,
-            test.metric,
-            f"{_SIGN[test.better]} {test.threshold:g}",
-            ", ".join(test.needs) or "audio only",
-            test.origin,
-        ]
+        [test.group, test.name, test.metric, f"{_SIGN[test.better]} {test.threshold:g}",
+         ", ".join(test.needs) or "audio only", test.origin]
         for test in tests
-    ]
-    rows.append(["robustness", "curves", "the same over 40 to 0 dB SNR", "none", "audio only",
-                 "wav2small"])  # fmt: skip
-    return _draw(style)("group|test|metric|needed|data|origin".split("|"), rows)
+    ]  # fmt: skip
+    rows += [["robustness", "curves", "the same over 40 to 0 dB SNR", "none", "audio only"]]
+    rows[-1].append("wav2small")
+    return draw(table("group|test|metric|needed|data|origin", rows), style)
 
 
 def audit(result: dict[str, Any], *, style: str = "text", worst: bool = True) -> str:
-    """What `audit.audit` returned, for people.
+    """What `audit.audit` returned, as text.
 
     Args:
         result: the dictionary
         style: "text" or "markdown"
         worst: name the worst clips of each failed figure
     """
-    draw = _draw(style)
-    corpus = result["corpus"]
-    title = "### " if style == "markdown" else ""
-    truth = f"truth: {corpus['truth']}" if corpus["truth"] else "no truth"
-    parts = [
-        f"{result['bundle']['name']} on {result['source']}: {corpus['heard']} of "
-        f"{corpus['clips']} clips heard; {truth}; seed {result['settings']['seed']}"
-        + "".join(f"; {note}" for note in corpus["notes"]),
-        f"{title}Passed, per test (a random model passes many tests; groups are never added up)",
-        draw(*summary(result)),
-    ]
+    title, mark = ("### ", "- ") if style == "markdown" else ("", "  ")
+    parts = [f"{headline(result)}; seed {result['settings']['seed']}"]
+
+    def add(heading: str, content: pd.DataFrame | Sequence[str]) -> None:
+        if isinstance(content, pd.DataFrame):
+            text = draw(content, style)
+        else:
+            text = "\n".join(mark + line for line in content)
+        parts.append(title + heading)
+        if text:
+            parts.append(text)
+
+    add("Passed, per test (a random model passes many tests; groups are never added up)",
+        summary(result))  # fmt: skip
     failed = [figure for figure in result["figures"] if not figure["passed"]]
     if failed:
-        parts += [
-            f"{title}Failed: {len(failed)} figures, with 95 % intervals; ! = the whole interval "
-            "fails",
-            draw(*figures(result, failed)),
-        ]
+        add(f"Failed: {len(failed)} figures, with 95 % intervals; ! = the full interval fails",
+            figures(result, failed))  # fmt: skip
     if failed and worst:
         lines = [_worst(figure) for figure in failed if figure.get("worst")]
-        parts += [f"{title}Worst clips of each failed figure", _list(lines, style)]
-    if result["curves"]:
-        parts += [
-            f"{title}Share of estimates changed by less than {trust.UNCHANGED:g}, over the "
-            "signal-to-noise ratio",
-            draw(*curves(result, "unchanged")),
-        ]
-        if any("ccc_with_truth" in point for point in result["curves"]):
-            parts += [
-                f"{title}CCC with the truth, over the signal-to-noise ratio",
-                draw(*curves(result, "ccc_with_truth")),
-            ]
+        add("Worst clips of each failed figure", lines)
+    for key, heading in curve_tables(result).items():
+        add(f"{heading}, over the signal-to-noise ratio", curves(result, key))
     if result["cannot_run"]:
         reasons: dict[str, list[str]] = {}
         for entry in result["cannot_run"]:
             reasons.setdefault(entry["reason"], []).append(entry["test"])
-        lines = [f"{why}: {', '.join(tests)}" for why, tests in reasons.items()]
-        parts += [f"{title}Could not run", _list(lines, style)]
+        add("Could not run", [f"{why}: {', '.join(tests)}" for why, tests in reasons.items()])
     if result["small_groups"]:
-        lines = [
+        groups = "; ".join(
             f"{entry['column']} {entry['group']}: {entry['clips']}"
             for entry in result["small_groups"]
-        ]
-        parts.append(f"Groups of fewer than {trust.MIN_CLIPS} clips, skipped: {'; '.join(lines)}")
+        )
+        parts.append(f"Groups of fewer than {trust.MIN_CLIPS} clips, skipped: {groups}")
     if result["rejected"]:
         lines = [entry["reason"] for entry in result["rejected"]]
-        parts += [f"{title}Rejected: {len(lines)} clips", _list(lines, style)]
-    if result["gate"]["asked"]:
-        failures = result["gate"]["failures"]
-        verdict = f"Gate: {len(failures)} failures" if failures else "Gate: passed"
-        parts += [f"{title}{verdict}", *([_list(failures, style)] if failures else [])]
+        add(f"Rejected: {len(lines)} clips", lines)
+    if result["thresholds"]["checked"]:
+        failures = result["thresholds"]["failures"]
+        add(f"Thresholds: {len(failures)} failures" if failures else "Thresholds: passed", failures)
     return "\n\n".join(parts)
 
 
-def summary(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the passes per test."""
-    others = [listener["name"] for listener in result["settings"]["listeners"][1:]]
-    header = ["group", "test", "passed", "random model", *others]
-    rows = [
+def headline(result: dict[str, Any]) -> str:
+    """Which model on which clips, with whose truth."""
+    corpus = result["corpus"]
+    truth = f"truth: {corpus['truth']}" if corpus["truth"] else "no truth"
+    return "; ".join(
         [
-            row["group"],
-            row["test"],
-            f"{row['passed']} of {row['figures']}",
-            f"{100 * row['random_passes']:.0f} %",
-            *(f"{row['beside'][name]} of {row['figures']}" for name in others),
+            f"{result['bundle']['name']} on {result['source']}: {corpus['used']} of "
+            f"{corpus['clips']} clips used",
+            truth,
+            *corpus["notes"],
         ]
-        for row in result["summary"]
-    ]
-    return header, rows
+    )
 
 
-def figures(
-    result: dict[str, Any], chosen: Sequence[dict[str, Any]]
-) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of figures."""
-    others = [listener["name"] for listener in result["settings"]["listeners"][1:]]
-    header = ["test", "dimension", "case", "figure", "interval", "needed", "", "random", *others]
-    rows = [
+def summary(result: dict[str, Any]) -> pd.DataFrame:
+    """Passes per test."""
+    others = _others(result)
+    return table(
+        ["group", "test", "passed", "random model", *others],
         [
-            f"{one['group']}:{one['test']}",
-            one["dimension"],
-            one["case"] or "-",
-            number(one["value"]),
-            f"[{number(one['low'])} {number(one['high'])}]",
-            f"{_SIGN[one['better']]} {one['threshold']:g}",
-            "" if one["passed"] else "!" if one["certain"] else "x",
-            number(one["random"]["value"]),
-            *(number(one["beside"][name]["value"]) for name in others),
-        ]
-        for one in chosen
-    ]
-    return header, rows
+            [
+                row["group"],
+                row["test"],
+                f"{row['passed']} of {row['figures']}",
+                f"{100 * row['random_passes']:.0f} %",
+                *(f"{row['others'][name]} of {row['figures']}" for name in others),
+            ]
+            for row in result["summary"]
+        ],
+    )
 
 
-def curves(result: dict[str, Any], key: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the degradation curves; `key` of their points."""
+def figures(result: dict[str, Any], chosen: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Figures with their intervals, and those of the other models."""
+    others = _others(result)
+    return table(
+        ["test", "dimension", "case", "figure", "interval", "needed", "", "random", *others],
+        [
+            [
+                f"{one['group']}:{one['test']}",
+                one["dimension"],
+                one["case"] or "-",
+                number(one["value"]),
+                f"[{number(one['low'])} {number(one['high'])}]",
+                f"{_SIGN[one['better']]} {one['threshold']:g}",
+                "" if one["passed"] else "!" if one["certain"] else "x",
+                number(one["random"]["value"]),
+                *(number(one["others"][name]["value"]) for name in others),
+            ]
+            for one in chosen
+        ],
+    )
+
+
+def curve_tables(result: dict[str, Any]) -> dict[str, str]:
+    """Keys of the degradation curves' points that are there, and what they are."""
+    known = {
+        "unchanged": f"Share of estimates changed by less than {trust.UNCHANGED:g}",
+        "ccc_with_truth": "CCC with the truth",
+    }
+    return {
+        key: heading
+        for key, heading in known.items()
+        if any(key in point for point in result["curves"])
+    }
+
+
+def curves(result: dict[str, Any], key: str) -> pd.DataFrame:
+    """Degradation curves; `key` of their points."""
     ratios = sorted({point["snr_db"] for point in result["curves"]}, reverse=True)
     lines: dict[tuple[str, str, str], dict[float, Any]] = {}
     for point in result["curves"]:
-        line = (point["noise"], point["dimension"], point["listener"])
+        line = (point["noise"], point["dimension"], point["model"])
         lines.setdefault(line, {})[point["snr_db"]] = point.get(key)
-    header = ["noise", "dimension", "listener", *(f"{ratio:g} dB" for ratio in ratios)]
-    rows = [[*line, *(number(values.get(r)) for r in ratios)] for line, values in lines.items()]
-    return header, rows
+    return table(
+        ["noise", "dimension", "model", *(f"{ratio:g} dB" for ratio in ratios)],
+        [[*line, *(number(values.get(r)) for r in ratios)] for line, values in lines.items()],
+    )
 
 
-def number(value: float | None) -> str:
-    """Three decimals; - where there is none."""
-    return "-" if value is None else f"{value:.3f}"
+def _others(result: dict[str, Any]) -> list[str]:
+    return [model["name"] for model in result["settings"]["models"][1:]]
 
 
 def _worst(figure: dict[str, Any]) -> str:
@@ -160,12 +172,3 @@ def _span(clip: dict[str, Any]) -> str:
         return ""
     end = clip["end"]
     return f" {clip['start']:.1f}-{'end' if end is None else format(end, '.1f')} s"
-
-
-def _list(lines: Sequence[str], style: str) -> str:
-    mark = "- " if style == "markdown" else "  "
-    return "\n".join(mark + line for line in lines)
-
-
-def _draw(style: str) -> Any:
-    return tables.markdown if style == "markdown" else tables.text

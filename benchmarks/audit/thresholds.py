@@ -1,4 +1,4 @@
-"""Gates for somebody's own CI: tests that must pass, and a former audit not to fall behind."""
+"""Thresholds for somebody's own CI: tests that must pass, and a former audit to compare with."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 from wav2small.errors import Wav2SmallError
 
-Result = dict[str, Any]
+Audit = dict[str, Any]
 
 
-def read(path: str | os.PathLike[str]) -> Result:
+def read(path: str | os.PathLike[str]) -> Audit:
     """A former audit.
 
     Raises:
@@ -28,18 +28,20 @@ def read(path: str | os.PathLike[str]) -> Result:
         raise Wav2SmallError(f"{path}: not JSON; name a file of `wav2small audit -o`") from error
     if not isinstance(result, dict) or not {"figures", "corpus", "settings"} <= set(result):
         raise Wav2SmallError(f"{path}: not an audit; name a file of `wav2small audit -o`")
+    if "models" not in result["settings"]:
+        raise Wav2SmallError(f"{path}: an audit of an older version; audit the bundle again")
     return result
 
 
 def check(patterns: Iterable[str], tests: Iterable[Any]) -> None:
-    """Reject requirements that no test answers to.
+    """Reject requirements that match no test.
 
     Raises:
         Wav2SmallError: a pattern matches nothing
     """
     known = [test.id for test in tests]
     for pattern in patterns:
-        if not any(fnmatch.fnmatch(name, _test(pattern)) for name in known):
+        if not fnmatch.filter(known, _test(pattern)):
             raise Wav2SmallError(
                 f"--require {pattern}: no such test among those chosen; it is GROUP:TEST or "
                 "GROUP:TEST:DIMENSION, with * allowed; see wav2small audit --list"
@@ -47,7 +49,7 @@ def check(patterns: Iterable[str], tests: Iterable[Any]) -> None:
 
 
 def comparable(
-    former: Result,
+    former: Audit,
     digest: str,
     seed: int,
     sounds: Sequence[str],
@@ -69,8 +71,8 @@ def comparable(
         )
 
 
-def judge(result: Result, *, require: Sequence[str], former: Result | None) -> dict[str, Any]:
-    """What a gate found.
+def judge(result: Audit, *, require: Sequence[str], former: Audit | None) -> dict[str, Any]:
+    """Compare an audit with what is required of it.
 
     Args:
         result: an audit
@@ -79,11 +81,11 @@ def judge(result: Result, *, require: Sequence[str], former: Result | None) -> d
             former's interval or on its better side
 
     Returns:
-        `asked` (whether there was anything to judge), `failures`: one line each
+        `checked` (whether anything was required), `failures`: one line each
     """
     failures = []
     for pattern in require:
-        chosen = [figure for figure in result["figures"] if _is(figure, pattern)]
+        chosen = [figure for figure in result["figures"] if _matches(figure, pattern)]
         if not chosen:
             reasons = {
                 entry["reason"]
@@ -103,11 +105,11 @@ def judge(result: Result, *, require: Sequence[str], former: Result | None) -> d
                     f"worse than the baseline's {old['value']:.3f} "
                     f"[{old['low']:.3f} {old['high']:.3f}]: {_line(new)}"
                 )
-    return {"asked": bool(require) or former is not None, "failures": failures}
+    return {"checked": bool(require) or former is not None, "failures": failures}
 
 
 def _worse(new: dict[str, Any], old: dict[str, Any]) -> bool:
-    if None in (old["low"], old["high"]) or old["value"] is None:
+    if None in (old["low"], old["high"], old["value"]):
         return False
     if new["value"] is None or new["value"] != new["value"]:
         return True
@@ -126,7 +128,7 @@ def _test(pattern: str) -> str:
     return ":".join(pattern.split(":")[:2])
 
 
-def _is(figure: dict[str, Any], pattern: str) -> bool:
+def _matches(figure: dict[str, Any], pattern: str) -> bool:
     names = f"{figure['group']}:{figure['test']}:{figure['dimension']}"
     return fnmatch.fnmatch(names, pattern if pattern.count(":") >= 2 else f"{pattern}:*")
 

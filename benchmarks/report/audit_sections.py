@@ -2,194 +2,197 @@
 
 from __future__ import annotations
 
+import base64
+import io
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from wav2small import audio
 from wav2small.benchmarks.audit import tables as audit_tables
+from wav2small.benchmarks.audit.corpus import read
+from wav2small.benchmarks.audit.figures import RANDOM
+from wav2small.benchmarks.tables import table
 from wav2small.dimensions import DIMENSIONS
+from wav2small.errors import AudioError
 
 from . import plots
-from .sections import Section, Table
+from .sections import Section, agreement
+
+MAX_S = 10.0  # seconds of a clip that the page holds (chosen)
+DOTS = "Dots with 95 % intervals; "
 
 
-def trust(result: dict[str, Any], number: int) -> list[Section]:
-    """The sections of one audit."""
-    on = f" of {result['bundle']['name']}" if number else ""
-    sections: list[Section | None] = [_passes(result, f"audit-{number}", on)]
-    sections += [_robustness(result, f"robustness-{number}", on)]
+def sections(result: dict[str, Any], number: int, *, clips: int) -> Iterator[Section]:
+    """The sections of one audit.
+
+    Args:
+        result: of `audit.audit`
+        number: of the audit on the page
+        clips: number of worst clips that can be played
+    """
+    name = result["bundle"]["name"]
+    on = f" of {name}" if number else ""
+    rated = [clip for clip in result["clips"] if None not in clip.get("truth", [None])]
+    if len(rated) >= 10:
+        truth = np.array([clip["truth"] for clip in rated])
+        estimate = np.array([clip["estimates"][name] for clip in rated])
+        title = f"Student and truth{on}"
+        yield agreement(f"truth-{number}", title, truth, estimate, whose="truth")
+    yield _passes(result, f"audit-{number}", f"Tests passed{on}")
+    robust = [figure for figure in result["figures"] if figure["group"] == "robustness"]
+    unchanged = [figure for figure in robust if figure["test"].endswith("-unchanged")]
+    if unchanged:
+        section = Section(f"robustness-{number}", f"Robustness{on}")
+        _draw_intervals(section, unchanged, f"{DOTS}the upright mark is the threshold.",
+                        x_label="share of clips left unchanged", xlim=(-0.03, 1.03))  # fmt: skip
+        section.add("Robustness, every figure", audit_tables.figures(result, robust))
+        yield section
     if result["curves"]:
-        sections.append(_curves(result, f"curves-{number}", on))
-    sections += _fairness(result, f"fairness-{number}", on)
-    return [section for section in sections if section is not None]
+        yield _curves(result, f"curves-{number}", f"Degradation in noise{on}")
+    fair = [figure for figure in result["figures"] if figure["group"] == "fairness"]
+    for place, test in enumerate(dict.fromkeys(figure["test"] for figure in fair)):
+        chosen = [figure for figure in fair if figure["test"] == test]
+        column, metric = test.rsplit("-", 1)
+        metric = "CCC" if metric == "ccc" else metric
+        section = Section(f"fairness-{number}-{place}", f"Fairness by {column}, {metric}{on}")
+        caption = f"{DOTS}corrected for the number of groups; the outer marks are what is allowed."
+        _draw_intervals(section, chosen, caption, x_label=chosen[0]["metric"])
+        section.add(f"Fairness, {test}", audit_tables.figures(result, chosen))
+        yield section
+    worst = worst_clips(result, count=clips)
+    if worst:
+        text = ["Clips that stand among the worst of the failed figures: listen to them."]
+        yield Section(f"worst-{number}", f"Worst clips{on}", text, clips=worst)
 
 
-def _passes(result: dict[str, Any], ident: str, on: str) -> Section:
-    corpus = result["corpus"]
-    failed = [figure for figure in result["figures"] if not figure["passed"]]
-    header, rows = audit_tables.summary(result)
+def worst_clips(result: dict[str, Any], *, count: int) -> list[dict[str, Any]]:
+    """Clips that stand among the worst of the most failed figures, small enough for a page.
+
+    Args:
+        result: of `audit.audit`
+        count: number of clips
+
+    Returns:
+        for each clip `file`, `source` (a data URL, "" = the audio is not there), `failed`: the
+        figures it failed worst, `estimates`: by model, `known`: truth and columns
+    """
+    failures: dict[tuple[Any, ...], list[tuple[int, str]]] = {}
+    for figure in result["figures"]:
+        for place, clip in enumerate(figure.get("worst", ())):
+            case = f" ({figure['case']})" if figure["case"] else ""
+            name = f"{figure['test']} {figure['dimension']}{case}"
+            failures.setdefault(_key(clip), []).append((place, name))
+    # A clip that is worst of one figure matters as much as one that is tenth of ten.
+    weight = {key: sum(1 / (1 + place) for place, _ in places) for key, places in failures.items()}
+    clips = {_key(clip): clip for clip in result["clips"]}
+    chosen = []
+    for key in sorted(failures, key=lambda key: -weight[key])[:count]:
+        clip = dict(clips[key])
+        entry = {"file": clip.pop("file"), "source": _data(clip)}
+        entry["failed"] = [name for _, name in sorted(failures[key])]
+        entry["estimates"] = [_values(name, each) for name, each in clip.pop("estimates").items()]
+        truth = [_values("truth", clip.pop("truth"))] if "truth" in clip else []
+        known = (name for name in clip if name not in ("start", "end", "path"))
+        entry["known"] = truth + [f"{name}: {clip[name]}" for name in known]
+        chosen.append(entry)
+    return chosen
+
+
+def _passes(result: dict[str, Any], ident: str, title: str) -> Section:
     section = Section(
         ident,
-        f"Tests passed{on}",
+        title,
         [
-            f"{result['bundle']['name']} on {result['source']}: {corpus['heard']} of "
-            f"{corpus['clips']} clips heard; "
-            + (f"truth: {corpus['truth']}" if corpus["truth"] else "no truth")
-            + "".join(f"; {note}" for note in corpus["notes"])
-            + ". A random model that gives the bundle's own answers in random order stands beside "
-            "each figure: it passes many tests, so groups of tests are never added up.",
+            f"{audit_tables.headline(result)}. A random model that gives the bundle's own answers "
+            "in random order is compared with every figure: it passes many tests, so groups of "
+            "tests are never added up."
         ],
-        tables=[Table("Tests passed", header, rows, open=True)],
     )
+    section.add("Tests passed", audit_tables.summary(result), shown=True)
+    failed = [figure for figure in result["figures"] if not figure["passed"]]
     if failed:
-        section.tables.append(
-            Table(
-                f"All {len(failed)} failed figures (! = the whole interval fails)",
-                *audit_tables.figures(result, failed),
-            )
-        )
-    if result["cannot_run"]:
-        section.tables.append(
-            Table(
-                "Tests that could not run",
-                ["test", "why"],
-                [[entry["test"], entry["reason"]] for entry in result["cannot_run"]],
-            )
-        )
-    if result["rejected"]:
-        section.tables.append(
-            Table(
-                f"{len(result['rejected'])} clips rejected",
-                ["file", "why"],
-                [[entry["file"], entry["reason"]] for entry in result["rejected"]],
-            )
-        )
+        caption = f"All {len(failed)} failed figures (! = the full interval fails)"
+        section.add(caption, audit_tables.figures(result, failed))
+    for caption, key, column in (
+        ("Tests that could not run", "cannot_run", "test"),
+        (f"{len(result['rejected'])} clips rejected", "rejected", "file"),
+    ):
+        if result[key]:
+            rows = [[entry[column], entry["reason"]] for entry in result[key]]
+            section.add(caption, table([column, "reason"], rows))
     return section
 
 
-def _robustness(result: dict[str, Any], ident: str, on: str) -> Section | None:
-    chosen = [
-        figure
-        for figure in result["figures"]
-        if figure["group"] == "robustness" and figure["test"].endswith("-unchanged")
-    ]
-    if not chosen:
-        return None
-    rows: dict[str, list[Any]] = {name: [] for name in DIMENSIONS}
-    thresholds = {}
-    for figure in chosen:
-        label = figure["test"].removesuffix("-unchanged")
-        rows[figure["dimension"]].append(
-            (label, figure["value"], figure["low"], figure["high"], figure["random"]["value"])
+def _draw_intervals(
+    section: Section, figures: list[dict[str, Any]], caption: str, **settings: Any
+) -> None:
+    drawings = {}
+    height = 0.0
+    for dimension in DIMENSIONS:
+        chosen = [figure for figure in figures if figure["dimension"] == dimension]
+        if chosen:
+            labels = [one["case"] or one["test"].removesuffix("-unchanged") for one in chosen]
+            drawings[dimension] = plots.intervals(chosen, labels, **settings)
+            height = max(height, 1.5 + 0.24 * len(chosen))
+    passed = sum(figure["passed"] for figure in figures)
+    description = f"{passed} of {len(figures)} reach their threshold."
+    section.draw(drawings, caption, description, height)
+
+
+def _curves(result: dict[str, Any], ident: str, title: str) -> Section:
+    section = Section(ident, title)
+    lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for point in result["curves"]:
+        panel = lines.setdefault(f"{point['noise']}: {point['dimension']}", {})
+        panel.setdefault(point["model"], []).append((point["snr_db"], point["unchanged"]))
+    drawings = {
+        panel: plots.lines(
+            [(name, *zip(*points, strict=True)) for name, points in models.items()],
+            x_label="signal-to-noise ratio, dB",
+            ylim=(-0.03, 1.03),
+            xlim=(42, -2),
         )
-        thresholds[label] = [figure["threshold"]]
-    passed = sum(figure["passed"] for figure in chosen)
-    return Section(
-        ident,
-        f"Robustness{on}",
-        figures=[
-            (
-                plots.intervals(
-                    rows,
-                    ident=ident,
-                    description=f"{passed} of {len(chosen)} reach their threshold.",
-                    x_label="share of clips left unchanged",
-                    x_range=(-0.03, 1.03),
-                    thresholds=thresholds,
-                ),
-                "Dots with 95 % intervals; the upright mark is the threshold.",
-            )
-        ],
-        tables=[Table("Robustness, every figure", *audit_tables.figures(result, [
-            figure for figure in result["figures"] if figure["group"] == "robustness"]))],
-    )  # fmt: skip
-
-
-def _curves(result: dict[str, Any], ident: str, on: str) -> Section:
-    series: dict[str, list[plots.Line]] = {}
-    noises = list(dict.fromkeys(point["noise"] for point in result["curves"]))
-    listeners = list(dict.fromkeys(point["listener"] for point in result["curves"]))
-    for noise in noises:
-        for dimension in DIMENSIONS:
-            series[f"{noise}: {dimension}"] = [
-                (
-                    listener,
-                    [p["snr_db"] for p in _points(result, noise, dimension, listener)],
-                    [p["unchanged"] for p in _points(result, noise, dimension, listener)],
-                )
-                for listener in listeners
-            ]
-    section = Section(
-        ident,
-        f"Degradation in noise{on}",
-        figures=[
-            (
-                plots.lines(
-                    series,
-                    ident=ident,
-                    description=f"For {', '.join(noises)}; listeners: {', '.join(listeners)}.",
-                    x_label="signal-to-noise ratio, dB",
-                    y_range=(-0.03, 1.03),
-                    invert_x=True,
-                ),
-                "From quiet on the left to loud noise on the right.",
-            )
-        ],
-        tables=[Table("Unchanged estimates", *audit_tables.curves(result, "unchanged"))],
+        for panel, models in lines.items()
+    }
+    names = ", ".join(model["name"] for model in result["settings"]["models"])
+    section.draw(
+        drawings,
+        "Share of unchanged estimates, from quiet on the left to loud noise on the right.",
+        f"For {', '.join(lines)}; models: {names}, {RANDOM}.",
     )
-    if any("ccc_with_truth" in point for point in result["curves"]):
-        section.tables.append(
-            Table("CCC with the truth", *audit_tables.curves(result, "ccc_with_truth"))
-        )
+    for key, caption in audit_tables.curve_tables(result).items():
+        section.add(caption, audit_tables.curves(result, key))
     return section
 
 
-def _points(
-    result: dict[str, Any], noise: str, dimension: str, listener: str
-) -> list[dict[str, Any]]:
-    return [
-        point
-        for point in result["curves"]
-        if (point["noise"], point["dimension"], point["listener"]) == (noise, dimension, listener)
-    ]
+def _key(clip: dict[str, Any]) -> tuple[Any, ...]:
+    return clip["file"], clip.get("start"), clip.get("end")
 
 
-def _fairness(result: dict[str, Any], ident: str, on: str) -> list[Section]:
-    sections = []
-    members = [figure for figure in result["figures"] if figure["group"] == "fairness"]
-    for number, test in enumerate(dict.fromkeys(figure["test"] for figure in members)):
-        chosen = [figure for figure in members if figure["test"] == test]
-        rows: dict[str, list[Any]] = {}
-        for figure in chosen:
-            rows.setdefault(figure["dimension"], []).append(
-                (figure["case"], figure["value"], figure["low"], figure["high"],
-                 figure["random"]["value"])
-            )  # fmt: skip
-        threshold = chosen[0]["threshold"]
-        off = [figure for figure in chosen if not figure["passed"]]
-        title = f"Fairness by {_by(test)}{on}"
-        sections.append(
-            Section(
-                f"{ident}-{number}",
-                title,
-                figures=[
-                    (
-                        plots.intervals(
-                            rows,
-                            ident=f"{ident}-{number}",
-                            description=f"{len(chosen) - len(off)} of {len(chosen)} differences "
-                            f"lie within {threshold:g}.",
-                            x_label=chosen[0]["metric"].replace("of the group", "of group"),
-                            thresholds={"": [-threshold, 0, threshold]},
-                        ),
-                        "Dots with 95 % intervals, corrected for the number of groups; dashed: "
-                        "what is allowed.",
-                    )
-                ],
-                tables=[Table(f"Fairness, {test}", *audit_tables.figures(result, chosen))],
-            )
-        )
-    return sections
+def _values(name: str, values: list[float | None]) -> str:
+    numbers = ("-" if value is None else f"{value:.2f}" for value in values)
+    return f"{name}: " + ", ".join(map(" ".join, zip(DIMENSIONS, numbers, strict=True)))
 
 
-def _by(test: str) -> str:
-    column, metric = test.rsplit("-", 1)
-    return f"{column}, {'CCC' if metric == 'ccc' else 'mean'}"
+def _data(clip: dict[str, Any]) -> str:
+    """MP3, which every browser plays, as a data URL; WAV where libsndfile cannot write it."""
+    import soundfile
+
+    end = clip.get("end")
+    try:
+        signal = read(clip["path"], clip.get("start") or 0.0, np.nan if end is None else end)
+    except AudioError:
+        return ""
+    signal = signal[: int(MAX_S * audio.SAMPLING_RATE)]
+    signal = signal / max(1.0, float(np.abs(signal).max()))
+    for kind, subtype in (("MP3", None), ("WAV", "PCM_16")):
+        buffer = io.BytesIO()
+        try:
+            soundfile.write(buffer, signal, audio.SAMPLING_RATE, format=kind, subtype=subtype)
+        except (ValueError, soundfile.LibsndfileError):  # libsndfile before 1.1 writes no MP3
+            continue
+        mime = {"MP3": "mpeg", "WAV": "wav"}[kind]
+        return f"data:audio/{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return ""

@@ -1,8 +1,7 @@
-"""What a report can show: runs, bundles, and results of `audit -o` and `benchmark --json`."""
+"""What a report shows: runs, bundles, and results of `audit -o` and `benchmark --json`."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Sequence
@@ -10,8 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wav2small.benchmarks.audit import thresholds as gates
+import pandas as pd
+
+from wav2small.benchmarks.audit import thresholds
+from wav2small.benchmarks.models import short_names
 from wav2small.errors import Wav2SmallError
+from wav2small.predictor import model_path
+from wav2small.tables import read_labels
 
 
 @dataclass
@@ -20,17 +24,15 @@ class Run:
 
     Attributes:
         name: of the folder
-        path: of the folder
-        rows: of metrics.csv, numbers where they are numbers
-        validation: labels and predictions of the held-out clips (DataFrame), None = none yet
-        provenance: as the folder holds it
+        metrics: metrics.csv, one row per epoch, maybe none
+        validation: labels and predictions of the held-out clips, None = none yet
+        provenance: as the folder holds it, {} = none
         note: what is missing, "" = nothing
     """
 
     name: str
-    path: Path
-    rows: list[dict[str, Any]]
-    validation: Any
+    metrics: pd.DataFrame
+    validation: pd.DataFrame | None
     provenance: dict[str, Any]
     note: str = ""
 
@@ -51,108 +53,88 @@ class Bundle:
     record: dict[str, Any]
     provenance: dict[str, Any]
 
+    @property
+    def bytes(self) -> int:
+        """Size of the ONNX file."""
+        return model_path(self.path).stat().st_size
+
+    @property
+    def ccc(self) -> dict[str, float]:
+        """CCC with the teacher after quantisation, by dimension, as far as it is recorded."""
+        figures = (self.record.get("ccc") or {}).get("after") or {}
+        return {name: one["value"] for name, one in figures.items() if one.get("value") is not None}
+
 
 @dataclass
 class Evidence:
-    """Everything that was given."""
+    """All that was given and measured."""
 
     runs: list[Run] = field(default_factory=list)
     bundles: list[Bundle] = field(default_factory=list)
     audits: list[dict[str, Any]] = field(default_factory=list)
     benchmarks: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def models(self) -> list[Run | Bundle]:
+        """Runs and bundles."""
+        return [*self.runs, *self.bundles]
+
+    def costs(self, bundle: Bundle) -> dict[str, Any]:
+        """The benchmark of a bundle, {} = none."""
+        models = (model for result in self.benchmarks for model in result["models"])
+        return next((model for model in models if model["name"] == bundle.name), {})
+
 
 def gather(paths: Sequence[str | os.PathLike[str]]) -> Evidence:
-    """Find out what each path is.
+    """Find out what each path is, and read it.
 
     Raises:
         Wav2SmallError: nothing given, or something that is none of these
     """
     if not paths:
         raise Wav2SmallError("nothing to report on: name runs, bundles, or results as JSON")
-    found = Evidence()
-    for name in paths:
-        path = Path(name)
+    evidence = Evidence()
+    for path in map(Path, paths):
         if not path.exists():
             raise Wav2SmallError(f"{path}: no such run, bundle or result")
-        if path.is_dir() and (path / "model.onnx").exists() or path.suffix == ".onnx":
-            found.bundles.append(_bundle(path))
-        elif path.is_dir() and _is_run(path):
-            found.runs.append(_run(path))
+        if (path / "model.onnx").exists() or path.suffix == ".onnx":
+            records = [_json(path / f"{name}.json") for name in ("verification", "provenance")]
+            evidence.bundles.append(Bundle(short_names([path])[0], path, *records))
+        elif any((path / name).exists() for name in ("metrics.csv", "distill.toml", "last")):
+            evidence.runs.append(_run(path))
         elif path.is_file() and path.suffix == ".json":
-            _result(path, found)
+            content = _json(path)
+            if {"models", "machine", "settings"} <= set(content):
+                evidence.benchmarks.append(content)
+            else:
+                evidence.audits.append(thresholds.read(path))
         else:
             raise Wav2SmallError(
                 f"{path}: neither a run (metrics.csv), nor a bundle (model.onnx), nor a result "
                 "of `audit -o` or `benchmark --json`"
             )
-    return found
-
-
-def _is_run(path: Path) -> bool:
-    return any((path / name).exists() for name in ("metrics.csv", "distill.toml", "last"))
-
-
-def _bundle(path: Path) -> Bundle:
-    folder = path if path.is_dir() else path.parent
-    place = path.resolve()
-    return Bundle(
-        name=place.stem if place.suffix == ".onnx" else place.name,
-        path=path,
-        record=_json(folder / "verification.json") if path.is_dir() else {},
-        provenance=_json(folder / "provenance.json") if path.is_dir() else {},
-    )
+    return evidence
 
 
 def _run(path: Path) -> Run:
     notes = []
-    rows = []
-    if (path / "metrics.csv").exists():
-        with open(path / "metrics.csv", newline="", encoding="utf-8") as file:
-            rows = [
-                {key: _number(cell) for key, cell in row.items()} for row in csv.DictReader(file)
-            ]
-    else:
-        notes.append("no epoch is finished yet")
-    validation = None
+    validation, metrics = None, pd.DataFrame()
     if (path / "validation.parquet").exists():
-        from wav2small.tables import read_labels
-
         validation = read_labels(path / "validation.parquet").frame
     if not (path / "model.safetensors").exists() or validation is None:
-        notes.insert(0, "still training, or stopped: figures are of what is there")
-    return Run(
-        name=path.resolve().name,
-        path=path,
-        rows=rows,
-        validation=validation,
-        provenance=_json(path / "provenance.json"),
-        note="; ".join(notes),
-    )
-
-
-def _result(path: Path, found: Evidence) -> None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise Wav2SmallError(f"{path}: not JSON ({error}); write it again") from error
-    if isinstance(content, dict) and {"models", "machine", "settings"} <= set(content):
-        found.benchmarks.append(content)
+        notes.append("still training, or stopped: figures are of what is there")
+    if (path / "metrics.csv").exists():
+        metrics = pd.read_csv(path / "metrics.csv")
     else:
-        found.audits.append(gates.read(path))
+        notes.append("no epoch is finished yet")
+    provenance = _json(path / "provenance.json")
+    return Run(path.resolve().name, metrics, validation, provenance, "; ".join(notes))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> Any:
     if not path.exists():
         return {}
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise Wav2SmallError(f"{path}: not JSON ({error}); write it again") from error
-
-
-def _number(cell: str) -> Any:
-    try:
-        return float(cell)
-    except ValueError:
-        return cell

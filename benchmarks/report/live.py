@@ -1,6 +1,6 @@
 """The live demo: a bundle in the browser, through ONNX Runtime Web, all on the device.
 
-Everything it needs lies in one folder beside the page, as scripts: pages opened from a disk may
+All that it needs is in one folder next to the page, as scripts: pages opened from a disk may
 load scripts, but may not fetch files. So the demo works by double click as well as from a server.
 """
 
@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from wav2small.benchmarks.models import short_names
 from wav2small.errors import Wav2SmallError
 from wav2small.predictor import model_path
 
@@ -39,79 +40,64 @@ def package(folder: str | os.PathLike[str] | None) -> dict[str, Any]:
         Wav2SmallError: not there, and npm cannot fetch it
     """
     if folder is None:
-        return _fetch()
-    for place in (Path(folder), Path(folder) / PACKAGE):
-        dist = place / "dist" if (place / "dist").is_dir() else place
-        if (dist / SCRIPT).is_file():
-            break
-    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            return package(_fetch(temporary))
+    places = [Path(folder), Path(folder) / "dist", Path(folder) / PACKAGE / "dist"]
+    dist = next((place for place in places if (place / SCRIPT).is_file()), None)
+    if dist is None:
         raise Wav2SmallError(
             f"--onnxruntime-web {folder}: no dist/{SCRIPT} there; name the folder that "
             f"`npm install {PACKAGE}` made, node_modules/{PACKAGE}"
         )
-    return _read(dist)
+    try:
+        manifest = dist.parent / "package.json"
+        version = json.loads(manifest.read_text())["version"] if manifest.exists() else ""
+        return {name: (dist / name).read_bytes() for name in (SCRIPT, GLUE, WASM)} | {
+            "version": version
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise Wav2SmallError(f"{dist}: not the npm package {PACKAGE} ({error})") from error
 
 
 def write(page: Path, bundle: Path, package: dict[str, Any]) -> dict[str, Any]:
-    """Write the folder beside the page.
+    """Write the folder next to the page.
+
+    Args:
+        page: the page, which need not exist yet
+        bundle: bundle folder or ONNX file
+        package: see `package`
 
     Returns:
-        what the page says of it: `name`, `kilobytes`, `version`, `folder`
+        what the page shows of it: `name`, `kilobytes`, `version`, `folder`
     """
     folder = page.with_name(f"{page.stem}_live")
     folder.mkdir(parents=True, exist_ok=True)
-    model = model_path(bundle)
+    model = model_path(bundle).read_bytes()
     (folder / "ort.js").write_bytes(package[SCRIPT])
-    assets = {
-        "glue": _encoded(package[GLUE]),
-        "wasm": _encoded(package[WASM]),
-        "model": _encoded(model.read_bytes()),
-    }
+    contents = {"glue": package[GLUE], "wasm": package[WASM], "model": model}
+    assets = {name: base64.b64encode(content).decode() for name, content in contents.items()}
     (folder / "assets.js").write_text(f"window.wav2smallAssets = {json.dumps(assets)};\n")
     shutil.copyfile(Path(__file__).with_name("live.js"), folder / "live.js")
-    place = bundle.resolve()
     return {
-        "name": place.stem if place.suffix == ".onnx" else place.name,
-        "kilobytes": round(model.stat().st_size / 1000),
+        "name": short_names([bundle])[0],
+        "kilobytes": round(len(model) / 1000),
         "version": package["version"],
         "folder": folder.name,
     }
 
 
-def _encoded(content: bytes) -> str:
-    return base64.b64encode(content).decode()
-
-
-def _read(dist: Path) -> dict[str, Any]:
-    try:
-        manifest = dist.parent / "package.json"
-        version = json.loads(manifest.read_text())["version"] if manifest.exists() else ""
-        found = {name: (dist / name).read_bytes() for name in (SCRIPT, GLUE, WASM)}
-    except (OSError, ValueError, KeyError) as error:
-        raise Wav2SmallError(f"{dist}: not the npm package {PACKAGE} ({error})") from error
-    return {**found, "version": version}
-
-
-def _fetch() -> dict[str, Any]:
+def _fetch(folder: str) -> Path:
     npm = shutil.which("npm")
-    if npm is None:
-        raise Wav2SmallError(
-            f"--live needs the npm package {PACKAGE}, and npm is not installed; unpack the package "
-            "yourself and name its folder with --onnxruntime-web"
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [npm, "pack", PACKAGE, "--pack-destination", folder, "--silent"],
-            capture_output=True,
-            text=True,
-            cwd=folder,
-        )
+    reason = "npm is not installed"
+    if npm is not None:
+        command = [npm, "pack", PACKAGE, "--pack-destination", folder, "--silent"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
         archives = list(Path(folder).glob("*.tgz"))
-        if done.returncode != 0 or not archives:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise Wav2SmallError(
-                f"npm could not fetch {PACKAGE} ({reason}); unpack the package yourself and name "
-                "its folder with --onnxruntime-web"
-            )
-        shutil.unpack_archive(archives[0], folder)
-        return _read(Path(folder) / "package" / "dist")
+        if done.returncode == 0 and archives:
+            shutil.unpack_archive(archives[0], folder)
+            return Path(folder) / "package"
+        reason = (done.stderr.strip().splitlines() or ["npm could not fetch it"])[-1]
+    raise Wav2SmallError(
+        f"--live needs the npm package {PACKAGE} ({reason}); unpack the package yourself and name "
+        "its folder with --onnxruntime-web"
+    )

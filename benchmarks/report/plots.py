@@ -1,8 +1,8 @@
 """Plots as SVG for a page: its colours are the page's, dark or light, its text is text.
 
-matplotlib draws with stand-in colours; `svg` replaces them by CSS variables (`--c1` ...) and
-`currentColor`, so that one drawing serves both colour schemes, and prefixes all ids, so that many
-drawings share a page.
+matplotlib draws with stand-in colours; they are replaced by CSS variables (`--c1` ...) and
+`currentColor`, so that one drawing serves both colour schemes, and all ids get a prefix, so that
+many drawings share a page.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
-from wav2small.dimensions import DIMENSIONS
 
 INK, GRID = "#010203", "#040506"
 COLOURS = [f"#0a0b{number:02x}" for number in range(1, 7)]
 MARKERS = ["o", "s", "^", "D", "v", "P"]  # with the colours: nobody has to see them
 LINES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1))]
+POINTS = 400  # most dots of a scatter plot, drawn with a fixed seed (chosen)
 
 _STYLE: Any = {
     "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
@@ -30,25 +29,46 @@ _STYLE: Any = {
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
 }  # fmt: skip
 
-Line = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
+Draw = Callable[[Any], None]  # draws on one matplotlib axis
 
 
-def svg(figure: Any, *, ident: str, title: str, description: str) -> str:
-    """An SVG element with a title and a description for those who hear the page."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
+def panels(
+    drawings: Mapping[str, Draw], *, ident: str, description: str, height: float = 3.0
+) -> list[str]:
+    """SVG elements, one per panel, so that a phone can stack them.
 
-    FigureCanvasSVG(figure)
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    drawing = text.getvalue()
+    Args:
+        drawings: title -> function that draws on an axis
+        ident: prefix of all ids
+        description: for those who cannot see the page
+        height: inches, at a width of 4
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    elements = []
+    # matplotlib reads some of the style only while drawing.
+    with matplotlib.rc_context(_STYLE):
+        for number, (title, draw) in enumerate(drawings.items()):
+            figure = Figure(figsize=(4.0, height), layout="constrained")
+            axis = figure.subplots()
+            axis.set_title(title)
+            draw(axis)
+            if axis.get_legend_handles_labels()[1]:
+                figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+            text = io.StringIO()
+            figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+            elements.append(_element(text.getvalue(), f"{ident}-{number}", title, description))
+    return elements
+
+
+def _element(drawing: str, ident: str, title: str, description: str) -> str:
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.S)
     drawing = drawing.replace(INK, "currentColor").replace(GRID, "var(--grid)")
     for number, colour in enumerate(COLOURS, start=1):
         drawing = drawing.replace(colour, f"var(--c{number})")
-    drawing = re.sub(r'\bid="', f'id="{ident}-', drawing)
-    drawing = re.sub(r'href="#', f'href="#{ident}-', drawing)
-    drawing = drawing.replace("url(#", f"url(#{ident}-")
+    drawing = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{ident}-", drawing)
     drawing = re.sub(r"font: ([^;\"]*?)px [^;\"]*", r"font-size: \1px", drawing)
     head, rest = drawing.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
@@ -60,166 +80,102 @@ def svg(figure: Any, *, ident: str, title: str, description: str) -> str:
     return f"{head}>{names}{rest}"
 
 
-def panel(*, height: float = 3.0) -> tuple[Any, Any]:
-    """A figure with one axis. Panels are drawings of their own, so that a phone can stack them."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.0, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def styled(function: Any) -> Any:
-    """Draw with the page's style: matplotlib reads some of it only while drawing."""
-    import functools
-
-    @functools.wraps(function)
-    def drawn(*args: Any, **options: Any) -> Any:
-        import matplotlib
-
-        with matplotlib.rc_context(_STYLE):
-            return function(*args, **options)
-
-    return drawn
-
-
-@styled
 def lines(
-    series: Mapping[str, Sequence[Line]],
+    series: Sequence[tuple[Any, ...]],
     *,
-    ident: str,
-    description: str,
     x_label: str,
     logarithmic: bool = False,
-    y_range: tuple[float, float] | None = None,
-    invert_x: bool = False,
-) -> list[str]:
-    """Lines: panel title -> lines."""
-    drawings = []
-    for place, (title, members) in enumerate(series.items()):
-        figure, axis = panel()
-        for number, (label, x, y) in enumerate(members):
+    **settings: Any,
+) -> Draw:
+    """Lines: (name, x, y) each; `settings` of the axis."""
+
+    def draw(axis: Any) -> None:
+        for number, (name, x, y) in enumerate(series):
             axis.plot(
-                x, y, label=label, color=COLOURS[number % 6], marker=MARKERS[number % 6],
-                linestyle=LINES[number % 6], markersize=4,
+                x, y, label=name if len(series) > 1 else None, color=COLOURS[number % 6],
+                marker=MARKERS[number % 6], linestyle=LINES[number % 6], markersize=4,
             )  # fmt: skip
-        axis.set(title=title, xlabel=x_label)
         if logarithmic:
-            _logarithmic(axis.xaxis)
-            _logarithmic(axis.yaxis)
-        if y_range:
-            axis.set_ylim(*y_range)
-        if invert_x:
-            axis.invert_xaxis()
-        if len(members) > 1:
-            figure.legend(loc="outside lower center", ncols=2, fontsize=9)
-        drawings.append(svg(figure, ident=f"{ident}-{place}", title=title, description=description))
-    return drawings
+            _logarithmic(axis, "x", "y")
+        axis.set(xlabel=x_label, **settings)
+
+    return draw
 
 
-@styled
-def scatter(
-    truth: np.ndarray, estimate: np.ndarray, *, ident: str, description: str, x_label: str
-) -> list[str]:
-    """Estimates over truth, (clips, 3) each, a panel per dimension, at most 400 points."""
-    drawings = []
+def scatter(truth: np.ndarray, estimate: np.ndarray, *, x_label: str) -> Draw:
+    """Estimates over truth, (clips,) each."""
     chosen = np.arange(len(truth))
-    if len(chosen) > 400:
-        chosen = np.random.default_rng(0).choice(len(truth), 400, replace=False)
-    for column, dimension in enumerate(DIMENSIONS):
-        figure, axis = panel(height=3.8)
+    if len(chosen) > POINTS:
+        chosen = np.random.default_rng(0).choice(len(truth), POINTS, replace=False)
+
+    def draw(axis: Any) -> None:
         axis.plot([0, 1], [0, 1], color=INK, linewidth=0.8)
         axis.plot(
-            truth[chosen, column], estimate[chosen, column], "o", color=COLOURS[0], markersize=3.5,
-            alpha=0.5, markeredgewidth=0,
+            truth[chosen], estimate[chosen], "o", color=COLOURS[0], markersize=3.5, alpha=0.5,
+            markeredgewidth=0,
         )  # fmt: skip
-        axis.set(title=dimension, xlabel=x_label, ylabel="student", xlim=(0, 1), ylim=(-0.05, 1.05))
-        drawings.append(
-            svg(figure, ident=f"{ident}-{column}", title=dimension, description=description)
-        )
-    return drawings
+        axis.set(xlabel=x_label, ylabel="student", xlim=(0, 1), ylim=(-0.05, 1.05))
+
+    return draw
 
 
-@styled
-def pareto(
-    points: Sequence[Mapping[str, Any]],
-    axes: Sequence[tuple[str, str]],
-    *,
-    ident: str,
-    description: str,
-) -> list[str]:
-    """Mean CCC over costs: `points` with `name`, `ccc` and the keys of `axes` (key, label)."""
-    drawings = []
-    agreements = [point["ccc"] for point in points]
-    room = max(0.03, 0.15 * (max(agreements) - min(agreements)))
-    for key, label in axes:
-        figure, axis = panel(height=3.6)
-        given = [point for point in points if point.get(key) is not None]
-        for number, point in enumerate(given):
-            axis.plot(
-                point[key], point["ccc"], MARKERS[number % 6], color=COLOURS[number % 6],
-                markersize=8, label=point["name"],
-            )  # fmt: skip
-        values = [point[key] for point in given]
-        _logarithmic(axis.xaxis)
+def pareto(points: Sequence[tuple[Any, ...]], *, x_label: str) -> Draw:
+    """Mean CCC over a cost: (name, cost, CCC) each."""
+
+    def draw(axis: Any) -> None:
+        for number, (name, cost, ccc) in enumerate(points):
+            style = {"color": COLOURS[number % 6], "markersize": 8, "label": name}
+            axis.plot(cost, ccc, MARKERS[number % 6], **style)
+        _, costs, agreements = zip(*points, strict=True)
+        margin = max(0.03, 0.15 * (max(agreements) - min(agreements)))
+        _logarithmic(axis, "x")
         axis.set(
-            xlabel=label, ylabel="mean CCC with the teacher",
-            xlim=(min(values) / 1.5, max(values) * 1.5),
-            ylim=(min(agreements) - room, max(agreements) + room),
+            xlabel=x_label, ylabel="mean CCC with the teacher",
+            xlim=(min(costs) / 1.5, max(costs) * 1.5),
+            ylim=(min(agreements) - margin, max(agreements) + margin),
         )  # fmt: skip
-        figure.legend(loc="outside lower center", ncols=2, fontsize=9)
-        drawings.append(
-            svg(figure, ident=f"{ident}-{key}", title=f"CCC over {label}", description=description)
-        )
-    return drawings
+
+    return draw
 
 
-@styled
 def intervals(
-    rows: Mapping[str, Sequence[tuple[str, float, float, float, float | None]]],
-    *,
-    ident: str,
-    description: str,
-    x_label: str,
-    x_range: tuple[float, float] | None = None,
-    thresholds: Mapping[str, Sequence[float]] | None = None,
-) -> list[str]:
-    """Values with their intervals: panel -> (label, value, low, high, random model's value).
+    figures: Sequence[dict[str, Any]], labels: Sequence[str], *, x_label: str, **settings: Any
+) -> Draw:
+    """Figures of an audit with their intervals, thresholds and the random model's values."""
 
-    `thresholds`: label -> positions of the marks of each row; the label "" = lines over all rows.
-    """
-    from matplotlib.ticker import MaxNLocator
+    def draw(axis: Any) -> None:
+        from matplotlib.ticker import MaxNLocator
 
-    drawings = []
-    for number, (title, members) in enumerate(rows.items()):
-        figure, axis = panel(height=1.5 + 0.24 * len(members))
-        places = np.arange(len(members))[::-1]
-        for place, (label, value, low, high, random) in zip(places, members, strict=True):
+        places = np.arange(len(figures))[::-1]
+        for place, figure in zip(places, figures, strict=True):
+            value, low, high, random = (
+                np.nan if one is None else one
+                for one in (figure["value"], figure["low"], figure["high"],
+                            figure["random"]["value"])
+            )  # fmt: skip
             axis.plot([low, high], [place, place], color=COLOURS[0], linewidth=2)
             axis.plot(value, place, "o", color=COLOURS[0], markersize=5)
-            if random is not None:
-                axis.plot(random, place, "x", color=COLOURS[1], markersize=6)
-            for mark in (thresholds or {}).get(label, ()):
-                axis.plot([mark, mark], [place - 0.35, place + 0.35], color=INK, linewidth=1.5)
-        for mark in (thresholds or {}).get("", ()):
-            axis.axvline(mark, color=INK, linewidth=1, linestyle="--")
-        axis.set(title=title, xlabel=x_label, ylim=(-0.7, len(members) - 0.3))
-        if x_range:
-            axis.set_xlim(*x_range)
+            last = place == places[-1]
+            axis.plot(random, place, "x", color=COLOURS[1], markersize=6,
+                      label="random model" if last else None)  # fmt: skip
+            marks = [figure["threshold"]]
+            if figure["better"] == "within":
+                marks += [0, -figure["threshold"]]
+            axis.vlines(marks, place - 0.35, place + 0.35, color=INK, linewidth=1.5)
         axis.xaxis.set_major_locator(MaxNLocator(5))
-        axis.set_yticks(places, [label for label, *_ in members])
-        axis.plot([], [], "x", color=COLOURS[1], label="random model")
-        figure.legend(loc="outside lower center", fontsize=9)
-        drawings.append(
-            svg(figure, ident=f"{ident}-{number}", title=title, description=description)
-        )
-    return drawings
+        axis.set_yticks(places, labels)
+        axis.set(xlabel=x_label, ylim=(-0.7, len(figures) - 0.3), **settings)
+
+    return draw
 
 
-def _logarithmic(axis: Any) -> None:
-    """A logarithmic axis with plain numbers, few enough to read."""
+def _logarithmic(axis: Any, *names: str) -> None:
+    """Logarithmic axes with plain numbers, few enough to read."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    {"x": axis.axes.set_xscale, "y": axis.axes.set_yscale}[axis.axis_name]("log")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    for name in names:
+        axis.set(**{f"{name}scale": "log"})
+        ruler = getattr(axis, f"{name}axis")
+        ruler.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        ruler.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ruler.set_minor_formatter(NullFormatter())

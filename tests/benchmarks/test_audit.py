@@ -1,4 +1,4 @@
-"""The trust suite: figures against slow oracles, gates, groups, bad input."""
+"""The trust suite: figures against slow oracles, thresholds, groups, bad input."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -23,12 +24,15 @@ from wav2small.benchmarks.audit import (
     perturbations,
     pitch,
     statistics,
+    thresholds,
     trust,
 )
 from wav2small.benchmarks.audit import tables as audit_tables
-from wav2small.benchmarks.audit import thresholds as gates
-from wav2small.benchmarks.audit.audit import audit
+from wav2small.benchmarks.audit.audit import CompareOptions, SuiteOptions, audit
+from wav2small.benchmarks.audit.corpus import ClipOptions
 from wav2small.errors import Wav2SmallError
+
+GAIN = SuiteOptions(only=["robustness:gain-unchanged"], resamples=50)
 
 
 def write_model(path, *, gain_invariant=False):
@@ -96,13 +100,13 @@ def table(speech, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(toy, table):
+    only = ["correctness:*", "fairness:*", "robustness:gain*", "robustness:level*"]
     return audit(
         toy,
         table,
-        by=["device"],
-        only=["correctness:*", "fairness:*", "robustness:gain*", "robustness:level*"],
+        clips=ClipOptions(by=["device"]),
+        suite=SuiteOptions(only=only, resamples=400),
         processes=1,
-        resamples=400,
     )
 
 
@@ -135,7 +139,7 @@ def series():
 def test_weighted_metrics_are_the_metrics_of_the_resample(series, name):
     estimate, truth = series
     slow, fast = getattr(metrics, name), getattr(statistics, name)
-    weights = statistics.resamples(200, 5, seed=1)
+    weights = statistics.weights(200, 5, seed=1)
     assert weights.sum(1).tolist() == [200] * 5
     expected = [slow(np.repeat(truth, w.astype(int)), np.repeat(estimate, w.astype(int)))
                 for w in weights]  # fmt: skip
@@ -152,6 +156,22 @@ def test_jensen_shannon_against_scipy(series):
     expected = scipy.spatial.distance.jensenshannon(p, q, base=2)
     assert statistics.jensen_shannon(estimate, truth, np.ones(200)) == pytest.approx(expected)
     assert statistics.jensen_shannon(truth, truth, np.ones(200)) == 0
+
+
+@pytest.mark.parametrize("levels", [2, 3, 5, 7, 9, 13, 25])
+def test_distribution_of_a_perfect_model_on_a_scale_of_few_levels(levels):
+    latent = np.random.default_rng(levels).beta(3, 3, 500)
+    rated = np.round(latent * (levels - 1)) / (levels - 1)
+    once = np.ones(500)
+    assert statistics.rating_step(rated) == pytest.approx(1 / (levels - 1))
+    assert statistics.jensen_shannon(latent, rated, once) < 0.01
+    assert statistics.jensen_shannon(rated, rated, once) == 0
+    # A model that always gives the same stays far from the truth.
+    assert statistics.jensen_shannon(np.full(500, 0.5), rated, once) > 0.3
+
+
+def test_continuous_ratings_have_no_step(series):
+    assert statistics.rating_step(series[1]) == statistics.rating_step(series[1].round(3)) == 0
 
 
 def test_spearman_and_group_means_against_scipy(series):
@@ -249,11 +269,11 @@ def test_small_groups_are_skipped_and_said(result):
 
 
 def test_many_groups_widen_the_intervals():
-    from wav2small.benchmarks.audit.audit import _interval
+    from wav2small.benchmarks.audit.figures import _interval
 
     test = next(test for test in trust.table() if test.id == "fairness:sex-mean")
     drawn = np.random.default_rng(0).normal(0, 0.01, 1000)
-    few, many = (_interval(test, 0.0, drawn, groups=groups) for groups in (1, 24))
+    few, many = (_interval(test, drawn, value=0.0, groups=groups, count=100) for groups in (1, 24))
     assert few[1] == pytest.approx(1.96 * 0.01, rel=0.06)
     assert many[1] / few[1] == pytest.approx(3.078 / 1.96, rel=0.01)  # normal quantile, .05 / 24
 
@@ -261,7 +281,7 @@ def test_many_groups_widen_the_intervals():
 def test_gain_moves_a_level_meter_but_not_a_level_free_model(result, level_free, table):
     gain = find(result, "robustness:gain-unchanged", "arousal")
     assert not find(result, "robustness:level-unchanged", "arousal")["passed"]
-    other = audit(level_free, table, only=["robustness:gain-unchanged"], processes=1, resamples=50)
+    other = audit(level_free, table, suite=GAIN, processes=1)
     assert find(other, "robustness:gain-unchanged", "arousal")["value"] == 1
     assert find(other, "robustness:gain-unchanged", "arousal")["passed"]
     assert gain["value"] < 1
@@ -277,7 +297,7 @@ def test_failed_figures_name_their_worst_clips(result):
     assert all(("worst" in one) == (not one["passed"]) for one in result["figures"])
 
 
-def test_random_model_stands_beside_each_figure(result):
+def test_each_figure_has_that_of_a_random_model(result):
     ccc = find(result, "correctness:ccc", "arousal")["random"]
     assert abs(ccc["value"]) < 0.1 and ccc["passes"] == 0
     # A shuffled model has the bundle's own distribution.
@@ -295,27 +315,27 @@ def test_result_is_strict_json(result):
 
 
 def test_processes_and_order_change_nothing(toy, table):
-    options = {"only": ["robustness:white-noise-unchanged"], "resamples": 50}
-    one = audit(toy, table, processes=1, **options)
-    two = audit(toy, table, processes=2, **options)
+    suite = SuiteOptions(only=["robustness:white-noise-unchanged"], resamples=50)
+    one = audit(toy, table, processes=1, suite=suite)
+    two = audit(toy, table, processes=2, suite=suite)
     assert one["figures"] == two["figures"]
 
 
-def test_beside_and_twice_the_same(toy, table):
-    found = audit(
-        toy, table, beside=[toy], only=["robustness:gain-unchanged"], processes=1, resamples=50
-    )
+def test_compared_with_itself(toy, table):
+    found = audit(toy, table, compare=CompareOptions([toy]), suite=GAIN, processes=1)
     figure = find(found, "robustness:gain-unchanged")
-    assert figure["beside"]["toy #2"]["value"] == figure["value"]
-    header, _ = audit_tables.summary(found)
-    assert header[-1] == "toy #2"
+    assert figure["others"]["toy #2"]["value"] == figure["value"]
+    assert audit_tables.summary(found).columns[-1] == "toy #2"
 
 
 def test_categorical_corpus(emodb, toy):
     found = audit(
-        toy, emodb / "labels.csv", limit=120, only=["correctness:*", "fairness:*"], processes=1,
-        resamples=100,
-    )  # fmt: skip
+        toy,
+        emodb / "labels.csv",
+        clips=ClipOptions(limit=120),
+        suite=SuiteOptions(only=["correctness:*", "fairness:*"], resamples=100),
+        processes=1,
+    )
     cases = {one["case"] for one in found["figures"] if one["test"] == "consistency"}
     assert {"anger high", "neutral neutral", "boredom low"} <= cases
     assert {one["test"] for one in found["figures"]} >= {"sex-mean", "pitch-mean"}
@@ -326,20 +346,40 @@ def test_categorical_corpus(emodb, toy):
     assert "column language" in reasons["fairness:language-mean"]
 
 
-# gates ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("levels, impossible", [(3, {"mae"}), (7, set())])
+def test_a_perfect_model_fails_nothing(toy, table, tmp_path, levels, impossible):
+    """The model's own answers, rounded to a scale of few levels, are the truth."""
+    suite = SuiteOptions(only=["correctness:*", "fairness:sex*"], resamples=50)
+    frame = pd.read_csv(table).sort_values("file", ignore_index=True)
+    answers = clean(audit(toy, table, suite=GAIN, processes=1)).clip(0, 1)
+    for column, name in enumerate(("arousal", "dominance")):
+        spread = (answers[:, column] * (levels - 1)).round() + 1
+        frame[name] = spread.astype(int)
+    frame = frame.drop(columns=["valence", "emotion"])  # the model always answers .5
+    frame.to_csv(tmp_path / "rated.csv", index=False)
+    clips = ClipOptions(scale=(1, levels))
+    found = audit(toy, tmp_path / "rated.csv", clips=clips, suite=suite, processes=1)
+    reasons = {one["test"]: one["reason"] for one in found["cannot_run"]}
+    assert all("perfect model" in reasons[f"correctness:{name}"] for name in impossible)
+    failed = {(one["test"], one["dimension"]) for one in found["figures"] if not one["passed"]}
+    assert failed == set()
+
+
+# thresholds -------------------------------------------------------------------------------------
 
 
 def test_require(result, toy, table):
     asked = ["correctness:distribution:valence", "robustness:gain-unchanged"]
-    gate = gates.judge(result, require=asked, former=None)
-    assert gate["asked"] and any("distribution:valence" in line for line in gate["failures"])
+    verdict = thresholds.judge(result, require=asked, former=None)
+    assert verdict["checked"]
+    assert any("distribution:valence" in line for line in verdict["failures"])
     passing = next(one for one in result["figures"] if one["passed"] and one["test"] == "mae"
                    or one["passed"])  # fmt: skip
     name = f"{passing['group']}:{passing['test']}:{passing['dimension']}"
-    gate = gates.judge({**result, "figures": [passing]}, require=[name], former=None)
-    assert gate["failures"] == []
+    verdict = thresholds.judge({**result, "figures": [passing]}, require=[name], former=None)
+    assert verdict["failures"] == []
     with pytest.raises(Wav2SmallError, match="no such test"):
-        audit(toy, table, require=["robustness:earthquake"])
+        audit(toy, table, suite=SuiteOptions(require=["robustness:earthquake"]))
 
 
 @pytest.mark.parametrize(
@@ -361,23 +401,23 @@ def test_baseline_fails_beyond_the_interval(better, old, new, fails):
     value, low, high = old
     former = {"figures": [{**figure, "value": value, "low": low, "high": high}]}
     now = {"figures": [{**figure, "value": new}]}
-    assert bool(gates.judge(now, require=[], former=former)["failures"]) == fails
+    assert bool(thresholds.judge(now, require=[], former=former)["failures"]) == fails
 
 
 def test_baseline_of_another_corpus(toy, table, speech, tmp_path):
     output = tmp_path / "audit.json"
-    options = {"only": ["robustness:gain-unchanged"], "processes": 1, "resamples": 50}
-    audit(toy, table, output, **options)
+    audit(toy, table, output, suite=GAIN, processes=1)
     assert not (tmp_path / "audit.json.part").exists()
-    again = audit(toy, table, baseline=output, **options)
-    assert again["gate"] == {"asked": True, "failures": []}
+    suite = replace(GAIN, baseline=output)
+    again = audit(toy, table, suite=suite, processes=1)
+    assert again["thresholds"] == {"checked": True, "failures": []}
     with pytest.raises(Wav2SmallError, match="other clips"):
-        audit(toy, speech, baseline=output, **options)
+        audit(toy, speech, suite=suite, processes=1)
     with pytest.raises(Wav2SmallError, match="--seed"):
-        audit(toy, table, baseline=output, seed=1, **options)
+        audit(toy, table, suite=suite, seed=1, processes=1)
     (tmp_path / "text.json").write_text("[]")
     with pytest.raises(Wav2SmallError, match="not an audit"):
-        audit(toy, table, baseline=tmp_path / "text.json", **options)
+        audit(toy, table, suite=replace(GAIN, baseline=tmp_path / "text.json"), processes=1)
 
 
 # bad input --------------------------------------------------------------------------------------
@@ -387,10 +427,12 @@ def test_truth_in_another_scale(toy, table, tmp_path):
     frame = pd.read_csv(table)
     frame[["arousal", "dominance", "valence"]] = 1 + 6 * frame[["arousal", "dominance", "valence"]]
     frame.to_csv(tmp_path / "seven.csv", index=False)
-    options = {"only": ["correctness:ccc"], "processes": 1, "resamples": 50}
+    options = {"suite": SuiteOptions(only=["correctness:ccc"], resamples=50), "processes": 1}
     with pytest.raises(Wav2SmallError, match="--scale"):
-        audit(toy, table, truth=tmp_path / "seven.csv", **options)
-    found = audit(toy, table, truth=tmp_path / "seven.csv", scale=(1, 7), **options)
+        audit(toy, table, clips=ClipOptions(truth=tmp_path / "seven.csv"), **options)
+    found = audit(
+        toy, table, clips=ClipOptions(truth=tmp_path / "seven.csv", scale=(1, 7)), **options
+    )
     own = audit(toy, table, **options)
     assert find(found, "correctness:ccc")["value"] == pytest.approx(
         find(own, "correctness:ccc")["value"], abs=1e-3
@@ -402,19 +444,20 @@ def test_truth_of_other_files(toy, speech, tmp_path):
         {"file": ["elsewhere.wav"], "arousal": [0.5], "dominance": [0.5], "valence": [0.5]}
     ).to_csv(tmp_path / "other.csv", index=False)
     with pytest.raises(Wav2SmallError, match="rates none of the 24 clips"):
-        audit(toy, speech, truth=tmp_path / "other.csv")
+        audit(toy, speech, clips=ClipOptions(truth=tmp_path / "other.csv"))
 
 
 def test_partial_truth_is_said(toy, speech, table, tmp_path):
     pd.read_csv(table).head(15).to_csv(tmp_path / "some.csv", index=False)
-    clips, _ = corpus.gather(speech, truth=tmp_path / "some.csv")
+    clips, _ = corpus.gather(speech, ClipOptions(truth=tmp_path / "some.csv"))
     assert np.isfinite(clips.truth).all(1).sum() == 15
     assert "15 of 24 clips are rated" in clips.notes[0]
 
 
 def test_folder_without_columns(toy, speech, tmp_path):
     shutil.copytree(speech, tmp_path / "bare", ignore=lambda *_: ["labels.csv"])
-    found = audit(toy, tmp_path / "bare", only=["correctness:*", "fairness:*"], processes=1)
+    suite = SuiteOptions(only=["correctness:*", "fairness:*"])
+    found = audit(toy, tmp_path / "bare", suite=suite, processes=1)
     assert {entry["test"] for entry in found["cannot_run"]} >= {
         "correctness:ccc", "correctness:consistency", "fairness:sex-ccc", "fairness:speaker-mean",
     }  # fmt: skip
@@ -427,8 +470,8 @@ def test_unusable_clips_are_listed_and_the_others_go_on(toy, speech, tmp_path):
     shutil.copytree(speech, folder)
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("no audio")
-    found = audit(toy, folder, only=["robustness:gain-unchanged"], processes=1, resamples=50)
-    assert found["corpus"]["heard"] == 24
+    found = audit(toy, folder, suite=GAIN, processes=1)
+    assert found["corpus"]["used"] == 24
     assert sorted(entry["file"] for entry in found["rejected"]) == ["empty.wav", "text.wav"]
 
 
@@ -460,18 +503,18 @@ def test_model_that_fails_on_some_clips(speech, tmp_path):
     for number in range(12):
         noise = np.random.default_rng(number).normal(0, 0.1, 16000)
         soundfile.write(folder / f"exact_{number}.wav", noise, 16000)
-    found = audit(path, folder, only=["robustness:gain-unchanged"], processes=1, resamples=50)
-    assert found["corpus"]["heard"] >= 12
+    found = audit(path, folder, suite=GAIN, processes=1)
+    assert found["corpus"]["used"] >= 12
     assert found["rejected"] and all("fails" in entry["reason"] for entry in found["rejected"])
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"by": ["hat"]}, "no such column"),
-        ({"only": ["fairness:shoes"]}, "no such test"),
-        ({"noise": "absent/"}, "--noise absent/"),
-        ({"teacher": "acustic"}, "acoustic"),
+        ({"clips": ClipOptions(by=["hat"])}, "no such column"),
+        ({"suite": SuiteOptions(only=["fairness:shoes"])}, "no such test"),
+        ({"suite": SuiteOptions(noise="absent/")}, "--noise absent/"),
+        ({"compare": CompareOptions(teacher="acustic")}, "acoustic"),
     ],
 )
 def test_bad_settings(toy, table, options, message):
@@ -479,28 +522,28 @@ def test_bad_settings(toy, table, options, message):
         audit(toy, table, processes=1, **options)
 
 
-def test_stopped_run_goes_on(toy, table, tmp_path, monkeypatch):
-    from wav2small.benchmarks.audit import outputs as hearing
+def test_stopped_run_is_resumed(toy, table, tmp_path, monkeypatch):
+    real, tasks = outputs._ClipPredictor.__call__, []
 
-    options = {"only": ["robustness:gain-unchanged"], "processes": 1, "resamples": 50}
-    heard = []
-    real = hearing._hear
-
-    def stops(task):
-        if len(heard) == 10:
+    def stops(predictor, task):
+        if len(tasks) == 10:
             raise KeyboardInterrupt
-        heard.append(task)
-        return real(task)
+        tasks.append(task)
+        return real(predictor, task)
 
-    monkeypatch.setattr(hearing, "_hear", stops)
+    monkeypatch.setattr(outputs._ClipPredictor, "__call__", stops)
     with pytest.raises(KeyboardInterrupt):
-        audit(toy, table, tmp_path / "a.json", **options)
+        audit(toy, table, tmp_path / "a.json", suite=GAIN, processes=1)
     assert (tmp_path / "a.json.part").exists()
     calls = []
-    monkeypatch.setattr(hearing, "_hear", lambda task: calls.append(task) or real(task))
-    found = audit(toy, table, tmp_path / "a.json", **options)
+    monkeypatch.setattr(
+        outputs._ClipPredictor,
+        "__call__",
+        lambda self, task: calls.append(task) or real(self, task),
+    )
+    found = audit(toy, table, tmp_path / "a.json", suite=GAIN, processes=1)
     assert len(calls) == 14
-    assert found["figures"] == audit(toy, table, **options)["figures"]
+    assert found["figures"] == audit(toy, table, suite=GAIN, processes=1)["figures"]
 
 
 def test_command_and_exit_codes(toy, table, tmp_path):
@@ -514,20 +557,24 @@ def test_command_and_exit_codes(toy, table, tmp_path):
     done = subprocess.run(
         [*words, "--require", "robustness:level-unchanged"], capture_output=True, text=True
     )
-    assert done.returncode == 1 and "gate: required" in done.stderr
+    assert done.returncode == 1 and "failed: required" in done.stderr
     done = subprocess.run([*base, str(toy)], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
 def test_a_script_without_a_main_guard_does_not_hang(bundle, speech, tmp_path):
     script = tmp_path / "script.py"
-    options = "only=['robustness:gain-unchanged'], limit=6, processes=2"
-    call = f"wav2small.audit({str(bundle)!r}, {str(speech)!r}, {options})"
-    script.write_text(f"import wav2small\nprint({call}['corpus']['clips'])\n")
+    script.write_text(
+        "import wav2small\n"
+        "from wav2small.benchmarks.audit.audit import SuiteOptions\n"
+        "suite = SuiteOptions(only=['robustness:gain-unchanged'])\n"
+        f"result = wav2small.audit({str(bundle)!r}, {str(speech)!r}, suite=suite, processes=2)\n"
+        "print(result['corpus']['used'])\n"
+    )
     done = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.returncode == 0 and done.stdout.split() == ["6"], done.stderr
+    assert done.returncode == 0 and done.stdout.split() == ["24"], done.stderr
 
 
 def test_a_clip_whose_process_died_is_tried_again(tmp_path):
@@ -537,9 +584,9 @@ def test_a_clip_whose_process_died_is_tried_again(tmp_path):
         soundfile.write(tmp_path / f"{number}.wav", 0.1 * rng.standard_normal(size), 16000)
     clips, _ = corpus.gather(tmp_path)
     kept = tmp_path / "journal"
-    listener = outputs.Listener("toy", "teacher", "toy_teachers:Moody")
+    model = outputs.ModelSpec("toy", "teacher", "toy_teachers:Moody")
     options = {"processes": 2, "journal": kept}
-    found = outputs.listen(clips, [listener], [], perturbations.Resources(), **options)
+    found = outputs.predict(clips, [model], [], perturbations.Sounds(), **options)
     assert len(found.rows) == 5 and len(found.rejected) == 1
     assert "2.wav" in found.rejected[0][0] and "died" in found.rejected[0][1]
     rows = [json.loads(line)["row"] for line in kept.read_text().splitlines()[1:]]

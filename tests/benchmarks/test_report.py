@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import wave
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,8 +18,9 @@ import pandas as pd
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from wav2small.benchmarks.audit.audit import audit
+from wav2small.benchmarks.audit.audit import SuiteOptions, audit
 from wav2small.benchmarks.report import evidence, live, plots, report
+from wav2small.benchmarks.report.report import PageOptions
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
 from wav2small.predictor import Predictor
@@ -108,13 +111,13 @@ def write_run(folder, *, finished=True):
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory):
+def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("report")
 
 
 @pytest.fixture(scope="module")
-def bundle(room):
-    return write_bundle(room / "bundle")
+def bundle(folder):
+    return write_bundle(folder / "bundle")
 
 
 @pytest.fixture(scope="module")
@@ -128,20 +131,22 @@ def package():
 
 
 @pytest.fixture(scope="module")
-def page(room, bundle, speech):
+def page(folder, bundle, speech):
     """A page of a run, two bundles, and an audit."""
-    second = write_bundle(room / "small", seed=1, precision="int8")
-    run = write_run(room / "run")
+    second = write_bundle(folder / "small", seed=1, precision="int8")
+    run = write_run(folder / "run")
     files = sorted(str(path) for path in speech.glob("*.flac"))
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"file": files, "sex": ["f", "m"] * 12})
     for name in DIMENSIONS:
         table[name] = rng.uniform(0.1, 0.9, 24).round(3)
-    table.to_csv(room / "clips.csv", index=False)
-    found = room / "audit.json"
-    audit(bundle, room / "clips.csv", found, processes=1, resamples=50,
-          only=["correctness:*", "fairness:*", "robustness:l*", "robustness:curves"])  # fmt: skip
-    return report.report([run, bundle, second, found], room / "page.html", runs=3, clips=6)
+    table.to_csv(folder / "clips.csv", index=False)
+    found = folder / "audit.json"
+    only = ["correctness:*", "fairness:*", "robustness:l*", "robustness:curves"]
+    suite = SuiteOptions(only=only, resamples=50)
+    audit(bundle, folder / "clips.csv", found, suite=suite, processes=1)
+    inputs = [run, bundle, second, found]
+    return report.report(inputs, folder / "page.html", page=PageOptions(runs=3, clips=6))
 
 
 class Outline(HTMLParser):
@@ -168,7 +173,7 @@ class Outline(HTMLParser):
             self.unnamed.append(given)
 
 
-def test_page_is_whole_and_fetches_nothing(page):
+def test_page_is_complete_and_fetches_nothing(page):
     text = page.read_text()
     outline = Outline(text)
     assert outline.fetched == []
@@ -209,21 +214,20 @@ def test_drawings_take_the_colours_of_the_page(page):
 
 
 def test_two_drawings_share_no_ids():
-    line = {"panel": [("a", [1, 2], [1, 2]), ("b", [1, 2], [2, 1])]}
-    options = {"description": "two lines", "x_label": "x"}
-    drawings = plots.lines(line, ident="first", **options)
-    drawings += plots.lines(line, ident="second", **options)
+    line = {"panel": plots.lines([("a", [1, 2], [1, 2]), ("b", [1, 2], [2, 1])], x_label="x")}
+    drawings = plots.panels(line, ident="first", description="two lines")
+    drawings += plots.panels(line, ident="second", description="two lines")
     ids = [name for drawing in drawings for name in re.findall(r'id="([^"]+)"', drawing)]
     assert len(ids) == len(set(ids))
 
 
-def test_run_that_is_still_training(room, tmp_path):
+def test_run_that_is_still_training(folder, tmp_path):
     run = write_run(tmp_path / "running", finished=False)
-    text = report.report([run], tmp_path / "page.html", runs=0).read_text()
+    text = report.report([run], tmp_path / "page.html", page=PageOptions(runs=0)).read_text()
     assert "still training" in text and "Training of running" in text
     (run / "metrics.csv").unlink()
     (run / "distill.toml").touch()
-    text = report.report([run], tmp_path / "page.html", runs=0).read_text()
+    text = report.report([run], tmp_path / "page.html", page=PageOptions(runs=0)).read_text()
     assert "no epoch is finished yet" in text
 
 
@@ -247,16 +251,38 @@ def test_bad_outputs(bundle, tmp_path):
     with pytest.raises(Wav2SmallError, match="report.html"):
         report.report([bundle], tmp_path / "page.pdf")
     with pytest.raises(Wav2SmallError, match="--onnxruntime-web"):
-        report.report([bundle], tmp_path / "page.html", live=True, onnxruntime_web=tmp_path)
+        report.report(
+            [bundle], tmp_path / "page.html", page=PageOptions(live=True, onnxruntime_web=tmp_path)
+        )
     run = write_run(tmp_path / "run")
     with pytest.raises(Wav2SmallError, match="need a bundle"):
-        report.report([run], tmp_path / "page.html", live=True)
+        report.report([run], tmp_path / "page.html", page=PageOptions(live=True))
 
 
-def test_results_of_commands_are_recognised(room, page):
-    found = evidence.gather([room / "audit.json", room / "bundle", room / "run"])
+def test_results_of_commands_are_recognised(folder, page):
+    found = evidence.gather([folder / "audit.json", folder / "bundle", folder / "run"])
     assert len(found.audits) == len(found.bundles) == len(found.runs) == 1
     assert found.runs[0].note == ""
+
+
+def test_a_script_without_a_main_guard_does_not_hang(bundle, speech, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import wav2small\n"
+        "from wav2small.benchmarks.audit.audit import SuiteOptions\n"
+        "from wav2small.benchmarks.audit.corpus import ClipOptions\n"
+        "from wav2small.benchmarks.report.report import PageOptions\n"
+        "page = wav2small.report(\n"
+        f"    [{str(bundle)!r}], 'page.html', source={str(speech)!r}, page=PageOptions(runs=0),\n"
+        "    clips=ClipOptions(limit=12), suite=SuiteOptions(['robustness:gain*'], resamples=20),\n"
+        ")\n"
+        "print(page.read_text().count('12 of 12 clips used'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120, cwd=tmp_path,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.split() == ["1"], done.stderr
 
 
 # in the browser ---------------------------------------------------------------------------------
@@ -307,7 +333,7 @@ def test_renders_in_a_browser(browse, page, width, scheme):
     assert complaints == []
 
 
-def test_players_play(browse, page):
+def test_audio_clips_play(browse, page):
     tab, complaints = browse(page, flags=["--autoplay-policy=no-user-gesture-required"])
     durations = tab.evaluate(
         """async () => Promise.all([...document.querySelectorAll('audio')].map(async player => {
@@ -338,9 +364,9 @@ def test_keyboard_reaches_content_and_tables(browse, page):
 
 
 @pytest.fixture(scope="module")
-def live_page(room, bundle, package, monkeypatch_module):
+def live_page(folder, bundle, package, monkeypatch_module):
     monkeypatch_module.setattr(live, "package", lambda folder: package)
-    return report.report([bundle], room / "try.html", runs=0, live=True)
+    return report.report([bundle], folder / "try.html", page=PageOptions(runs=0, live=True))
 
 
 @pytest.fixture(scope="module")
@@ -350,9 +376,9 @@ def monkeypatch_module():
 
 
 @pytest.fixture(scope="module")
-def recording(room, clip):
+def recording(folder, clip):
     """The clip as WAV, 16 kHz, 16 bit."""
-    path = room / "clip.wav"
+    path = folder / "clip.wav"
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -384,12 +410,12 @@ def test_microphone_moves_the_bars(browse, live_page, bundle, recording):
     tab.wait_for_function(READY, timeout=60000)
     tab.click("#live-microphone")
     tab.wait_for_function("window.wav2small.estimates >= 3", timeout=30000)
-    heard = tab.evaluate(
+    last = tab.evaluate(
         "({signal: Array.from(window.wav2small.signal), logits: window.wav2small.logits})"
     )
-    signal = np.array(heard["signal"], np.float32)
+    signal = np.array(last["signal"], np.float32)
     assert np.abs(signal).max() > 0.01
-    assert heard["logits"] == pytest.approx(Predictor(bundle).predict(signal).tolist(), abs=1e-4)
+    assert last["logits"] == pytest.approx(Predictor(bundle).predict(signal).tolist(), abs=1e-4)
     assert tab.get_attribute("#live-microphone", "aria-pressed") == "true"
     tab.click("#live-microphone")
     assert "off" in tab.inner_text("#live-status")

@@ -38,7 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--teacher", metavar="NAME|FOLDER|HUB_ID", help="compared with the bundle")
     parser.add_argument(
-        "--beside", nargs="+", default=[], metavar="BUNDLE", help="other bundles to compare with"
+        "--compare-with",
+        "--beside",
+        nargs="+",
+        default=[],
+        metavar="BUNDLE",
+        help="other bundles to compare with",
     )
     parser.add_argument("--noise", metavar="FOLDER", help="recorded noise to disturb with")
     parser.add_argument("--rooms", metavar="FOLDER", help="room impulse responses")
@@ -77,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
 
     from wav2small.benchmarks.audit import tables as audit_tables
     from wav2small.benchmarks.audit import trust
-    from wav2small.benchmarks.audit.audit import audit
+    from wav2small.benchmarks.audit.audit import CompareOptions, SuiteOptions, audit
+    from wav2small.benchmarks.audit.corpus import ClipOptions
     from wav2small.errors import Wav2SmallError
 
     style = "markdown" if args.markdown else "text"
@@ -90,18 +96,9 @@ def run(args: argparse.Namespace) -> int:
         args.bundle,
         args.source,
         args.output,
-        truth=args.truth,
-        scale=args.scale,
-        root=args.root,
-        by=args.by,
-        teacher=args.teacher,
-        beside=args.beside,
-        noise=args.noise,
-        rooms=args.rooms,
-        only=args.only,
-        require=args.require,
-        baseline=args.baseline,
-        limit=args.limit,
+        clips=ClipOptions(args.truth, args.scale, args.root, args.by, args.limit),
+        compare=CompareOptions(args.compare_with, args.teacher),
+        suite=SuiteOptions(args.only, args.noise, args.rooms, args.require, args.baseline),
         seed=args.seed,
         processes=args.processes,
     )
@@ -109,8 +106,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(result, indent=1))
     else:
         print(audit_tables.audit(result, style=style, worst=not args.no_worst))
-    for failure in result["gate"]["failures"]:
-        print(f"gate: {failure}", file=sys.stderr)
+    for failure in result["thresholds"]["failures"]:
+        print(f"failed: {failure}", file=sys.stderr)
     if result["rejected"]:
         print(f"{len(result['rejected'])} clips rejected, listed in the result", file=sys.stderr)
-    return 1 if result["rejected"] or result["gate"]["failures"] else 0
+    return 1 if result["rejected"] or result["thresholds"]["failures"] else 0

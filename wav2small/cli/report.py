@@ -48,23 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import sys
 
-    from wav2small.benchmarks.report.report import report
+    from wav2small.benchmarks.audit.audit import SuiteOptions
+    from wav2small.benchmarks.audit.corpus import ClipOptions
+    from wav2small.benchmarks.report.report import PageOptions, report
 
     page = report(
         args.inputs,
         args.output,
         source=args.source,
-        truth=args.truth,
-        scale=args.scale,
+        clips=ClipOptions(truth=args.truth, scale=args.scale, limit=args.limit),
         teacher=args.teacher,
-        noise=args.noise,
-        rooms=args.rooms,
-        limit=args.limit,
-        runs=args.runs,
-        clips=args.clips,
-        live=args.live,
-        onnxruntime_web=args.onnxruntime_web,
-        title=args.title,
+        suite=SuiteOptions(noise=args.noise, rooms=args.rooms),
+        page=PageOptions(args.title, args.runs, args.clips, args.live, args.onnxruntime_web),
     )
     print(f"{page}: {page.stat().st_size / 1000:.0f} KB", file=sys.stderr)
     if args.open:
