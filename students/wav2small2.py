@@ -17,6 +17,7 @@ from wav2small.errors import Wav2SmallError
 
 from . import registry
 from .base import Student
+from .frontend import FLOOR
 from .masking import normalise
 from .wav2small import Vgg7
 
@@ -99,9 +100,24 @@ class Wav2Small2(Student):
         return self.gram(pooled).flatten(1)
 
     def load_weights(self, state: Mapping[str, torch.Tensor], source: str | Path) -> None:
-        """As the base; constants stored transposed or without their middle axis are accepted."""
+        """As the base; constants stored transposed or without their middle axis are accepted.
+
+        Public copies of the class also store the floor of the logarithm, `amin`, which is a
+        constant here.
+
+        Raises:
+            Wav2SmallError: as the base, or another floor than ours
+        """
         own = self.state_dict()
         state = dict(state)
+        floor = state.pop("vgg7.logmel_extractor.amin", None)
+        if floor is not None and not torch.allclose(
+            floor.double(), torch.tensor(FLOOR, dtype=torch.float64), rtol=1e-3, atol=0
+        ):
+            raise Wav2SmallError(
+                f"{source}: vgg7.logmel_extractor.amin is {floor.flatten().tolist()}, the floor of "
+                f"the logarithm must be {FLOOR:g}; take the published file"
+            )
         for key in own.keys() & state.keys():
             if own[key].shape == state[key].shape:
                 continue

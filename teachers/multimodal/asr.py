@@ -54,7 +54,11 @@ class Recogniser:
 
     def __init__(self, spec: str):
         here = os.path.isdir(spec)
-        source = checkpoint.local(spec) if here else checkpoint.hub(spec, extra=_FILES)
+        source = (
+            checkpoint.local(spec, option="--asr")
+            if here
+            else checkpoint.hub(spec, extra=_FILES, option="--asr")
+        )
         kind = source.config.get("model_type")
         if kind != "whisper":
             raise Wav2SmallError(

@@ -33,7 +33,6 @@ TOKENIZER_FILES = (
     "merges.txt",
     "*.model",
 )
-_SHARDS = "model.safetensors.index.json"
 _MOST_TOKENS = 512  # of a sequence where the encoder names no limit, as LLMs' are beyond need
 
 
@@ -298,13 +297,8 @@ _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "m
 
 def _source(spec: str) -> Checkpoint:
     if os.path.isdir(spec):
-        if (Path(spec) / _SHARDS).exists():
-            raise Wav2SmallError(
-                f"{spec}: its weights are in shards; save them in one file with "
-                "save_pretrained(..., max_shard_size='1TB')"
-            )
-        return checkpoint.local(spec)
-    return checkpoint.hub(spec, extra=TOKENIZER_FILES)
+        return checkpoint.local(spec, option="--text")
+    return checkpoint.hub(spec, extra=TOKENIZER_FILES, option="--text")
 
 
 def _fill(model: Text, source: Checkpoint) -> None:

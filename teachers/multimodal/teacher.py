@@ -79,7 +79,7 @@ def from_encoders(
     if speech is None or own_encoder is not None:
         config = {"speech_config": dict(own_encoder or {}), "text_config": language.config}
         return Start(config, language.tokenizer, weights, entries, None)
-    backbone = pretrained.load(speech)
+    backbone = pretrained.load(speech, option="--speech")
     weights |= {f"speech.model.{key}": value for key, value in backbone.weights.items()}
     entries.insert(0, _entry("speech encoder", backbone.source))
     config = {"speech_config": backbone.config, "text_config": language.config}

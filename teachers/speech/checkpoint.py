@@ -6,6 +6,7 @@ Every rejection names the file and the field or key, and how to mend it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -23,7 +24,14 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PREPROCESSOR = "preprocessor_config.json"
-_PICKLES = ("pytorch_model.bin", "model.bin", "model.pt", "pytorch_model.pt", "model.ckpt")
+SHARDS = "model.safetensors.index.json"
+#: What to fetch of a repository.
+PATTERNS = (CONFIG, WEIGHTS, SHARDS, "model-*-of-*.safetensors", PREPROCESSOR, "README.md")
+CONVERSION = "conversion.json"  # of `convert`: what the weights were made from
+PICKLE, PICKLE_SHARDS = "pytorch_model.bin", "pytorch_model.bin.index.json"
+_PICKLES = (PICKLE, PICKLE_SHARDS, "model.bin", "model.pt", "pytorch_model.pt", "model.ckpt")
+
+_TRAINING_ONLY = ("masked_spec_embed", "num_batches_tracked")
 
 #: Licences of the published teachers; of other checkpoints it stands in their model card.
 LICENCES = {
@@ -32,7 +40,16 @@ LICENCES = {
     "3loi/SER-Odyssey-Baseline-WavLM-Dominance": "MIT",
     "3loi/SER-Odyssey-Baseline-WavLM-Valence": "MIT",
     "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim": "CC-BY-NC-SA-4.0",
+    "audeering/wav2vec2-large-robust-24-ft-age-gender": "CC-BY-NC-SA-4.0",
+    "audeering/wav2vec2-large-robust-6-ft-age-gender": "CC-BY-NC-SA-4.0",
     "audeering/wav2small": "CC-BY-NC-SA-4.0",
+}
+
+#: Keys of weights with their sizes (see `fingerprint`) -> licence of the published checkpoint that
+#: has exactly these, for folders that lost their model card. A model of one's own with the same
+#: keys says otherwise in its provenance.json or model card.
+FINGERPRINTS = {
+    "f79399d856826953": "CC-BY-NC-SA-4.0",  # audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim
 }
 
 
@@ -58,8 +75,15 @@ class Checkpoint:
         return read_json(self.folder / CONFIG)
 
 
-def local(folder: str | os.PathLike[str], *, id: str | None = None) -> Checkpoint:
-    """A checkpoint in a folder.
+def local(
+    folder: str | os.PathLike[str], *, id: str | None = None, option: str = "--teacher"
+) -> Checkpoint:
+    """A checkpoint in a folder; its weights may be in shards.
+
+    Args:
+        folder: of the checkpoint
+        id: what it is known as; None = the folder
+        option: of the command line that named it, for the remedy
 
     Raises:
         Wav2SmallError: a file is missing, or the weights are a pickle
@@ -69,18 +93,82 @@ def local(folder: str | os.PathLike[str], *, id: str | None = None) -> Checkpoin
         raise Wav2SmallError(
             f"{path}: no {CONFIG}; a teacher's folder holds {CONFIG} and {WEIGHTS}"
         )
-    if not (path / WEIGHTS).is_file():
+    if not weight_files(path):
         for name in _PICKLES:
             if (path / name).exists():
-                raise Wav2SmallError(pickled(path / name))
+                raise Wav2SmallError(
+                    f"{path / name}: a pickle can run code and is not opened; convert it once, "
+                    f"then use {option} {path} again: wav2small convert {path}"
+                )
         raise Wav2SmallError(
             f"{path}: no {WEIGHTS}; a teacher's folder holds {CONFIG} and {WEIGHTS}"
         )
-    revision = "sha256:" + files.sha256(path / WEIGHTS)
-    return Checkpoint(path, id or os.fspath(folder), revision, licence_of(path, id or path.name))
+    licence = licence_of(path, id or path.name)
+    return Checkpoint(path, id or os.fspath(folder), _digest(path), licence)
 
 
-def hub(spec: str, *, extra: Iterable[str] = ()) -> Checkpoint:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: one, or its shards; empty = none.
+
+    Raises:
+        Wav2SmallError: a shard is missing
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / SHARDS).is_file():
+        return []
+    names = sorted(set((read_json(folder / SHARDS).get("weight_map") or {}).values()))
+    for name in names:
+        if os.path.basename(name) != name or not (folder / name).is_file():
+            raise Wav2SmallError(f"{folder}: no {name}, which {SHARDS} names; copy it again")
+    return [folder / name for name in names]
+
+
+def _digest(folder: Path) -> str:
+    """Of the weights: SHA-256 of the file, of shards that of their hashes."""
+    import hashlib
+
+    hashes = [files.sha256(file) for file in weight_files(folder)]
+    joined = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return "sha256:" + (hashes[0] if len(hashes) == 1 else joined)
+
+
+def fingerprint(sizes: Mapping[str, int]) -> str:
+    """Hash of the keys of weights and their sizes; what serves training only does not count.
+
+    Args:
+        sizes: key -> number of values; names of today's torch or of published checkpoints
+
+    Example:
+        >>> fingerprint({"b": 2, "a": 1}) == fingerprint({"a": 1, "b": 2, "num_batches_tracked": 1})
+        True
+    """
+    import hashlib
+
+    lines = sorted(
+        f"{published(key)} {size}"
+        for key, size in sizes.items()
+        if not key.endswith(_TRAINING_ONLY)
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Sizes of the weights of a folder, from the headers of its files; empty = unreadable."""
+    from safetensors import SafetensorError, safe_open
+
+    sizes: dict[str, int] = {}
+    try:
+        for file in weight_files(folder):
+            with safe_open(file, framework="np") as opened:
+                for key in opened.keys():  # noqa: SIM118, it is no mapping
+                    sizes[key] = math.prod(opened.get_slice(key).get_shape())
+    except (SafetensorError, OSError, Wav2SmallError):
+        return {}
+    return sizes
+
+
+def hub(spec: str, *, extra: Iterable[str] = (), option: str = "--teacher") -> Checkpoint:
     """A checkpoint of the hub: `owner/name` or `owner/name@revision`.
 
     The commit that was found is the checkpoint's revision. Without a network the copy of an
@@ -89,24 +177,46 @@ def hub(spec: str, *, extra: Iterable[str] = ()) -> Checkpoint:
     Args:
         spec: what to get
         extra: names or patterns of further files
+        option: of the command line that named it, for the remedy
 
     Raises:
         Wav2SmallError: no such repository or revision, no safetensors in it, or no network
+    """
+    name = spec.partition("@")[0]
+    folder = fetch(spec, (*PATTERNS, *extra), option=option)
+    if not (folder / CONFIG).exists():
+        raise Wav2SmallError(f"{spec}: no {CONFIG} in this repository or its local copy")
+    if not weight_files(folder):
+        raise Wav2SmallError(
+            f"{spec}: no {WEIGHTS} in this repository or its local copy; if it offers only "
+            f"{PICKLE}, convert that once, then use {option} FOLDER: wav2small convert {spec} "
+            "-o FOLDER"
+        )
+    return Checkpoint(folder, name, revision_of(folder), licence_of(folder, name))
+
+
+def fetch(spec: str, patterns: Iterable[str], *, option: str) -> Path:
+    """Files of a repository of the hub, or of the local copy of an earlier download.
+
+    Args:
+        spec: `owner/name` or `owner/name@revision`
+        patterns: names or patterns of the files
+        option: of the command line that named it, for the remedy
+
+    Raises:
+        Wav2SmallError: no such repository or revision, or no network
     """
     import huggingface_hub
     from huggingface_hub import errors
 
     name, _, revision = spec.partition("@")
-    put = (
-        f"put {CONFIG} and {WEIGHTS} of {name} into a folder and name the folder instead "
-        f"(--teacher FOLDER)"
-    )
+    put = f"put the files of {name} into a folder and name the folder instead ({option} FOLDER)"
     try:
-        folder = Path(
+        return Path(
             huggingface_hub.snapshot_download(
                 name,
                 revision=revision or None,
-                allow_patterns=[CONFIG, WEIGHTS, PREPROCESSOR, "README.md", *extra],
+                allow_patterns=list(patterns),
             )
         )
     except errors.GatedRepoError as error:
@@ -125,30 +235,13 @@ def hub(spec: str, *, extra: Iterable[str] = ()) -> Checkpoint:
         if "httpx" not in type(error).__module__ and "requests" not in type(error).__module__:
             raise
         raise Wav2SmallError(f"{spec}: the hub cannot be reached; {put}") from error
-    for file in (CONFIG, WEIGHTS):
-        if not (folder / file).exists():
-            raise Wav2SmallError(
-                f"{spec}: no {file} in this repository or in its local copy; if it offers only "
-                f"pytorch_model.bin, convert that to {WEIGHTS} with safetensors; or {put}"
-            )
-    return Checkpoint(folder, name, revision_of(folder), licence_of(folder, name))
 
 
 def revision_of(folder: Path) -> str:
     """The commit of a snapshot of the hub, which its folder is named after; else a hash."""
     if re.fullmatch(r"[0-9a-f]{40}", folder.name):
         return folder.name
-    return "sha256:" + files.sha256(folder / WEIGHTS)
-
-
-def pickled(file: Path) -> str:
-    """The rejection of a pickle, which can run code when it is opened."""
-    return (
-        f"{file}: a pickle can run code and is not opened; convert it once where you trust it: "
-        'python -c "import torch; from safetensors.torch import save_file; save_file({k: '
-        f"v.contiguous().clone() for k, v in torch.load('{file.name}', weights_only=True)"
-        f".items()}}, '{WEIGHTS}')\""
-    )
+    return _digest(folder)
 
 
 def require(config: Mapping[str, Any], names: Iterable[str], where: str | Path) -> None:
@@ -208,17 +301,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_weights(source: Checkpoint) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint under the names of today's torch, floats in float32.
+    """The weights of a checkpoint (all shards) under the names of today's torch, in float32.
 
     Raises:
         Wav2SmallError: truncated or no safetensors
     """
     from wav2small.training import weights
 
-    found = weights.read(source.folder / WEIGHTS)
     return {
         modern(key): value.float() if value.is_floating_point() else value
-        for key, value in found.items()
+        for file in weight_files(source.folder)
+        for key, value in weights.read(file).items()
     }
 
 
@@ -256,12 +349,15 @@ def published(key: str) -> str:
 
 
 def licence_of(folder: Path, name: str) -> str:
-    """By hub id, by our own provenance, or by the model card's front matter."""
+    """By our own provenance, hub id, the model card's front matter, or the keys of weights."""
     lineage = folder / "provenance.json"
     if lineage.exists():
         return " AND ".join(provenance.licences(read_json(lineage)))
+    names = [name]
+    if (folder / CONVERSION).is_file():
+        names.append(str((read_json(folder / CONVERSION).get("from") or {}).get("id")))
     for known, licence in LICENCES.items():
-        if name in (known, known.partition("/")[2]):
+        if {known, known.partition("/")[2]} & {one.partition("@")[0] for one in names}:
             return licence
     card = folder / "README.md"
     if card.exists():
@@ -270,7 +366,7 @@ def licence_of(folder: Path, name: str) -> str:
         )
         if found:
             return _spdx(found[1])
-    return "unknown"
+    return FINGERPRINTS.get(fingerprint(_sizes(folder)), "unknown")
 
 
 def _spdx(name: str) -> str:

@@ -54,17 +54,19 @@ class Backbone:
         weights.fill(model, self.weights, self.source.folder / checkpoint.WEIGHTS)
 
 
-def load(spec: str, *, layers: int | None = None) -> Backbone:
+def load(spec: str, *, layers: int | None = None, option: str = "--backbone") -> Backbone:
     """Load a backbone.
 
     Args:
         spec: folder or hub id of WavLM, wav2vec2 or HuBERT, pretrained or already fine-tuned
         layers: keep the first so many transformer layers; None = all
+        option: of the command line that named it, for the remedy
 
     Raises:
         Wav2SmallError: no such checkpoint, no backbone in it, or fewer layers than asked for
     """
-    source = checkpoint.local(spec) if os.path.isdir(spec) else checkpoint.hub(spec)
+    find = checkpoint.local if os.path.isdir(spec) else checkpoint.hub
+    source = find(spec, option=option)
     where = source.folder / checkpoint.CONFIG
     config, scale = source.config, None
     if config.get("model_type") == wavlm.MODEL_TYPE:

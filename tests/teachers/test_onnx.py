@@ -29,7 +29,7 @@ class Single(nn.Module):
     def __init__(self, folder: Path):
         super().__init__()
         self.network = wav2vec2.Network(json.loads((folder / "config.json").read_text())).eval()
-        checkpoint.load_weights(self.network, folder / "model.safetensors")
+        checkpoint.load_weights(self.network, checkpoint.local(folder))
 
     def forward(self, signal):
         signal = signal - signal.mean(dim=1, keepdim=True)

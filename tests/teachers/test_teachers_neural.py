@@ -291,7 +291,7 @@ BAD = {
         r"pool_model.attention has shape \(31, 1\).*\(32, 1\)",
     ),
     "truncated": (truncate, "model.safetensors: damaged, truncated"),
-    "pickle": (pickle_only, "pytorch_model.bin: a pickle.*save_file"),
+    "pickle": (pickle_only, "pytorch_model.bin: a pickle.*--teacher .*wav2small convert "),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
     "broken config": (lambda f: (f / "config.json").write_text("{"), "config.json: not JSON"),

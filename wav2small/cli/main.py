@@ -33,6 +33,7 @@ VERBS = {
     "report": "one page about runs and bundles",
     "finetune": "make a teacher from a speech backbone, or from speech and text encoders",
     "pretrain": "pretrain a multimodal teacher on speech with transcripts",
+    "convert": "weights published as a pickle become safetensors",
     "teachers": "list the teachers",
     "students": "list the students",
 }
