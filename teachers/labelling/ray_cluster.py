@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -18,10 +19,10 @@ from wav2small.errors import Wav2SmallError
 from wav2small.teachers import registry
 from wav2small.teachers.base import Teacher, runs_in_workers
 
-from .clips import Outcome, Reader, Row
+from .clips import Outcome, Reader, SourceRow
 
 _ROWS_PER_TASK = 256  # enough to fill batches of a length; what a lost actor has to do again
-_RETRIES = 3  # of a task whose actor died; a clip that kills every actor ends the run
+_ATTEMPTS = 4  # at a block, the first included, before the run ends
 
 
 class Labeller:
@@ -32,6 +33,7 @@ class Labeller:
         options: of the teacher
         reader: of the clips
         batch_s: seconds of audio in a batch of a neural teacher
+        attempts: actor that counts how often each block was begun; None = every one is the first
     """
 
     def __init__(
@@ -40,8 +42,11 @@ class Labeller:
         options: dict[str, Any],
         reader: Reader,
         batch_s: float | None,
+        attempts: Any = None,
     ):
         from .batched import batch_seconds
+
+        self.attempts = attempts
 
         self.teacher = registry.load_teacher(teacher, **options)
         self.options = options
@@ -49,22 +54,55 @@ class Labeller:
         self.batch_s = batch_s or batch_seconds(self.teacher)
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        """Rows of the index in, one pickled outcome for each chunk of them out."""
+        """Rows of the index in, one pickled outcome for each chunk of them out.
+
+        A block whose first attempt ended with its actor is read in a process of its own, which
+        may crash: that clip is rejected and the run goes on.
+
+        Raises:
+            Wav2SmallError: the block ended several actors
+        """
         from .batched import label_in_batches
         from .local import label_in_workers
 
-        rows = [Row(*row) for chunk in block["rows"] for row in pickle.loads(chunk)]
+        rows = [SourceRow(*row) for chunk in block["rows"] for row in pickle.loads(chunk)]
+        attempt = self._attempt(rows[0].row)
+        if attempt > _ATTEMPTS:
+            raise Wav2SmallError(
+                f"--engine ray: {rows[0].file} and the {len(rows) - 1} clips after it ended "
+                f"{_ATTEMPTS} workers; is memory short?"
+            )
+        workers = min(attempt - 1, 1)
         if runs_in_workers(self.teacher):
-            found = label_in_workers(rows, self.reader, self.teacher, self.options, workers=0)
+            found = label_in_workers(rows, self.reader, self.teacher, self.options, workers=workers)
         else:
             found = label_in_batches(
-                rows, self.reader, self.teacher, workers=0, batch_s=self.batch_s
+                rows, self.reader, self.teacher, workers=workers, batch_s=self.batch_s
             )
         return {"outcome": [pickle.dumps(outcome) for outcome in found]}
 
+    def _attempt(self, row: int) -> int:
+        if self.attempts is None:
+            return 1
+        import ray
+
+        return ray.get(self.attempts.begin.remote(row))
+
+
+class Attempts:
+    """Counts how often each block of rows was begun; an actor that outlives the labelling ones."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[int] = Counter()
+
+    def begin(self, row: int) -> int:
+        """The number of times that the block of this first row was begun, this time included."""
+        self._begun[row] += 1
+        return self._begun[row]
+
 
 def label_on_ray(
-    rows: Iterable[Row],
+    rows: Iterable[SourceRow],
     reader: Reader,
     teacher: str | Teacher,
     options: dict[str, Any],
@@ -119,13 +157,13 @@ def label_on_ray(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     arguments: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": 1}
+    # Ray begins the block of an actor that died on another one, as often as it takes.
+    attempts = ray.remote(num_cpus=0)(Attempts).remote()
     labelled = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
         Labeller,
-        fn_constructor_args=(teacher, options, reader, batch_s),
+        fn_constructor_args=(teacher, options, reader, batch_s, attempts),
         batch_size=1,
-        concurrency=min(count, len(chunks)),
-        max_restarts=-1,
-        max_task_retries=_RETRIES,
+        compute=ray.data.ActorPoolStrategy(size=min(count, len(chunks))),
         **arguments,
     )
     for line in labelled.iter_rows():

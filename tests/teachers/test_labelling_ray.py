@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from labelling_cases import label
 
 from wav2small import read_labels
-from wav2small.teachers.labelling.run import label
 
 ray = pytest.importorskip("ray")
 TESTS = str(Path(__file__).parents[1])
@@ -97,6 +97,21 @@ def test_same_rows_as_the_local_engine(teacher, cluster, speech, tmp_path):
     assert spread.hours == pytest.approx(local.hours)
     errors = [(tmp_path / name / "errors.csv").read_text() for name in ("local", "ray")]
     assert errors[0] == errors[1]
+
+
+def test_a_clip_that_ends_its_worker_is_rejected(cluster, speech, tmp_path):
+    from test_labelling import broken_folder
+
+    broken_folder(tmp_path / "in")
+    tables = []
+    for engine in ("local", "ray"):
+        output = tmp_path / engine / "l.parquet"
+        result = label(
+            tmp_path / "in", output, teacher="toy_teachers:Moody", engine=engine, workers=1
+        )
+        tables.append((result.rows, result.errors, (tmp_path / engine / "errors.csv").read_text()))
+        assert result.rows == 2
+    assert tables[0] == tables[1]
 
 
 def test_a_worker_is_killed_in_the_middle(cluster, speech, tmp_path):
