@@ -77,15 +77,16 @@ def export_bundle(
     """Export a trained student as a verified bundle.
 
     Args:
-        run: folder of a run, or any folder of a student (config.json + model.safetensors)
-        output: folder of the bundle
-        precision: "fp32", "int8" (weights), "int4" (large matrices, else int8), "int8-static"
-            (weights and activations)
-        overwrite: replace an existing bundle, once the new one is complete
+        run: folder that `distill` wrote, or any student's (config.json + model.safetensors)
+        output: folder to write
+        precision: int8: 8-bit weights, float arithmetic; int4: large matrices 4-bit; int8-static:
+            8-bit weights and activations, for integer hardware; or fp32
+        overwrite: replace an existing bundle. It stays until the new one is complete
         verification: the audio it is verified with, and how close it must be
-        check_licence: "commercial" rejects a lineage that does not allow commercial use
-        streaming: also write `streaming.onnx`, for students that stream
-        c: also write `c/`: plain C99, for students that the emitter knows; see `COptions`
+        check_licence: reject when a teacher, audio or code forbids this use or has an unknown
+            licence. "commercial" is the only use
+        streaming: also streaming.onnx with explicit state (nano)
+        c: also c/: plain C99 for microcontrollers (nano). See `COptions`
 
     Returns:
         see `Exported`

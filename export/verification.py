@@ -66,10 +66,11 @@ class VerificationOptions:
     Attributes:
         calibration: folder or table of speech to verify with and, for int8-static, to calibrate
             on; default: the run's validation set
-        root: folder that the files of the validation set are relative to now
-        clips: at most so many clips
-        tolerance: largest difference of an output; default: see `TOLERANCES`
-        explain: compare layer by layer
+        root: where the validation audio is now, the folder that its files are relative to
+        clips: verify with at most N
+        tolerance: largest difference between torch and the file; default: by precision. See
+            `TOLERANCES`
+        explain: print differences layer by layer
     """
 
     calibration: str | os.PathLike[str] | None = None
@@ -113,12 +114,13 @@ def verify_bundle(
     model on this machine. With `run` the real clips also go through torch and the file again.
 
     Args:
-        path: bundle folder
-        run: folder of the run it was exported from
+        path: folder that `export` wrote
+        run: compare with this run in torch on real clips again
         calibration: other speech than the run's validation set
-        root: folder that the files of the validation set are relative to now
-        clips: at most so many clips
-        check_licence: "commercial" rejects a lineage that does not allow commercial use
+        root: where the validation audio is now, the folder that its files are relative to
+        clips: compare at most N
+        check_licence: reject when a teacher, audio or code forbids this use or has an unknown
+            licence. "commercial" is the only use
 
     Raises:
         Wav2SmallError: a file is missing, changed or points elsewhere, the model gives other

@@ -45,8 +45,8 @@ def follow(
         stdin: 16-bit little-endian mono PCM at 16 kHz, without a header
         stdout: gets `{"time": s, "heard": s, "arousal": .., "dominance": .., "valence": ..,
             "overall": [a, d, v]}` per hop, flushed at once
-        memory: seconds, see `Stream`
-        hop: seconds, see `Stream`
+        memory: with --follow: seconds that an estimate remembers. See `Stream`
+        hop: seconds between estimates of a bundle that does not stream. See `Stream`
         gate: silence does not move the estimate
         threads: of ONNX Runtime
 

@@ -112,14 +112,15 @@ def predict(
 
     Args:
         bundle: bundle folder or `.onnx` file
-        source: audio file, folder, CSV or parquet table, or audformat database; or several, whose
-            files then are named with their folders
-        output: CSV file to write, or an open text file that gets each row at once. A run that was
-            stopped leaves `FILE.part`, and the same call goes on from there.
-        json_lines: write one JSON object per row instead of CSV
-        window: clips longer than this many seconds get one row per window
-        hop: seconds from one window to the next; None = `window`
-        channel: number of the channel to use, from 0; None = mean of all
+        source: audio file, folder, CSV or parquet table with a column `file`, audformat database;
+            or several. Files of several sources are named with their folders
+        output: CSV file; None = standard output on the command line. Or an open text file that gets
+            each row at once; a run that was stopped leaves `FILE.part`, and the same call goes on
+            from there
+        json_lines: one JSON object per row instead of CSV
+        window: clips longer than S seconds get one row per window of S
+        hop: seconds between windows; None = the window
+        channel: use channel N, from 0; None = mean of all
         root: folder that the files of a table are relative to
         threads: threads of ONNX Runtime
 

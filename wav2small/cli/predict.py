@@ -3,39 +3,27 @@
 import argparse
 import sys
 
+from wav2small.cli import options
+
 EXAMPLE = """\
 wav2small predict bundle/ recording.wav
 wav2small predict bundle/ recordings/ -o predictions.csv
 ffmpeg -i talk.mp4 -f s16le -ac 1 -ar 16000 - | wav2small predict bundle/ --follow -"""
 
 
+FUNCTION = "wav2small.prediction:predict"
+FOLLOW = "wav2small.follow:follow"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", help="bundle folder or .onnx file")
-    parser.add_argument(
-        "source",
-        nargs="*",
-        help="audio file, folder, CSV or parquet table with a column `file`, audformat database; "
-        "or several",
+    options.add(
+        parser,
+        FUNCTION,
+        source={"nargs": "*"},
+        json_lines={"flags": ["--json"]},
+        window={"metavar": "S"},
+        hop={"metavar": "S"},
     )
-    parser.add_argument("-o", "--output", help="CSV file; default: standard output")
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object per row instead of CSV"
-    )
-    parser.add_argument(
-        "--window",
-        type=float,
-        default=12.0,
-        metavar="S",
-        help="clips longer than S seconds get one row per window of S (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--hop", type=float, metavar="S", help="seconds between windows (default: the window)"
-    )
-    parser.add_argument(
-        "--channel", type=int, metavar="N", help="use channel N, from 0 (default: mean of all)"
-    )
-    parser.add_argument("--root", help="folder that the files of a table are relative to")
-    parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
     parser.add_argument(
         "--follow",
         metavar="-",
@@ -45,15 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a core); any other runs on the last --memory seconds again every .5 s, which costs "
         "8 times one pass over the audio",
     )
-    parser.add_argument(
-        "--memory",
-        type=float,
-        default=4.0,
-        metavar="S",
-        help="with --follow: seconds that an estimate remembers (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--no-gate", action="store_true", help="with --follow: silence moves the estimate too"
+    options.add(
+        parser,
+        FOLLOW,
+        "memory",
+        "gate",
+        memory={"metavar": "S"},
+        gate={"help": "with --follow: silence moves the estimate too"},
     )
 
 
@@ -63,29 +49,15 @@ def run(args: argparse.Namespace) -> int:
     if args.follow:
         from wav2small.follow import follow
 
-        return follow(
-            args.bundle,
-            sys.stdin.buffer,
-            sys.stdout,
-            memory=args.memory,
-            gate=not args.no_gate,
-            threads=args.threads,
-        )
+        streams = (args.bundle, sys.stdin.buffer, sys.stdout)
+        return follow(*streams, memory=args.memory, gate=args.gate, threads=args.threads)
     if not args.source:
         raise Wav2SmallError("name the audio to predict, or --follow - for standard input")
-    from wav2small.prediction import predict, report_rejected
+    from wav2small.prediction import report_rejected
 
-    result = predict(
-        args.bundle,
-        args.source if len(args.source) > 1 else args.source[0],
-        args.output or sys.stdout,
-        json_lines=args.json,
-        window=args.window,
-        hop=args.hop,
-        channel=args.channel,
-        root=args.root,
-        threads=args.threads,
-    )
+    source = args.source if len(args.source) > 1 else args.source[0]
+    given = {**vars(args), "source": source, "output": args.output or sys.stdout}
+    result = options.call(FUNCTION, **given)
     code = report_rejected(result.rejected)
     if not result.rows:
         raise Wav2SmallError(f"{' '.join(args.source)}: none of its audio can be used")
