@@ -36,13 +36,21 @@ if TYPE_CHECKING:  # what type checkers see; the table below says the same at ru
     from wav2small.tables import read_labels as read_labels
     from wav2small.tables import write_labels as write_labels
     from wav2small.teachers.finetuning.finetune import finetune as finetune
+    from wav2small.teachers.labelling.options import ComputeOptions as ComputeOptions
+    from wav2small.teachers.labelling.options import SourceOptions as SourceOptions
+    from wav2small.teachers.labelling.options import TeacherOptions as TeacherOptions
+    from wav2small.teachers.labelling.options import VariantOptions as VariantOptions
     from wav2small.teachers.labelling.run import label as label
 
 _PUBLIC = {
     "AudioError": "errors:AudioError",
+    "ComputeOptions": "teachers.labelling.options:ComputeOptions",
     "Labels": "tables:Labels",
     "Predictor": "predictor:Predictor",
+    "SourceOptions": "teachers.labelling.options:SourceOptions",
     "Stream": "stream:Stream",
+    "TeacherOptions": "teachers.labelling.options:TeacherOptions",
+    "VariantOptions": "teachers.labelling.options:VariantOptions",
     "Wav2SmallError": "errors:Wav2SmallError",
     "audit": "benchmarks.audit.audit:audit",
     "benchmark": "benchmarks.host:benchmark",
@@ -63,9 +71,13 @@ _PUBLIC = {
 
 __all__ = [  # noqa: F822, the names come from __getattr__
     "AudioError",
+    "ComputeOptions",
     "Labels",
     "Predictor",
+    "SourceOptions",
     "Stream",
+    "TeacherOptions",
+    "VariantOptions",
     "Wav2SmallError",
     "__version__",
     "audit",

@@ -8,9 +8,10 @@ provenance (`wav2small.provenance`, JSON) and the folder that `file` is relative
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,11 @@ from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
 from wav2small.index import KEYS, ROOT_KEY, load_source
 
-from . import files, places
+from . import folders, places
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 PROVENANCE_KEY = b"wav2small.provenance"
 
@@ -152,30 +154,50 @@ def write_labels(path: str | os.PathLike[str], labels: Labels) -> None:
         ('arousal', 'dominance', 'valence')
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     frame = labels.frame
     order = [*KEYS, *DIMENSIONS]
     frame = frame[order + [column for column in frame if column not in order]]
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    table = table.replace_schema_metadata(metadata(labels, table.schema.metadata))
-    if "://" in os.fspath(path):
-        import fsspec
-
-        with fsspec.open(os.fspath(path), "wb") as file:
-            pq.write_table(table, file)
-        return
-    with files.atomic(path) as temporary:
-        pq.write_table(table, temporary)
+    folder, name = folders.split(path)
+    folder.write(name, lambda temporary: write_chunks(temporary, [table], labels))
 
 
-def metadata(labels: Labels, existing: dict[bytes, bytes] | None = None) -> dict[bytes, bytes]:
-    """Parquet metadata of a label table: `existing` with provenance and root."""
-    return {
-        **(existing or {}),
-        PROVENANCE_KEY: json.dumps(labels.provenance, sort_keys=True).encode(),
-        ROOT_KEY: labels.root.encode(),
-    }
+def write_chunks(
+    path: str | os.PathLike[str],
+    chunks: Iterable[pa.Table],
+    labels: Labels,
+    extra: Mapping[bytes, bytes] | None = None,
+) -> int:
+    """Write a label table that need not be in memory at once.
+
+    Args:
+        path: local file
+        chunks: rows of the table, in their order
+        labels: whose root and provenance the metadata holds
+        extra: further metadata
+
+    Returns:
+        number of rows
+    """
+    import pyarrow.parquet as pq
+
+    rows = 0
+    with contextlib.ExitStack() as stack:
+        writer = None
+        for chunk in chunks:
+            if writer is None:
+                metadata = {
+                    **(chunk.schema.metadata or {}),
+                    PROVENANCE_KEY: json.dumps(labels.provenance, sort_keys=True).encode(),
+                    ROOT_KEY: labels.root.encode(),
+                    **(extra or {}),
+                }
+                schema = chunk.schema.with_metadata(metadata)
+                writer = stack.enter_context(pq.ParquetWriter(path, schema))
+            writer.write_table(chunk.cast(schema))
+            rows += len(chunk)
+    return rows
 
 
 def _rating(values: pd.Series, low: float, high: float, where: str) -> pd.Series:

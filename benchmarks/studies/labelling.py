@@ -39,7 +39,7 @@ def speak(folder: Path, durations_s: np.ndarray, seed: int = 0) -> list[Any]:
     """FLAC files with speech-like noise, as rows of an index."""
     import soundfile
 
-    from wav2small.teachers.labelling.clips import Row
+    from wav2small.teachers.labelling.clips import SourceRow
 
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def speak(folder: Path, durations_s: np.ndarray, seed: int = 0) -> list[Any]:
         envelope = 1 + np.sin(np.arange(samples) * (2 * np.pi * 4 / RATE))
         sound = np.cumsum(random.normal(size=samples)) % 2 - 1
         soundfile.write(folder / f"{number:06d}.flac", 0.05 * envelope * sound, RATE)
-        rows.append(Row(number, f"{number:06d}.flac", 0, None))
+        rows.append(SourceRow(number, f"{number:06d}.flac", 0, None))
     return rows
 
 
@@ -100,7 +100,7 @@ def acoustic(clips: int = 400) -> dict[str, Any]:
 def batches(clips: int = 24, turns: int = 2, batch_s: float | None = None) -> dict[str, Any]:
     """Audio per second of three ways with a WavLM of base size on a CPU."""
     from wav2small.teachers.labelling import batched
-    from wav2small.teachers.labelling.batched import decode, label_in_batches
+    from wav2small.teachers.labelling.batched import label_in_batches
 
     durations_s = np.random.default_rng(1).uniform(1, 12, clips)
     teacher = random_teacher({"model_type": "wavlm", **BASE}, device="cpu")
@@ -117,8 +117,8 @@ def batches(clips: int = 24, turns: int = 2, batch_s: float | None = None) -> di
         def padded(size: int) -> Callable[[], None]:
             def run() -> None:
                 for begin in range(0, len(items), size):
-                    batch = decode(reader, items[begin : begin + size])
-                    teacher.predict(batch.batch, batch.lengths)
+                    batch = reader.batch(items[begin : begin + size])
+                    teacher.predict(batch.signals, batch.lengths)
 
             return run
 
@@ -144,6 +144,7 @@ _MILLION = """
 import json, sys, time
 began = time.perf_counter()
 from wav2small.teachers.labelling import run as labelling
+from wav2small.teachers.labelling.options import ComputeOptions
 first = []
 def shown(outcomes, *_):
     for outcome in outcomes:
@@ -158,7 +159,7 @@ def peak_kb():
         return int(next(line for line in status if line.startswith("VmHWM")).split()[1])
 rows = None
 try:
-    rows = labelling.label(sys.argv[1], sys.argv[2], teacher=sys.argv[3], workers=2).rows
+    rows = labelling.label(sys.argv[1], sys.argv[2], teacher=sys.argv[3], compute=ComputeOptions(workers=2)).rows
 except KeyboardInterrupt:
     pass
 print(json.dumps({"first_label_s": first[0] if first else None, "rows": rows,
@@ -175,9 +176,9 @@ def million(rows: int = 1_000_000) -> dict[str, Any]:
     """
     import pandas as pd
 
+    from wav2small.folders import Folder
     from wav2small.teachers.labelling.clips import Item, Outcome
-    from wav2small.teachers.labelling.shards import Shards
-    from wav2small.teachers.labelling.store import Folder
+    from wav2small.teachers.labelling.plan import Shards
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -145,13 +145,15 @@ class Bench:
     def label(self, teacher: Path, source: Path, name: str, *, text: bool = True) -> pd.DataFrame:
         """The label table of a corpus by a teacher, with or without its transcripts."""
         from wav2small.tables import read_labels
+        from wav2small.teachers.labelling.options import ComputeOptions
         from wav2small.teachers.labelling.run import label
 
         index = load_source(source)
         if not text:
             index.frame = index.frame.drop(columns=["text", "words"])
         output = self.folder / f"{name}.parquet"
-        label(index, output, teacher=str(teacher), device="cpu", workers=0, batch_s=30.0)
+        compute = ComputeOptions(device="cpu", workers=0, batch_s=30.0)
+        label(index, output, teacher=str(teacher), compute=compute)
         return read_labels(output).frame
 
     def student(self, teacher: Path, name: str) -> dict[str, float]:

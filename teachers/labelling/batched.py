@@ -7,26 +7,36 @@ What is in memory is bounded by a stretch of the index, however long the index i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.teachers import base as teachers
 from wav2small.teachers.base import Teacher
 from wav2small.teachers.multimodal.turns import Passage
 
-from . import buckets
-from .clips import Item, Outcome, Reader, Rejection, Row, reason, rejection
-from .parallel_batches import Launch, launching
-from .workers import Died, Inline, Pool
+from .clips import Batch, Item, Outcome, Reader, Rejection, SourceRow, rejection
+from .workers import Died, Inline, Pool, start
 
 GPU_BATCH_S = 600.0
 CPU_BATCH_S = 2.0  # measured: on a CPU larger batches outgrow the caches and gain nothing
 _ROWS_PER_TASK = 64  # headers that a worker reads at a time
-_AHEAD = 3  # decoded batches that may wait for the model, beside one per worker
+_AHEAD = 3  # batches that may wait for the model, and one more per worker
+#: Batches that are cut from one sorted stretch of the index: the more, the less padding; the
+#: fewer, the sooner rows are finished and written.
+STRETCH_BATCHES = 16
+CPU_BATCHES = 2  # at once on a CPU
+
+#: Begins a batch (clips, samples) of lengths (clips,), with passages or None; the result waits for
+#: its columns.
+Launch = Callable[
+    [np.ndarray, np.ndarray, "list[Passage] | None"], Callable[[], dict[str, np.ndarray]]
+]
 
 
 def batch_seconds(model: Teacher) -> float:
@@ -40,27 +50,8 @@ def on_gpu(model: Teacher) -> bool:
 
 
 @dataclass
-class Decoded:
-    """A batch as a worker hands it over.
-
-    Attributes:
-        items: what could be read
-        batch: (items, samples) float32, zeros after the end
-        lengths: (items,) samples
-        rejections: what could not
-        passages: of the items, where the teacher reads
-    """
-
-    items: list[Item]
-    batch: np.ndarray
-    lengths: np.ndarray
-    rejections: list[Rejection]
-    passages: list[Passage] | None = None
-
-
-@dataclass
 class _Open:
-    """A row whose items are not all settled."""
+    """A row that still misses outcomes of its items."""
 
     missing: int
     items: list[Item] = field(default_factory=list)
@@ -69,48 +60,66 @@ class _Open:
 
 
 def reading(reader: Reader) -> Callable[[Any], Any]:
-    """Make the function of a worker: rows become items, items become a padded batch."""
+    """Make the function of a worker: rows become items, items become a batch."""
 
-    def read(task: list[Row] | list[Item]) -> tuple[list[Item], list[Rejection]] | Decoded:
-        return decode(reader, task) if isinstance(task[0], Item) else items(reader, task)  # type: ignore[arg-type]
+    def read(task: list[Any]) -> tuple[list[Item], list[Rejection]] | Batch:
+        return reader.batch(task) if isinstance(task[0], Item) else reader.list_items(task)
 
     return read
 
 
-def items(reader: Reader, rows: list[Row]) -> tuple[list[Item], list[Rejection]]:
-    """Items of some rows, and the rows that have none."""
-    found: list[Item] = []
-    rejections = []
-    for row in rows:
-        try:
-            found += reader.items(row)
-        except Exception as error:  # whatever one file does, the others are labelled
-            rejections.append(rejection(row, reason(error)))
-    return found, rejections
+def cut(items: Sequence[Item], batch_s: float) -> list[list[Item]]:
+    """Cut items into batches of nearly the same length.
+
+    Args:
+        items: in any order
+        batch_s: most seconds of a batch, each clip counted as long as the longest; a clip that
+            is longer is a batch of its own
+
+    Returns:
+        batches, the longest clips first: if memory does not suffice, that shows at once
+    """
+    batches: list[list[Item]] = []
+    longest = 0.0
+    for item in sorted(items, key=lambda item: item.input_s, reverse=True):
+        if not batches or (len(batches[-1]) + 1) * longest > batch_s:
+            batches.append([])
+            longest = item.input_s
+        batches[-1].append(item)
+    return batches
 
 
-def decode(reader: Reader, chosen: list[Item]) -> Decoded:
-    """Read items into a padded batch."""
-    good, signals, rejections = [], [], []
-    for item in chosen:
-        try:
-            signals.append(reader.read(item))
-            good.append(item)
-        except Exception as error:
-            if isinstance(error, Wav2SmallError) and not isinstance(error, AudioError):
-                raise
-            rejections.append(rejection(item, reason(error)))
-    lengths = np.array([len(signal) for signal in signals], dtype=np.int64)
-    batch = np.zeros((len(signals), lengths.max(initial=0)), dtype=np.float32)
-    for row, signal in enumerate(signals):
-        batch[row, : len(signal)] = signal
-    return Decoded(good, batch, lengths, rejections, reader.passages(good))
+@contextmanager
+def launching(teacher: Teacher) -> Iterator[Launch]:
+    """How to begin batches of a teacher: on a GPU in its own queue, on a CPU two at once.
+
+    A transformer on short clips leaves cores waiting at the end of each of its many small
+    operations; two batches with half of the cores each fill those gaps
+    (`benchmarks/studies/labelling.py`).
+    """
+    if getattr(getattr(teacher, "device", None), "type", None) != "cpu":
+        yield lambda *inputs: teachers.launch(teacher, *inputs)
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+
+    def share_cores() -> None:
+        torch.set_num_threads(max(1, threads // CPU_BATCHES))
+
+    try:
+        with ThreadPoolExecutor(CPU_BATCHES, "batch", share_cores) as pool:
+            yield lambda *inputs: pool.submit(teachers.columns, teacher, *inputs).result
+    finally:
+        torch.set_num_threads(threads)
 
 
-class Run:
+class BatchedRun:
     """One pass over rows; see `label_in_batches`."""
 
-    def __init__(self, rows: Iterable[Row], pool: Pool | Inline, launch: Launch, batch_s: float):
+    def __init__(
+        self, rows: Iterable[SourceRow], pool: Pool | Inline, launch: Launch, batch_s: float
+    ):
         self.rows = iter(rows)
         self.pool = pool
         self.launch = launch
@@ -122,7 +131,7 @@ class Run:
         self.waiting: list[Item] = []
         self.waiting_s = 0.0
         self.batches: deque[list[Item]] = deque()
-        self.decoded: deque[Decoded] = deque()
+        self.decoded: deque[Batch] = deque()
         self.open: dict[int, _Open] = {}
         self.done: list[_Open] = []
         self.ahead = _AHEAD + pool.count
@@ -151,9 +160,9 @@ class Run:
                     return
 
     def _cut(self) -> None:
-        enough = self.waiting_s >= buckets.STRETCH_BATCHES * self.batch_s
+        enough = self.waiting_s >= STRETCH_BATCHES * self.batch_s
         if not self.batches and (enough or (not self.more and not self.looking)):
-            self.batches.extend(buckets.cut(self.waiting, self.batch_s))
+            self.batches.extend(cut(self.waiting, self.batch_s))
             self.waiting, self.waiting_s = [], 0.0
 
     def _submit(self) -> None:
@@ -162,7 +171,7 @@ class Run:
                 self._send(self.retry.pop())
             elif self.batches and self.reading + len(self.decoded) < self.ahead:
                 self._send(self.batches.popleft())
-            elif self.more and self.waiting_s < buckets.STRETCH_BATCHES * self.batch_s:
+            elif self.more and self.waiting_s < STRETCH_BATCHES * self.batch_s:
                 rows = list(islice(self.rows, _ROWS_PER_TASK))
                 self.more = len(rows) == _ROWS_PER_TASK
                 if rows:
@@ -190,9 +199,9 @@ class Run:
                 return
             why = "the process that read it crashed; the file is damaged"
             lost = [rejection(task[0], why)]
-            result = Decoded([], np.zeros((0, 0)), np.zeros(0), lost) if reads else ([], lost)
+            result = Batch([], np.zeros((0, 0)), np.zeros(0), lost) if reads else ([], lost)
         if reads:
-            self._settle(result.rejections)
+            self._reject(result.rejections)
             if result.items:
                 self.decoded.append(result)
             return
@@ -201,27 +210,27 @@ class Run:
             self.done.append(_Open(0, rejections=[one]))
         for item in found:
             self.open.setdefault(item.row, _Open(0)).missing += 1
-            self.waiting_s += item.heard_s
+            self.waiting_s += item.input_s
         self.waiting += found
 
-    def _label(self, decoded: Decoded) -> Callable[[], None]:
-        wait = self.launch(decoded.batch, decoded.lengths, decoded.passages)
+    def _label(self, batch: Batch) -> Callable[[], None]:
+        wait = self.launch(batch.signals, batch.lengths, batch.passages)
 
-        def settle() -> None:
+        def finish() -> None:
             columns = wait()
             finite = np.all([np.isfinite(values) for values in columns.values()], axis=0)
-            for at, item in enumerate(decoded.items):
+            for at, item in enumerate(batch.items):
                 if not finite[at]:
-                    self._settle([rejection(item, "the teacher's answer is no number")])
+                    self._reject([rejection(item, "the teacher's answer is no number")])
                     continue
                 row = self.open[item.row]
                 row.items.append(item)
                 row.values.append({name: values[at] for name, values in columns.items()})
                 self._count(item.row)
 
-        return settle
+        return finish
 
-    def _settle(self, rejections: list[Rejection]) -> None:
+    def _reject(self, rejections: list[Rejection]) -> None:
         for one in rejections:
             self.open[one.row].rejections.append(one)
             self._count(one.row)
@@ -233,18 +242,18 @@ class Run:
 
 
 def outcome(rows: list[_Open]) -> Outcome:
-    """The outcome of whole rows."""
+    """The outcome of finished rows."""
     values = [one for row in rows for one in row.values]
     found = [item for row in rows for item in row.items]
     rejections = [one for row in rows for one in row.rejections]
     names = values[0] if values else ()
     columns = {name: np.array([one[name] for one in values], dtype=np.float32) for name in names}
-    settled = {item.row for item in found} | {one.row for one in rejections}
-    return Outcome(sorted(settled), found, columns, rejections)
+    finished = {item.row for item in found} | {one.row for one in rejections}
+    return Outcome(sorted(finished), found, columns, rejections)
 
 
 def label_in_batches(
-    rows: Iterable[Row], reader: Reader, teacher: Teacher, *, workers: int, batch_s: float
+    rows: Iterable[SourceRow], reader: Reader, teacher: Teacher, *, workers: int, batch_s: float
 ) -> Iterator[Outcome]:
     """Label rows with a teacher that lives in this process.
 
@@ -255,6 +264,5 @@ def label_in_batches(
         workers: processes that read; 0 = none
         batch_s: most seconds of audio in a batch, padding counted
     """
-    pool = Pool(workers, f"{__name__}:reading", reader) if workers else Inline(reading(reader))
-    with pool, launching(teacher) as launch:
-        yield from Run(rows, pool, launch, batch_s)
+    with start(workers, f"{__name__}:reading", reader) as pool, launching(teacher) as launch:
+        yield from BatchedRun(rows, pool, launch, batch_s)

@@ -1,4 +1,4 @@
-"""From a row of the index to the signals a teacher hears: windows, then variants of each."""
+"""From a row of the index to the signals that a teacher labels: windows, then their variants."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 
 from wav2small import audio, index, places
 from wav2small import augmentation as variants
-from wav2small.errors import AudioError
+from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.teachers.multimodal import turns
 from wav2small.teachers.multimodal.turns import Context, Passage, Turn
 
 _NS = 1_000_000_000  # nanoseconds per second, audformat's unit of time
 
 
-class Row(NamedTuple):
+class SourceRow(NamedTuple):
     """One row of the source index; times in nanoseconds, `end` None = to the end of the file."""
 
     row: int
     file: str
     start: int
     end: int | None
-    passage: Passage | None = None  # where the teacher reads
+    passage: Passage | None = None  # for multimodal teachers
 
 
 class Item(NamedTuple):
@@ -36,10 +36,10 @@ class Item(NamedTuple):
     variant: int
     seconds: float
     passage: Passage | None = None
-    context_s: float = 0.0  # of other turns that are heard
+    context_s: float = 0.0  # of other turns whose audio the teacher gets
 
     @property
-    def heard_s(self) -> float:
+    def input_s(self) -> float:
         """Seconds of audio that go through the teacher for it."""
         return self.seconds + self.context_s
 
@@ -59,7 +59,7 @@ class Outcome:
     """What became of some rows.
 
     Attributes:
-        rows: the source rows it settles
+        rows: the source rows that are finished with it
         items: what was labelled
         columns: {column: (items,)}
         rejections: what was not
@@ -69,6 +69,25 @@ class Outcome:
     items: list[Item] = field(default_factory=list)
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     rejections: list[Rejection] = field(default_factory=list)
+
+
+@dataclass
+class Batch:
+    """Signals of some items, as a teacher takes them.
+
+    Attributes:
+        items: what could be read
+        signals: (items, samples) float32, zeros after the end
+        lengths: (items,) samples
+        rejections: what could not be read
+        passages: of the items, for multimodal teachers
+    """
+
+    items: list[Item]
+    signals: np.ndarray
+    lengths: np.ndarray
+    rejections: list[Rejection]
+    passages: list[Passage] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +101,7 @@ class Reader:
         hop_s: from one window to the next, None = `window_s`
         copies: number of variants of each window
         settings: of the variants
-        context: what of a dialogue the teacher asks for, if it reads
+        context: what of a dialogue a multimodal teacher asks for
     """
 
     root: str
@@ -96,7 +115,18 @@ class Reader:
     def path(self, file: str) -> str:
         return places.join(self.root, file)
 
-    def items(self, row: Row) -> list[Item]:
+    def list_items(self, rows: list[SourceRow]) -> tuple[list[Item], list[Rejection]]:
+        """Items of some rows, and the rows that have none."""
+        items: list[Item] = []
+        rejections = []
+        for row in rows:
+            try:
+                items += self.items(row)
+            except Exception as error:  # whatever one file does, the others are labelled
+                rejections.append(rejection(row, reason(error)))
+        return items, rejections
+
+    def items(self, row: SourceRow) -> list[Item]:
         """Windows of a row, each with its variants; only the header of the file is read.
 
         Raises:
@@ -137,8 +167,25 @@ class Reader:
             sampling_rate=self.sampling_rate,
         )
 
+    def batch(self, items: list[Item]) -> Batch:
+        """Read items into a padded batch."""
+        good, signals, rejections = [], [], []
+        for item in items:
+            try:
+                signals.append(self.read(item))
+                good.append(item)
+            except Exception as error:
+                if isinstance(error, Wav2SmallError) and not isinstance(error, AudioError):
+                    raise
+                rejections.append(rejection(item, reason(error)))
+        lengths = np.array([len(signal) for signal in signals], dtype=np.int64)
+        padded = np.zeros((len(signals), lengths.max(initial=0)), dtype=np.float32)
+        for row, signal in enumerate(signals):
+            padded[row, : len(signal)] = signal
+        return Batch(good, padded, lengths, rejections, self.passages(good))
+
     def passages(self, items: list[Item]) -> list[Passage] | None:
-        """What the teacher reads beside some items, their context heard; None = nothing."""
+        """Transcripts of some items and the audio of their context; None = the items have none."""
         if not items or items[0].passage is None:
             return None
         return [
@@ -149,13 +196,13 @@ class Reader:
             if item.passage is not None
         ]
 
-    def _passage(self, row: Row, length: float) -> tuple[Passage | None, float]:
-        """The passage of a row, the ends of what is heard filled in, and seconds of its context."""
+    def _passage(self, row: SourceRow, length: float) -> tuple[Passage | None, float]:
+        """The passage of a row, with the ends of its audio, and seconds of its context."""
         if row.passage is None:
             return None, 0.0
         wrong = turns.fault(row.passage.own, row.start + round(length * _NS))
         if wrong:
-            raise AudioError(f"{row.file}: {wrong}; mend `words` (seconds of the file)")
+            raise AudioError(f"{row.file}: {wrong}; correct `words` (seconds of the file)")
         found, context_s = list(row.passage.turns), 0.0
         for place in turns.audio_places(self.context, row.passage):
             turn = found[place]
@@ -191,7 +238,7 @@ class Reader:
         )
 
 
-def rejection(clip: Row | Item, why: str) -> Rejection:
+def rejection(clip: SourceRow | Item, why: str) -> Rejection:
     """The rejection of a row or an item."""
     return Rejection(clip.row, clip.file, clip.start, clip.end, why)
 

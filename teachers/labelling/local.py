@@ -13,10 +13,10 @@ from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.teachers import registry
 from wav2small.teachers.base import Teacher, columns
 
-from .clips import Item, Outcome, Reader, Row, reason, rejection
-from .workers import Died, Inline, Pool
+from .clips import Outcome, Reader, SourceRow, reason, rejection
+from .workers import Died, start
 
-_ROWS_PER_TASK = 8  # some tenths of a second of work: little to lose, little to talk about
+_ROWS_PER_TASK = 8  # some tenths of a second of work: little to lose, few messages
 
 
 def cores() -> int:
@@ -25,14 +25,14 @@ def cores() -> int:
 
 
 def label_in_workers(
-    rows: Iterable[Row],
+    rows: Iterable[SourceRow],
     reader: Reader,
     teacher: str | Teacher,
     options: dict[str, Any],
     *,
     workers: int,
 ) -> Iterator[Outcome]:
-    """Every worker has a copy of the teacher and labels rows from file to figure.
+    """Every worker has a copy of the teacher and labels rows, from file to labels.
 
     Args:
         rows: what to label
@@ -41,14 +41,9 @@ def label_in_workers(
         options: of the teacher
         workers: number of processes; 0 = none, everything happens in this one
     """
-    pool: Pool | Inline
-    if workers:
-        pool = Pool(workers, f"{__name__}:labeller", teacher, options, reader)
-    else:
-        pool = Inline(labeller(teacher, options, reader))
     tasks = _tasks(rows)
-    waiting: list[list[Row]] = []
-    with pool:
+    waiting: list[list[SourceRow]] = []
+    with start(workers, f"{__name__}:labeller", teacher, options, reader) as pool:
         while True:
             while pool.free:
                 task = waiting.pop() if waiting else next(tasks, None)
@@ -68,45 +63,39 @@ def label_in_workers(
 
 def labeller(
     teacher: str | Teacher, options: dict[str, Any], reader: Reader
-) -> Callable[[list[Row]], Outcome]:
+) -> Callable[[list[SourceRow]], Outcome]:
     """Make the function of a worker: rows in, their outcome out."""
     model = registry.load_teacher(teacher, **options)
 
-    def label(rows: list[Row]) -> Outcome:
-        outcome = Outcome(rows=[row.row for row in rows])
-        found: list[dict[str, np.ndarray]] = []
-        for row in rows:
-            for item in _items(reader, row, outcome):
-                try:
-                    signal = reader.read(item)
-                    heard = signal[np.newaxis], np.array([len(signal)])
-                    values = columns(model, *heard, reader.passages([item]))
-                    _check(values)
-                except Exception as error:  # whatever one file does, the others are labelled
-                    if isinstance(error, Wav2SmallError) and not isinstance(error, AudioError):
-                        raise
-                    outcome.rejections.append(rejection(item, reason(error)))
-                    continue
-                outcome.items.append(item)
-                found.append(values)
-        outcome.columns = stack(found)
+    def label(rows: list[SourceRow]) -> Outcome:
+        items, rejections = reader.list_items(rows)
+        outcome = Outcome(rows=[row.row for row in rows], rejections=rejections)
+        labels: list[dict[str, np.ndarray]] = []
+        for item in items:
+            batch = reader.batch([item])
+            outcome.rejections += batch.rejections
+            if not batch.items:
+                continue
+            try:
+                values = columns(model, batch.signals, batch.lengths, batch.passages)
+                _check(values)
+            except Exception as error:  # whatever one clip does, the others are labelled
+                if isinstance(error, Wav2SmallError) and not isinstance(error, AudioError):
+                    raise
+                outcome.rejections.append(rejection(item, reason(error)))
+                continue
+            outcome.items.append(item)
+            labels.append(values)
+        outcome.columns = stack(labels)
         return outcome
 
     return label
 
 
-def stack(found: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def stack(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Join columns of batches."""
-    names = found[0] if found else ()
-    return {name: np.concatenate([one[name] for one in found]) for name in names}
-
-
-def _items(reader: Reader, row: Row, outcome: Outcome) -> list[Item]:
-    try:
-        return reader.items(row)
-    except Exception as error:
-        outcome.rejections.append(rejection(row, reason(error)))
-        return []
+    names = batches[0] if batches else ()
+    return {name: np.concatenate([one[name] for one in batches]) for name in names}
 
 
 def _check(values: dict[str, np.ndarray]) -> None:
@@ -115,12 +104,12 @@ def _check(values: dict[str, np.ndarray]) -> None:
             raise AudioError(f"the teacher's {name} is no number")
 
 
-def _crashed(row: Row) -> Outcome:
+def _crashed(row: SourceRow) -> Outcome:
     why = "the process that labelled it crashed; the file is damaged or does not fit in memory"
     return Outcome(rows=[row.row], rejections=[rejection(row, why)])
 
 
-def _tasks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _tasks(rows: Iterable[SourceRow]) -> Iterator[list[SourceRow]]:
     iterator = iter(rows)
     while task := list(islice(iterator, _ROWS_PER_TASK)):
         yield task

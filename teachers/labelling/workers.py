@@ -1,7 +1,7 @@
 """Worker processes that survive a crash of one of them, and end when their parent does.
 
 Why not `concurrent.futures`: its workers import the caller's main script again, one that dies
-(a decoder that crashes on a broken file, the system short of memory) takes the whole pool with
+(a decoder that crashes on a broken file, a system short of memory) takes the pool with
 it, and orphans can outlive a parent that was killed. Here each worker talks over one pipe of its
 own: a pipe that ends means the other side is gone.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 from wav2small.errors import Wav2SmallError
 
-#: Maths libraries start one thread per core in every process unless told otherwise.
+#: Maths libraries start one thread per core in every process unless a variable limits them.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _AHEAD = 2  # tasks per worker: one at work, one waiting, so that no worker idles
 _MOST_DEATHS = 10  # in a row, before it is the machine's fault and not a file's
@@ -28,6 +28,24 @@ _MOST_DEATHS = 10  # in a row, before it is the machine's fault and not a file's
 
 class Died:
     """The outcome of a task whose worker ended before it answered."""
+
+
+def start(count: int, build: str, *arguments: Any) -> Pool | Inline:
+    """A pool of worker processes, or one without processes: for 0, and where there is no POSIX.
+
+    Args:
+        count: number of processes
+        build: "package.module:function" that makes the worker's function
+        arguments: of `build`
+    """
+    if count and os.name == "posix":
+        return Pool(count, build, *arguments)
+    return Inline(_function(build, arguments))
+
+
+def _function(build: str, arguments: tuple[Any, ...]) -> Callable[[Any], Any]:
+    module, _, name = build.partition(":")
+    return getattr(import_module(module), name)(*arguments)
 
 
 class Inline:
@@ -129,7 +147,7 @@ class Pool:
             one: take the answer of one worker, not of all that have one: large answers take time
 
         Raises:
-            Wav2SmallError: the worker's function rejected to work at all
+            Wav2SmallError: the worker's function cannot work at all
         """
         answers: list[tuple[Any, Any]] = []
         busy = [connection for connection, (_, tasks) in self._workers.items() if tasks]
@@ -195,8 +213,7 @@ def serve(handle: int) -> None:
             answer: tuple[Any, Any]
             try:
                 if function is None:
-                    module, _, name = build.partition(":")
-                    function = getattr(import_module(module), name)(*arguments)
+                    function = _function(build, arguments)
                 answer = (None, function(task))
             except Wav2SmallError as error:
                 answer = (error, None)

@@ -18,8 +18,8 @@ import torch
 
 from wav2small import audio, index, progress
 from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.folders import Folder
 from wav2small.index import Index
-from wav2small.teachers.labelling.store import Folder
 from wav2small.teachers.speech import checkpoint
 from wav2small.teachers.speech.checkpoint import Checkpoint
 from wav2small.teachers.speech.neural import choose_device, choose_dtype

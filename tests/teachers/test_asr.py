@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from labelling_cases import label
 
 from wav2small import read_labels
 from wav2small.errors import Wav2SmallError
+from wav2small.folders import Folder
 from wav2small.index import load_source
-from wav2small.teachers.labelling.run import label
-from wav2small.teachers.labelling.store import Folder
 from wav2small.teachers.multimodal import asr
 from wav2small.teachers.multimodal.turns import Context
 from wav2small.transcripts import Word, fault

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from labelling_cases import label
 from safetensors.torch import load_file, save_file
 
 from wav2small import Wav2SmallError, read_labels
 from wav2small.teachers import load_teacher
 from wav2small.teachers.finetuning.finetune import build, finetune
-from wav2small.teachers.labelling.run import label
 from wav2small.teachers.speech import backbones, checkpoint, pretrained
 from wav2small.training import gradient_cache as accumulation
 from wav2small.training.losses import ccc

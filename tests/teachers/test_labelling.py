@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from labelling_cases import label
 
 from wav2small import augmentation as variants
 from wav2small import read_labels
@@ -23,7 +24,6 @@ from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.teachers import load_teacher
 from wav2small.teachers.labelling import plan
 from wav2small.teachers.labelling import run as labelling
-from wav2small.teachers.labelling.run import label
 
 TESTS = str(Path(__file__).parents[1])
 KEYS = ["file", "start", "end"]
@@ -399,7 +399,7 @@ def test_full_disk(speech, tmp_path):
     words = [str(speech), "-o", "l.parquet", "--teacher", "toy_teachers:Loudness"]
     full = run(*words, cwd=tmp_path, preexec_fn=little)
     assert full.returncode == 2, full.stderr
-    assert "it goes on" in full.stderr and full.stderr.count("\n") == 1
+    assert "run the same command again" in full.stderr and full.stderr.count("\n") == 1
     assert run(*words, cwd=tmp_path).returncode == 0
 
 

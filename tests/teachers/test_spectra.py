@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from labelling_cases import label
 
 from wav2small import metrics, read_labels
 from wav2small.benchmarks.studies import small_encoders
@@ -14,7 +15,6 @@ from wav2small.errors import Wav2SmallError
 from wav2small.teachers import load_teacher
 from wav2small.teachers.finetuning.finetune import finetune
 from wav2small.teachers.finetuning.pretrain import pretrain
-from wav2small.teachers.labelling.run import label
 from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.base import sinusoid
 from wav2small.teachers.multimodal.spectra import Fused

@@ -110,7 +110,9 @@ def test_non_commercial_is_said_once(speech, tmp_path):
 def test_acoustic_labelling_loads_no_torch(speech, tmp_path):
     program = (
         "import sys; from wav2small.teachers.labelling.run import label\n"
-        f"label({str(speech)!r}, {str(tmp_path / 'l.parquet')!r}, workers=0)\n"
+        "from wav2small.teachers.labelling.options import ComputeOptions\n"
+        f"label({str(speech)!r}, {str(tmp_path / 'l.parquet')!r}, "
+        "compute=ComputeOptions(workers=0))\n"
         "print([name for name in ('torch', 'transformers', 'ray') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -134,7 +136,7 @@ def test_no_such_teacher(spec, message, monkeypatch):
 
 
 def test_options_of_other_teachers_are_rejected(speech, tmp_path):
-    from wav2small.teachers.labelling.run import label
+    from labelling_cases import label
 
     for options in ({"members": ["acoustic"]}, {"revision": "abc"}):
         with pytest.raises(Wav2SmallError, match=f"--{next(iter(options))} is for --teacher"):

@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from labelling_cases import label
 
 from wav2small import read_labels, transcripts
 from wav2small.errors import Wav2SmallError
 from wav2small.index import load_source
 from wav2small.teachers import load_teacher
-from wav2small.teachers.labelling.run import label
 from wav2small.teachers.multimodal.turns import Context, Script, Turn
 from wav2small.transcripts import Word
 

@@ -75,6 +75,7 @@ def demo(
     from wav2small.export.export import export_bundle
     from wav2small.predictor import Predictor
     from wav2small.students.distillation import distill
+    from wav2small.teachers.labelling.options import SourceOptions
     from wav2small.teachers.labelling.run import label
 
     output = Path(output)
@@ -96,9 +97,9 @@ def demo(
             label(
                 speech / name / "labels.csv",
                 output / table,
-                window_s=WINDOW_S,
-                hop_s=HOP_S,
-                audio_licence=speaker.LICENCE,
+                source_options=SourceOptions(
+                    window_s=WINDOW_S, hop_s=HOP_S, audio_licence=speaker.LICENCE
+                ),
             )
 
     with watch("distill", "the 72K-parameter student learns from the labels"):

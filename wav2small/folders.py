@@ -1,7 +1,7 @@
 """Folders that a run writes to: on this machine, or behind any fsspec URL such as s3://.
 
-Files appear whole or not at all in both: here by renaming, there because an object is stored when
-its upload ends.
+A file appears completely or not at all in both: here by renaming, there because an object is stored
+when its upload ends.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ class Folder:
         if self.is_remote:
             self._system.invalidate_cache()
             try:
-                found = self._system.ls(self._root, detail=False)
+                entries = self._system.ls(self._root, detail=False)
             except FileNotFoundError:
                 return []
         else:
-            found = os.listdir(self.path) if os.path.isdir(self.path) else []
-        names = (entry.rstrip("/").rpartition("/")[2] for entry in found)
+            entries = os.listdir(self.path) if os.path.isdir(self.path) else []
+        names = (entry.rstrip("/").rpartition("/")[2] for entry in entries)
         return sorted(name for name in names if name.startswith(prefix))
 
     def open(self, name: str) -> IO[bytes]:
@@ -83,7 +83,7 @@ class Folder:
         return open(os.path.join(self.path, name), "rb")
 
     def write(self, name: str, fill: Callable[[Path], object]) -> None:
-        """Write a file whole or not at all.
+        """Write a file completely or not at all.
 
         Args:
             name: of the file
@@ -105,7 +105,7 @@ class Folder:
             reason = os.strerror(error.errno) if error.errno else str(error).partition("\n")[0]
             raise Wav2SmallError(
                 f"cannot write {self.shown(name)}: {reason}; make room and run the same command "
-                "again, it goes on"
+                "again"
             ) from error
 
     def remove(self, name: str) -> None:
