@@ -61,7 +61,7 @@ def clip(speech) -> np.ndarray:
 @pytest.fixture(scope="session")
 def labels(speech, tmp_path_factory) -> Path:
     """Label table of `speech` by the teacher `acoustic`."""
-    from wav2small import label
+    from labelling_cases import label
 
     path = tmp_path_factory.mktemp("labels") / "labels.parquet"
     label(speech / "labels.csv", path, workers=1, audio_licence="CC0-1.0")

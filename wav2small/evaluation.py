@@ -101,21 +101,21 @@ def evaluate(
     """Compare a bundle, a teacher or a label table with ratings or with a teacher's labels.
 
     Args:
-        subject: bundle folder or `.onnx` file; label table or predictions (parquet, CSV); or any
-            teacher (see `teachers.load_teacher`), which labels the clips first
-        truth: label table, CSV or audformat database with at least one of the columns arousal,
-            dominance, valence, or with categories. Where a column `rater` says who rated, a clip
-            has a row for each rater, and their mean is the truth. Where a column `speaker` names
-            at least five, the bootstrap draws speakers
-        by: columns of the truth whose groups get figures of their own, such as "speaker"
-        scale: (lowest, highest) rating of the truth, mapped to 0..1; None = 0..1 already
+        subject: bundle folder or .onnx file; label table; or any teacher: name, folder, hub id,
+            package.module:Class. A teacher labels the clips first
+        truth: label table, CSV or audformat database with columns arousal, dominance, valence (one
+            or two of them will do) or categories; `rater`: one row per clip and rater; `speaker`:
+            intervals resample speakers. The mean of the raters is the truth; speakers are drawn
+            where there are at least five
+        by: figures per group of this column too; may be given again. A sequence of columns
+        scale: lowest and highest rating of the truth, mapped to 0..1; None = 0 1
         root: folder that the truth's files are relative to
-        split: only clips whose column `split` says so, such as "test"
-        categories: column of the truth that is compared with the subject's `probability_NAME`
-        threads: of ONNX Runtime, for a bundle
+        split: only clips whose column `split` has one of these values, such as test
+        categories: column of the truth that is compared with the subject's probabilities
+        threads: of a bundle, in ONNX Runtime
         resamples: of the bootstrap behind the 95 % intervals
         seed: of the bootstrap
-        labelling: options of `label` for a teacher, such as `device` and `workers`
+        labelling: options of `label` for a teacher: `compute`, `teacher_options` ...
 
     Raises:
         Wav2SmallError: the subject or the truth cannot be used, or no clip can be compared

@@ -58,7 +58,7 @@ def estimate(
         subject: label table, bundle, or teacher (see `teachers.load_teacher`)
         clips: what is rated, each clip once
         threads: of ONNX Runtime, for a bundle
-        labelling: options of `label`, for a teacher: `device`, `workers`, `teacher_options` ...
+        labelling: options of `label`, for a teacher: `compute`, `teacher_options` ...
 
     Raises:
         Wav2SmallError: no such subject, or one that estimates neither dimensions nor categories

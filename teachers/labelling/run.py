@@ -53,7 +53,7 @@ def label(
     *,
     teacher: str | Teacher = "acoustic",
     teacher_options: TeacherOptions | None = None,
-    source_options: SourceOptions | None = None,
+    clips: SourceOptions | None = None,
     variants: VariantOptions | None = None,
     compute: ComputeOptions | None = None,
     overwrite: bool = False,
@@ -73,7 +73,7 @@ def label(
             folder or an .onnx file; a hub id, owner/name[@revision]; package.module:Class. Or a
             `Teacher`
         teacher_options: see `TeacherOptions`
-        source_options: see `SourceOptions`
+        clips: see `SourceOptions`
         variants: see `VariantOptions`
         compute: see `ComputeOptions`
         overwrite: replace a table, or an unfinished run, of another teacher or other options
@@ -86,7 +86,7 @@ def label(
         >>> label("speech.wav", "labels.parquet", compute=ComputeOptions(workers=0)).rows
         1
     """
-    clips = source_options or SourceOptions()
+    clips = clips or SourceOptions()
     copies = variants or VariantOptions()
     compute = compute or ComputeOptions()
     folder, name = _target(output)

@@ -9,8 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import soundfile
+from labelling_cases import label
 
-from wav2small import evaluate, label, read_labels
+from wav2small import evaluate, read_labels
 from wav2small.corpora.registry import CORPORA, index_corpus, read_corpus
 from wav2small.errors import Wav2SmallError
 from wav2small.index import load_source

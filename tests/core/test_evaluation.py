@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from labelling_cases import label
 from sklearn import metrics as sklearn
 
-from wav2small import evaluate, label, metrics
+from wav2small import ComputeOptions, evaluate, metrics
 from wav2small.errors import Wav2SmallError
 
 CLASSES = ["anger", "happiness", "neutral", "sadness"]
@@ -175,9 +176,10 @@ def test_a_teacher_is_evaluated_as_its_label_table_is(speech, tmp_path):
         truth[name] = random.random(len(truth))
     truth.to_csv(tmp_path / "truth.csv", index=False)
     options = {"root": str(speech), "resamples": 5}
+    here = {"compute": ComputeOptions(workers=0)}
     label(tmp_path / "truth.csv", tmp_path / "l.parquet", root=str(speech), workers=0)
     found = [
-        evaluate(subject, tmp_path / "truth.csv", labelling={"workers": 0}, **options)
+        evaluate(subject, tmp_path / "truth.csv", labelling=here, **options)
         for subject in ("acoustic", tmp_path / "l.parquet")
     ]
     assert found[0].to_json() == found[1].to_json()

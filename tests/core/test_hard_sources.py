@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from labelling_cases import label
 from test_predictor import model
 
 import wav2small
-from wav2small import audio, evaluate, label, predict
+from wav2small import audio, evaluate, predict
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.index import load_source
 from wav2small.predictor import Predictor

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from labelling_cases import label
 from onnx import TensorProto, helper, numpy_helper
 from test_teachers_neural import DAWN, signals, write
 from torch import nn
 
-from wav2small import label
 from wav2small.errors import Wav2SmallError
 from wav2small.session import open_session
 from wav2small.tables import read_labels

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from wav2small.cli import teacher_options
+from wav2small.cli import options
 
 EXAMPLE = """\
 wav2small evaluate bundle/ labels.parquet
@@ -12,84 +12,29 @@ wav2small evaluate wavlm ratings.csv --split test --device cuda
 wav2small evaluate labels.parquet ratings.csv --categories emotion"""
 
 
+FUNCTION = "wav2small.evaluation:evaluate"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "subject",
-        help="bundle folder or .onnx file; label table; or any teacher: name, folder, hub id, "
-        "package.module:Class",
+    column = {"metavar": "COLUMN"}
+    options.add(
+        parser,
+        FUNCTION,
+        skip=("labelling",),
+        by={**column, "action": "append", "nargs": None, "default": []},
+        split={"nargs": "+", "metavar": "NAME"},
+        categories=column,
     )
-    parser.add_argument(
-        "truth",
-        help="label table, CSV or audformat database with columns arousal, dominance, valence "
-        "(one or two of them will do) or categories; `rater`: one row per clip and rater; "
-        "`speaker`: intervals resample speakers",
-    )
-    parser.add_argument(
-        "--split",
-        nargs="+",
-        metavar="NAME",
-        help="only clips whose column `split` says so, such as test",
-    )
-    parser.add_argument(
-        "--categories",
-        default="emotion",
-        metavar="COLUMN",
-        help="column of the truth that is compared with the subject's probabilities "
-        "(default: %(default)s)",
-    )
-    parser.add_argument(
-        "--scale",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="lowest and highest rating of the truth (default: 0 1)",
-    )
-    parser.add_argument(
-        "--by",
-        action="append",
-        default=[],
-        metavar="COLUMN",
-        help="figures per group of this column too; may be given again",
-    )
-    parser.add_argument("--root", help="folder that the truth's files are relative to")
-    parser.add_argument("--threads", type=int, default=1, help="of a bundle (default: %(default)s)")
-    parser.add_argument(
-        "--device", default="auto", help="of a teacher: auto, cpu, cuda, cuda:1 ..."
-    )
-    parser.add_argument("--dtype", default="auto", help="of a teacher, as in label")
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="of a teacher (default: one per core)"
-    )
-    teacher_options.add(parser)
-    parser.add_argument(
-        "--resamples", type=int, default=1000, help="of the bootstrap (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    options.add(parser, options.LABEL, "workers", "device", "dtype")
+    options.add_teacher(parser)
     parser.add_argument("--json", action="store_true", help="machine-readable")
 
 
 def run(args: argparse.Namespace) -> int:
-    from wav2small.evaluation import evaluate
     from wav2small.prediction import report_rejected
 
-    result = evaluate(
-        args.subject,
-        args.truth,
-        by=args.by,
-        scale=args.scale,
-        root=args.root,
-        split=args.split,
-        categories=args.categories,
-        threads=args.threads,
-        resamples=args.resamples,
-        seed=args.seed,
-        labelling={
-            "device": args.device,
-            "dtype": args.dtype,
-            "workers": args.workers,
-            "teacher_options": teacher_options.chosen(args),
-        },
-    )
+    labelling = options.grouped(options.LABEL, "compute", "teacher_options", **vars(args))
+    result = options.call(FUNCTION, **vars(args), labelling=labelling)
     if args.json:
         print(json.dumps(result.to_json(), indent=2))
     else:

@@ -10,19 +10,20 @@ EXAMPLE = """  wav2small label recordings/ -o labels.parquet
   wav2small label speech/ -o labels.parquet --variants 4 --noise noise/ --rooms rooms/
   wav2small label speech/ -o labels.parquet --teacher teacher/ --asr whisper/"""
 
-FUNCTION = "wav2small.teachers.labelling.run:label"
 FOLDER = {"metavar": "FOLDER"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(
         parser,
-        FUNCTION,
-        skip=("flush_s", "teacher_output", "dimensions", "scale", "licence"),
+        options.LABEL,
+        skip=(
+            "teacher_output", "teacher_dimensions", "teacher_scale", "teacher_licence", "flush_s"
+        ),
         teacher={"metavar": "NAME|FOLDER|HUB_ID"},
-        members={"metavar": "TEACHER"},
-        weights={"metavar": "W"},
-        revision={"metavar": "COMMIT"},
+        teacher_members={"flags": ["--members"], "metavar": "TEACHER"},
+        teacher_weights={"flags": ["--weights"], "metavar": "W"},
+        teacher_revision={"flags": ["--revision"], "metavar": "COMMIT"},
         asr={"metavar": "FOLDER|HUB_ID"},
         audio_licence={"metavar": "NAME"},
         variants={"metavar": "K"},
@@ -31,23 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         mixture=FOLDER,
         engine={"choices": ["local", "ray"]},
         batch_s={"flags": ["--batch-seconds"]},
-    )
-    options.add(
-        parser.add_argument_group("teachers that do not describe themselves"),
-        FUNCTION,
-        "teacher_output",
-        "dimensions",
-        "scale",
-        "licence",
-        teacher_output={"metavar": "NAME"},
-        dimensions={"flags": ["--teacher-dimensions"], "metavar": "NAME"},
-        scale={"flags": ["--teacher-scale"]},
-        licence={"flags": ["--teacher-licence"], "metavar": "NAME"},
-    )
+    )  # fmt: skip
+    options.add_teacher(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    result = options.call(FUNCTION, **vars(args))
+    result = options.call(options.LABEL, **vars(args))
     if result.already_complete:
         print(f"{result.output} is complete already: {result.rows} labels", file=sys.stderr)
     else:

@@ -20,6 +20,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+LABEL = "wav2small.teachers.labelling.run:label"
+
 #: Types that a word of the command line is converted to, with the usual name of such a word.
 _KINDS: dict[str, tuple[Callable[[str], Any], str]] = {"int": (int, "N"), "float": (float, "X")}
 
@@ -75,6 +77,14 @@ def add(
         parser.add_argument(*flags, **settings)
 
 
+def add_teacher(parser: argparse.ArgumentParser) -> None:
+    """Add what a teacher is asked for that does not say all of it itself."""
+    names = ("teacher_output", "teacher_dimensions", "teacher_scale", "teacher_licence")
+    named: dict[str, Any] = {name: {"metavar": "NAME"} for name in names if "scale" not in name}
+    group = parser.add_argument_group("teachers that do not describe themselves")
+    add(group, LABEL, *names, **named)
+
+
 def _flags(name: str, option: Option) -> list[str]:
     shown = name.removesuffix("_s").replace("_", "-")
     if name == "output":
@@ -121,19 +131,42 @@ def call(function: str | Callable[..., Any], *arguments: Any, **options: Any) ->
         >>> call("wav2small:label", "speech.wav", "labels.parquet", workers=0, window_s=3.0).rows
         1
     """
-    module, _, called = function.partition(":") if isinstance(function, str) else ("", "", "")
-    target: Any = getattr(import_module(module), called) if module else function
+    target = _target(function)
     parameters = inspect.signature(target).parameters
-    for name in parameters:
+    options |= grouped(target, *parameters, **options)
+    return target(*arguments, **{key: options[key] for key in options if key in parameters})
+
+
+def grouped(function: str | Callable[..., Any], *names: str, **options: Any) -> dict[str, Any]:
+    """The groups of options that a function takes, made of their fields.
+
+    Args:
+        function: "package.module:function" or the function
+        names: of the parameters that take groups
+        options: by name; those of other groups are passed over
+
+    Example:
+        >>> grouped("wav2small:label", "clips", window_s=3.0)["clips"].window_s
+        3.0
+    """
+    target = _target(function)
+    made = {}
+    for name in names:
         kind = _group(target, name)
         if kind is None or isinstance(options.get(name), kind):
             continue
-        fields = {_flat(name, field.name, parameters): field.name for field in
-                  dataclasses.fields(kind)}  # fmt: skip
-        chosen = {fields[key]: options.pop(key) for key in fields.keys() & options.keys()}
+        fields = {_flat(name, field.name): field.name for field in dataclasses.fields(kind)}
+        chosen = {fields[key]: options[key] for key in fields if key in options}
         if chosen:
-            options[name] = kind(**chosen)
-    return target(*arguments, **{key: value for key, value in options.items() if key in parameters})
+            made[name] = kind(**chosen)
+    return made
+
+
+def _target(function: str | Callable[..., Any]) -> Any:
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    return getattr(import_module(module), name)
 
 
 def _group(function: Callable[..., Any], name: str) -> type | None:
@@ -143,11 +176,9 @@ def _group(function: Callable[..., Any], name: str) -> type | None:
     return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
 
 
-def _flat(group: str, field: str, parameters: Any) -> str:
-    """The name of a group's field among all options: its own, if no parameter has it."""
-    return (
-        f"{group.removesuffix('_options')}_{field}" if field in {*parameters} - {group} else field
-    )
+def _flat(group: str, field: str) -> str:
+    """The name of a group's field among all options: `teacher_options` gives `teacher_output`."""
+    return group.removesuffix("options") + field if group.endswith("_options") else field
 
 
 @functools.cache
@@ -170,7 +201,6 @@ def _options(source: _Source, node: ast.FunctionDef) -> Iterator[tuple[str, Opti
     given = [*node.args.args, *node.args.kwonlyargs]
     defaults = [None] * (len(node.args.args) - len(node.args.defaults)) + node.args.defaults
     text = _descriptions(ast.get_docstring(node))
-    names = [argument.arg for argument in given]
     for argument, default in zip(given, [*defaults, *node.args.kw_defaults], strict=True):
         annotation = ast.unparse(argument.annotation) if argument.annotation else ""
         place, group = source.find(annotation.partition(" ")[0])
@@ -180,7 +210,7 @@ def _options(source: _Source, node: ast.FunctionDef) -> Iterator[tuple[str, Opti
             for field in group.body:
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
                     own = field.target.id
-                    name = _flat(argument.arg, own, names)
+                    name = _flat(argument.arg, own)
                     yield name, place.option(field.annotation, field.value, described.get(own))
         else:
             name = argument.arg
@@ -213,8 +243,9 @@ class _Source:
         for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 self.found[node.name] = node
-            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                self.found[node.targets[0].id] = node.value
+            elif isinstance(node, ast.Assign):
+                for target, value in _pairs(node.targets[0], node.value):
+                    self.found[ast.unparse(target)] = value
             elif isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     self.found[alias.asname or alias.name] = (node, alias.name)
@@ -231,16 +262,25 @@ class _Source:
 
     def value(self, node: Any) -> Any:
         """What an expression of constants is worth."""
-        if isinstance(node, ast.Name):
-            place, definition = self.find(node.id)
-            return place.value(definition)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            statement, original = self.found[node.value.id]
-            home = ".".join(filter(None, (statement.module or self.package, original)))
-            place, definition = _Source(home).find(node.attr)
-            return place.value(definition)
+        place: _Source = self
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):  # module.NAME
+            statement, module = self.found[node.value.id]
+            place, node = (
+                _Source(f"{statement.module or self.package}.{module}"),
+                ast.Name(node.attr),
+            )
+        while isinstance(node, ast.Name):
+            place, node = place.find(node.id)
+            assert node is not None, "a default that is no constant"
         return None if node is None else ast.literal_eval(node)
 
     def option(self, annotation: Any, default: Any, text: str | None) -> Option:
         written = ast.unparse(annotation) if annotation else ""
         return Option(written, self.value(default), default is None, text or "")
+
+
+def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """The single assignments of one: "A, B = 1, 2" is two."""
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        return zip(target.elts, value.elts, strict=True)
+    return iter([(target, value)])

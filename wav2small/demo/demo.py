@@ -97,9 +97,7 @@ def demo(
             label(
                 speech / name / "labels.csv",
                 output / table,
-                source_options=SourceOptions(
-                    window_s=WINDOW_S, hop_s=HOP_S, audio_licence=speaker.LICENCE
-                ),
+                clips=SourceOptions(window_s=WINDOW_S, hop_s=HOP_S, audio_licence=speaker.LICENCE),
             )
 
     with watch("distill", "the 72K-parameter student learns from the labels"):
