@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from . import frames
 from .frames import SLACK_S, TAGS, Bytes, Contents
 
-SLACK_BYTES = 4096  # where the bytes of a second are not known
+UNKNOWN_BYTES = 4096  # may follow the samples where the bytes of a second are not known
 _ID = re.compile(rb"[ -~]{4}")
 
 
@@ -77,7 +77,7 @@ def _samples(data: Bytes, start: int, claimed: int, per_second: float, patch_at:
         chunks: from a place to the first one where no chunk begins
     """
     held = len(data) - start
-    slack = SLACK_S * per_second or SLACK_BYTES
+    slack = SLACK_S * per_second
 
     def shown(size: int) -> str:
         return f"{size / per_second:.3f} s of audio" if per_second else f"{size:,} bytes"
@@ -90,7 +90,7 @@ def _samples(data: Bytes, start: int, claimed: int, per_second: float, patch_at:
             "copy it again"
         )
     rest = len(data) - chunks(data, start + claimed + (claimed & 1))
-    if rest <= slack or claimed > held:
+    if rest <= (slack or UNKNOWN_BYTES) or claimed > held:
         return Contents()
     if claimed == 0 and patch_at is not None:  # written to a pipe: nobody corrected the header
         return Contents(patch=(patch_at, struct.pack("<I", min(held, 0xFFFFFFFF))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import mmap
 import re
+import zlib
 from dataclasses import dataclass
 
 Bytes = mmap.mmap | bytes
@@ -41,7 +42,10 @@ def ogg(data: Bytes) -> Contents:
                 )
             begun += 1
         open_ = not flags & 4
-        at += 27 + len(lacing) + sum(lacing)
+        end = at + 27 + len(lacing) + sum(lacing)
+        if end <= len(data) and _ogg_crc(data[at:end]) != data[at + 22 : at + 26]:
+            return Contents("damaged: a page of it has a wrong checksum; copy it again")
+        at = end
     if at > len(data) or (at == len(data) and open_):
         return Contents(
             "truncated: its last Ogg page, which ends the stream, is missing; copy it again, or "
@@ -52,6 +56,16 @@ def ogg(data: Bytes) -> Contents:
     ):  # fmt: skip
         return Contents("damaged: something other than an Ogg page is in it; copy it again")
     return Contents()
+
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ogg_crc(page: bytes) -> bytes:
+    """Checksum of an Ogg page: zlib's polynomial with the bits in the other order, from 0."""
+    blank = page[:22] + bytes(4) + page[26:]
+    value = zlib.crc32(blank.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return value.to_bytes(4, "big").translate(_REVERSED)
 
 
 def flac(data: Bytes) -> Contents:

@@ -40,20 +40,22 @@ def read(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
     """
     try:
         import pandas as pd
-        import pyarrow as pa
+        import pyarrow  # noqa: F401
     except ModuleNotFoundError as error:
         raise missing_package(error) from error
     ending = name.lower()
+    if ending.endswith(OTHERS):
+        raise Wav2SmallError(
+            f"{name}: a table in a format that is not read; write it as CSV or parquet"
+        )
     try:
         if ending.endswith(CSV):
             return read_csv(name, dict.fromkeys(transcripts.VERBATIM, str)), {}
         if ending.endswith(JSON_LINES):
             return pd.read_json(name, lines=True, dtype=False), {}
-        if ending.endswith(OTHERS):
-            raise Wav2SmallError(
-                f"{name}: a table in a format that is not read; write it as CSV or parquet"
-            )
         table = _arrow(name)
+        table.validate(full=True)  # or texts that are not UTF-8 fail later
+        frame = table.to_pandas()
     except FileNotFoundError as error:
         raise Wav2SmallError(f"{name}: no such table; correct the path") from error
     except PermissionError as error:
@@ -63,12 +65,11 @@ def read(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
             f"{name}: not in UTF-8 (byte {error.start} is {error.object[error.start]:#04x}; "
             "Latin-1?); convert it: iconv -f WINDOWS-1252 -t UTF-8"
         ) from error
-    except (pa.ArrowException, ValueError, OSError, EOFError, OverflowError, ImportError) as error:
+    except Exception as error:  # of the decoder of a packed file or of a file system, too
         raise Wav2SmallError(
             f"{name}: not a {_kind(ending)} table, or damaged ({_line(error)}); write it again"
         ) from error
     metadata = table.schema.metadata or {}
-    frame = table.to_pandas()
     if any(level is not None for level in frame.index.names):  # audformat's index, for one
         levels = [level for level in frame.index.names if level not in frame.columns]
         frame = frame.reset_index(level=levels) if levels else frame
