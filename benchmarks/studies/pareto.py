@@ -1,14 +1,14 @@
-"""What fidelity costs: the table and the plot of `docs/students.md`, made from run folders.
+"""What fidelity costs: the table and the plot of `docs/results/students.md`, made from run folders.
 
-    python -m wav2small.benchmarks.studies.pareto RUN [RUN ...] -o docs/students.md
-    python -m wav2small.benchmarks.studies.pareto RUN --bundle BUNDLE -o docs/students.md
-    python -m wav2small.benchmarks.studies.pareto RUN [RUN ...] --labels test.parquet -o docs/students.md
+    python -m wav2small.benchmarks.studies.pareto RUN [RUN ...] -o docs/results/students.md
+    python -m wav2small.benchmarks.studies.pareto RUN --bundle BUNDLE -o docs/results/students.md
+    python -m wav2small.benchmarks.studies.pareto RUN [RUN ...] --labels test.parquet -o docs/results/students.md
 
 Fidelity is the agreement (CCC) of student and teacher on the clips of a label table, which should
 be of voices that neither trained the student nor chose its epoch; without one, on the run's
 held-out clips (`validation.parquet`). Costs are counted on the model in the folder; bytes are those
 of the bundles' `model.onnx`. The document keeps its text: only what stands between the two marks is
-written anew, and the plot lies beside it as `students.png`.
+written anew, and the plot is next to it as `students.png`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""The studies behind docs/recipe.md: fidelity of every student, ablation, speed, growth.
+r"""The studies behind docs/results/recipe.md: fidelity of every student, ablation, speed, growth.
 
     python -m wav2small.benchmarks.studies.students index CORPORA -o index.csv
     wav2small label index.csv --root CORPORA -o labels.parquet
