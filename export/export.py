@@ -26,6 +26,7 @@ from wav2small.students.base import WEIGHTS, Student
 from . import bundle, card, licences
 from .c import integer
 from .c.emitter import COptions, PlainC, c_name, write_c, write_library
+from .c.firmware import write_firmware
 from .clips import collect
 from .forms import level_changes, prove_plain_c, prove_streaming
 from .onnx import layers, models, static
@@ -168,6 +169,9 @@ def export_bundle(
             plain_c = partial(integer.predict, made.integers, student)
             record["plain_c"] = prove_plain_c(plain_c, folder, audio.signals)
             write_library(folder)
+            if options.arduino:
+                plain = replace(made, source=folder / "c" / made.source.name)
+                write_firmware(plain, folder / "firmware", licence=line)
         stem = made.source.stem if made else None
         text = card.card(record, lineage, categories=categories, streaming=streaming, c=stem)
         (folder / bundle.CARD).write_text(text, encoding="utf-8")

@@ -55,9 +55,11 @@ class COptions:
 
     Attributes:
         name: of its files and symbols, see `write_c`; None = after the bundle's folder
+        arduino: also `firmware/`, a library for Arduino, PlatformIO, Zephyr and ESP-IDF
     """
 
     name: str | None = None
+    arduino: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,12 @@ def emit(
         f"/* nano_{name}.c: tables of the model, then the engine. Generated; do not edit.",
         *lines,
         " */",
+        "#if defined(__clang__) /* no fused multiply-add: the same bits on every processor */",
+        "#pragma STDC FP_CONTRACT OFF",
+        "#elif defined(__GNUC__)",
+        '#pragma GCC optimize("fp-contract=off")',
+        "#endif",
+        "",
         "#include <string.h>",
         "#define NANO_SHORT_NAMES",
         f'#include "nano_{name}.h"',

@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="with --c: of its files and symbols, nano_NAME (default: after BUNDLE)",
     )
+    parser.add_argument(
+        "--arduino",
+        action="store_true",
+        help="with --c: also firmware/, a library for Arduino, PlatformIO, Zephyr and ESP-IDF",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
     from wav2small.export.export import VerificationError
     from wav2small.export.onnx import layers
 
-    if args.name and not args.c:
-        raise Wav2SmallError("--name is the name of the C; give --c too")
-    c = COptions(args.name) if args.c else False
+    if (args.name or args.arduino) and not args.c:
+        raise Wav2SmallError("--name and --arduino are about the C; give --c too")
+    c = COptions(name=args.name, arduino=args.arduino) if args.c else False
     try:
         made = options.call(FUNCTION, **{**vars(args), "c": c})
     except VerificationError as error:

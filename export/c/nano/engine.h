@@ -6,8 +6,8 @@
  * Takes 16 kHz mono. All memory is the caller's; no heap, no stdio, no libm, no globals that are
  * written, no function pointers, no recursion, no arrays of variable length. Integer from the
  * features to the pooling; the front end and the last layer are float32, so build for a unit that
- * has it (-mfpu=...), else they run in software, some ten times slower. Build without fused
- * multiply-add (-ffp-contract=off): then every processor gives the same bits.
+ * has it (-mfpu=...), else they run in software, some ten times slower. Every processor gives the
+ * same bits; a compiler that is neither gcc nor clang needs its own -ffp-contract=off for that.
  *
  * Flash about @FLASH@ bytes (tables @TABLES@), RAM @STATE_SIZE@ bytes, stack about 1.2 KB.
  *

@@ -1,0 +1,6 @@
+if(CONFIG_@LIBRARY_UPPER@)
+  zephyr_library()
+  zephyr_library_sources(../src/@NAME@.c)
+  zephyr_library_compile_options(-O2)
+  zephyr_include_directories(../src)
+endif()
