@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pandas as pd
 import torch
+from finetuning_cases import finetune
 from labelling_cases import label
 
 from wav2small import read_labels
 from wav2small.benchmarks.studies import small_encoders
 from wav2small.teachers import load_teacher
-from wav2small.teachers.finetuning.finetune import finetune
 from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.turns import Passage, Turn
 

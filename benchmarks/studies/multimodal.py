@@ -32,6 +32,7 @@ from wav2small.index import load_source
 #: Of six turns each: rated, to be judged on, and for pretraining.
 DIALOGUES, HELD_OUT_DIALOGUES, UNRATED_DIALOGUES = 200, 30, 400
 CROP_S = 3.0
+LICENCE = "CC0-1.0"  # of the synthetic dialogues
 PRETRAINING: dict[str, Any] = {"epochs": 20, "batch_size": 32, "learning_rate": 1e-3}
 FINETUNING: dict[str, Any] = {"epochs": 20, "batch_size": 16, "learning_rate": 2e-3}
 #: What differs for a system: wide layers want a lower rate, audio of other turns costs time.
@@ -95,29 +96,34 @@ class Bench:
 
     def speech_only(self) -> Path:
         """The teacher of speech alone."""
-        from wav2small.teachers.finetuning.finetune import finetune
+        from wav2small.teachers.finetuning.finetune import AudioRecipe, finetune
 
         output = self.folder / "speech_only"
         began = time.process_time()
-        backbone = self.encoders()["speech"]
-        finetune(self.train, output, backbone=backbone, pooling="mean", **self.options(FINETUNING))
+        recipe = AudioRecipe(self.encoders()["speech"], pooling="mean")
+        finetune(self.train, output, recipe, ratings=self.ratings(), **self.options(FINETUNING))
         self._took("speech_only", began)
         return output
 
     def pretrained(self, system: str) -> dict[str, float]:
         """Pretrain a system, and what its objectives measure on the held-out sentences."""
+        from wav2small.teachers.finetuning.multimodal_recipe import MultimodalRecipe
+        from wav2small.teachers.finetuning.options import ComputeOptions
         from wav2small.teachers.finetuning.pretrain import judge, pretrain
 
         output = self.folder / f"{system}-pretrained"
         began = time.process_time()
         sizes = {**PRETRAINING, **OWN_PRETRAINING.get(system, {})}
-        pretrain(system, self.unrated, output, **self.encoders(), **self.options(sizes))
+        recipe = MultimodalRecipe(system, **self.encoders())
+        options = self.options({"validation": "0.1", **sizes})
+        pretrain(self.unrated, output, recipe, audio_licence=LICENCE, **options)
         self._took(f"{system} pretraining", began)
-        return judge(output, self.test, batch_size=32, crop_s=CROP_S, device="cpu")
+        return judge(output, self.test, crop_s=CROP_S, compute=ComputeOptions(device="cpu"))
 
     def finetuned(self, system: str, *, pretrained: bool) -> Path:
         """A system, fine-tuned."""
         from wav2small.teachers.finetuning.finetune import finetune
+        from wav2small.teachers.finetuning.multimodal_recipe import MultimodalRecipe
 
         output = self.folder / (system if pretrained else f"{system}-bare")
         start = {"pretrained": str(self.folder / f"{system}-pretrained")}
@@ -125,16 +131,25 @@ class Bench:
         finetune(
             self.train,
             output,
-            teacher=system,
-            **(start if pretrained else self.encoders()),
+            MultimodalRecipe(system, **(start if pretrained else self.encoders())),
+            ratings=self.ratings(),
             **self.options({**FINETUNING, **OWN_FINETUNING.get(system, {})}),
         )
         self._took(output.name, began)
         return output
 
     def options(self, sizes: dict[str, Any]) -> dict[str, Any]:
-        whole = {"micro_batch": sizes["batch_size"], "crop_s": CROP_S}
-        return {**sizes, **whole, "device": "cpu", "seed": self.seed, "audio_licence": "CC0-1.0"}
+        from wav2small.teachers.finetuning.options import ComputeOptions, TrainingOptions
+
+        return {
+            "training": TrainingOptions(**sizes, crop_s=CROP_S, seed=self.seed),
+            "compute": ComputeOptions(device="cpu", micro_batch=sizes["batch_size"]),
+        }
+
+    def ratings(self) -> Any:
+        from wav2small.teachers.finetuning.options import RatingOptions
+
+        return RatingOptions(audio_licence=LICENCE)
 
     def ccc(self, teacher: Path, name: str, *, text: bool = True) -> dict[str, float]:
         """CCC of a teacher with the exact ratings of the held-out sentences."""

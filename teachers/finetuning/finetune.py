@@ -1,6 +1,6 @@
 """Making a teacher: "Dawn of the transformer era" (Wagner et al. 2022, arXiv 2203.07378).
 
-A pretrained backbone with its CNN frozen, the sum of 1 - CCC over the whole effective batch, Adam
+A pretrained backbone with its CNN frozen, the sum of 1 - CCC over the full effective batch, Adam
 at a fixed rate, and the best epoch on validation voices. The result has the layout of the
 published checkpoints and is a teacher: `label --teacher FOLDER`.
 """
@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from wav2small import audio, files, provenance, transcripts
@@ -22,44 +21,19 @@ from wav2small.errors import Wav2SmallError
 from wav2small.index import KEYS, fingerprint
 from wav2small.tables import Labels, read_labels
 from wav2small.teachers.speech import checkpoint, wav2vec2, wavlm
-from wav2small.teachers.speech.neural import choose_device, choose_dtype
 from wav2small.teachers.speech.pretrained import Backbone, load
-from wav2small.training.interrupt import Stop
-from wav2small.training.split import split as divide
+from wav2small.training.split import split
 
-from . import epochs as epochs_
-from .learner import LONGEST_S, WITHOUT_TEXT, Clips, Learner, average
+from .multimodal_recipe import WITHOUT_TEXT, MultimodalRecipe
+from .options import ComputeOptions, RatingOptions, TrainingOptions
+from .training import LONGEST_S, FineTuning, RatedClips, run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LEARNING_RATE = 1e-4  # the paper's, fixed
-EPOCHS = 5  # the paper's
-BATCH_SIZE = 32  # the paper's
-
 
 @dataclass(frozen=True)
-class Settings:
-    """What makes two runs the same run."""
-
-    backbone: str
-    revision: str
-    pooling: str
-    layers: int | None
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    crop_s: float
-    categories: str | None
-    validation: str
-    seed: int
-    labels: str
-    teacher: str | None = None
-    lora: int | None = None
-
-
-@dataclass(frozen=True)
-class Result:
+class FineTuned:
     """What fine-tuning did.
 
     Attributes:
@@ -69,7 +43,7 @@ class Result:
         ccc_without_text: the same with transcripts taken away; empty for a teacher of speech
         losses: mean training loss of every epoch
         licence: whom the teacher binds
-        rejected: reasons of the clips that could not be heard and were left out
+        rejected: reasons of the clips that could not be read and were left out
     """
 
     output: str
@@ -84,179 +58,164 @@ class Result:
 def finetune(
     labels: str | os.PathLike[str] | Labels,
     output: str | os.PathLike[str],
+    recipe: AudioRecipe | MultimodalRecipe,
     *,
-    backbone: str | None = None,
-    teacher: str | None = None,
-    speech: str | None = None,
-    text: str | None = None,
-    pretrained: str | None = None,
-    pooling: str = "attentive",
-    layers: int | None = None,
-    lora: int | None = None,
-    epochs: int = EPOCHS,
-    batch_size: int = BATCH_SIZE,
-    micro_batch: int | None = None,
-    learning_rate: float = LEARNING_RATE,
-    crop_s: float = 8.0,
-    categories: str | None = None,
-    validation: str = "0.15",
-    root: str | None = None,
-    split: str | Sequence[str] | None = None,
-    scale: tuple[float, float] | None = None,
-    audio_licence: str = provenance.UNKNOWN,
-    device: str = "auto",
-    dtype: str = "auto",
-    seed: int = 0,
+    ratings: RatingOptions | None = None,
+    training: TrainingOptions | None = None,
+    compute: ComputeOptions | None = None,
     overwrite: bool = False,
-) -> Result:
+) -> FineTuned:
     """Fine-tune a backbone, or a multimodal system, to arousal, dominance and valence.
 
-    Stopped at any moment and called again with the same arguments, it goes on after the last
-    whole epoch.
+    Stopped at any moment and called again with the same arguments, it resumes, and ends with the
+    weights that it would have had without the stop.
+
+        finetune("ratings.csv", "teacher/", AudioRecipe("wavlm-large/"),
+                 ratings=RatingOptions(scale=(1, 7)), training=TrainingOptions(epochs=3))
 
     Args:
         labels: human ratings or a label table; see `read_labels`
         output: folder for the teacher
-        backbone: folder or hub id of WavLM, wav2vec2 or HuBERT
-        teacher: a system of `multimodal.SYSTEMS` instead, of speech and text
-        speech: its speech encoder, as `backbone`
-        text: its text encoder, folder or hub id of a language model
-        pretrained: folder of `pretrain`, instead of `speech` and `text`
-        pooling: of a backbone: "attentive" (the WavLM teacher's layout) or "mean" (wav2vec2's)
-        layers: keep the first so many transformer layers; None = all
-        lora: of a system: its encoders learn through adapters of this rank; None = whole
-        epochs: passes over the training clips
-        batch_size: clips that one CCC is computed over
-        micro_batch: clips in memory at a time; CCC is over the whole batch all the same. None = 4
-            on a CPU, 16 on a GPU
-        learning_rate: of Adam
-        crop_s: longer training clips are cropped at random to so many seconds
-        categories: column of the table with a category for each clip: a second head learns it,
-            and its probabilities go to the label tables of this teacher
-        validation: held-out share, or COLUMN=VALUE,VALUE; whole speakers if there is `speaker`
-        root: folder that the files of the table are relative to
-        split: only clips whose column `split` says so, such as "train"
-        scale: of the ratings, such as (1, 7); None = 0..1
-        audio_licence: licence of the table's audio, for the provenance
-        device: "auto", "cpu", "cuda", "cuda:1"
-        dtype: "auto" (bfloat16 on a GPU), "float32", "bfloat16"
-        seed: of everything random
+        recipe: what is fine-tuned: `AudioRecipe` or `MultimodalRecipe`
+        ratings: how the table is read
+        training: how to train
+        compute: where
         overwrite: replace what another run left in `output`
 
     Raises:
-        Wav2SmallError: wrong arguments, labels or checkpoint; another run's folder
-        KeyboardInterrupt: stopped with Ctrl-C; whole epochs are kept
+        Wav2SmallError: wrong options, labels or checkpoint; another run's folder
+        KeyboardInterrupt: stopped with Ctrl-C, after saving
     """
-    if epochs < 1 or batch_size < 2 or (micro_batch is not None and micro_batch < 1):
-        raise Wav2SmallError("give at least 1 epoch, batches of 2 clips, micro-batches of 1")
-    chosen = choose_device(device)
-    precision = choose_dtype(dtype, chosen)
+    ratings, training = ratings or RatingOptions(), training or TrainingOptions()
+    compute = compute or ComputeOptions()
+    compute.resolve()  # a wrong device is an error before the audio is read
+    source = "labels" if isinstance(labels, Labels) else os.fspath(labels)
     table = (
         labels
         if isinstance(labels, Labels)
-        else read_labels(labels, root=root, scale=scale, split=split)
+        else read_labels(labels, root=ratings.root, scale=ratings.scale, split=ratings.split)
     )
-    recipe: Any
-    if teacher is None:
-        if lora is not None:
-            raise Wav2SmallError("--lora is for --teacher NAME; a backbone learns whole")
-        recipe = AudioRecipe(backbone, pooling, layers, speech or text or pretrained)
-    else:
-        from .multimodal_recipe import MultimodalRecipe
-
-        source = "labels" if isinstance(labels, Labels) else os.fspath(labels)
+    digest = fingerprint(table.frame[[*KEYS, *table.dimensions]])
+    if isinstance(recipe, MultimodalRecipe):
         table = replace(table, frame=transcripts.normalise(table.frame, source))
-        recipe = MultimodalRecipe(teacher, speech, text, pretrained, backbone, layers, lora)
-    names, classes = _classes(table.frame, categories)
-    train, valid = divide(table.frame, validation, seed=seed)
-    settings = Settings(
-        backbone=recipe.id,
-        revision=recipe.revision,
-        pooling=pooling,
-        layers=layers,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        crop_s=crop_s,
-        categories=categories,
-        validation=validation,
-        seed=seed,
-        labels=_digest(table, reads=teacher is not None),
-        teacher=teacher,
-        lora=lora,
-    )
-    output = Path(output)
-    clips: Clips = recipe.clips(table, classes, crop_s)
-    size = micro_batch or (16 if chosen.type == "cuda" else 4)
-    with files.Lock(output / ".lock"), Stop() as stop:
-        saved = epochs_.find(output, settings, overwrite=overwrite)
-        torch.manual_seed(seed)
-        sound_scale = recipe.scale or clips.scale(train)
-        network = recipe.build(table.dimensions, names, sound_scale).to(chosen)
-        parameters = [value for value in network.parameters() if value.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-        history = _history(table, labels, audio_licence, recipe.entries, settings)
-        learner = Learner(network, optimizer, clips, chosen, precision, batch_size, size)
+        digest += f" {transcripts.digest(table.frame)}"
+    names, classes = _classes(table.frame, ratings.categories)
+    train, valid = split(table.frame, training.validation, seed=training.seed)
+    clips: RatedClips = recipe.clips(table, classes, training.crop_s)
+    identity = {**recipe.identity, "categories": ratings.categories, "labels": digest}
+    audio_of_table = [{"source": source, "licence": ratings.audio_licence}]
+    base = table.provenance or provenance.new(audio=audio_of_table)
+    lineage = {
+        **base,
+        "teachers": [*base.get("teachers", ()), *recipe.entries],
+        "versions": provenance.versions("numpy", "torch", "transformers"),
+        "finetuning": {**vars(training), **identity},
+    }
 
-        def keep() -> None:
-            recipe.save(network, output)
-            files.write_json(output / "provenance.json", history)
+    def save(network: Any, folder: Path) -> None:
+        recipe.save(network, folder)
+        files.write_json(folder / "provenance.json", lineage)
 
-        state = epochs_.train(
-            output,
-            settings=settings,
-            saved=saved,
-            network=network,
-            optimizer=optimizer,
-            epochs=epochs,
-            learn=lambda epoch: learner.epoch(train, seed=seed, epoch=epoch, stop=stop),
-            judge=lambda: recipe.judge(learner, valid, table.dimensions),
-            keep=keep,
+    def make() -> FineTuning:
+        scale = recipe.scale or clips.scale(train)
+        network = recipe.build(table.dimensions, names, scale)
+        return FineTuning(
+            Path(output),
+            network,
+            clips,
+            (train, valid),
+            options=training,
+            compute=compute,
+            identity=identity,
+            save=save,
         )
-    best = state["rows"][state["best_epoch"] - 1]
-    return Result(
+
+    done = run(Path(output), make, seed=training.seed, overwrite=overwrite)
+    best = done.best_row
+    return FineTuned(
         str(output),
-        state["best_epoch"],
+        done.state["best_epoch"],
         {name: best[name] for name in table.dimensions},
         {name: best[key] for name in table.dimensions if (key := name + WITHOUT_TEXT) in best},
-        [row["loss"] for row in state["rows"]],
-        provenance.licence_line(history),
+        [row["loss"] for row in done.state["rows"]],
+        provenance.licence_line(lineage),
         list(clips.rejected.values()),
     )
 
 
+def choose_recipe(
+    *,
+    backbone: str | None = None,
+    pooling: str = "attentive",
+    layers: int | None = None,
+    teacher: str | None = None,
+    speech: str | None = None,
+    text: str | None = None,
+    pretrained: str | None = None,
+    lora: int | None = None,
+) -> AudioRecipe | MultimodalRecipe:
+    """The recipe that the options of the command line name.
+
+    Raises:
+        Wav2SmallError: options that do not go together, or encoders that cannot be used
+    """
+    if teacher is not None:
+        if backbone is not None or layers is not None:
+            raise Wav2SmallError(
+                f"--teacher {teacher}: its speech encoder is --speech; --backbone and --layers are "
+                "for teachers of speech alone"
+            )
+        return MultimodalRecipe(teacher, speech, text, pretrained=pretrained, lora=lora)
+    if lora is not None:
+        raise Wav2SmallError("--lora is for --teacher NAME; a backbone learns without adapters")
+    if backbone is None or (speech or text or pretrained) is not None:
+        raise Wav2SmallError(
+            "give --backbone FOLDER; or --teacher NAME with --speech and --text, or with "
+            "--pretrained"
+        )
+    return AudioRecipe(backbone, pooling=pooling, layers=layers)
+
+
 class AudioRecipe:
-    """How a backbone is fine-tuned: the recipe of Wagner et al."""
+    """How a backbone becomes a teacher of speech: the recipe of Wagner et al.
 
-    clips = Clips
+    Args:
+        backbone: folder or hub id of WavLM, wav2vec2 or HuBERT
+        pooling: "attentive" (the WavLM teacher's layout) or "mean" (wav2vec2's)
+        layers: keep the first so many transformer layers; None = all
 
-    def __init__(self, backbone: str | None, pooling: str, layers: int | None, other: str | None):
+    Attributes:
+        identity: what makes two runs the same run
+        entries: of the provenance
+        scale: mean and deviation of samples that the backbone was trained with, if it names them
+
+    Raises:
+        Wav2SmallError: no such pooling, or a backbone that cannot be used
+    """
+
+    clips = RatedClips
+
+    def __init__(self, backbone: str, *, pooling: str = "attentive", layers: int | None = None):
         if pooling not in ("attentive", "mean"):
             raise Wav2SmallError(f"--pooling {pooling}: give attentive or mean")
-        if backbone is None or other is not None:
-            raise Wav2SmallError(
-                "give --backbone FOLDER; or --teacher NAME with --speech and --text, or with "
-                "--pretrained"
-            )
         self.pooling = pooling
         self.start = load(backbone, layers=layers)
-        source = self.start.source
-        self.id, self.revision = source.id, source.revision
         self.scale = self.start.scale
-        what = {"id": source.id, "revision": source.revision, "licence": source.licence}
-        self.entries = [{"name": "backbone", **what}]
+        source = self.start.source
+        self.entries = [source.entry("backbone")]
+        self.identity = {
+            "backbone": source.id,
+            "revision": source.revision,
+            "pooling": pooling,
+            "layers": layers,
+        }
 
     def build(self, dimensions: Sequence[str], categories: Sequence[str], scale: Any) -> Any:
+        """See `build`."""
         return build(self.start, self.pooling, dimensions, categories, scale)
 
-    def judge(
-        self, learner: Learner, valid: np.ndarray, dimensions: Sequence[str]
-    ) -> tuple[dict[str, float], float]:
-        """CCC on validation clips, and their mean, which chooses the best epoch."""
-        figures = learner.judge(valid, dimensions)
-        return {**figures, "mean": average(figures)}, average(figures)
-
     def save(self, network: Any, folder: Path) -> None:
+        """See `save`."""
         save(network, folder)
 
 
@@ -339,26 +298,3 @@ def _classes(frame: pd.DataFrame, column: str | None) -> tuple[list[str], np.nda
         raise Wav2SmallError(f"--categories {column}: {len(names)} categories; give 2 to 1000")
     numbers = {name: number for number, name in enumerate(names)}
     return names, frame[column].map(lambda name: numbers.get(str(name), -1)).to_numpy(np.int64)
-
-
-def _history(
-    table: Labels,
-    labels: Any,
-    audio_licence: str,
-    entries: list[dict[str, Any]],
-    settings: Settings,
-) -> dict[str, Any]:
-    """Provenance of the teacher: that of its labels, and its encoders."""
-    source = "labels" if isinstance(labels, Labels) else os.fspath(labels)
-    base = table.provenance or provenance.new(audio=[{"source": source, "licence": audio_licence}])
-    return {
-        **base,
-        "teachers": [*base.get("teachers", ()), *entries],
-        "versions": provenance.versions("numpy", "torch", "transformers"),
-        "finetuning": asdict(settings),
-    }
-
-
-def _digest(table: Labels, *, reads: bool) -> str:
-    digest = fingerprint(table.frame[[*KEYS, *table.dimensions]])
-    return f"{digest} {transcripts.digest(table.frame)}" if reads else digest

@@ -24,44 +24,42 @@ from wav2small.teachers.multimodal.turns import (
     with_audio,
 )
 
-from .learner import LONGEST_S, WITHOUT_TEXT, Clips, Heard, Learner, average
+from .training import LONGEST_S, Part, RatedClips
 
+WITHOUT_TEXT = "_without_text"  # ends the names of figures with transcripts taken away
 _NS = 1_000_000_000
 
 
 class MultimodalRecipe:
-    """A recipe as `finetune` uses it.
+    """How two encoders, or a pretrained system, become a multimodal teacher.
 
     Args:
         system: of `multimodal.SYSTEMS`
         speech: folder or hub id of a backbone
         text: folder or hub id of a language model
         pretrained: folder of `pretrain`, instead of these two
-        backbone: not for a system
-        layers: not for a system
-        lora: rank of the adapters that the encoders learn through; None = they learn whole
+        lora: rank of the adapters that the encoders learn through; None = they learn themselves
+
+    Attributes:
+        identity: what makes two runs the same run
+        entries: of the provenance: every encoder with its licence
+        scale: mean and deviation of samples, if the speech encoder names them
 
     Raises:
-        Wav2SmallError: the one or the other is missing, or cannot be used
+        Wav2SmallError: an encoder is missing, or cannot be used
     """
 
     def __init__(
         self,
         system: str,
-        speech: str | None,
-        text: str | None,
-        pretrained: str | None,
-        backbone: str | None = None,
-        layers: int | None = None,
+        speech: str | None = None,
+        text: str | None = None,
+        *,
+        pretrained: str | None = None,
         lora: int | None = None,
     ):
         self.kind = multimodal.network_class(system)
         self.lora = lora
-        if backbone is not None or layers is not None:
-            raise Wav2SmallError(
-                f"--teacher {system}: its speech encoder is --speech; --backbone and --layers are "
-                "for teachers of speech alone"
-            )
         if pretrained is not None and speech is None and text is None:
             self.start = multimodal.from_pretrained(pretrained, system)
         elif pretrained is None and text is not None and self.kind.own_encoder is not None:
@@ -74,24 +72,42 @@ class MultimodalRecipe:
         elif pretrained is None and speech is not None and text is not None:
             self.start = multimodal.from_encoders(speech, text)
         else:
-            speaking = "" if self.kind.own_encoder else "--speech FOLDER and "
+            encoder = "" if self.kind.own_encoder else "--speech FOLDER and "
             raise Wav2SmallError(
-                f"--teacher {system}: give {speaking}--text FOLDER, or --pretrained FOLDER of "
+                f"--teacher {system}: give {encoder}--text FOLDER, or --pretrained FOLDER of "
                 f"`wav2small pretrain {system}`"
             )
         self.system = system
-        self.id = " + ".join(entry["id"] for entry in self.start.entries)
-        self.revision = self.start.identity
         self.entries = self.start.entries
         self.scale = self.start.scale
+        self.identity = {
+            "backbone": " + ".join(entry["id"] for entry in self.entries),
+            "revision": self.start.identity,
+            "teacher": system,
+            "lora": lora,
+        }
         self._network: MultimodalNetwork | None = None
 
     def clips(self, table: Labels, classes: np.ndarray | None, crop_s: float) -> MultimodalClips:
+        """Clips of a table with transcripts."""
         return MultimodalClips(table, classes, crop_s, self)
 
-    def build(self, dimensions: Sequence[str], categories: Sequence[str], scale: Any) -> Any:
+    def build(
+        self,
+        dimensions: Sequence[str],
+        categories: Sequence[str],
+        scale: tuple[float, float],
+        *,
+        trained: bool = True,
+    ) -> MultimodalNetwork:
+        """A network with the encoders' weights and new layers; see `multimodal.build`."""
         network = multimodal.build(
-            self.system, self.start, dimensions=dimensions, categories=categories, scale=scale
+            self.system,
+            self.start,
+            dimensions=dimensions,
+            categories=categories,
+            scale=scale,
+            trained=trained,
         )
         network.speech.freeze_front()
         if self.lora is not None:
@@ -99,23 +115,8 @@ class MultimodalRecipe:
         self._network = network
         return network
 
-    def judge(
-        self, learner: Learner, valid: np.ndarray, dimensions: Sequence[str]
-    ) -> tuple[dict[str, float], float]:
-        """CCC on validation clips with their transcripts and without, and what chooses the best.
-
-        Both count the same: text is learned first, and the epoch that is best with text is seldom
-        good without it.
-        """
-        with_text = learner.judge(valid, dimensions)
-        assert isinstance(learner.clips, MultimodalClips)
-        with learner.clips.without_text():
-            without = learner.judge(valid, dimensions)
-        score = (average(with_text) + average(without)) / 2
-        ablated = {name + WITHOUT_TEXT: value for name, value in without.items()}
-        return {**with_text, **ablated, "mean": score}, score
-
     def save(self, network: Any, folder: Path) -> None:
+        """See `multimodal.save`."""
         multimodal.save(network, folder)
 
     @property
@@ -125,7 +126,7 @@ class MultimodalRecipe:
         return self._network
 
 
-class MultimodalClips(Clips):
+class MultimodalClips(RatedClips):
     """Clips of a label table with their transcripts and the turns around them."""
 
     def __init__(
@@ -137,6 +138,10 @@ class MultimodalClips(Clips):
         self.script.report(recipe.start.tokenizer.too_long)
         self._text = True
 
+    def conditions(self) -> dict[str, contextlib.AbstractContextManager[None]]:
+        """With transcripts, and without."""
+        return {**super().conditions(), WITHOUT_TEXT: self.without_text()}
+
     @contextlib.contextmanager
     def without_text(self) -> Iterator[None]:
         """Within it, no clip has a transcript."""
@@ -146,25 +151,20 @@ class MultimodalClips(Clips):
         finally:
             self._text = True
 
-    def batch(self, rows: np.ndarray, draws: np.ndarray | None) -> tuple[Heard, np.ndarray]:
-        """See `Clips.batch`; the second draw hides transcripts while training."""
-        passages, found = [], []
-        for place, row in enumerate(rows):
-            try:
-                passage = self.passage(row, None if draws is None else draws[place, 0])
-            except AudioError as error:
-                self.rejected[self.table.frame["file"].iloc[row]] = str(error)
-                continue
+    def part(self, rows: np.ndarray, draws: np.ndarray | None) -> Part:
+        """See `RatedClips.part`; the second draw hides transcripts in training."""
+
+        def passage(place: int, row: int) -> Passage:
+            found = self.passage(row, None if draws is None else draws[place, 0])
             hidden = draws is not None and draws[place, 1] < self.recipe.kind.text_dropout
-            if hidden or not self._text:
-                passage = without_text(passage)
-            passages.append(passage)
-            found.append(row)
-        batch = self.recipe.network.collate(passages) if passages else None
-        return (batch,), np.array(found, dtype=np.int64)
+            return without_text(found) if hidden or not self._text else found
+
+        passages = self.readable(rows, passage)
+        batch = self.recipe.network.collate(list(passages.values())) if passages else None
+        return Part((batch,), np.array(list(passages), dtype=np.int64))
 
     def passage(self, row: int, cut: float | None) -> Passage:
-        """The passage of a row with its signals; the own turn cropped as `Clips` crops.
+        """The passage of a row with its signals; the own turn cropped as `RatedClips` crops.
 
         Raises:
             AudioError: the clip cannot be decoded, or its words have times that cannot be

@@ -1,6 +1,6 @@
-"""Pretraining of systems that read: objectives of their own, no ratings.
+"""Pretraining of multimodal systems: objectives of their own, no ratings.
 
-A system that is pretrained has `teachers/NAME_objectives.py` with a class
+A system that is pretrained has `teachers/multimodal/NAME_objectives.py` with a class
 
     Objectives(network)     an nn.Module with the network and the heads of the objectives
         negatives           how many turns of other dialogues `collate` wants beside each passage
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -33,40 +33,23 @@ from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.index import Index, load_source
 from wav2small.tables import Labels
 from wav2small.teachers.labelling import plan
-from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.turns import Turn
-from wav2small.teachers.speech.neural import choose_device, choose_dtype
+from wav2small.teachers.speech import checkpoint
 from wav2small.training import checkpoint as checkpoints
-from wav2small.training.interrupt import Stop
+from wav2small.training import weights
+from wav2small.training.loop import COLUMNS
 from wav2small.training.split import split
 
-from . import epochs as epochs_
-from .learner import Heard, Learner
 from .multimodal_recipe import MultimodalClips, MultimodalRecipe
+from .options import ComputeOptions, TrainingOptions
+from .training import LONGEST_S, FineTuning, Part, run
 
 SYSTEMS = ("spectra", "calm")
-EPOCHS = 20  # (chosen)
-BATCH_SIZE = 32  # (chosen)
-LEARNING_RATE = 1e-4  # (chosen)
+DEFAULTS = TrainingOptions(epochs=20, validation="0.1")  # chosen
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What makes two runs the same run."""
-
-    system: str
-    encoders: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    crop_s: float
-    validation: str
-    seed: int
-    source: str
-
-
-@dataclass(frozen=True)
-class Result:
+class Pretrained:
     """What pretraining did.
 
     Attributes:
@@ -75,7 +58,7 @@ class Result:
         figures: on held-out clips, of that epoch
         losses: mean training loss of every epoch
         licence: whom it binds
-        rejected: reasons of the clips that could not be heard and were left out
+        rejected: reasons of the clips that could not be read and were left out
     """
 
     output: str
@@ -87,134 +70,87 @@ class Result:
 
 
 def pretrain(
-    system: str,
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
+    recipe: MultimodalRecipe,
     *,
-    speech: str | None = None,
-    text: str | None = None,
-    pretrained: str | None = None,
-    epochs: int = EPOCHS,
-    batch_size: int = BATCH_SIZE,
-    micro_batch: int | None = None,
-    learning_rate: float = LEARNING_RATE,
-    crop_s: float = 8.0,
-    validation: str = "0.1",
     root: str | None = None,
     audio_licence: str = provenance.UNKNOWN,
-    device: str = "auto",
-    dtype: str = "auto",
-    seed: int = 0,
+    training: TrainingOptions = DEFAULTS,
+    compute: ComputeOptions | None = None,
     overwrite: bool = False,
-) -> Result:
+) -> Pretrained:
     """Pretrain a system on speech with transcripts.
 
-    Stopped at any moment and called again with the same arguments, it goes on after the last
-    whole epoch.
+    Stopped at any moment and called again with the same arguments, it resumes, and ends with the
+    weights that it would have had without the stop.
+
+        pretrain("turns.parquet", "pretrained/", MultimodalRecipe("spectra", "wavlm/", "roberta/"))
 
     Args:
-        system: one of `SYSTEMS`
         source: index with `text`, and what of `words`, `dialogue`, `turn` there is
         output: folder for the pretrained system
-        speech: folder or hub id of the speech encoder
-        text: folder or hub id of the text encoder
-        pretrained: go on with the folder of an earlier pretraining, instead of these two
-        epochs: passes over the clips
-        batch_size: clips of a step
-        micro_batch: clips in memory at a time; None = 4 on a CPU, 16 on a GPU
-        learning_rate: of Adam in the first epoch; it falls to 0 along half a cosine
-        crop_s: longer clips are cropped at random to so many seconds
-        validation: held-out share, or COLUMN=VALUE,VALUE; whole speakers if there is `speaker`
+        recipe: the system, one of `SYSTEMS`, and its encoders; or `pretrained`, the folder of an
+            earlier pretraining, to go on from
         root: folder that the files of the index are relative to
         audio_licence: licence of the audio, for the provenance
-        device: "auto", "cpu", "cuda", "cuda:1"
-        dtype: "auto" (bfloat16 on a GPU), "float32", "bfloat16"
-        seed: of everything random
+        training: how to train; the learning rate falls to 0 along half a cosine
+        compute: where
         overwrite: replace what another run left in `output`
 
     Raises:
-        Wav2SmallError: wrong arguments, no transcripts, an encoder that cannot be used
-        KeyboardInterrupt: stopped with Ctrl-C; whole epochs are kept
+        Wav2SmallError: wrong options, no transcripts, another run's folder
+        KeyboardInterrupt: stopped with Ctrl-C, after saving
     """
-    objectives_class = _objectives(system)
-    if epochs < 1 or batch_size < 2 or (micro_batch is not None and micro_batch < 1):
-        raise Wav2SmallError("give at least 1 epoch, batches of 2 clips, micro-batches of 1")
-    chosen = choose_device(device)
-    precision = choose_dtype(dtype, chosen)
+    objectives_class = _objectives(recipe.system)
+    compute = compute or ComputeOptions()
+    compute.resolve()  # a wrong device is an error before the audio is read
     index = _index(source, root)
     if "text" not in index.frame or index.frame["text"].isna().all():
         raise Wav2SmallError(
             f"{source}: no transcripts; pretraining needs a column `text` (for word times `words`)"
         )
-    recipe = MultimodalRecipe(system, speech, text, pretrained)
-    train, valid = split(index.frame, validation, seed=seed)
-    settings = Settings(
-        system=system,
-        encoders=recipe.revision,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        crop_s=crop_s,
-        validation=validation,
-        seed=seed,
-        source=f"{plan.identity(index)['source']} {transcripts.digest(index.frame)}",
+    train, valid = split(index.frame, training.validation, seed=training.seed)
+    clips = PretrainingClips(index, training.crop_s, recipe)
+    identity = {
+        "system": recipe.system,
+        "encoders": recipe.identity["revision"],
+        "source": f"{plan.identity(index)['source']} {transcripts.digest(index.frame)}",
+    }
+    lineage = provenance.new(
+        teachers=recipe.entries,
+        audio=[{"source": os.fspath(source), "licence": audio_licence}],
+        pretraining={**vars(training), **identity},
     )
-    output = Path(output)
-    clips = PretrainingClips(index, crop_s, recipe)
-    size = micro_batch or (16 if chosen.type == "cuda" else 4)
-    with files.Lock(output / ".lock"), Stop() as stop:
-        saved = epochs_.find(output, settings, overwrite=overwrite)
-        torch.manual_seed(seed)
+
+    def save(objectives: Any, folder: Path) -> None:
+        recipe.save(objectives.network, folder)
+        files.write_json(folder / "provenance.json", lineage)
+
+    def make() -> Pretraining:
         scale = recipe.scale or clips.scale(train)
-        network = multimodal.build(
-            system, recipe.start, dimensions=DIMENSIONS, scale=scale, trained=False
-        )
-        network.speech.freeze_front()
+        network = recipe.build(DIMENSIONS, (), scale, trained=False)
         for head in (network.outputs, network.no_speech, network.no_text):
             head.requires_grad_(False)  # fine-tuning's
-        objectives = objectives_class(network).to(chosen)
-        clips.objectives = objectives
-        parameters = [value for value in objectives.parameters() if value.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-        learner = _Learner(objectives, optimizer, clips, chosen, precision, batch_size, size)
-        history = provenance.new(
-            teachers=recipe.entries,
-            audio=[{"source": os.fspath(source), "licence": audio_licence}],
-            pretraining=vars(settings),
+        clips.objectives = objectives_class(network)
+        return Pretraining(
+            Path(output),
+            clips.objectives,
+            clips,
+            (train, valid),
+            options=training,
+            compute=compute,
+            identity=identity,
+            save=save,
         )
 
-        def learn(epoch: int) -> float | None:
-            done = (epoch - 1) / epochs
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * (1 + math.cos(math.pi * done)) / 2
-            return learner.epoch(train, seed=seed, epoch=epoch, stop=stop)
-
-        def held_out() -> tuple[Mapping[str, float], float]:
-            figures = learner.figures(valid)
-            return figures, -figures["held_out_loss"]
-
-        def keep() -> None:
-            multimodal.save(network, output)
-            files.write_json(output / "provenance.json", history)
-
-        state = epochs_.train(
-            output,
-            settings=settings,
-            saved=saved,
-            network=objectives,
-            optimizer=optimizer,
-            epochs=epochs,
-            learn=learn,
-            judge=held_out,
-            keep=keep,
-        )
-    best = dict(state["rows"][state["best_epoch"] - 1])
-    return Result(
+    done = run(Path(output), make, seed=training.seed, overwrite=overwrite)
+    return Pretrained(
         str(output),
-        int(best.pop("epoch")),
-        best,
-        [row["loss"] for row in state["rows"]],
-        provenance.licence_line(history),
+        done.state["best_epoch"],
+        {name: value for name, value in done.best_row.items() if name not in COLUMNS},
+        [row["loss"] for row in done.state["rows"]],
+        provenance.licence_line(lineage),
         list(clips.rejected.values()),
     )
 
@@ -223,11 +159,10 @@ def judge(
     folder: str | os.PathLike[str],
     source: str | os.PathLike[str],
     *,
-    batch_size: int = BATCH_SIZE,
-    crop_s: float = 8.0,
+    batch_size: int = DEFAULTS.batch_size,
+    crop_s: float = DEFAULTS.crop_s,
     root: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
+    compute: ComputeOptions | None = None,
 ) -> dict[str, float]:
     """What the objectives say of other clips, after the last epoch of a pretraining.
 
@@ -235,31 +170,34 @@ def judge(
         folder: output of `pretrain`
         source: index of the other clips
         batch_size: clips that are compared with each other
-        crop_s: longer clips are heard so far
+        crop_s: longer clips are used so far
         root: folder that the files of the index are relative to
-        device: as for `pretrain`
-        dtype: as for `pretrain`
+        compute: where
 
     Raises:
-        Wav2SmallError: no pretraining there, or nothing that can be heard
+        Wav2SmallError: no pretraining there, or no clip that can be read
     """
-    chosen = choose_device(device)
     saved = checkpoints.load(folder)
     if saved is None:
         raise Wav2SmallError(f"{folder}: no checkpoint of `wav2small pretrain` in it")
-    system = saved[1]["settings"]["system"]
-    recipe = MultimodalRecipe(system, None, None, os.fspath(folder))
+    system = checkpoint.local(folder).config["model_type"]
+    recipe = MultimodalRecipe(system, pretrained=os.fspath(folder))
     clips = PretrainingClips(_index(source, root), crop_s, recipe)
-    network = multimodal.build(
-        system, recipe.start, dimensions=DIMENSIONS, scale=recipe.scale or (0.0, 1.0)
-    )
-    objectives = _objectives(system)(network).to(chosen)
-    objectives.load_state_dict(checkpoints.select(saved[0], "model."))
-    clips.objectives = objectives
-    optimizer = torch.optim.SGD(objectives.parameters(), lr=0.0)  # is never asked
-    precision = choose_dtype(dtype, chosen)
-    learner = _Learner(objectives, optimizer, clips, chosen, precision, batch_size, batch_size)
-    return learner.figures(np.arange(len(clips.table.frame)))
+    network = recipe.build(DIMENSIONS, (), recipe.scale or (0.0, 1.0), trained=False)
+    clips.objectives = _objectives(system)(network)
+    weights.fill(clips.objectives, checkpoints.select(saved[0], "model."), Path(folder))
+    rows = np.arange(len(clips))
+    compute = compute or ComputeOptions()
+    return Pretraining(
+        Path(folder),
+        clips.objectives,
+        clips,
+        (rows, rows),
+        options=TrainingOptions(batch_size=batch_size),
+        compute=replace(compute, micro_batch=compute.micro_batch or batch_size),
+        identity={},
+        save=recipe.save,
+    ).validate()[0]
 
 
 def _index(source: str | os.PathLike[str], root: str | None) -> Index:
@@ -271,6 +209,44 @@ def _objectives(system: str) -> Any:
     if system not in SYSTEMS:
         raise Wav2SmallError(f"pretrain {system}: give one of {', '.join(SYSTEMS)}")
     return import_module(f"wav2small.teachers.multimodal.{system}_objectives").Objectives
+
+
+class Pretraining(FineTuning):
+    """The objectives learn; the held-out loss chooses the best epoch."""
+
+    title = "pretrain"
+
+    def learning_rate(self) -> float:
+        """It falls to 0 along half a cosine, epoch by epoch."""
+        done = self.state["epoch"] / self.options.epochs
+        return self.options.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+    def loss(self, parts: Sequence[Part], *outputs: Any) -> Tensor:
+        """The objectives' own loss."""
+        return self.network.loss(*outputs)  # type: ignore[operator]
+
+    @torch.no_grad()
+    def validate(self) -> tuple[dict[str, float], float]:
+        """Means over held-out batches of the loss and of the objectives' figures."""
+        self.network.eval()
+        totals: dict[str, float] = {}
+        clips = 0
+        for begin in range(0, len(self.valid), self.batch_size):
+            parts = list(self._parts(self.valid[begin : begin + self.batch_size], None))
+            outputs: list[Any] = [self.forward(part) for part in parts]
+            if not outputs:
+                continue
+            joined = [torch.cat(column).float() for column in zip(*outputs, strict=True)]
+            network: Any = self.network
+            figures = {"held_out_loss": float(network.loss(*joined)), **network.figures(*joined)}
+            count = len(joined[0])
+            clips += count
+            for name, value in figures.items():
+                totals[name] = totals.get(name, 0.0) + count * value
+        if not clips:
+            raise Wav2SmallError("--validation: none of the held-out clips can be read")
+        means = {name: total / clips for name, total in totals.items()}
+        return means, -means["held_out_loss"]
 
 
 class PretrainingClips(MultimodalClips):
@@ -288,39 +264,35 @@ class PretrainingClips(MultimodalClips):
                 "pretraining compares a turn with those of other dialogues; there is only one"
             )
 
-    def batch(self, rows: np.ndarray, draws: np.ndarray | None) -> tuple[Heard, np.ndarray]:
-        """See `Clips.batch`; what is masked is drawn anew in training, always the same to judge."""
-        passages, randoms, found = [], [], []
-        for place, row in enumerate(rows):
-            seed = int(row) if draws is None else int(draws[place, 1] * 2**53)
-            random = np.random.default_rng([seed, draws is None])
-            try:
-                passage = self.passage(row, None if draws is None else draws[place, 0])
-            except AudioError as error:
-                self.rejected[self.table.frame["file"].iloc[row]] = str(error)
-                continue
-            passages.append(passage)
-            randoms.append(random)
-            found.append(row)
+    def part(self, rows: np.ndarray, draws: np.ndarray | None) -> Part:
+        """See `RatedClips.part`; masks are drawn anew in training, always the same to validate."""
+
+        def passage(place: int, row: int) -> tuple[Any, np.random.Generator]:
+            seed = row if draws is None else int(draws[place, 1] * 2**53)
+            found = self.passage(row, None if draws is None else draws[place, 0])
+            return found, np.random.default_rng([seed, draws is None])
+
+        found = self.readable(rows, passage)
         others = []
-        for row, random in zip(found, randoms, strict=True):
-            near = [p.own for p, r in zip(passages, found, strict=True) if self._apart(r, row)]
+        for row, (_, random) in found.items():
+            near = [other.own for key, (other, _) in found.items() if self._apart(key, row)]
             others.append(
                 [self._other(row, near, random) for _ in range(self.objectives.negatives)]
             )
         seeds = [int(rows[0])] if draws is None else (draws * 2**53).astype(np.int64).ravel()
+        passages = [one for one, _ in found.values()]
         random = np.random.default_rng(seeds)
         task = self.objectives.collate(passages, others, random) if passages else None
-        return (task,), np.array(found, dtype=np.int64)
+        return Part((task,), np.array(list(found), dtype=np.int64))
 
     def _apart(self, one: int, other: int) -> bool:
         return self._groups[one] != self._groups[other]
 
     def _other(self, row: int, near: list[Turn], random: Any) -> Turn:
-        """A turn of another dialogue, heard: of the same batch, or of all.
+        """A turn of another dialogue with its audio: of the same batch, or of all.
 
         Raises:
-            AudioError: ten of them cannot be
+            AudioError: ten of them cannot be read
         """
         if near:
             return near[int(random.integers(len(near)))]
@@ -330,38 +302,9 @@ class PretrainingClips(MultimodalClips):
                 other = int(random.integers(len(self._groups)))
             try:
                 turn = self.script.passage(other).own
-                signal = self.signal(other)[: round(12 * audio.SAMPLING_RATE)]
+                signal = self.signal(other)[: round(LONGEST_S * audio.SAMPLING_RATE)]
                 return turn._replace(signal=signal)
             except AudioError:
                 if attempt == 9:
                     raise
         raise AssertionError
-
-
-class _Learner(Learner):
-    """Steps on the objectives' own loss."""
-
-    def loss(self, rows: np.ndarray, *outputs: Tensor | None) -> Tensor:
-        return self.network.loss(*outputs)
-
-    @torch.no_grad()
-    def figures(self, valid: np.ndarray) -> dict[str, float]:
-        """Means over held-out batches of the loss and of what the objectives tell."""
-        self.network.eval()
-        totals: dict[str, float] = {}
-        clips = 0
-        for begin in range(0, len(valid), self.batch_size):
-            parts = list(self._parts(valid[begin : begin + self.batch_size], None))
-            found = [self._forward(part) for part in parts]
-            if not found:
-                continue
-            joined = [torch.cat(column).float() for column in zip(*found, strict=True)]
-            told = {"held_out_loss": float(self.network.loss(*joined))}
-            told |= self.network.figures(*joined)
-            count = len(joined[0])
-            clips += count
-            for name, value in told.items():
-                totals[name] = totals.get(name, 0.0) + count * value
-        if not clips:
-            raise Wav2SmallError("--validation: none of the held-out clips can be heard")
-        return {name: total / clips for name, total in totals.items()}

@@ -67,8 +67,7 @@ class Recogniser:
             )
         self.source = source
         self.id, self.revision = source.id, source.revision
-        what = {"id": source.id, "revision": source.revision, "licence": source.licence}
-        self.entry: dict[str, Any] = {"name": "asr", **what}
+        self.entry: dict[str, Any] = {**source.entry("asr")}
 
     def fill(self, source: Index, folder: Folder, *, device: str, dtype: str) -> Index:
         """See `fill`."""

@@ -22,7 +22,7 @@ and the methods
     loss(truth, classes, outputs, logits, ...) -> scalar
                                   default: sum of 1 - CCC, and cross-entropy of the categories; if
                                   `forward` gives (B,) 1 = with text, 0 = without after the logits,
-                                  CCC is of each of the two (`learner.disagreement`)
+                                  CCC is of each of the two (`losses.disagreement`)
 
 `self.encode_speech(batch)` and `self.encode_text(batch)` run the encoders; a turn without signal
 or transcript becomes one position with the learned embedding of a missing modality, so nothing
@@ -46,8 +46,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wav2small import audio
-from wav2small.teachers.finetuning import learner
 from wav2small.teachers.speech import checkpoint
+from wav2small.training import losses
 
 from . import encoders, lora
 from .encoders import Tokenizer
@@ -219,7 +219,7 @@ class MultimodalNetwork(nn.Module):
         *rest: Tensor | None,
     ) -> Tensor:
         """Of a whole batch; classes -1 are not known; the first of `rest` says which have text."""
-        return learner.rating_loss(truth, classes, outputs, logits, *rest[:1])
+        return losses.rating_loss(truth, classes, outputs, logits, *rest[:1])
 
 
 def missing(

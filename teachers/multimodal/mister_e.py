@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
-from wav2small.teachers.finetuning.learner import rating_loss
+from wav2small.training.losses import rating_loss
 
 from .base import AudioBatch, CrossAttention, MultimodalNetwork, OnDevice, TextBatch, contrast, mean
 from .encoders import Tokenizer

@@ -75,13 +75,13 @@ def from_encoders(
     """
     language = encoders.load_text(text)
     weights = {f"text.{key}": value for key, value in language.model.state_dict().items()}
-    entries = [_entry("text encoder", language.source)]
+    entries = [language.source.entry("text encoder")]
     if speech is None or own_encoder is not None:
         config = {"speech_config": dict(own_encoder or {}), "text_config": language.config}
         return Start(config, language.tokenizer, weights, entries, None)
     backbone = pretrained.load(speech, option="--speech")
     weights |= {f"speech.model.{key}": value for key, value in backbone.weights.items()}
-    entries.insert(0, _entry("speech encoder", backbone.source))
+    entries.insert(0, backbone.source.entry("speech encoder"))
     config = {"speech_config": backbone.config, "text_config": language.config}
     return Start(config, language.tokenizer, weights, entries, backbone.scale)
 
@@ -103,7 +103,7 @@ def from_pretrained(folder: str, system: str) -> Start:
     tokenizer = encoders.load_tokenizer(source.folder, config["text_config"])
     history = lineage(source)
     kept = {key: value for key, value in config.items() if key not in _HEAD_FIELDS}
-    entries = [_entry("pretrained " + system, source), *history.get("teachers", ())]
+    entries = [source.entry("pretrained " + system), *history.get("teachers", ())]
     return Start(kept, tokenizer, weights, entries, (config["mean"], config["std"]))
 
 
@@ -156,11 +156,6 @@ def save(network: MultimodalNetwork, folder: str | os.PathLike[str]) -> None:
     network.tokenizer.save(folder)
     checkpoint.write_weights(folder, lora.merged(network))
     files.write_json(folder / checkpoint.CONFIG, network.config)
-
-
-def _entry(name: str, source: Checkpoint) -> dict[str, Any]:
-    what = {"id": source.id, "revision": source.revision, "licence": source.licence}
-    return {"name": name, **what}
 
 
 def lineage(source: Checkpoint) -> dict[str, Any]:

@@ -74,6 +74,10 @@ class Checkpoint:
         """The parsed config.json."""
         return read_json(self.folder / CONFIG)
 
+    def entry(self, name: str) -> dict[str, str]:
+        """Its entry in the provenance of what is made of it."""
+        return {"name": name, "id": self.id, "revision": self.revision, "licence": self.licence}
+
 
 def local(
     folder: str | os.PathLike[str], *, id: str | None = None, option: str = "--teacher"

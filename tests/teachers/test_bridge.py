@@ -4,10 +4,10 @@ import multimodal_cases
 import numpy as np
 import pytest
 import torch
+from finetuning_cases import finetune
 from multimodal_cases import CLASSES, passages, truth, turn
 
 from wav2small.errors import Wav2SmallError
-from wav2small.teachers.finetuning.finetune import finetune
 from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.turns import Passage
 

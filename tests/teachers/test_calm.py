@@ -4,12 +4,11 @@ import multimodal_cases
 import numpy as np
 import pytest
 import torch
+from finetuning_cases import finetune, pretrain
 from multimodal_cases import CLASSES, log_softmax, passages, truth, turn
 
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers import load_teacher
-from wav2small.teachers.finetuning.finetune import finetune
-from wav2small.teachers.finetuning.pretrain import pretrain
 from wav2small.teachers.multimodal import calm
 from wav2small.teachers.multimodal.base import retrieved
 from wav2small.teachers.multimodal.calm_objectives import Objectives

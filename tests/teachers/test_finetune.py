@@ -3,17 +3,19 @@
 import json
 from pathlib import Path
 
+import finetuning_cases
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 import torch
+from finetuning_cases import finetune
 from labelling_cases import label
 from safetensors.torch import load_file, save_file
 
 from wav2small import Wav2SmallError, read_labels
 from wav2small.teachers import load_teacher
-from wav2small.teachers.finetuning.finetune import build, finetune
+from wav2small.teachers.finetuning.finetune import build
 from wav2small.teachers.speech import backbones, checkpoint, pretrained
 from wav2small.training import gradient_cache as accumulation
 from wav2small.training.losses import ccc
@@ -237,23 +239,15 @@ def test_goes_on_where_it_was(ratings, tmp_path, monkeypatch):
         "epochs": 3,
         "device": "cpu",
     }
-    whole = finetune(ratings, tmp_path / "whole", **options)
-    from wav2small.teachers.finetuning import learner
-
-    epoch = learner.Learner.epoch
-
-    def stopped(self, train, **arguments):
-        return None if arguments["epoch"] == 2 else epoch(self, train, **arguments)
-
-    monkeypatch.setattr(learner.Learner, "epoch", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(ratings, tmp_path / "parts", **options)
-    monkeypatch.setattr(learner.Learner, "epoch", epoch)
-    with pytest.raises(Wav2SmallError, match="other learning_rate"):
+    full = finetune(ratings, tmp_path / "full", **options)
+    for step in (1, 2, 1):  # stops after 1, 3 and 4 steps; an epoch has two
+        with finetuning_cases.stop_after(monkeypatch, step), pytest.raises(KeyboardInterrupt):
+            finetune(ratings, tmp_path / "parts", **options)
+    with pytest.raises(Wav2SmallError, match=r"learning_rate = 0.001 \(now 0.002\)"):
         finetune(ratings, tmp_path / "parts", **(options | {"learning_rate": 2e-3}))
     parts = finetune(ratings, tmp_path / "parts", **options)
-    assert parts.losses == whole.losses and parts.ccc == whole.ccc
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert parts.losses == full.losses and parts.ccc == full.ccc
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("full", "parts"))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 

@@ -6,10 +6,10 @@ import sys
 import multimodal_cases
 import pytest
 import torch
+from finetuning_cases import finetune
 from multimodal_cases import CLASSES, passages, truth
 
 from wav2small.errors import Wav2SmallError
-from wav2small.teachers.finetuning.finetune import finetune
 from wav2small.teachers.multimodal import lora, mister_e
 from wav2small.teachers.multimodal import teacher as multimodal
 

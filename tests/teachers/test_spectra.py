@@ -3,18 +3,18 @@
 import dataclasses
 import json
 
+import finetuning_cases
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from finetuning_cases import finetune, pretrain
 from labelling_cases import label
 
 from wav2small import metrics, read_labels
 from wav2small.benchmarks.studies import small_encoders
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers import load_teacher
-from wav2small.teachers.finetuning.finetune import finetune
-from wav2small.teachers.finetuning.pretrain import pretrain
 from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.base import sinusoid
 from wav2small.teachers.multimodal.spectra import Fused
@@ -461,18 +461,10 @@ def test_pretraining_goes_on_where_it_was(encoders, corpus, tmp_path, monkeypatc
     }
     source = corpus / "ratings.csv"
     whole = pretrain("spectra", source, tmp_path / "whole", **options)
-    from wav2small.teachers.finetuning import learner
-
-    epoch = learner.Learner.epoch
-
-    def stopped(self, train, **arguments):
-        return None if arguments["epoch"] == 2 else epoch(self, train, **arguments)
-
-    monkeypatch.setattr(learner.Learner, "epoch", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        pretrain("spectra", source, tmp_path / "parts", **options)
-    monkeypatch.setattr(learner.Learner, "epoch", epoch)
-    with pytest.raises(Wav2SmallError, match="other batch_size"):
+    for step in (1, 2):
+        with finetuning_cases.stop_after(monkeypatch, step), pytest.raises(KeyboardInterrupt):
+            pretrain("spectra", source, tmp_path / "parts", **options)
+    with pytest.raises(Wav2SmallError, match=r"batch_size = 6 \(now 5\)"):
         pretrain("spectra", source, tmp_path / "parts", **(options | {"batch_size": 5}))
     parts = pretrain("spectra", source, tmp_path / "parts", **options)
     assert parts.losses == whole.losses

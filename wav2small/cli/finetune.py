@@ -3,6 +3,10 @@
 import argparse
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wav2small.teachers.finetuning.options import ComputeOptions, TrainingOptions
 
 EXAMPLE = """  wav2small finetune ratings.csv --scale 1 7 --backbone wavlm-large/ -o teacher/
   wav2small finetune ratings.csv --backbone FOLDER --pooling mean --layers 12 -o teacher/
@@ -95,33 +99,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from wav2small.teachers.finetuning.finetune import finetune
+    from wav2small.teachers.finetuning.finetune import choose_recipe, finetune
+    from wav2small.teachers.finetuning.options import RatingOptions
 
     result = finetune(
         args.labels,
         args.output,
-        backbone=args.backbone,
-        teacher=args.teacher,
-        speech=args.speech,
-        text=args.text,
-        pretrained=args.pretrained,
-        pooling=args.pooling,
-        layers=args.layers,
-        lora=args.lora,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        micro_batch=args.micro_batch,
-        learning_rate=args.learning_rate,
-        crop_s=args.crop,
-        categories=args.categories,
-        validation=args.validation,
-        root=args.root,
-        split=args.split,
-        scale=tuple(args.scale) if args.scale else None,
-        audio_licence=args.audio_licence,
-        device=args.device,
-        dtype=args.dtype,
-        seed=args.seed,
+        choose_recipe(
+            backbone=args.backbone,
+            pooling=args.pooling,
+            layers=args.layers,
+            teacher=args.teacher,
+            speech=args.speech,
+            text=args.text,
+            pretrained=args.pretrained,
+            lora=args.lora,
+        ),
+        ratings=RatingOptions(
+            root=args.root,
+            split=args.split,
+            scale=tuple(args.scale) if args.scale else None,
+            categories=args.categories,
+            audio_licence=args.audio_licence,
+        ),
+        training=training_options(args),
+        compute=compute_options(args),
         overwrite=args.overwrite,
     )
     line = f"{result.output}: best epoch {result.best_epoch}, validation CCC {_figures(result.ccc)}"
@@ -132,6 +134,25 @@ def run(args: argparse.Namespace) -> int:
     for reason in result.rejected:
         print(f"rejected: {reason}", file=sys.stderr)
     return 1 if result.rejected else 0
+
+
+def training_options(args: argparse.Namespace) -> "TrainingOptions":
+    from wav2small.teachers.finetuning.options import TrainingOptions
+
+    return TrainingOptions(
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        crop_s=args.crop,
+        validation=args.validation,
+        seed=args.seed,
+    )
+
+
+def compute_options(args: argparse.Namespace) -> "ComputeOptions":
+    from wav2small.teachers.finetuning.options import ComputeOptions
+
+    return ComputeOptions(device=args.device, dtype=args.dtype, micro_batch=args.micro_batch)
 
 
 def _figures(figures: Mapping[str, float]) -> str:

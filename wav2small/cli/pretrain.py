@@ -48,26 +48,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from wav2small.teachers.finetuning.multimodal_recipe import MultimodalRecipe
     from wav2small.teachers.finetuning.pretrain import pretrain
 
+    from .finetune import compute_options, training_options
+
     result = pretrain(
-        args.system,
         args.source,
         args.output,
-        speech=args.speech,
-        text=args.text,
-        pretrained=args.pretrained,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        micro_batch=args.micro_batch,
-        learning_rate=args.learning_rate,
-        crop_s=args.crop,
-        validation=args.validation,
+        MultimodalRecipe(args.system, args.speech, args.text, pretrained=args.pretrained),
         root=args.root,
         audio_licence=args.audio_licence,
-        device=args.device,
-        dtype=args.dtype,
-        seed=args.seed,
+        training=training_options(args),
+        compute=compute_options(args),
         overwrite=args.overwrite,
     )
     figures = " ".join(f"{name} {value:.3f}" for name, value in result.figures.items())

@@ -31,6 +31,9 @@ from .gradient_cache import Outputs
 from .interrupt import Stop
 from .threads import Pace
 
+#: Columns of metrics.csv before the figures of `Training.validate`.
+COLUMNS = ("epoch", "step", "seconds", "learning_rate", "loss")
+
 
 @dataclass(frozen=True)
 class LoopOptions:
@@ -268,14 +271,9 @@ class Training(ABC):
         figures, score = self.validate()
         epoch = state["epoch"] + 1
         state["seconds"] = time.monotonic() - self._began
-        row = {
-            "epoch": epoch,
-            "step": epoch * self.steps,
-            "seconds": round(state["seconds"], 2),
-            "learning_rate": self.learning_rate(),
-            "loss": state["loss"] / state["trained"],
-            **figures,
-        }
+        loss, seconds = state["loss"] / state["trained"], round(state["seconds"], 2)
+        shared = (epoch, epoch * self.steps, seconds, self.learning_rate(), loss)
+        row = {**dict(zip(COLUMNS, shared, strict=True)), **figures}
         state["rows"].append(row)
         if state["best"] is None or score > state["best"]:
             state |= {"best": score, "best_epoch": epoch}

@@ -1,4 +1,4 @@
-"""What a student minimises: 1 - CCC over the global batch, plus a robust regression term."""
+"""What is minimised: 1 - CCC over a batch, a regression term, cross-entropy of categories."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from torch.nn import functional
 #: Residual (on the scale 0..1) at which smooth L1 turns from squared to absolute error.
 #: One step of a nine-point rating scale: below it the difference is noise in the ratings.
 SMOOTH_L1_BETA = 0.1
+
+MIN_GROUP = 4  # clips that a CCC is taken over, where there are two groups; chosen
+CATEGORY_WEIGHT = 0.3  # of the cross-entropy beside the sum of three 1 - CCC; chosen
 
 REGRESSIONS = ("smooth_l1", "mse", "none")
 
@@ -119,3 +122,49 @@ def keep(truth: Tensor, prediction: Tensor, trim: float) -> Tensor:
     if dropped:
         weights[residual.topk(dropped).indices] = 0
     return weights
+
+
+def disagreement(truth: Tensor, outputs: Tensor, has_text: Tensor | None = None) -> Tensor:
+    """Sum of 1 - CCC over the dimensions.
+
+    Clips with a transcript and clips without are two groups, each with its own CCC, weighted by its
+    share: in one group the clips with text carry the agreement, and nothing is learned about words
+    from the audio.
+
+    Args:
+        truth: (B, D), 0..1
+        outputs: (B, D)
+        has_text: (B,) 1 = with a transcript, 0 = without; None, or too few of a kind = one group
+    """
+    if has_text is not None:
+        groups = has_text > 0.5, has_text <= 0.5
+        if min(int(group.sum()) for group in groups) >= MIN_GROUP:
+            parts = [
+                group.float().mean() * (1 - ccc(truth[group], outputs[group])).sum()
+                for group in groups
+            ]
+            return torch.stack(parts).sum()
+    return (1 - ccc(truth, outputs)).sum()
+
+
+def rating_loss(
+    truth: Tensor,
+    classes: Tensor | None,
+    outputs: Tensor,
+    logits: Tensor | None = None,
+    has_text: Tensor | None = None,
+) -> Tensor:
+    """Sum of 1 - CCC over the dimensions, and the cross-entropy of known categories.
+
+    Args:
+        truth: (B, D), 0..1
+        classes: (B,) numbers of categories, -1 = not known; None = there are none
+        outputs: (B, D)
+        logits: (B, C)
+        has_text: (B,) see `disagreement`
+    """
+    value = disagreement(truth, outputs, has_text)
+    if logits is not None and classes is not None and (classes >= 0).any():
+        entropy = functional.cross_entropy(logits, classes, ignore_index=-1)
+        value = value + CATEGORY_WEIGHT * entropy
+    return value
