@@ -11,6 +11,7 @@ a run that resumes computes bitwise what it would have computed without the stop
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -208,7 +209,7 @@ class Training(ABC):
         saved = time.monotonic()
         for parts in self.batches(state["epoch"], state["step"]):
             if parts:
-                with self._pace.step(lambda parts=parts: self._trial(parts)):
+                with self._pace.step(functools.partial(self._trial, parts)):
                     self._step(parts)
             state["step"] += 1
             state["threads"] = self._pace.number
