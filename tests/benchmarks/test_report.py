@@ -26,6 +26,7 @@ from wav2small.errors import Wav2SmallError
 from wav2small.predictor import Predictor
 from wav2small.tables import Labels, write_labels
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "web"
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome")
      if (path := shutil.which(name))), None
@@ -387,11 +388,24 @@ def recording(folder, clip):
     return path
 
 
+@pytest.fixture(scope="module")
+def example_page(folder, bundle, package):
+    """`examples/web`, built with the package that the report uses."""
+    dist = folder / "onnxruntime-web" / "dist"
+    dist.mkdir(parents=True)
+    for name in (live.SCRIPT, live.GLUE, live.WASM):
+        (dist / name).write_bytes(package[name])
+    words = [EXAMPLE / "build.py", bundle, "-o", folder / "site", "--onnxruntime-web", dist]
+    subprocess.run([sys.executable, *words], check=True)
+    return folder / "site" / "index.html"
+
+
 READY = "window.wav2small && window.wav2small.ready"
 
 
-def test_browser_computes_what_python_does(browse, live_page, bundle, recording):
-    tab, complaints = browse(live_page)
+@pytest.mark.parametrize("where", ["live_page", "example_page"])
+def test_browser_computes_what_python_does(browse, where, bundle, recording, request):
+    tab, complaints = browse(request.getfixturevalue(where))
     tab.wait_for_function(READY, timeout=60000)
     tab.set_input_files("#live-file", str(recording))
     tab.wait_for_function("window.wav2small.estimates > 0", timeout=30000)
