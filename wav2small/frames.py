@@ -163,7 +163,7 @@ def mp3_frame(data: Bytes, at: int) -> tuple[int, int, int] | None:
 
 def mp3(data: Bytes) -> Contents:
     """Count the frames of an MP3 file, across tags and damaged places."""
-    at, seconds, first = 0, 0.0, True
+    at, seconds, first, promised = 0, 0.0, True, 0.0
     while len(data) - at >= 4:
         frame = mp3_frame(data, at)
         if frame is None:
@@ -174,10 +174,18 @@ def mp3(data: Bytes) -> Contents:
                 at = _mp3_resume(data, at)
             continue
         size, samples, rate = frame
-        table = data[at : at + 180] if first else b""  # a first frame with a table has no audio
-        if not (b"Xing" in table or b"Info" in table or b"VBRI" in table):
+        table = re.search(rb"(Xing|Info|VBRI)(.{4})(.{4})", data[at : at + 180], re.DOTALL)
+        if first and table:  # a first frame with a table has no audio
+            known = table[1] != b"VBRI" and table[2][3] & 1
+            promised = int.from_bytes(table[3], "big") * samples / rate if known else 0.0
+        else:
             seconds += samples / rate * min(1.0, (len(data) - at) / size)
         first, at = False, at + size
+    if promised and abs(promised - seconds) > SLACK_S:
+        return Contents(
+            f"its table promises {promised:.3f} s of audio, its frames hold {seconds:.3f} s: "
+            "cut or joined; copy it again, or write it again: ffmpeg -i FILE NEW.wav"
+        )
     return Contents(seconds=seconds if seconds else None)
 
 
