@@ -74,13 +74,13 @@ def finetune(
                  ratings=RatingOptions(scale=(1, 7)), training=TrainingOptions(epochs=3))
 
     Args:
-        labels: human ratings or a label table; see `read_labels`
+        labels: human ratings or a label table: CSV, parquet, audformat. See `read_labels`
         output: folder for the teacher
         recipe: what is fine-tuned: `AudioRecipe` or `MultimodalRecipe`
         ratings: how the table is read
         training: how to train
         compute: where
-        overwrite: replace what another run left in `output`
+        overwrite: replace another run
 
     Raises:
         Wav2SmallError: wrong options, labels or checkpoint; another run's folder
@@ -155,6 +155,16 @@ def choose_recipe(
     lora: int | None = None,
 ) -> AudioRecipe | MultimodalRecipe:
     """The recipe that the options of the command line name.
+
+    Args:
+        backbone: WavLM, wav2vec2 or HuBERT, for a teacher of speech alone
+        pooling: of a backbone: the layout of the WavLM teacher (attentive) or of wav2vec2's (mean)
+        layers: of a backbone, keep the first N transformer layers (default: all)
+        teacher: a multimodal teacher: spectra, calm, bridge, mister_e; see docs/multimodal.md
+        speech: its speech encoder, as --backbone
+        text: its text encoder, with a tokenizer: RoBERTa, BERT, a LLM ...
+        pretrained: folder of `pretrain`, instead of --speech and --text
+        lora: of --teacher: its encoders learn through adapters of this rank (needs peft)
 
     Raises:
         Wav2SmallError: options that do not go together, or encoders that cannot be used

@@ -18,7 +18,7 @@ class RatingOptions:
 
     Attributes:
         root: folder that the files of the table are relative to
-        split: only clips whose column `split` says so, such as "train"
+        split: only clips whose column `split` says so, such as train
         scale: of the ratings, such as (1, 7); None = 0..1
         categories: column of the table with a category for each clip: a second head learns it,
             and its probabilities go to the label tables of this teacher
@@ -71,10 +71,10 @@ class ComputeOptions:
     """Where and how a teacher is trained; the result is the same but for rounding.
 
     Attributes:
-        device: "auto", "cpu", "cuda", "cuda:1"
-        dtype: "auto" (bfloat16 on a GPU), "float32", "bfloat16"
-        micro_batch: clips in memory at a time; the loss is over the full batch all the same.
-            None = 4 on a CPU, 16 on a GPU
+        device: auto, cpu, cuda, cuda:1 ...
+        dtype: auto (bfloat16 on a GPU), float32, bfloat16
+        micro_batch: clips in memory at a time, the loss is over the full batch all the same
+            (default: 4, on a GPU 16)
     """
 
     device: str = "auto"

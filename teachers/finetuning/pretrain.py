@@ -88,15 +88,16 @@ def pretrain(
         pretrain("turns.parquet", "pretrained/", MultimodalRecipe("spectra", "wavlm/", "roberta/"))
 
     Args:
-        source: index with `text`, and what of `words`, `dialogue`, `turn` there is
-        output: folder for the pretrained system
+        source: CSV, parquet or audformat with a column `text`, and what of `words`, `dialogue`,
+            `turn` there is
+        output: folder; an unfinished run in it is resumed
         recipe: the system, one of `SYSTEMS`, and its encoders; or `pretrained`, the folder of an
             earlier pretraining, to go on from
         root: folder that the files of the index are relative to
         audio_licence: licence of the audio, for the provenance
         training: how to train; the learning rate falls to 0 along half a cosine
         compute: where
-        overwrite: replace what another run left in `output`
+        overwrite: replace another run
 
     Raises:
         Wav2SmallError: wrong options, no transcripts, another run's folder
