@@ -76,6 +76,8 @@ class Config:
     )
     noise: str = _option("", "with --online: folder of noise for fresh variants")
     rooms: str = _option("", "with --online: folder of room impulse responses for them")
+    noise_licence: str = _option("unknown", "of --noise, for provenance")
+    rooms_licence: str = _option("unknown", "of --rooms, for provenance")
     patience: int = _option(0, "stop after so many epochs without a better validation; 0 = never")
     quantise: str = _option(
         "none", "grid of the quantisation-aware last phase", choices=("none", "int8", "int4")
@@ -99,7 +101,9 @@ DEEP_LEARNING_RATE = 1e-3
 DEEP_FREEZE_BN_FRACTION = 0.4
 
 #: Settings that may differ when a run goes on: they change no weight.
-RESUME_SAFE = frozenset({"device", "cache_mb", "workers", "threads", "checkpoint_s"})
+RESUME_SAFE = frozenset(
+    "device cache_mb workers threads checkpoint_s noise_licence rooms_licence".split()
+)
 
 
 #: Former names of settings, as older distill.toml files have them.

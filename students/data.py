@@ -61,6 +61,19 @@ def variant_settings(config: Config, table: Labels, *, fresh: bool) -> Mapping[s
     return table.provenance.get("variants") or {}
 
 
+def disturbances(config: Config) -> list[dict[str, str]]:
+    """Folders that variants for a teacher online are made with, for the provenance."""
+    named = {
+        "noise": (config.noise, config.noise_licence),
+        "rooms": (config.rooms, config.rooms_licence),
+    }
+    return [
+        {"source": folder, "licence": licence, "role": role}
+        for role, (folder, licence) in named.items()
+        if folder
+    ]
+
+
 def invariances(provenance: Mapping[str, Any]) -> frozenset[str]:
     """Changes of the audio that no teacher of a label table reacts to, such as {"gain"}."""
     sets = [set(teacher.get("invariances", ())) for teacher in provenance.get("teachers", ())]

@@ -159,7 +159,15 @@ def distill(
         if rank == 0:
             configuration.write(output / "distill.toml", resolved, labels=source)
             settings = configuration.identity(resolved)
-            run_folder.write_provenance(output, table, student, settings, labels=digest)
+            run_folder.write_provenance(
+                output,
+                table,
+                student,
+                settings,
+                labels=digest,
+                online=online,
+                disturbances=data.disturbances(resolved) if online is not None else (),
+            )
         run.fit(stop)
         prediction = run.predict(run.best)
         truth = table.values[valid]

@@ -56,7 +56,14 @@ def events(output: Path) -> Any:
 
 
 def write_provenance(
-    output: Path, table: Labels, student: Student, settings: Mapping[str, Any], *, labels: str
+    output: Path,
+    table: Labels,
+    student: Student,
+    settings: Mapping[str, Any],
+    *,
+    labels: str,
+    online: Any = None,
+    disturbances: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Write provenance.json: that of the label table, and the distillation.
 
@@ -66,10 +73,24 @@ def write_provenance(
         student: its name and options
         settings: those that change the weights
         labels: hash of clips, labels and split
+        online: teacher that was asked during training, if any
+        disturbances: folders with which its variants were made: source, licence, role
     """
+    asked: list[Any] = []
+    if online is not None:
+        fields = ("name", "id", "revision", "licence")
+        asked = [{name: str(getattr(online, name, provenance.UNKNOWN)) for name in fields}]
+        if hasattr(online, "provenance"):
+            asked = list(online.provenance())
+    lists = {"teachers": asked, "audio": [dict(entry) for entry in disturbances]}
+    known = {kind: list(table.provenance.get(kind) or ()) for kind in lists}
     lineage = {
         **provenance.new(),
         **table.provenance,
+        **{
+            kind: known[kind] + [entry for entry in added if entry not in known[kind]]
+            for kind, added in lists.items()
+        },
         "student": {"name": student.name, **student.config},
         "distillation": {"labels": labels, "settings": settings},
         "versions": {

@@ -66,6 +66,7 @@ _MAKERS = {
 }
 _FOLDER = "wav2small.teachers.folder:load_folder"
 _ONNX = "wav2small.teachers.folder:load_onnx"
+_PLACED = "wav2small.teachers.placed:Placed"
 _HUB = "wav2small.teachers.folder:load_hub"
 
 _registered: dict[str, Callable[..., Any]] = {}
@@ -95,7 +96,9 @@ def list_teachers() -> list[dict[str, Any]]:
     return rows
 
 
-def load_teacher(spec: str | Teacher, *, licence: str | None = None, **options: Any) -> Teacher:
+def load_teacher(
+    spec: str | Teacher, *, licence: str | None = None, placement: bool = False, **options: Any
+) -> Teacher:
     """Load a teacher.
 
     Args:
@@ -105,6 +108,8 @@ def load_teacher(spec: str | Teacher, *, licence: str | None = None, **options: 
             `package.module:Class`, a class of your own; `ensemble:SPEC=WEIGHT,SPEC=WEIGHT`; or a
             teacher, which is returned as it is
         licence: of a teacher that names none
+        placement: of a teacher of categories: arousal, dominance and valence by the documented
+            places of its categories
         options: `device`, `dtype`, `members`, `weights`, of ONNX models `output`, `dimensions`,
             `scale` ...; a teacher takes those it knows
 
@@ -122,7 +127,7 @@ def load_teacher(spec: str | Teacher, *, licence: str | None = None, **options: 
         )
     if licence:
         teacher.licence = licence
-    return teacher
+    return _object(_PLACED)(teacher) if placement else teacher
 
 
 def _load(spec: str, options: dict[str, Any]) -> Teacher:

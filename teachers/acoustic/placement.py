@@ -49,20 +49,22 @@ RANGES = {
 DOMINANCE_OF_AROUSAL = 0.75
 
 
-def placements(table: Any) -> dict[str, np.ndarray]:
+def placements(table: Any = None) -> dict[str, np.ndarray]:
     """The place (3,) of every emotion, -1..1, from the sources and the table's own ratings.
 
     Args:
-        table: DataFrame with `emotion`, and `arousal` and `valence`, NaN where nobody rated
+        table: DataFrame with `emotion`, and `arousal` and `valence`, NaN where nobody rated; None =
+            the other sources alone
     """
     result = {}
     for emotion, words in WORDS.items():
         sources: list[tuple[float, float, float]] = [words]
         if emotion in RANGES:
             sources.append(RANGES[emotion])
-        rated = table[(table.emotion == emotion) & table.arousal.notna()]
-        if len(rated) >= 3:
-            sources.append((rated.arousal.mean(), _, rated.valence.mean()))
+        if table is not None:
+            rated = table[(table.emotion == emotion) & table.arousal.notna()]
+            if len(rated) >= 3:
+                sources.append((rated.arousal.mean(), _, rated.valence.mean()))
         arousal = float(np.mean([source[0] for source in sources if np.isfinite(source[0])]))
         sources.append((_, DOMINANCE_OF_AROUSAL * arousal, _))
         result[emotion] = np.nanmean(np.array(sources, dtype=float), axis=0)

@@ -21,6 +21,8 @@ class TeacherOptions:
             valence arousal dominance (default: as its model.yaml says)
         scale: lowest and highest output of an ONNX model, mapped to 0..1 (default: 0 1)
         licence: licence of a teacher that names none
+        placement: a teacher of categories alone gives arousal, dominance and valence, too, by the
+            documented places of its categories
         members: of --teacher ensemble (default: the paper's)
         weights: of the members (default: equal)
         revision: of --teacher wavlm or wav2vec2, a commit
@@ -34,6 +36,7 @@ class TeacherOptions:
     dimensions: Sequence[str] | None = None
     scale: tuple[float, float] | None = None
     licence: str | None = None
+    placement: bool = False
     members: Sequence[str] | None = None
     weights: Sequence[float] | None = None
     revision: str | None = None
@@ -44,7 +47,7 @@ class TeacherOptions:
         Raises:
             Wav2SmallError: the teacher has no such option
         """
-        given = {name: value for name, value in asdict(self).items() if value is not None}
+        given = {name: value for name, value in asdict(self).items() if value not in (None, False)}
         for name in ("members", "weights", "revision"):
             fits = ("wavlm", "wav2vec2") if name == "revision" else ("ensemble",)
             if name in given and teacher not in fits:
@@ -97,9 +100,12 @@ class VariantOptions:
         noise: background noise for variants
         rooms: room impulse responses for variants
         mixture: speech that variants mix in
+        noise_licence: of --noise, for provenance
+        rooms_licence: of --rooms, for provenance
+        mixture_licence: of --mixture, for provenance
 
     Raises:
-        Wav2SmallError: folders without variants, or a negative number
+        Wav2SmallError: folders without variants, licences without folders, or a negative number
 
     Example:
         >>> VariantOptions(2).settings().rooms is None
@@ -110,6 +116,9 @@ class VariantOptions:
     noise: str | None = None
     rooms: str | None = None
     mixture: str | None = None
+    noise_licence: str = provenance.UNKNOWN
+    rooms_licence: str = provenance.UNKNOWN
+    mixture_licence: str = provenance.UNKNOWN
 
     def __post_init__(self) -> None:
         if self.variants < 0:
@@ -117,6 +126,17 @@ class VariantOptions:
         for name in ("noise", "rooms", "mixture"):
             if getattr(self, name) and not self.variants:
                 raise Wav2SmallError(f"--{name} is for variants; say how many with --variants K")
+            licence = getattr(self, f"{name}_licence")
+            if licence != provenance.UNKNOWN and not getattr(self, name):
+                raise Wav2SmallError(f"--{name}-licence {licence}: it is for --{name} FOLDER")
+
+    def sources(self) -> list[dict[str, str]]:
+        """The folders in a provenance: labels of variants depend on them, too."""
+        return [
+            {"source": folder, "licence": getattr(self, f"{role}_licence"), "role": role}
+            for role in ("noise", "rooms", "mixture")
+            if (folder := getattr(self, role))
+        ]
 
     def settings(self) -> augmentation.Settings:
         """The folders, checked and pinned.

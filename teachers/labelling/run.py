@@ -114,7 +114,10 @@ def label(
         identity["asr"] = [recogniser.id, recogniser.revision]
     history = provenance.new(
         teachers=licensed(model) + ([recogniser.entry] if recogniser else []),
-        audio=[{"source": _source_name(source), "licence": clips.audio_licence}],
+        audio=[
+            {"source": _source_name(source), "licence": clips.audio_licence},
+            *copies.sources(),
+        ],
         labelling=cut,
         variants=vars(settings) if copies.variants else {},
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from wav2small import files, provenance
 from wav2small.dimensions import DIMENSIONS
+from wav2small.emotions import common
 from wav2small.errors import Wav2SmallError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ LICENCES = {
     "3loi/SER-Odyssey-Baseline-WavLM-Arousal": "MIT",
     "3loi/SER-Odyssey-Baseline-WavLM-Dominance": "MIT",
     "3loi/SER-Odyssey-Baseline-WavLM-Valence": "MIT",
+    "3loi/SER-Odyssey-Baseline-WavLM-Categorical": "MIT",
     "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim": "CC-BY-NC-SA-4.0",
     "audeering/wav2vec2-large-robust-24-ft-age-gender": "CC-BY-NC-SA-4.0",
     "audeering/wav2vec2-large-robust-6-ft-age-gender": "CC-BY-NC-SA-4.0",
@@ -259,6 +261,20 @@ def require(config: Mapping[str, Any], names: Iterable[str], where: str | Path) 
             raise Wav2SmallError(
                 f"{where}: no field `{name}`; bring the file it was published with"
             )
+
+
+def categories(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of a head's outputs where none of them is a dimension; empty otherwise.
+
+    Example:
+        >>> categories({"id2label": {"0": "Angry", "1": "neutral"}})
+        ('anger', 'neutral')
+    """
+    names = config.get("id2label") or {}
+    if not all(str(key).isdigit() for key in names):
+        return ()
+    found = tuple(common(names[key]) for key in sorted(names, key=int))
+    return () if set(found) & set(DIMENSIONS) or len(set(found)) < 2 else found
 
 
 def dimensions(

@@ -140,6 +140,18 @@ class NeuralTeacher:
         return wait
 
 
+class Categorical(nn.Module):
+    """A network whose outputs are logits of categories, as `NeuralTeacher` takes it."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        logits, _ = self.network(signal, lengths)
+        return logits[:, :0], logits
+
+
 def choose_device(name: str) -> torch.device:
     """The device a user asked for.
 

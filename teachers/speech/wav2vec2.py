@@ -18,7 +18,7 @@ from wav2small.errors import Wav2SmallError
 
 from . import backbones, checkpoint
 from .checkpoint import Checkpoint
-from .neural import NeuralTeacher, valid, whole
+from .neural import Categorical, NeuralTeacher, valid, whole
 
 HUB_ID = "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm")
@@ -113,6 +113,10 @@ def load(source: Checkpoint, **options: Any) -> NeuralTeacher:
     with torch.device("meta"):
         network = Network(config, where, normalise=normalise)
     checkpoint.load_weights(network, source)
+    if categories := checkpoint.categories(config):
+        name = config.get("teacher_name") or "wav2vec2"
+        options |= {"dimensions": (), "categories": categories}
+        return NeuralTeacher(Categorical(network), source, name=name, **options)
     dimensions = checkpoint.dimensions(config, len(config["id2label"]), where)
     assert dimensions is not None
     return NeuralTeacher(

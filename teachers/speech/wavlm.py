@@ -21,11 +21,22 @@ from wav2small.errors import Wav2SmallError
 
 from . import backbones, checkpoint
 from .checkpoint import Checkpoint
-from .neural import NeuralTeacher, valid, whole
+from .neural import Categorical, NeuralTeacher, valid, whole
 
 HUB_ID = "3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes"
 MODEL_TYPE = "ser"
 _FIELDS = ("mean", "std", "hidden_size", "num_classes", "classifier_hidden_layers")
+#: Outputs of 3loi/SER-Odyssey-Baseline-WavLM-Categorical, whose configuration names none.
+PUBLISHED_CATEGORIES = (
+    "anger",
+    "sadness",
+    "happiness",
+    "surprise",
+    "fear",
+    "disgust",
+    "contempt",
+    "neutral",
+)
 _LEAST_VARIANCE = 1e-5  # of the statistics pooling, as published
 
 
@@ -144,6 +155,18 @@ def load(source: Checkpoint, **options: Any) -> NeuralTeacher:
     with torch.device("meta"):
         network = Network(config, where)
     checkpoint.load_weights(network, source)
+    categories = checkpoint.categories(config)
+    if not config.get("id2label") and config["num_classes"] == len(PUBLISHED_CATEGORIES):
+        categories = PUBLISHED_CATEGORIES
+    if categories:
+        if len({*categories}) != config["num_classes"]:
+            raise Wav2SmallError(
+                f"{where}: id2label names {', '.join(categories)}, the model has "
+                f"{config['num_classes']} outputs; each once"
+            )
+        name = config.get("teacher_name") or "wavlm"
+        options |= {"dimensions": (), "categories": categories}
+        return NeuralTeacher(Categorical(network), source, name=name, **options)
     dimensions = checkpoint.dimensions(config, config["num_classes"], where)
     return NeuralTeacher(
         network,

@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from wav2small.dimensions import DIMENSIONS
     from wav2small.errors import Wav2SmallError
     from wav2small.students import config
     from wav2small.students.distillation import distill
@@ -76,6 +77,11 @@ def run(args: argparse.Namespace) -> int:
         from wav2small.teachers.registry import load_teacher
 
         online = load_teacher(args.online)
+        if tuple(online.dimensions) != DIMENSIONS:
+            raise Wav2SmallError(
+                f"--online {args.online}: estimates {', '.join(online.dimensions) or 'categories'} "
+                f"only; a student learns {', '.join(DIMENSIONS)}"
+            )
     result = distill(
         labels,
         args.output,

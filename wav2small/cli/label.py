@@ -10,7 +10,7 @@ EXAMPLE = """  wav2small label recordings/ -o labels.parquet
   wav2small label speech/ -o labels.parquet --variants 4 --noise noise/ --rooms rooms/
   wav2small label speech/ -o labels.parquet --teacher teacher/ --asr whisper/"""
 
-FOLDER = {"metavar": "FOLDER"}
+FOLDER, NAME = {"metavar": "FOLDER"}, {"metavar": "NAME"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         options.LABEL,
         skip=(
-            "teacher_output", "teacher_dimensions", "teacher_scale", "teacher_licence", "flush_s"
+            "teacher_output", "teacher_dimensions", "teacher_scale", "teacher_licence",
+            "teacher_placement", "flush_s",
         ),
         teacher={"metavar": "NAME|FOLDER|HUB_ID"},
         teacher_members={"flags": ["--members"], "metavar": "TEACHER"},
@@ -30,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         noise=FOLDER,
         rooms=FOLDER,
         mixture=FOLDER,
+        noise_licence=NAME,
+        rooms_licence=NAME,
+        mixture_licence=NAME,
         engine={"choices": ["local", "ray"]},
         batch_s={"flags": ["--batch-seconds"]},
     )  # fmt: skip

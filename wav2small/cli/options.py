@@ -82,7 +82,8 @@ def add_teacher(parser: argparse.ArgumentParser) -> None:
     names = ("teacher_output", "teacher_dimensions", "teacher_scale", "teacher_licence")
     named: dict[str, Any] = {name: {"metavar": "NAME"} for name in names if "scale" not in name}
     group = parser.add_argument_group("teachers that do not describe themselves")
-    add(group, LABEL, *names, **named)
+    placement = {"flags": ["--placement"]}
+    add(group, LABEL, *names, "teacher_placement", teacher_placement=placement, **named)
 
 
 def _flags(name: str, option: Option) -> list[str]:

@@ -1,0 +1,148 @@
+"""Teachers of categories alone, their placement in arousal, dominance and valence; licences."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import test_onnx
+from labelling_cases import label
+from safetensors.torch import load_file
+from test_teachers_neural import DAWN, SER, oracle_ser, signals, write
+
+from wav2small import distill, read_labels
+from wav2small.errors import Wav2SmallError
+from wav2small.export import licences
+from wav2small.teachers import load_teacher
+from wav2small.teachers.acoustic.placement import placements
+from wav2small.teachers.base import columns
+from wav2small.teachers.speech.wavlm import PUBLISHED_CATEGORIES
+
+EIGHT = SER | {"num_classes": 8}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("eight"), EIGHT)
+
+
+def softmax(logits):
+    shares = np.exp(logits - logits.max())
+    return shares / shares.sum()
+
+
+def test_the_published_layout_gives_probabilities(folder):
+    teacher = load_teacher(str(folder), device="cpu")
+    assert teacher.dimensions == ()
+    batch, lengths = signals()
+    found = columns(teacher, batch, lengths)
+    assert list(found) == [f"probability_{name}" for name in PUBLISHED_CATEGORIES]
+    weights = load_file(folder / "model.safetensors")
+    from wav2small.teachers.speech import checkpoint
+
+    weights = {checkpoint.modern(key): value for key, value in weights.items()}
+    for row, length in enumerate(lengths):
+        expected = softmax(oracle_ser(EIGHT, weights, batch[row, :length]))
+        np.testing.assert_allclose([v[row] for v in found.values()], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [EIGHT, DAWN])
+def test_names_come_from_the_configuration(config, tmp_path):
+    names = ["Sad", "happy", "NEUTRAL", "calm", "fear", "disgust", "surprise", "anger"]
+    named = config | {"id2label": {str(n): name for n, name in enumerate(names)}}
+    teacher = load_teacher(str(write(tmp_path, named)), device="cpu")
+    assert teacher.categories[:3] == ("sadness", "happiness", "neutral")
+    found = columns(teacher, *signals())
+    np.testing.assert_allclose(np.sum(list(found.values()), axis=0), 1, atol=1e-5)
+
+
+def test_placement(folder):
+    batch, lengths = signals()
+    plain = columns(load_teacher(str(folder), device="cpu"), batch, lengths)
+    teacher = load_teacher(str(folder), device="cpu", placement=True)
+    found = columns(teacher, batch, lengths)
+    known = [name for name in PUBLISHED_CATEGORIES if name != "contempt"]  # nobody placed it
+    shares = np.stack([plain[f"probability_{name}"] for name in known], axis=1)
+    places = np.stack([placements()[name] for name in known])
+    expected = (shares / shares.sum(axis=1, keepdims=True) @ places + 1) / 2
+    got = np.stack([found[name] for name in ("arousal", "dominance", "valence")], axis=1)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    entry = teacher.provenance()[0]
+    assert set(entry["placement"]) == set(known) and entry["revision"].endswith(";placement")
+    with pytest.raises(Wav2SmallError, match="for teachers of categories alone"):
+        load_teacher("acoustic", placement=True)
+
+
+def test_an_onnx_model_of_categories_is_placed_too(tmp_path, clip):
+    test_onnx.graph(tmp_path / "model.onnx", width=2)
+    (tmp_path / "model.yaml").write_text(test_onnx.YAML.format("Angry, Sad"))
+    teacher = load_teacher(str(tmp_path), placement=True)
+    found = columns(teacher, clip[None], np.array([len(clip)]))
+    shares = softmax(np.mean(clip.astype(float) ** 2) * np.array([1, 2]))
+    places = [placements()[name][0] for name in ("anger", "sadness")]
+    assert found["arousal"][0] == pytest.approx((shares @ places + 1) / 2, abs=1e-6)
+
+
+def test_a_table_of_categories_is_no_training_material_until_placed(folder, speech, tmp_path):
+    options = {"teacher": str(folder), "workers": 0, "device": "cpu"}
+    source = speech / "labels.csv"
+    assert label(source, tmp_path / "c.parquet", **options).rows == 24
+    frame = read_labels(tmp_path / "c.parquet", partial=True, instead="probability_").frame
+    assert "arousal" not in frame and "probability_anger" in frame
+    with pytest.raises(Wav2SmallError, match="no column arousal"):
+        distill(tmp_path / "c.parquet", tmp_path / "run")
+    placed = {**options, "teacher_placement": True}
+    label(source, tmp_path / "p.parquet", **placed)
+    table = read_labels(tmp_path / "p.parquet")
+    assert table.dimensions == ("arousal", "dominance", "valence")
+    assert "placement" in table.provenance["teachers"][0]
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    path = tmp_path_factory.mktemp("noise")
+    sound = 0.1 * np.random.default_rng(0).normal(size=32000)
+    soundfile.write(path / "hum.wav", sound, 16000)
+    return str(path)
+
+
+@pytest.mark.parametrize("licence", ["unknown", "CC-BY-NC-4.0", "Apache-2.0"])
+def test_what_is_mixed_into_variants_binds_the_labels(licence, noise, speech, tmp_path):
+    label(
+        speech / "labels.csv",
+        tmp_path / "l.parquet",
+        variants=1,
+        noise=noise,
+        noise_licence=licence,
+        audio_licence="CC0-1.0",
+        workers=0,
+    )
+    forbidding = licences.forbidding(read_labels(tmp_path / "l.parquet").provenance)
+    if licence == "Apache-2.0":
+        assert forbidding == []
+    else:
+        assert forbidding == [f"audio {noise} ({licence})"]
+
+
+def test_a_licence_of_no_folder_is_rejected(speech, tmp_path):
+    with pytest.raises(Wav2SmallError, match="--rooms-licence MIT: it is for --rooms FOLDER"):
+        label(speech, tmp_path / "l.parquet", variants=1, rooms_licence="MIT")
+
+
+class NonCommercial:
+    name = id = "nc"
+    revision, licence, sampling_rate = "1", "CC-BY-NC-SA-4.0", 16000
+    dimensions, invariances = ("arousal", "dominance", "valence"), frozenset()
+
+    def predict(self, batch, lengths):
+        return np.clip(np.tile(np.abs(batch).mean(axis=1), (3, 1)).T, 0, 1)
+
+
+def test_a_teacher_online_and_its_noise_bind_the_student(labels, noise, tmp_path):
+    settings = {"epochs": 1, "batch_size": 8, "crop_s": 0.5, "noise": noise}
+    distill(labels, tmp_path / "run", online=NonCommercial(), **settings)
+    lineage = json.loads((tmp_path / "run/provenance.json").read_text())
+    assert licences.forbidding(lineage) == [
+        "teacher nc (CC-BY-NC-SA-4.0)",
+        f"audio {noise} (unknown)",
+    ]
