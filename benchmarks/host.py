@@ -37,13 +37,13 @@ def benchmark(
     model and length (Linux only).
 
     Args:
-        bundles: bundle folders or ONNX files with a waveform input; naming one twice is
-            allowed and shows how far two measurements of the same thing differ
-        against: further ONNX files as yardsticks
+        bundles: bundle folder or .onnx file. One or several; naming one twice is allowed and shows
+            how far two measurements of the same thing differ
+        against: any other ONNX models with one waveform input, as yardsticks
         durations: clip lengths in seconds
-        runs: counted rounds per length, at least 1
+        runs: counted rounds per length. At least 1
         warm_up: rounds before them
-        threads: of each session
+        threads: threads of each session
         cost: count parameters, MACs and bytes (needs the package onnx)
         memory: measure memory, load time and first-call time
 

@@ -153,9 +153,10 @@ def microcontroller(
     Args:
         bundle: folder with `c/nano_<name>.c`, made by `wav2small export --c`, or that file
         target: one of TARGETS
-        clip: speech, a file or 16 kHz samples; its first 4 s are used. None = synthetic speech
+        clip: speech to run, its first 4 s; None = synthetic speech. A file or 16 kHz samples
         clock_mhz: for the estimate of the duty cycle; None = of a usual part
-        cycles_per_instruction: likewise; None = from published timings, where there are any
+        cycles_per_instruction: for the estimate of the duty cycle; None = from published timings,
+            where there are any
         estimate_every: hops between estimates; 0 = one per hop
 
     Raises:

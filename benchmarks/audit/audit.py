@@ -30,8 +30,8 @@ class CompareOptions:
     """What the bundle is compared with.
 
     Attributes:
-        bundles: other bundles
-        teacher: a teacher (see `wav2small teachers`)
+        bundles: other bundles to compare with
+        teacher: compared with the bundle. See `wav2small teachers`
     """
 
     bundles: Sequence[str | os.PathLike[str]] = ()
@@ -43,12 +43,12 @@ class SuiteOptions:
     """Which tests run, with what, and what must come out of them.
 
     Attributes:
-        only: patterns of tests to run, such as "robustness:gain*"; all by default
-        noise: folder of recorded noise
-        rooms: folder of impulse responses
-        require: patterns of tests that must pass, such as "robustness:gain*"
-        baseline: result of a former audit of the same clips; nothing may be worse than it
-            beyond its interval
+        only: run these tests only; * is allowed, such as 'robustness:*'
+        noise: recorded noise to disturb with
+        rooms: room impulse responses
+        require: exit 1 unless these tests pass; GROUP:TEST:DIMENSION and * are allowed
+        baseline: exit 1 if worse than this former audit -o. It must be of the same clips, and
+            worse is what is beyond its interval
         resamples: of the bootstrap behind the 95 % intervals
     """
 
@@ -74,16 +74,16 @@ def audit(
     """Run the trust suite.
 
     Args:
-        bundle: bundle folder or `.onnx` file
-        source: folder, file, table or audformat database; columns arousal, dominance, valence
-            are the truth; emotion, speaker, sex, language and accent are used where they are
-        output: JSON file of the result; a run that was stopped leaves `FILE.part`, and the same
-            call resumes from it
+        bundle: bundle folder or .onnx file
+        source: folder, audio file, CSV or parquet table, audformat database; columns arousal,
+            dominance, valence are the truth; emotion, speaker, sex, language, accent are used too
+        output: write the full result as JSON. A run that was stopped leaves `FILE.part`, and the
+            same call resumes from it
         clips: which clips of the source, and which truth
         compare: what the bundle is compared with
         suite: which tests, with which noise, and what they must reach
-        seed: of every perturbation, drawing and resampling
-        processes: None = one per core
+        seed: of all that is drawn
+        processes: number of processes; None = one per core that may be used
 
     Returns:
         a dictionary of JSON values: `bundle`, `source`, `corpus`, `settings`, `figures` (one per

@@ -40,11 +40,11 @@ class ClipOptions:
     """Which clips of a source are used, and what is known about them.
 
     Attributes:
-        truth: another table with ratings of the source's files
-        scale: (lowest, highest) rating of the truth, mapped to 0..1; None = it is 0..1 already
+        truth: another table with the ratings
+        scale: lowest and highest rating of the truth, mapped to 0..1; None = 0 1
         root: folder that the files of the source are relative to
-        by: further columns of the source whose groups are compared
-        limit: number of clips drawn from the source, None = all
+        by: compare the groups of this column too; may be given again. A sequence of columns
+        limit: draw N clips of the source
     """
 
     truth: str | os.PathLike[str] | None = None

@@ -26,11 +26,11 @@ class PageOptions:
     """What the page shows.
 
     Attributes:
-        title: of the page, "" = names of what it is about
+        title: of the page; None = names of what it is about
         runs: rounds of the quick benchmark; 0 = none
-        clips: number of worst clips that can be played
-        live: add a live demo of the first bundle, in ONNX Runtime Web
-        onnxruntime_web: folder of the npm package onnxruntime-web; None = fetched with npm
+        clips: worst clips with their audio
+        live: a live demo of the first bundle, in the browser
+        onnxruntime_web: the npm package onnxruntime-web, for --live; None = fetched with npm
     """
 
     title: str = ""
@@ -42,7 +42,7 @@ class PageOptions:
 
 def report(
     inputs: Sequence[str | os.PathLike[str]],
-    output: str | os.PathLike[str],
+    output: str | os.PathLike[str] = "report.html",
     *,
     source: str | os.PathLike[str] | None = None,
     clips: ClipOptions | None = None,
@@ -57,12 +57,12 @@ def report(
     with the others.
 
     Args:
-        inputs: run folders (also of runs that still train), bundle folders, ONNX files, results of
-            `audit -o` and `benchmark --json`
-        output: the page (.html)
-        source: clips to audit the first bundle on; see `audit`
+        inputs: run folders, bundle folders, .onnx files, results of `audit -o`, `benchmark --json`.
+            Runs may still be training
+        output: the page
+        source: audit the first bundle on this (see audit)
         clips: which clips and which truth that audit uses
-        teacher: to compare the bundle with in that audit
+        teacher: compared with the bundle in that audit
         suite: tests and noise of that audit
         page: what the page shows
 

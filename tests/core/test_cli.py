@@ -1,11 +1,17 @@
 """The command line as a whole: help, usage errors, and what may not be imported."""
 
+import argparse
+import dataclasses
+import importlib
+import inspect
 import subprocess
 import sys
+import typing
 
 import pytest
 
 from wav2small.cli import main as cli
+from wav2small.cli import options
 
 
 def command(*arguments):
@@ -22,6 +28,72 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
     shown = capsys.readouterr().out
     assert f"usage: wav2small {verb}" in shown
     assert f"example:\n  wav2small {verb}" in shown
+
+
+FUNCTIONS = [
+    (verb, function)
+    for verb in cli.VERBS
+    for name, function in vars(importlib.import_module(f"wav2small.cli.{verb}")).items()
+    if name.isupper() and isinstance(function, str) and function.startswith("wav2small.")
+] + [("label", options.LABEL), ("evaluate", options.LABEL)]
+
+
+def defaults_of(function) -> dict[str, object]:
+    """Defaults of a function and of its groups of options, by inspection of the imported one."""
+    hints = typing.get_type_hints(function)
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        kinds = [hints[name], *typing.get_args(hints[name])]
+        group = next((kind for kind in kinds if str(kind).endswith("Options'>")), None)
+        if group is None or bool in kinds:
+            found[name] = None if parameter.default is parameter.empty else parameter.default
+            continue
+        prefix = "teacher_" if name == "teacher_options" else ""
+        for field in dataclasses.fields(group):
+            found[prefix + field.name] = field.default
+    return found
+
+
+@pytest.mark.parametrize(("verb", "spec"), FUNCTIONS)
+def test_options_have_the_defaults_of_their_function(verb, spec):
+    """What is read from the source text is what the imported function has."""
+    module, _, name = spec.partition(":")
+    expected = defaults_of(getattr(importlib.import_module(module), name))
+    assert {key: option.default for key, option in options.read(spec).items()} == expected
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"wav2small.cli.{verb}").add_arguments(parser)
+    shared = [action for action in parser._actions if action.dest in expected]
+    assert shared and all(action.help for action in shared)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], {"window_s": 12.0, "scale": None, "overwrite": False, "members": None}),
+        (["--window", "3"], {"window_s": 3.0}),
+        (["--scale", "1", "7", "--overwrite"], {"scale": [1.0, 7.0], "overwrite": True}),
+        (["--members", "a", "b", "--no-gate"], {"members": ["a", "b"], "gate": False}),
+    ],
+)
+def test_arguments_follow_from_a_signature(words, expected, tmp_path, monkeypatch):
+    (tmp_path / "signature.py").write_text(
+        '"""Options."""\n'
+        "from collections.abc import Sequence\n"
+        "A, WINDOW_S = 1, 12.0\n"
+        "def run(source: str, output: str, *, window_s: float = WINDOW_S, gate: bool = True,\n"
+        "        scale: tuple[float, float] | None = None, overwrite: bool = False,\n"
+        "        members: Sequence[str] | None = None):\n"
+        '    """Run.\n\n    Args:\n        source: what; None = all. More of it\n'
+        '        window_s: seconds, 5 % of it\n    """\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    parser = argparse.ArgumentParser()
+    options.add(parser, "signature:run", source={"metavar": "SOURCE"})
+    found = vars(parser.parse_args(["in", "-o", "out", *words]))
+    assert found["source"] == "in" and found["output"] == "out"
+    assert {name: found[name] for name in expected} == expected
+    text = parser.format_help()
+    assert "what (default: all)\n" in text and "5 % of it (default: 12.0)" in text
 
 
 @pytest.mark.parametrize(

@@ -2,27 +2,23 @@
 
 import argparse
 
+from wav2small.cli import options
+
 EXAMPLE = "wav2small demo -o demo/"
 
 
+FUNCTION = "wav2small.demo.demo:demo"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-o", "--output", default="demo", help="folder for all of it (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--clips", type=int, default=1000, help="sentences to learn from (default: %(default)s)"
-    )
-    parser.add_argument("--epochs", type=int, default=5, help="of training (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of script and training")
+    options.add(parser, FUNCTION)
     parser.add_argument("--json", action="store_true", help="machine-readable")
 
 
 def run(args: argparse.Namespace) -> int:
     import json
 
-    from wav2small.demo.demo import demo
-
-    result = demo(args.output, clips=args.clips, epochs=args.epochs, seed=args.seed)
+    result = options.call(FUNCTION, **vars(args))
     if args.json:
         print(json.dumps(vars(result), indent=2))
         return 0

@@ -111,7 +111,8 @@ def _settings(name: str, option: Option) -> dict[str, Any]:
     if not option.required:
         settings["default"] = option.default
         if option.default not in (None, "", ()) and "default: " not in text:
-            text += " (default: %(default)s)"
+            shown = option.default if isinstance(option.default, tuple) else [option.default]
+            text += f" (default: {' '.join(f'{value}' for value in shown)})"
     return {**settings, "help": text}
 
 
