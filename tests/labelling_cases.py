@@ -1,8 +1,8 @@
 """`label` for tests: every option by its name, as on the command line."""
 
-from functools import partial
+from wav2small.cli import options
 
-from wav2small.cli.options import call
-from wav2small.teachers.labelling.run import label as _label
 
-label = partial(call, _label)
+def label(source, output, **named):
+    assert named.keys() <= options.read(options.LABEL).keys()
+    return options.call(options.LABEL, source, output, **named)

@@ -49,8 +49,9 @@ def defaults_of(function) -> dict[str, object]:
             found[name] = None if parameter.default is parameter.empty else parameter.default
             continue
         prefix = "teacher_" if name == "teacher_options" else ""
+        changed = vars(parameter.default) if isinstance(parameter.default, group) else {}
         for field in dataclasses.fields(group):
-            found[prefix + field.name] = field.default
+            found[prefix + field.name] = changed.get(field.name, field.default)
     return found
 
 

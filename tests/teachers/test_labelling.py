@@ -27,6 +27,7 @@ from wav2small.teachers.labelling import run as labelling
 
 TESTS = str(Path(__file__).parents[1])
 KEYS = ["file", "start", "end"]
+MISMATCH = {"teacher": "ensemble", "teacher_members": ["acoustic"], "teacher_weights": [1, 2]}
 
 
 @pytest.fixture(autouse=True)
@@ -249,7 +250,7 @@ def test_exit_codes_and_what_is_said(speech, tmp_path):
         ({"teacher": "acustic"}, "did you mean acoustic"),
         ({"teacher": "nowhere.at:All"}, "No module named 'nowhere'"),
         ({"teacher": "ensemble:acoustic=x"}, "is no number"),
-        ({"teacher": "ensemble", "members": ["acoustic"], "weights": [1, 2]}, "2 weights for 1"),
+        (MISMATCH, "2 weights for 1"),
         ({"variants": -1}, "--variants -1"),
         ({"noise": "somewhere"}, "--variants K"),
         ({"variants": 1, "rooms": "/nowhere"}, "/nowhere: no audio"),

@@ -111,8 +111,9 @@ def _settings(name: str, option: Option) -> dict[str, Any]:
     if not option.required:
         settings["default"] = option.default
         if option.default not in (None, "", ()) and "default: " not in text:
-            shown = option.default if isinstance(option.default, tuple) else [option.default]
-            text += f" (default: {' '.join(f'{value}' for value in shown)})"
+            several = isinstance(option.default, tuple)
+            shown = " ".join(map(str, option.default)) if several else "%(default)s"
+            text += f" (default: {shown})"
     return {**settings, "help": text}
 
 
@@ -209,11 +210,15 @@ def _options(source: _Source, node: ast.FunctionDef) -> Iterator[tuple[str, Opti
         if isinstance(group, ast.ClassDef) and any("dataclass" in ast.unparse(decorator) for
                                                    decorator in group.decorator_list):  # fmt: skip
             described = _descriptions(ast.get_docstring(group))
+            while isinstance(default, ast.Name):  # of a group whose defaults are others
+                _, default = source.find(default.id)
+            changed = {item.arg: item.value for item in getattr(default, "keywords", ())}
             for field in group.body:
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
                     own = field.target.id
                     name = _flat(argument.arg, own)
-                    yield name, place.option(field.annotation, field.value, described.get(own))
+                    value = changed.get(own, field.value)
+                    yield name, place.option(field.annotation, value, described.get(own))
         else:
             name = argument.arg
             yield name, source.option(argument.annotation, default, text.get(name))

@@ -31,8 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         FUNCTION,
         skip=("source", "output", "recipe"),
         audio_licence={"metavar": "NAME"},
-        epochs={"default": 20},
-        validation={"default": "0.1"},
     )
 
 
