@@ -11,8 +11,9 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from wav2small import progress
 from wav2small.errors import Wav2SmallError
 
 
@@ -145,3 +146,83 @@ class Lock:
 
     def __exit__(self, *exception: object) -> None:
         self._lock.release()
+
+
+class Journal:
+    """What a run has done so far, one JSON line each, so that the same call resumes from it.
+
+    Args:
+        path: of the journal, `OUTPUT.part`; None = nothing is kept
+        settings: JSON values that must be the same to resume
+
+    Attributes:
+        done: key -> what was added under it, by this run and by the one it resumes
+
+    Raises:
+        Wav2SmallError: another run writes it, or it cannot be written
+
+    Example:
+        >>> with Journal("out.csv.part", {"seed": 0}) as journal:
+        ...     journal.add("a.wav", 0.5)
+        >>> with Journal("out.csv.part", {"seed": 0}) as journal:
+        ...     journal.done
+        {'a.wav': 0.5}
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, settings: Any):
+        self.path = None if path is None else Path(path)
+        self.done: dict[str, Any] = {}
+        self._settings = json.loads(json.dumps(settings))
+        self._stack = contextlib.ExitStack()
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Journal:
+        if self.path is None:
+            return self
+        lock = self.path.with_name(f".{self.path.name.removesuffix('.part')}.lock")
+        self._stack.enter_context(Lock(lock))
+        self.done = dict(self._read(self.path))
+        try:
+            self._file = self._stack.enter_context(open(self.path, "w", encoding="utf-8"))
+        except OSError as error:
+            raise Wav2SmallError(
+                f"cannot write {self.path}: {error.strerror}; choose another -o"
+            ) from error
+        for entry in [self._settings, *self.done.items()]:
+            self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+        if self.done:
+            progress.note(f"resuming from {self.path}: {len(self.done)} clips are done")
+        return self
+
+    def _read(self, path: Path) -> Iterator[Any]:
+        if not path.exists():
+            return
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file):
+                try:
+                    entry = json.loads(line)
+                except json.JSONDecodeError:
+                    return  # the line that was being written when the run stopped
+                if number:
+                    yield entry
+                elif entry != self._settings:
+                    progress.note(f"{path} is of another model or other options: starting anew")
+                    return
+
+    def add(self, key: str, value: Any) -> None:
+        """Keep a JSON value; what is there already stays."""
+        if key in self.done:
+            return
+        self.done[key] = value
+        if self._file is not None:
+            self._file.write(json.dumps([key, value]) + "\n")
+            self._file.flush()
+
+    def remove(self) -> None:
+        """Delete the file: the run is complete."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()

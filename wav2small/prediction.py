@@ -7,9 +7,8 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
@@ -140,9 +139,9 @@ def predict(
     else:
         clips, folder, rejected = [], "", []
         for one in source:
-            listed, where, rejected = _clips(one, root)
+            listed, where, unusable = _clips(one, root)
             clips += [(os.path.join(where, file), start, end) for file, start, end in listed]
-            rejected += rejected
+            rejected += unusable
     result = Predictions(rejected=rejected, categories=predictor.categories)
     settings = {
         "bundle": files.sha256(predictor.path),
@@ -158,12 +157,9 @@ def predict(
         for file, start_s, end_s in clips:
             path = places.join(folder, file)
             key = _key(path, file, start_s, end_s)
-            if key in journal.done:
-                rows, reason = journal.done[key]
-            else:
-                rows, reason = _estimate(
-                    predictor, folder, file, start_s, end_s, window, hop or window, channel
-                )
+            rows, reason = journal.find(key) or _estimate(
+                predictor, folder, file, start_s, end_s, window, hop or window, channel
+            )
             journal.add(key, rows, reason)
             result.rows += rows
             narrow += bool(rows) and audio.is_narrow(path)
@@ -272,63 +268,37 @@ class _Journal:
     ):
         self._header = header
         self._json_lines = json_lines
-        self.done: dict[str, tuple[list[tuple[Any, ...]], str]] = {}
         self._stack = contextlib.ExitStack()
-        self._settings = settings
         self._output = output
         self._stream: TextIO | None = None
-        self._part: TextIO | None = None
+        self._regular = isinstance(output, str | os.PathLike) and not files.special(output)
+        self._kept = files.Journal(f"{output}.part" if self._regular else None, settings)
 
     def __enter__(self) -> _Journal:
-        if self._output is None:
+        self._stack.enter_context(self._kept)
+        if self._output is None or self._regular:
             return self
-        if not isinstance(self._output, str | os.PathLike):
-            self._stream = self._output
-        elif files.special(self._output):
+        if isinstance(self._output, str | os.PathLike):
             opened = open(self._output, "w", newline="", encoding="utf-8")
             self._stream = self._stack.enter_context(opened)
-        if self._stream is not None:
-            self._write_header(self._stream)
-            return self
-        self._path = Path(self._output)  # type: ignore[arg-type]
-        part = self._path.with_name(self._path.name + ".part")
-        self._stack.enter_context(files.Lock(self._path.with_name(f".{self._path.name}.lock")))
-        kept = list(self._read(part))
-        try:
-            self._part = self._stack.enter_context(open(part, "w", encoding="utf-8"))
-        except OSError as error:
-            raise Wav2SmallError(f"cannot write {part}: {error.strerror}") from error
-        for entry in [self._settings, *kept]:
-            self._part.write(json.dumps(entry) + "\n")
-        self._part.flush()
-        self.done = {key: ([tuple(row) for row in rows], reason) for key, rows, reason in kept}
-        if kept:
-            progress.note(f"taking up {part}: {len(kept)} clips are done")
+        else:
+            self._stream = self._output
+        self._write_header(self._stream)
         return self
 
-    def _read(self, part: Path) -> Iterator[Any]:
-        if not part.exists():
-            return
-        with open(part, encoding="utf-8") as file:
-            for number, line in enumerate(file):
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:
-                    return  # the line that was being written when the run stopped
-                if number == 0 and entry != self._settings:
-                    progress.note(f"{part} is of another bundle or other options: starting anew")
-                    return
-                if number:
-                    yield entry
+    def find(self, key: str) -> tuple[list[tuple[Any, ...]], str] | None:
+        """Rows and reason of a clip that is done, None = it is not."""
+        if not self._regular or key not in self._kept.done:
+            return None
+        rows, reason = self._kept.done[key]
+        return [tuple(row) for row in rows], reason
 
     def add(self, key: str, rows: list[tuple[Any, ...]], reason: str) -> None:
         if self._stream is not None:
             self._write(self._stream, rows)
             self._stream.flush()
-        elif self._part is not None and key not in self.done:
-            self.done[key] = rows, reason
-            self._part.write(json.dumps([key, rows, reason]) + "\n")
-            self._part.flush()
+        elif self._regular:
+            self._kept.add(key, [rows, reason])
 
     def _write_header(self, file: TextIO) -> None:
         if not self._json_lines:
@@ -346,15 +316,15 @@ class _Journal:
                 (quoted if "\r" in cells[0] else plain).writerow(cells)
 
     def finish(self, rows: list[tuple[Any, ...]]) -> None:
-        if self._part is None:
+        if not self._regular:
             return
         with (
-            files.atomic(self._path) as temporary,
+            files.atomic(self._output) as temporary,  # type: ignore[arg-type]
             open(temporary, "w", newline="", encoding="utf-8") as file,
         ):
             self._write_header(file)
             self._write(file, rows)
-        self._path.with_name(self._path.name + ".part").unlink()
+        self._kept.remove()
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,10 @@ import numpy as np
 from wav2small import audio, progress
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
-from wav2small.files import sha256
+from wav2small.files import Journal, sha256
 from wav2small.predictor import Predictor, model_path
-from wav2small.teachers.labelling.workers import Died, Pool
+from wav2small.teachers.labelling.local import cores
+from wav2small.teachers.labelling.workers import Died, start
 
 from . import pitch
 from .corpus import Corpus, read
@@ -112,22 +111,23 @@ def predict(
     """
     for model in models:
         model.open()  # so that a wrong path is one line here, not one in every process
-    processes = max(1, min(processes or _cores(), len(corpus)))
+    processes = max(1, min(processes or cores(), len(corpus)))
     setup = (list(models), [CLEAN, *conditions], sounds, seed)
     entries: dict[int, dict[str, Any]] = {}
-    with _Journal(journal, _identity(corpus, *setup)) as kept:
-        entries |= kept.entries
+    with (
+        Journal(journal, _identity(corpus, *setup)) as kept,
+        progress.bar(len(corpus), unit="clip", desc="audit") as bar,
+    ):
         clips = corpus.frame[["path", "start", "end"]].itertuples()
-        tasks = [tuple(clip) for clip in clips if clip.Index not in entries]
-        with progress.bar(len(corpus), unit="clip", desc="audit") as bar:
-            bar.update(len(entries))
-            for row, path, entry in _run(tasks, setup, processes):
-                if entry is Died:  # not kept: the same call tries it again
-                    entry = {"reason": f"{path}: a process died on it; is memory short?"}
-                else:
-                    kept.add(row, entry)
-                entries[row] = entry
-                bar.update()
+        tasks = [tuple(clip) for clip in clips if str(clip.Index) not in kept.done]
+        bar.update(len(corpus) - len(tasks))
+        for (row, path, *_), entry in _run(tasks, setup, processes):
+            if entry is Died:  # not kept: the same call tries it again
+                entries[row] = {"reason": f"{path}: a process died on it; is memory short?"}
+            else:
+                kept.add(str(row), entry)
+            bar.update()
+        entries |= {int(row): entry for row, entry in kept.done.items()}
     rejected = [row for row in sorted(entries) if "reason" in entries[row]]
     rows = np.array(sorted(entries.keys() - set(rejected)), dtype=int)
     if len(rows) == 0:
@@ -143,21 +143,18 @@ def predict(
     )
 
 
-def _run(tasks: list[Any], setup: tuple[Any, ...], processes: int) -> Any:
-    """(row, path, entry) of every task, in the order in which they are done."""
-    if processes == 1 or len(tasks) < 4:
-        predictor = _ClipPredictor(*setup)
-        yield from ((task[0], task[1], predictor(task)) for task in tasks)
-        return
-    # Processes of their own, which never import the caller's script again.
-    with Pool(processes, f"{__name__}:_ClipPredictor", *setup) as pool:
-        waiting = iter(tasks)
+def _run(tasks: list[Any], setup: tuple[Any, ...], processes: int) -> Iterator[tuple[Any, Any]]:
+    """Every task with its entry, in the order in which they are done."""
+    # Processes of their own never import the caller's script again; for little work, none.
+    count = processes if processes > 1 and len(tasks) >= 4 else 0
+    waiting = iter(tasks)
+    with start(count, f"{__name__}:_ClipPredictor", *setup) as pool:
         while True:
             while pool.free and (task := next(waiting, None)) is not None:
                 pool.submit(task)
             if not pool.busy:
                 return
-            yield from ((task[0], task[1], entry) for task, entry in pool.receive())
+            yield from pool.receive()
 
 
 class _ClipPredictor:
@@ -193,10 +190,6 @@ class _ClipPredictor:
         }
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _identity(
     corpus: Corpus, models: list[ModelSpec], conditions: list[str], sounds: Sounds, seed: int
 ) -> dict[str, Any]:
@@ -212,45 +205,3 @@ def _identity(
         "conditions": conditions,
         "seed": seed,
     }
-
-
-class _Journal:
-    """What is done so far, one JSON line per clip; left over only if the run is stopped."""
-
-    def __init__(self, path: Path | None, identity: dict[str, Any]):
-        self.path = path
-        self.identity = json.dumps(identity)
-        self.entries: dict[int, dict[str, Any]] = {}
-        self._file: Any = None
-
-    def __enter__(self) -> _Journal:
-        if self.path is None:
-            return self
-        if self.path.exists():
-            first, *lines = self.path.read_text(encoding="utf-8").splitlines() or [""]
-            for line in lines if first == self.identity else ():
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:
-                    break  # the line that was being written when the run stopped
-                self.entries[entry.pop("row")] = entry
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "w", encoding="utf-8")
-        except OSError as error:
-            raise Wav2SmallError(
-                f"cannot write {self.path}: {error.strerror}; choose another -o"
-            ) from error
-        self._file.write(self.identity + "\n")
-        for row, entry in self.entries.items():
-            self.add(row, entry)
-        return self
-
-    def add(self, row: int, entry: dict[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps({"row": row, **entry}) + "\n")
-            self._file.flush()
-
-    def __exit__(self, *exception: object) -> None:
-        if self._file is not None:
-            self._file.close()

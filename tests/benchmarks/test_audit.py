@@ -589,5 +589,5 @@ def test_a_clip_whose_process_died_is_tried_again(tmp_path):
     found = outputs.predict(clips, [model], [], perturbations.Sounds(), **options)
     assert len(found.rows) == 5 and len(found.rejected) == 1
     assert "2.wav" in found.rejected[0][0] and "died" in found.rejected[0][1]
-    rows = [json.loads(line)["row"] for line in kept.read_text().splitlines()[1:]]
-    assert sorted(rows) == [0, 1, 3, 4, 5]
+    rows = [json.loads(line)[0] for line in kept.read_text().splitlines()[1:]]
+    assert sorted(rows) == ["0", "1", "3", "4", "5"]

@@ -71,7 +71,7 @@ def test_a_source_that_changed_between_two_runs(toy, speech, tmp_path, monkeypat
     else:
         write([(name, 0.2) for name in reversed(names)])
     predict(toy, source, out)
-    assert "taking up" in capfd.readouterr().err
+    assert "resuming from" in capfd.readouterr().err
     found = list(csv.reader(out.open()))
     predict(toy, source, tmp_path / "fresh.csv")
     assert found == list(csv.reader((tmp_path / "fresh.csv").open()))
