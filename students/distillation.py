@@ -95,14 +95,16 @@ def distill(
     have had without the stop.
 
     Args:
-        labels: label table (parquet as `wav2small label` writes it, CSV, audformat)
-        output: run folder: config.json and model.safetensors (the best student), distill.toml,
-            provenance.json, metrics.csv, training.png, validation.parquet, last/
+        labels: label table; may be left out if --config names it. Parquet as `wav2small label`
+            writes it, CSV, audformat
+        output: run folder to write: config.json and model.safetensors (the best student),
+            distill.toml, provenance.json, metrics.csv, training.png, validation.parquet, last/
         root: folder that the table's files are relative to; default: what the table says
-        split: only clips whose column `split` says so, such as "train"
-        config: TOML file with settings
+        split: only clips whose column `split` has one of these values, such as train
+        config: TOML file with settings, same names
         overwrite: replace an existing run
-        online: a teacher to ask during training; the table's labels serve validation only
+        online: ask this teacher during training instead of taking the table's labels. These serve
+            validation only
         settings: fields of `students.config.Config`, such as `epochs=20`; they win over `config`
 
     Raises:

@@ -43,6 +43,8 @@ def defaults_of(function) -> dict[str, object]:
     hints = typing.get_type_hints(function)
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            continue
         kinds = [hints[name], *typing.get_args(hints[name])]
         group = next((kind for kind in kinds if str(kind).endswith("Options'>")), None)
         if group is None or bool in kinds:

@@ -7,6 +7,8 @@ import dataclasses
 import json
 import sys
 
+from wav2small.cli import options
+
 EXAMPLE = """\
 wav2small distill labels.parquet -o run/
 wav2small distill labels.parquet -o run/ --student nano --validation speaker=19,20
@@ -15,27 +17,19 @@ accelerate launch --num_processes 4 -m wav2small distill labels.parquet -o run/
 
 Stopped or killed? The same command goes on from the last checkpoint."""
 
+FUNCTION = "wav2small.students.distillation:distill"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from wav2small.students.config import FORMER, Config
 
-    parser.add_argument(
-        "labels", nargs="?", help="label table; may be left out if --config names it"
-    )
-    parser.add_argument("-o", "--output", required=True, help="run folder to write")
-    parser.add_argument("--config", metavar="FILE", help="TOML file with settings, same names")
-    parser.add_argument(
-        "--split",
-        nargs="+",
-        metavar="NAME",
-        help="only clips whose column `split` says so, such as train",
-    )
-    parser.add_argument("--root", help="folder that the table's files are relative to")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing run")
-    parser.add_argument(
-        "--online",
-        metavar="TEACHER",
-        help="ask this teacher during training instead of taking the table's labels",
+    options.add(
+        parser,
+        FUNCTION,
+        labels={"nargs": "?"},
+        split={"metavar": "NAME"},
+        config={"metavar": "FILE"},
+        online={"metavar": "TEACHER"},
     )
     parser.add_argument("--json", action="store_true", help="result as JSON on standard output")
     for item in dataclasses.fields(Config):
@@ -43,20 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             continue
         default = getattr(Config(), item.name)
         shown = " ".join(map(str, default)) if isinstance(default, list) else default
-        options: dict = {"default": None, "help": item.metadata["help"]}
+        settings: dict = {"default": None, "help": item.metadata["help"]}
         if isinstance(default, bool):
-            options["action"] = "store_true"
+            settings["action"] = "store_true"
         else:
             kind = float if isinstance(default, list) else type(default)
-            options["metavar"] = {int: "N", float: "X", str: "NAME"}[kind]
-            options["type"] = kind
-            options["help"] += f" (default: {shown})" if shown != "" else ""
+            settings["metavar"] = {int: "N", float: "X", str: "NAME"}[kind]
+            settings["type"] = kind
+            settings["help"] += f" (default: {shown})" if shown != "" else ""
             if item.metadata.get("choices"):
-                options["choices"] = item.metadata["choices"]
-                del options["metavar"]
+                settings["choices"] = item.metadata["choices"]
+                del settings["metavar"]
             if item.metadata.get("nargs"):
-                options["nargs"] = item.metadata["nargs"]
-        parser.add_argument("--" + item.name.replace("_", "-"), **options)
+                settings["nargs"] = item.metadata["nargs"]
+        parser.add_argument("--" + item.name.replace("_", "-"), **settings)
     for former, name in FORMER.items():
         parser.add_argument(f"--{former}", dest=name, type=float, help=argparse.SUPPRESS)
 

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         FUNCTION,
         skip=("labelling",),
         by={**column, "action": "append", "nargs": None, "default": []},
-        split={"nargs": "+", "metavar": "NAME"},
+        split={"metavar": "NAME"},
         categories=column,
     )
     options.add(parser, options.LABEL, "workers", "device", "dtype")

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         FUNCTION,
         skip=("labels", "output", "recipe"),
-        split={"nargs": "+", "metavar": "NAME"},
+        split={"metavar": "NAME"},
         categories={"metavar": "COLUMN"},
         audio_licence={"metavar": "NAME"},
     )

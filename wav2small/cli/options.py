@@ -106,7 +106,7 @@ def _settings(name: str, option: Option) -> dict[str, Any]:
         settings["metavar"] = "S" if name.endswith("_s") else metavar
     if option.annotation.startswith("tuple"):
         settings |= {"nargs": 2, "metavar": ("LOW", "HIGH")}
-    elif option.annotation.startswith(("Sequence", "list")):
+    elif "Sequence[" in option.annotation:
         settings["nargs"] = "+"
     if not option.required:
         settings["default"] = option.default
@@ -119,7 +119,7 @@ def _settings(name: str, option: Option) -> dict[str, Any]:
 
 def _word(annotation: str) -> str:
     """The type of a value, or of the values of a sequence: "Sequence[float] | None" -> "float"."""
-    return re.sub(r"^(Sequence|list|tuple)\[|[\],].*", "", annotation).partition(" |")[0]
+    return re.sub(r"^(Sequence|tuple)\[|[\],].*", "", annotation).partition(" |")[0]
 
 
 def call(function: str | Callable[..., Any], *arguments: Any, **options: Any) -> Any:
