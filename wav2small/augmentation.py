@@ -20,7 +20,7 @@ from wav2small.errors import AudioError, Wav2SmallError
 
 from . import audio, operations
 
-RATE = audio.SAMPLING_RATE  # variants are made at this rate, whatever rate the listener wants
+RATE = audio.SAMPLING_RATE  # variants are made at this rate, whatever rate the teacher takes
 RECIPES = "1"  # part of the digest; raise it when a seed comes to mean something else
 _USED_S = 60.0  # seconds of a noise or mixture file that are used
 _CHECKED = 200  # files of a folder that are read before a run begins

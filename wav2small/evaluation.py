@@ -41,7 +41,7 @@ class Evaluation:
         groups: {"speaker": {"03": {"clips": 49, "dimensions": {...}, "categories": {...}}}}
         skipped: {"speaker": ["07", ...]} groups of fewer than 10 clips
         raters: {"arousal": Interval, ...}: CCC of one rater with the mean of the others, where the
-            truth has several: what a perfect listener can reach
+            truth has several: the best that is possible
         drawn: what the bootstrap draws, such as "24 speakers"
         rejected: (file, reason) of clips that have no estimate
     """

@@ -81,7 +81,7 @@ def open_session(
     options: Any = None,
     providers: Sequence[Any] = ("CPUExecutionProvider",),
 ) -> Any:
-    """Open a model, on the CPU unless told otherwise.
+    """Open a model, on the CPU by default.
 
     Args:
         model: path of an ONNX file, or its bytes

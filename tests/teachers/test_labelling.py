@@ -106,15 +106,15 @@ def test_batches_of_a_neural_teacher_are_its_single_answers(speech, tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_variants_are_what_the_student_will_hear(speech, noise, tmp_path):
+def test_variants_are_the_signals_of_the_student(speech, noise, tmp_path):
     label(speech, tmp_path / "v.parquet", teacher="toy_teachers:Loudness", variants=2, noise=noise)
     labels = read_labels(tmp_path / "v.parquet")
     settings = labels.provenance["variants"]
     for row in (1, 2, 40):
         entry = labels.frame.iloc[row]
         clip, _ = soundfile.read(labels.path(entry["file"]), dtype="float32")
-        heard = variants.variant(clip, int(entry["variant"]), **settings)
-        assert entry["arousal"] == np.float32(np.abs(heard).mean())
+        augmented = variants.variant(clip, int(entry["variant"]), **settings)
+        assert entry["arousal"] == np.float32(np.abs(augmented).mean())
     assert (labels.frame["variant"][::3] == 0).all() and (labels.frame["variant"][1::3] > 0).all()
 
 
@@ -368,11 +368,11 @@ def test_killed_at_random_moments(workers, speech, tmp_path):
 
 
 def test_goes_on_and_does_not_begin_again(speech, tmp_path, monkeypatch):
-    heard = []
+    seen = []
 
     def stop(outcomes, *arguments):
         for number, outcome in enumerate(outcomes):
-            heard.append(outcome.rows)
+            seen.append(outcome.rows)
             yield outcome
             if number == 9:
                 raise KeyboardInterrupt
@@ -382,14 +382,14 @@ def test_goes_on_and_does_not_begin_again(speech, tmp_path, monkeypatch):
     whole = tmp_path / "l.parquet"
     with pytest.raises(KeyboardInterrupt):
         label(speech, whole, **options)
-    first = sum(heard, [])
-    heard.clear()
+    first = sum(seen, [])
+    seen.clear()
     monkeypatch.setattr(
-        labelling, "_shown", lambda outcomes, *_: (heard.append(o.rows) or o for o in outcomes)
+        labelling, "_shown", lambda outcomes, *_: (seen.append(o.rows) or o for o in outcomes)
     )
     label(speech, whole, **options)
-    assert first and not set(first) & set(sum(heard, []))
-    assert sorted(first + sum(heard, [])) == list(range(24))
+    assert first and not set(first) & set(sum(seen, []))
+    assert sorted(first + sum(seen, [])) == list(range(24))
 
 
 def test_full_disk(speech, tmp_path):

@@ -159,13 +159,13 @@ def test_goes_on_on_s3(bucket, speech, tmp_path, monkeypatch):
     from wav2small.teachers.labelling import run as labelling
 
     shown = labelling._shown
-    heard: list[int] = []
+    seen: list[int] = []
 
     def stop(outcomes, *_):
         for outcome in outcomes:
-            heard.extend(outcome.rows)
+            seen.extend(outcome.rows)
             yield outcome
-            if len(heard) > 8:
+            if len(seen) > 8:
                 raise KeyboardInterrupt
 
     options = {"teacher": "toy_teachers:Loudness", "workers": 0, "flush_s": 0.0}
@@ -173,16 +173,16 @@ def test_goes_on_on_s3(bucket, speech, tmp_path, monkeypatch):
     monkeypatch.setattr(labelling, "_shown", stop)
     with pytest.raises(KeyboardInterrupt):
         label(speech, url, **options)
-    first = list(heard)
+    first = list(seen)
     monkeypatch.setattr(
         labelling,
         "_shown",
         lambda outcomes, *rest: (
-            heard.extend(outcome.rows) or outcome for outcome in shown(outcomes, *rest)
+            seen.extend(outcome.rows) or outcome for outcome in shown(outcomes, *rest)
         ),
     )
     label(speech, url, **options)
-    assert 0 < len(first) < 24 and sorted(heard) == list(range(24))
+    assert 0 < len(first) < 24 and sorted(seen) == list(range(24))
     label(speech, tmp_path / "l.parquet", teacher="toy_teachers:Loudness")
     compare(tmp_path / "l.parquet", url)
     assert np.isfinite(read_labels(url).values).all()
