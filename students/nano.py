@@ -97,6 +97,9 @@ class FactoredSpectrogram(nn.Module):
         hops = signal.shape[1] // self.hop
         halves = signal[:, : hops * self.hop].reshape(-1, hops, self.hop)
         frames = torch.cat((halves[:, :-1], halves[:, 1:]), dim=2) * self.window
+        if self.training:  # the same numbers but for rounding, in a third of the time
+            spectrum = torch.fft.rfft(frames)
+            return (spectrum.real.square() + spectrum.imag.square())[:, :, self.bins]
         grid = frames.reshape(-1, hops - 1, self.rows, self.columns).transpose(2, 3)
         spectrum = (grid @ self.rows_dft).transpose(2, 3)  # (B, frames, 2 (R/2 + 1), C)
         real, imag = spectrum.chunk(2, dim=2)

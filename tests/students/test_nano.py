@@ -197,3 +197,14 @@ def test_limits(student):
 def test_wrong_frame_is_rejected():
     with pytest.raises(ValueError, match="multiple of 24"):
         FactoredSpectrogram(512, 256, 24)
+
+
+def test_training_takes_the_same_spectrum():
+    """By an FFT where a gradient is wanted, by the products of the export elsewhere."""
+    spectrogram = FactoredSpectrogram(512, 256, 32)
+    signal = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
+    loud = spectrogram.eval()(signal).amax()
+    found = spectrogram.train()(signal)
+    torch.testing.assert_close(
+        found, spectrogram.eval()(signal), atol=1e-6 * float(loud), rtol=1e-5
+    )

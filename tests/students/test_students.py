@@ -8,11 +8,12 @@ import pytest
 import soundfile
 import torch
 from safetensors.numpy import load_file, save_file
+from torch import nn
 
 from wav2small import provenance as provenances
 from wav2small.cli.main import main
 from wav2small.errors import Wav2SmallError
-from wav2small.students import registry
+from wav2small.students import masking, registry
 from wav2small.students.base import Student
 from wav2small.students.costs import count
 from wav2small.students.frontend import mel_bands
@@ -415,3 +416,35 @@ def test_command_lists_students(capsys):
     assert main(["students"]) == 0
     table = capsys.readouterr().out
     assert all(name in table for name in STUDENTS)
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous_format"])
+@pytest.mark.parametrize("size", [1, 5])
+def test_masked_norm_is_that_of_the_valid_positions(layout, size):
+    """Against torch's own, over the valid positions alone, in float64; with gradients."""
+    torch.manual_seed(0)
+    x = 3 + torch.randn(3, 4, 7, size, dtype=torch.float64)
+    x = x.to(memory_format=getattr(torch, layout)).requires_grad_()
+    mask = masking.time_mask(torch.tensor([7, 4, 1]), 7)
+    ours, theirs = (nn.BatchNorm2d(4).double() for _ in range(2))
+    with torch.no_grad():
+        ours.weight.copy_(torch.tensor([0.5, 1.0, 1.5, -2.0]))
+        ours.bias.copy_(torch.tensor([0.1, -0.2, 0.0, 1.0]))
+    theirs.load_state_dict(ours.state_dict())
+    weights = torch.randn(int(mask.sum()), 4, size, dtype=torch.float64)
+
+    found = masking.masked_batch_norm(ours, x, mask)
+    assert found.isfinite().all()
+    (found.transpose(1, 2)[mask] * weights).sum().backward()
+    gradient, x.grad = x.grad, None
+    # Contiguous: torch 2.14's own gradient is wrong for strides such as (20, 1, 4, 1).
+    expected = theirs(x.transpose(1, 2)[mask][..., None].contiguous())[..., 0]
+    (expected * weights).sum().backward()
+
+    torch.testing.assert_close(found.transpose(1, 2)[mask], expected)
+    torch.testing.assert_close(gradient, x.grad)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    for name, value in theirs.state_dict().items():
+        if name.startswith("running"):
+            torch.testing.assert_close(ours.state_dict()[name], value)
