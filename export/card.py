@@ -7,6 +7,7 @@ from typing import Any
 
 from wav2small.dimensions import DIMENSIONS
 from wav2small.provenance import UNKNOWN, licence_line
+from wav2small.provenance import licences as licences_of
 
 from . import licences
 
@@ -38,12 +39,55 @@ def card(
     """
     return "\n".join(
         [
+            front_matter(provenance),
             _head(record, provenance, categories),
             _usage(categories, record["precision"]),
             *_embedded(streaming, c),
             _figures(record),
             _limits(),
             _lineage(provenance),
+        ]
+    )
+
+
+#: Licences that the hub knows, by its names for them.
+_HUB_LICENCES = (
+    "apache-2.0 bsd-2-clause bsd-3-clause cc-by-4.0 cc-by-nc-4.0 cc-by-nc-nd-4.0 cc-by-nc-sa-4.0 "
+    "cc-by-sa-4.0 cc0-1.0 gpl-3.0 mit odbl"
+).split()
+
+
+def front_matter(provenance: Mapping[str, Any]) -> str:
+    """The YAML that the hub reads at the head of a card.
+
+    The licence is the one that forbids most: the only one, that which forbids commercial use, or
+    "other" where more than one does or one is unknown.
+
+    Example:
+        >>> print(front_matter({"teachers": [{"licence": "CC-BY-NC-4.0"}]}))
+        ---
+        license: cc-by-nc-4.0
+        library_name: wav2small
+        pipeline_tag: audio-classification
+        tags: [speech-emotion-recognition, arousal, dominance, valence]
+        ---
+    """
+    found = licences_of(provenance) if provenance.get("teachers") else [UNKNOWN]
+    binding = [name for name in found if not licences.allows_commercial(name)] or [
+        name for name in found if name not in ("MIT", "CC0-1.0")
+    ]
+    name = binding[0].lower() if len(binding) == 1 else ("other" if binding else "mit")
+    lines = [f"license: {name}" if name in _HUB_LICENCES else "license: other"]
+    if lines[0].endswith("other"):
+        lines.append("license_name: see-provenance-json")
+    return "\n".join(
+        [
+            "---",
+            *lines,
+            "library_name: wav2small",
+            "pipeline_tag: audio-classification",
+            "tags: [speech-emotion-recognition, arousal, dominance, valence]",
+            "---",
         ]
     )
 

@@ -36,7 +36,19 @@ def load_hub(spec: str, **options: Any) -> Teacher:
     Raises:
         Wav2SmallError: none, or one that cannot be used
     """
-    return _load(checkpoint.hub(spec), options)
+    folder = checkpoint.fetch(spec, checkpoint.PATTERNS, option="--teacher")
+    if (folder / checkpoint.CONFIG).exists():
+        return _load(checkpoint.hub(spec), options)
+    names = (onnx_files.MODEL, onnx_files.DESCRIPTION, "provenance.json", "README.md")
+    folder = checkpoint.fetch(spec, names, option="--teacher")
+    if not onnx_files.holds(folder):
+        raise Wav2SmallError(
+            f"{spec}: neither {checkpoint.CONFIG} nor {onnx_files.MODEL} in this repository or its "
+            "local copy, so it is no teacher"
+        )
+    teacher = load_onnx(str(folder), **options)
+    teacher.id = spec.partition("@")[0]
+    return teacher
 
 
 #: What opens a checkpoint, by the `model_type` of its config.json.

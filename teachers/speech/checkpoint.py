@@ -27,7 +27,15 @@ WEIGHTS = "model.safetensors"
 PREPROCESSOR = "preprocessor_config.json"
 SHARDS = "model.safetensors.index.json"
 #: What to fetch of a repository.
-PATTERNS = (CONFIG, WEIGHTS, SHARDS, "model-*-of-*.safetensors", PREPROCESSOR, "README.md")
+PATTERNS = (
+    CONFIG,
+    WEIGHTS,
+    SHARDS,
+    "model-*-of-*.safetensors",
+    PREPROCESSOR,
+    "provenance.json",
+    "README.md",
+)
 CONVERSION = "conversion.json"  # of `convert`: what the weights were made from
 PICKLE, PICKLE_SHARDS = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _PICKLES = (PICKLE, PICKLE_SHARDS, "model.bin", "model.pt", "pytorch_model.pt", "model.ckpt")

@@ -33,6 +33,7 @@ VERBS = {
     "report": "one page about runs and bundles",
     "finetune": "make a teacher from a speech backbone, or from speech and text encoders",
     "pretrain": "pretrain a multimodal teacher on speech with transcripts",
+    "push": "a run, a teacher or a bundle goes to the hub",
     "convert": "weights published as a pickle become safetensors",
     "teachers": "list the teachers",
     "students": "list the students",

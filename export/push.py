@@ -1,0 +1,163 @@
+"""`push`: a run, a teacher or a bundle goes to the Hugging Face hub with a model card.
+
+What is uploaded loads again by its hub id: `label --teacher owner/name`, `finetune --speech` ...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wav2small import provenance as provenances
+from wav2small.errors import Wav2SmallError
+
+from . import bundle, card, licences
+
+#: What a run or a teacher's folder offers; validation tables name files of this machine.
+_PATTERNS = (
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "provenance.json",
+    "preprocessor_config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "distill.toml",
+    "metrics.csv",
+    "training.png",
+    "README.md",
+    "LICENSE*",
+)
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What went to the hub.
+
+    Attributes:
+        repository: owner/name
+        files: names of the files, the card included
+        card: text of README.md
+        url: of the commit; empty for a dry run
+    """
+
+    repository: str
+    files: list[str]
+    card: str
+    url: str = ""
+
+
+def push(
+    source: str | os.PathLike[str],
+    repository: str,
+    *,
+    public: bool = False,
+    dry_run: bool = False,
+    check_licence: str | None = None,
+    message: str = "Upload with wav2small",
+) -> Pushed:
+    """Upload a run, a teacher or a bundle to the Hugging Face hub.
+
+    Args:
+        source: folder of `distill`, `finetune` or `export`
+        repository: owner/name; it is created if it is not there
+        public: create it for everybody to see (default: private)
+        dry_run: show what would be uploaded, without a network
+        check_licence: "commercial": reject what was made from anything that forbids that use
+        message: of the commit
+
+    Raises:
+        Wav2SmallError: no such folder, a bundle that was changed after its export, a lineage that
+            forbids the use, no login, or no network
+
+    Example:
+        >>> push("bundle", "somebody/model", dry_run=True)
+        Traceback (most recent call last):
+        wav2small.errors.Wav2SmallError: bundle/verification.json: no such file, ...
+    """
+    folder = Path(source)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise Wav2SmallError(f"{repository}: name the repository owner/name")
+    if not folder.is_dir():
+        raise Wav2SmallError(f"{source}: no such folder; name a run, a teacher or a bundle")
+    lineage: dict[str, Any] = {}
+    if (folder / bundle.PROVENANCE).is_file():
+        lineage = json.loads((folder / bundle.PROVENANCE).read_text(encoding="utf-8"))
+    if (folder / bundle.MODEL).is_file():
+        record = bundle.read_record(folder)
+        bundle.check_files(folder, record)
+        names = sorted([*record["files"], bundle.RECORD])
+    elif (folder / "config.json").is_file():
+        found = {path.name for pattern in _PATTERNS for path in folder.glob(pattern)}
+        names = sorted(name for name in found if (folder / name).is_file())
+    else:
+        raise Wav2SmallError(f"{source}: neither a bundle (model.onnx) nor a model (config.json)")
+    if check_licence:
+        licences.check(lineage, check_licence, str(source))
+    there = (folder / bundle.CARD).is_file()
+    text = (folder / bundle.CARD).read_text(encoding="utf-8") if there else _card(folder, lineage)
+    if not there:
+        names = sorted([*names, bundle.CARD])
+    if not dry_run:
+        url = _upload(folder, repository, names, text, public=public, message=message)
+        return Pushed(repository, names, text, url)
+    return Pushed(repository, names, text)
+
+
+def _card(folder: Path, lineage: Mapping[str, Any]) -> str:
+    """The card of a run or a teacher, which has none of its own."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    lines = provenances.licence_line(lineage)
+    kind = config.get("student") or config.get("teacher_name") or config.get("model_type", "model")
+    return f"""\
+{card.front_matter(lineage)}
+# {kind}
+
+Estimates how speech sounds: **arousal** (calm to excited), **dominance** (weak to strong) and
+**valence** (negative to positive), each 0..1, from 16 kHz mono audio.
+
+    wav2small label recordings/ -o labels.parquet --teacher OWNER/NAME
+
+Made with [wav2small](https://arxiv.org/abs/2408.13920). Licences: {lines};
+`provenance.json` says all of it.
+"""
+
+
+def _upload(
+    folder: Path, repository: str, names: list[str], text: str, *, public: bool, message: str
+) -> str:
+    import huggingface_hub
+    from huggingface_hub import CommitOperationAdd, errors
+
+    try:
+        api = huggingface_hub.HfApi()
+        api.create_repo(repository, private=not public, exist_ok=True)
+        operations = [
+            CommitOperationAdd(
+                name, text.encode() if name == bundle.CARD else os.fspath(folder / name)
+            )
+            for name in names
+        ]
+        commit = api.create_commit(repository, operations, commit_message=message)
+    except errors.LocalTokenNotFoundError as error:
+        raise Wav2SmallError(f"{repository}: log in to the hub first: hf auth login") from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        remedy = "log in with a token that may write: hf auth login"
+        if status not in (401, 403):
+            remedy = "run the same command again"
+        raise Wav2SmallError(f"{repository}: the hub says {status}; {remedy}") from error
+    except Exception as error:  # the client's own network errors are of many families
+        if not isinstance(error, OSError) and "httpx" not in type(error).__module__:
+            raise
+        raise Wav2SmallError(
+            f"{repository}: the hub cannot be reached; run the same command again"
+        ) from error
+    return str(commit.commit_url)
