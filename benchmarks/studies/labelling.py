@@ -178,7 +178,7 @@ def million(rows: int = 1_000_000) -> dict[str, Any]:
 
     from wav2small.folders import Folder
     from wav2small.teachers.labelling.clips import Item, Outcome
-    from wav2small.teachers.labelling.plan import Shards
+    from wav2small.teachers.labelling.shards import Shards
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyarrow as pa
-
-from wav2small import audio, files, folders, progress, provenance, tables, transcripts
-from wav2small.dimensions import DIMENSIONS
+from wav2small import audio, files, folders, progress, provenance, transcripts
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.folders import Folder
-from wav2small.index import KEYS, Index, load_source
+from wav2small.index import Index, load_source
 from wav2small.teachers import registry
 from wav2small.teachers.base import Teacher, licensed, runs_in_workers, uses_text
 from wav2small.teachers.multimodal.turns import Context, Script
@@ -23,6 +19,7 @@ from wav2small.teachers.multimodal.turns import Context, Script
 from . import batched, local, plan
 from .clips import Outcome, Reader, Rejection
 from .options import ComputeOptions, SourceOptions, TeacherOptions, VariantOptions
+from .shards import Shards
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ def label(
             device, dtype = compute.device, compute.dtype
             index = recogniser.fill(index, unfinished, device=device, dtype=dtype)
         script = Script(index.frame, model.context) if uses_text(model) else None  # type: ignore[attr-defined]
-        shards = plan.Shards(unfinished, every_s=compute.flush_s)
+        shards = Shards(unfinished, every_s=compute.flush_s)
         stack.callback(shards.flush)  # also when the run is broken off
         reader = Reader(
             index.root,
@@ -168,7 +165,7 @@ def label(
         )
         errors_file = plan.write_errors(folder, name, rejections)
         identity["errors"] = len(rejections)
-        rows = _write(folder, name, index, shards, history, identity)
+        rows = shards.write(folder, name, index, history, identity)
         hours = shards.hours()
         unfinished.remove_all()
         if not rows:
@@ -219,48 +216,6 @@ def _outcomes(
     )
 
 
-def _write(
-    folder: Folder,
-    name: str,
-    index: Index,
-    shards: plan.Shards,
-    history: dict[str, Any],
-    identity: dict[str, Any],
-) -> int:
-    """Put the shards in order and write the table; returns its number of rows, 0 = no table."""
-    if not shards.names():
-        return 0
-    extras = [name for name in index.frame if name not in (*KEYS, *DIMENSIONS, "variant")]
-    source = pa.Table.from_pandas(index.frame[["file", *extras]], preserve_index=False)
-    labels = tables.Labels(index.frame, _root(index.root), history)
-    extra = {plan.KEY: json.dumps(identity).encode()}
-    rows = 0
-
-    def fill(path: Any) -> None:
-        nonlocal rows
-        chunks = (
-            _joined(source.take(chunk["row"]), chunk, identity["variants"] > 0)
-            for chunk in shards.ordered()
-        )
-        rows = tables.write_chunks(path, chunks, labels, extra)
-
-    folder.write(name, fill)
-    return rows
-
-
-def _joined(source: pa.Table, chunk: pa.Table, with_variants: bool) -> pa.Table:
-    times = {name: chunk[name].cast(pa.duration("ns")) for name in ("start", "end")}
-    dimensions = [name for name in DIMENSIONS if name in chunk.column_names]
-    own = ["row", "start", "end", "variant", "seconds", "partial", *dimensions]
-    columns = {"file": source["file"], **times}
-    columns |= {name: chunk[name] for name in dimensions}
-    if with_variants:
-        columns["variant"] = chunk["variant"]
-    columns |= {name: source[name] for name in source.column_names if name != "file"}
-    columns |= {name: chunk[name] for name in chunk.column_names if name not in own}
-    return pa.table(columns)
-
-
 def _shown(outcomes: Iterable[Outcome], index: Index, copies: int) -> Iterator[Outcome]:
     """Pass outcomes on and show hours of audio done."""
     with progress.bar(plan.expected_hours(index) * (1 + copies), unit="h", desc="label") as bar:
@@ -309,10 +264,6 @@ def _target(output: str | os.PathLike[str]) -> tuple[Folder, str]:
     if not name.lower().endswith((".parquet", ".pq")):
         raise Wav2SmallError(f"-o {name}: a label table is parquet; name it {name}.parquet")
     return folders.split(name)
-
-
-def _root(root: str) -> str:
-    return root if "://" in root else os.path.abspath(root)
 
 
 def _source_name(source: Any) -> str:

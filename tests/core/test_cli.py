@@ -11,7 +11,7 @@ import typing
 import pytest
 
 from wav2small.cli import main as cli
-from wav2small.cli import options
+from wav2small.cli import options, signatures
 
 
 def command(*arguments):
@@ -62,7 +62,7 @@ def test_options_have_the_defaults_of_their_function(verb, spec):
     """What is read from the source text is what the imported function has."""
     module, _, name = spec.partition(":")
     expected = defaults_of(getattr(importlib.import_module(module), name))
-    assert {key: option.default for key, option in options.read(spec).items()} == expected
+    assert {key: option.default for key, option in signatures.read(spec).items()} == expected
     parser = argparse.ArgumentParser()
     importlib.import_module(f"wav2small.cli.{verb}").add_arguments(parser)
     shared = [action for action in parser._actions if action.dest in expected]
