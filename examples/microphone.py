@@ -1,10 +1,11 @@
 """Live estimates from a microphone, or from a file as if it were one.
 
-    pip install sounddevice
+    pip install 'wav2small[mic]'
     python examples/microphone.py BUNDLE
     python examples/microphone.py BUNDLE --file speech.wav
 
-One line of bars per half second, each 0..1; silence moves nothing.
+One line of bars per half second, each 0..1; silence moves nothing. `wav2small listen` does
+more; this is what your own program would contain.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def microphone() -> Iterator[np.ndarray]:
     try:
         import sounddevice
     except (ImportError, OSError) as error:
-        sys.exit(f"no microphone: {error}; pip install sounddevice, or give --file")
+        sys.exit(f"no microphone: {error}; pip install 'wav2small[mic]', or give --file")
     with sounddevice.InputStream(
         samplerate=audio.SAMPLING_RATE, channels=1, dtype="float32", blocksize=BLOCK
     ) as source:

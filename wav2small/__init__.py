@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what type checkers see; the table below says the same at ru
     from wav2small.export.export import export_bundle as export_bundle
     from wav2small.export.verification import verify_bundle as verify_bundle
     from wav2small.index import load_source as load_source
+    from wav2small.microphone import listen as listen
     from wav2small.prediction import predict as predict
     from wav2small.predictor import Predictor as Predictor
     from wav2small.stream import Stream as Stream
@@ -59,6 +60,7 @@ _PUBLIC = {
     "export_bundle": "export.export:export_bundle",
     "finetune": "teachers.finetuning.finetune:finetune",
     "label": "teachers.labelling.run:label",
+    "listen": "microphone:listen",
     "load_source": "index:load_source",
     "predict": "prediction:predict",
     "read_labels": "tables:read_labels",
@@ -87,6 +89,7 @@ __all__ = [  # noqa: F822, the names come from __getattr__
     "export_bundle",
     "finetune",
     "label",
+    "listen",
     "load_source",
     "predict",
     "read_labels",

@@ -16,6 +16,7 @@ _EXTRAS = {
     "peft": "lora",
     "ray": "ray",
     "s3fs": "ray",
+    "sounddevice": "mic",
 }
 
 

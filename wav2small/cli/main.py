@@ -27,6 +27,7 @@ VERBS = {
     "export": "a student becomes a quantised, verified ONNX bundle",
     "verify": "check a bundle's files and repeat its verification",
     "predict": "arousal, dominance and valence of audio, as CSV",
+    "listen": "live bars of a microphone",
     "evaluate": "a bundle, a teacher or a label table against ratings and categories",
     "benchmark": "latency, memory, size and arithmetic of bundles",
     "audit": "the trust suite: correctness, fairness, robustness",
