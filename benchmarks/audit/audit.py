@@ -6,7 +6,7 @@ import fnmatch
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -146,21 +146,12 @@ def audit(
         },
         "settings": {
             "seed": seed,
-            "limit": clips.limit,
             "resamples": figures.draws,
             "random_models": figures.random_models,
             "level": LEVEL,
             "models": [vars(model) for model in models],
             "sounds": sounds.notes,
-            "options": {
-                name: os.fspath(value)
-                for name, value in (
-                    ("truth", clips.truth),
-                    ("noise", suite.noise),
-                    ("rooms", suite.rooms),
-                )
-                if value is not None
-            },
+            "options": {**asdict(clips), "noise": suite.noise, "rooms": suite.rooms},
         },
         "figures": rows,
         "curves": figures.curves(),
@@ -228,36 +219,30 @@ def _summary(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Passes per test and, as test "all", per group. Groups are never added up."""
     if not figures:
         return []
-    frame = pd.DataFrame(figures)
-    frame["random_passes"] = [figure["random"]["passes"] for figure in figures]
-    others = {
-        name: pd.Series([figure["others"][name]["passed"] for figure in figures])
-        for name in figures[0]["others"]
-    }
-    rows = []
-    for group, members in frame.groupby("group", sort=False):
-        each = members.groupby("test", sort=False)
-        for test, chosen in [("all", members), *each]:
-            rows.append(
-                {
-                    "group": group,
-                    "test": test,
-                    "figures": len(chosen),
-                    "passed": int(chosen["passed"].sum()),
-                    "certain": int(chosen["certain"].sum()),
-                    "random_passes": float(chosen["random_passes"].mean()),
-                    "others": {
-                        name: int(passed[chosen.index].sum()) for name, passed in others.items()
-                    },
-                }
-            )
-    return rows
+    counted = ["figures", "passed", "certain", "random_passes"]
+    rows = [
+        {"group": one["group"], "test": one["test"], "figures": 1, "passed": one["passed"],
+         "certain": one["certain"], "random_passes": one["random"]["passes"],
+         **{name: other["passed"] for name, other in one["others"].items()}}
+        for one in figures
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    frame = pd.concat([frame.assign(test="all"), frame])
+    frame = frame.groupby(["group", "test"], sort=False, as_index=False).sum()
+    frame["random_passes"] /= frame["figures"]
+    return [
+        {"group": row["group"], "test": row["test"], **{name: row[name] for name in counted},
+         "others": {name: row[name] for name in figures[0]["others"]}}
+        for row in frame.sort_values("group", kind="stable").to_dict("records")
+    ]  # fmt: skip
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN: unknown is null."""
+    """JSON has no NaN (unknown is null) and no paths."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     return None if isinstance(value, float) and not np.isfinite(value) else value

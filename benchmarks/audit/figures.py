@@ -88,12 +88,18 @@ class Figures:
                     name = f"{dimension}, {case}" if case else dimension
                     impossible.append(f"{_mean(perfect):.3f} ({name})")
                     continue
-                figure = _figure(test, dimension, case, float(value))
                 low, high = _interval(
-                    test, drawn[case], value=figure["value"], groups=len(values[own]),
+                    test, drawn[case], value=float(value), groups=len(values[own]),
                     count=len(self.corpus),
                 )  # fmt: skip
-                figure |= {
+                figure = {
+                    **{name: getattr(test, name) for name in ("group", "metric", "origin")},
+                    **{name: getattr(test, name) for name in ("better", "threshold")},
+                    "test": test.name,
+                    "dimension": dimension,
+                    "case": case,
+                    "value": float(value),
+                    "passed": bool(test.passes(value)),
                     "low": low,
                     "high": high,
                     "certain": _certain(test, low, high),
@@ -244,21 +250,6 @@ class Figures:
         if clip.start > 0 or np.isfinite(clip.end):
             return {"file": clip.file, "start": float(clip.start), "end": float(clip.end)}
         return {"file": clip.file}
-
-
-def _figure(test: trust.Test, dimension: str, case: str, value: float) -> dict[str, Any]:
-    return {
-        "group": test.group,
-        "test": test.name,
-        "metric": test.metric,
-        "origin": test.origin,
-        "dimension": dimension,
-        "case": case,
-        "value": value,
-        "better": test.better,
-        "threshold": test.threshold,
-        "passed": bool(test.passes(value)),
-    }
 
 
 def _interval(

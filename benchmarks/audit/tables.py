@@ -34,47 +34,38 @@ def audit(result: dict[str, Any], *, style: str = "text", worst: bool = True) ->
         style: "text" or "markdown"
         worst: name the worst clips of each failed figure
     """
-    title, mark = ("### ", "- ") if style == "markdown" else ("", "  ")
-    parts = [f"{headline(result)}; seed {result['settings']['seed']}"]
+    mark = "### " if style == "markdown" else ""
+    parts = {**outcome(result), **(_worst(result) if worst else {}), **curves(result)}
+    drawn = [f"{mark}{heading}\n\n{draw(frame, style)}" for heading, frame in parts.items()]
+    return "\n\n".join([f"{headline(result)}; seed {result['settings']['seed']}", *drawn])
 
-    def add(heading: str, content: pd.DataFrame | Sequence[str]) -> None:
-        if isinstance(content, pd.DataFrame):
-            text = draw(content, style)
-        else:
-            text = "\n".join(mark + line for line in content)
-        parts.append(title + heading)
-        if text:
-            parts.append(text)
 
-    add("Passed, per test (a random model passes many tests; groups are never added up)",
-        summary(result))  # fmt: skip
+def outcome(result: dict[str, Any]) -> dict[str, pd.DataFrame]:
+    """Heading -> table of what passed, failed, could not run, was skipped or rejected."""
     failed = [figure for figure in result["figures"] if not figure["passed"]]
-    if failed:
-        add(f"Failed: {len(failed)} figures, with 95 % intervals; ! = the full interval fails",
-            figures(result, failed))  # fmt: skip
-    if failed and worst:
-        lines = [_worst(figure) for figure in failed if figure.get("worst")]
-        add("Worst clips of each failed figure", lines)
-    for key, heading in curve_tables(result).items():
-        add(f"{heading}, over the signal-to-noise ratio", curves(result, key))
-    if result["cannot_run"]:
-        reasons: dict[str, list[str]] = {}
-        for entry in result["cannot_run"]:
-            reasons.setdefault(entry["reason"], []).append(entry["test"])
-        add("Could not run", [f"{why}: {', '.join(tests)}" for why, tests in reasons.items()])
-    if result["small_groups"]:
-        groups = "; ".join(
-            f"{entry['column']} {entry['group']}: {entry['clips']}"
-            for entry in result["small_groups"]
-        )
-        parts.append(f"Groups of fewer than {trust.MIN_CLIPS} clips, skipped: {groups}")
-    if result["rejected"]:
-        lines = [entry["reason"] for entry in result["rejected"]]
-        add(f"Rejected: {len(lines)} clips", lines)
-    if result["thresholds"]["checked"]:
-        failures = result["thresholds"]["failures"]
-        add(f"Thresholds: {len(failures)} failures" if failures else "Thresholds: passed", failures)
-    return "\n\n".join(parts)
+    reasons: dict[str, list[str]] = {}
+    for entry in result["cannot_run"]:
+        reasons.setdefault(entry["reason"], []).append(entry["test"])
+    groups = [[one["column"], one["group"], one["clips"]] for one in result["small_groups"]]
+    rejected = [[one["file"], one["reason"]] for one in result["rejected"]]
+    failures = [[line] for line in result["thresholds"]["failures"]]
+    parts = {
+        "Passed, per test (a random model passes many; groups are never added up)": summary(result),
+        f"Failed: {len(failed)} figures, with 95 % intervals; ! = the full interval fails": figures(
+            result, failed
+        ),
+        "Could not run": table("reason|tests", [[why, ", ".join(t)] for why, t in reasons.items()]),
+        f"Skipped: groups of fewer than {trust.MIN_CLIPS} clips": table(
+            "column|group|clips", groups
+        ),
+        f"Rejected: {len(rejected)} clips": table("file|reason", rejected),
+        f"Thresholds: {len(failures)} failures": table("failure", failures),
+    }
+    return {
+        heading: frame
+        for heading, frame in parts.items()
+        if len(frame) or (heading.startswith("Thresholds") and result["thresholds"]["checked"])
+    }
 
 
 def headline(result: dict[str, Any]) -> str:
@@ -131,40 +122,42 @@ def figures(result: dict[str, Any], chosen: Sequence[dict[str, Any]]) -> pd.Data
     )
 
 
-def curve_tables(result: dict[str, Any]) -> dict[str, str]:
-    """Keys of the degradation curves' points that are there, and what they are."""
-    known = {
-        "unchanged": f"Share of estimates changed by less than {trust.UNCHANGED:g}",
-        "ccc_with_truth": "CCC with the truth",
-    }
-    return {
-        key: heading
-        for key, heading in known.items()
-        if any(key in point for point in result["curves"])
-    }
-
-
-def curves(result: dict[str, Any], key: str) -> pd.DataFrame:
-    """Degradation curves; `key` of their points."""
+def curves(result: dict[str, Any]) -> dict[str, pd.DataFrame]:
+    """Heading -> table of degradation over the signal-to-noise ratio."""
     ratios = sorted({point["snr_db"] for point in result["curves"]}, reverse=True)
-    lines: dict[tuple[str, str, str], dict[float, Any]] = {}
-    for point in result["curves"]:
-        line = (point["noise"], point["dimension"], point["model"])
-        lines.setdefault(line, {})[point["snr_db"]] = point.get(key)
-    return table(
-        ["noise", "dimension", "model", *(f"{ratio:g} dB" for ratio in ratios)],
-        [[*line, *(number(values.get(r)) for r in ratios)] for line, values in lines.items()],
-    )
+    header = ["noise", "dimension", "model", *(f"{ratio:g} dB" for ratio in ratios)]
+    tables = {}
+    for key, heading in (
+        ("unchanged", f"Share of estimates changed by less than {trust.UNCHANGED:g}"),
+        ("ccc_with_truth", "CCC with the truth"),
+    ):
+        lines: dict[tuple[str, str, str], dict[float, float | None]] = {}
+        for point in result["curves"]:
+            if key in point:
+                line = (point["noise"], point["dimension"], point["model"])
+                lines.setdefault(line, {})[point["snr_db"]] = point[key]
+        if lines:
+            rows = [[*line, *(number(row.get(r)) for r in ratios)] for line, row in lines.items()]
+            tables[f"{heading}, over the signal-to-noise ratio"] = table(header, rows)
+    return tables
 
 
 def _others(result: dict[str, Any]) -> list[str]:
     return [model["name"] for model in result["settings"]["models"][1:]]
 
 
-def _worst(figure: dict[str, Any]) -> str:
-    case = f" ({figure['case']})" if figure["case"] else ""
-    clips = ", ".join(f"{clip['file']}{_span(clip)} {clip['by']:.2f}" for clip in figure["worst"])
-    return f"{figure['group']}:{figure['test']}:{figure['dimension']}{case}: {clips}"
+def _worst(result: dict[str, Any]) -> dict[str, pd.DataFrame]:
+    rows = [
+        [
+            f"{figure['group']}:{figure['test']}:{figure['dimension']}",
+            figure["case"] or "-",
+            ", ".join(f"{one['file']}{_span(one)} {one['by']:.2f}" for one in figure["worst"]),
+        ]
+        for figure in result["figures"]
+        if figure.get("worst")
+    ]
+    frame = table("figure|case|clips, and by how much", rows)
+    return {"Worst clips of each failed figure": frame} if rows else {}
 
 
 def _span(clip: dict[str, Any]) -> str:

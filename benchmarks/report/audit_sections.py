@@ -13,7 +13,6 @@ from wav2small import audio
 from wav2small.benchmarks.audit import tables as audit_tables
 from wav2small.benchmarks.audit.corpus import read
 from wav2small.benchmarks.audit.figures import RANDOM
-from wav2small.benchmarks.tables import table
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError
 
@@ -40,7 +39,14 @@ def sections(result: dict[str, Any], number: int, *, clips: int) -> Iterator[Sec
         estimate = np.array([clip["estimates"][name] for clip in rated])
         title = f"Student and truth{on}"
         yield agreement(f"truth-{number}", title, truth, estimate, whose="truth")
-    yield _passes(result, f"audit-{number}", f"Tests passed{on}")
+    section = Section(f"audit-{number}", f"Tests passed{on}", [f"{audit_tables.headline(result)}."])
+    section.text.append(
+        "A random model that gives the bundle's own answers in random order is compared with every "
+        "figure: it passes many tests, so groups of tests are never added up."
+    )
+    for place, (heading, frame) in enumerate(audit_tables.outcome(result).items()):
+        section.add(heading, frame, shown=place == 0)
+    yield section
     robust = [figure for figure in result["figures"] if figure["group"] == "robustness"]
     unchanged = [figure for figure in robust if figure["test"].endswith("-unchanged")]
     if unchanged:
@@ -100,31 +106,6 @@ def worst_clips(result: dict[str, Any], *, count: int) -> list[dict[str, Any]]:
     return chosen
 
 
-def _passes(result: dict[str, Any], ident: str, title: str) -> Section:
-    section = Section(
-        ident,
-        title,
-        [
-            f"{audit_tables.headline(result)}. A random model that gives the bundle's own answers "
-            "in random order is compared with every figure: it passes many tests, so groups of "
-            "tests are never added up."
-        ],
-    )
-    section.add("Tests passed", audit_tables.summary(result), shown=True)
-    failed = [figure for figure in result["figures"] if not figure["passed"]]
-    if failed:
-        caption = f"All {len(failed)} failed figures (! = the full interval fails)"
-        section.add(caption, audit_tables.figures(result, failed))
-    for caption, key, column in (
-        ("Tests that could not run", "cannot_run", "test"),
-        (f"{len(result['rejected'])} clips rejected", "rejected", "file"),
-    ):
-        if result[key]:
-            rows = [[entry[column], entry["reason"]] for entry in result[key]]
-            section.add(caption, table([column, "reason"], rows))
-    return section
-
-
 def _draw_intervals(
     section: Section, figures: list[dict[str, Any]], caption: str, **settings: Any
 ) -> None:
@@ -162,8 +143,8 @@ def _curves(result: dict[str, Any], ident: str, title: str) -> Section:
         "Share of unchanged estimates, from quiet on the left to loud noise on the right.",
         f"For {', '.join(lines)}; models: {names}, {RANDOM}.",
     )
-    for key, caption in audit_tables.curve_tables(result).items():
-        section.add(caption, audit_tables.curves(result, key))
+    for heading, frame in audit_tables.curves(result).items():
+        section.add(heading, frame)
     return section
 
 

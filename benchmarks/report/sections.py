@@ -267,7 +267,12 @@ def _commands(evidence: Evidence) -> Iterator[str]:
             ("teacher" if model["kind"] == "teacher" else "compare-with", model["spec"])
             for model in settings["models"][1:]
         ]
-        options += [*settings.get("options", {}).items(), ("limit", settings["limit"])]
+        options += [
+            (name, settings["options"].get(name))
+            for name in ("truth", "root", "limit", "noise", "rooms")
+        ]
+        if settings["options"].get("scale"):
+            options.append(("scale", "{:g} {:g}".format(*settings["options"]["scale"])))
         words = "".join(f" --{name} {value}" for name, value in options if value is not None)
         bundle, seed = result["bundle"]["path"], settings["seed"]
         yield f"wav2small audit {bundle} {result['source']}{words} --seed {seed} -o audit.json"
