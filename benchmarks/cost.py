@@ -376,8 +376,8 @@ def _shapes(
             large = copy.ByteSize() > 1 << 30
             onnx.save_model(copy, file, save_as_external_data=large)
             session = open_session(file, options=_options("ORT_DISABLE_ALL"))
-            asked = [f"{name}//shape" for name in names] + looped
-            results = dict(zip(asked, session.run(asked, feed), strict=True))
+            names_out = [f"{name}//shape" for name in names] + looped
+            results = dict(zip(names_out, session.run(names_out, feed), strict=True))
     except Exception as error:  # ORT raises eight unrelated classes
         raise Wav2SmallError(
             f"the graph cannot be run for counting: {first_line(error)}"

@@ -122,8 +122,8 @@ def audit(
     figures = Figures(corpus, predicted, resamples=suite.resamples, seed=seed)
     rows = []
     for test in possible:
-        found, missing = figures.of(test)
-        rows += found
+        computed, missing = figures.of(test)
+        rows += computed
         if missing:
             cannot_run.append({"test": test.id, "reason": missing})
     result = {

@@ -270,7 +270,7 @@ def _interval(
 
 
 def _certain(test: trust.Test, low: float, high: float) -> bool:
-    """Whether the whole interval lies on one side of the threshold."""
+    """Whether the full interval is on one side of the threshold."""
     if test.better == "within":
         inside = -test.threshold < low and high < test.threshold
         return inside or low >= test.threshold or high <= -test.threshold

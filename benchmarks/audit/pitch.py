@@ -36,7 +36,7 @@ def mean_f0(signal: np.ndarray) -> float:
 
 
 def group(f0_hz: float) -> str | None:
-    """Name of the group of a mean pitch; None outside 50..350 Hz or where none was found.
+    """Name of the group of a mean pitch; None outside 50..350 Hz or of NaN.
 
     Example:
         >>> group(120.0), group(200.0), group(400.0)

@@ -1,7 +1,7 @@
 """The trust suite as one table, and the figures behind each of its rows.
 
 Tests and thresholds are those of audEERING's ser-tests ("method tests"); where a row is this
-project's own, its origin says so.
+project's own, its origin is "wav2small".
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from . import perturbations, statistics
 
-MIN_CLIPS = 10  # of a group; figures over fewer say little
+MIN_CLIPS = 10  # of a group; figures over fewer are too uncertain
 UNCHANGED = 0.05  # largest difference of an estimate that counts as none
 
 

@@ -138,8 +138,6 @@ def _sections(evidence: Evidence, clips: int, command: str) -> Iterator[sections
                 run.validation[[f"{name}_student" for name in DIMENSIONS]].to_numpy(float),
                 whose="teacher",
             )
-    if any(bundle.ccc for bundle in evidence.bundles):
-        yield sections.pareto(evidence)
     for number, result in enumerate(evidence.benchmarks):
         yield sections.costs(result, number)
     for number, result in enumerate(evidence.audits):

@@ -52,14 +52,15 @@ class Section:
 
 
 def overview(evidence: Evidence) -> Section:
-    """What each bundle is, in one table."""
+    """What each bundle is, in one table, and what its agreement costs, in one figure."""
     section = Section("overview", "At a glance")
-    rows = []
+    rows, points = [], []
     for bundle in evidence.bundles:
         cost = evidence.costs(bundle)
-        memory = {
-            point["duration_s"]: point["above_runtime_bytes"] for point in cost.get("memory") or ()
-        }
+        latency, memory = (
+            {point["duration_s"]: point[key] for point in cost.get(kind) or ()}.get(5.0)
+            for kind, key in (("latency", "p50_ms"), ("memory", "above_runtime_bytes"))
+        )
         rows.append(
             [
                 bundle.name,
@@ -67,11 +68,24 @@ def overview(evidence: Evidence) -> Section:
                 tables.size(bundle.bytes),
                 f"{bundle.record['parameters']:,}" if "parameters" in bundle.record else "-",
                 tables.amount(cost.get("cost", {}).get("macs_per_s")),
-                tables.milliseconds(_latency(cost)),
-                tables.size(memory.get(5.0)),
+                tables.milliseconds(latency),
+                tables.size(memory),
                 *(tables.number(bundle.ccc.get(name)) for name in DIMENSIONS),
             ]
         )
+        if bundle.ccc:
+            points.append(
+                (bundle.name, bundle.bytes / 1000, latency, np.mean([*bundle.ccc.values()]))
+            )
+    drawings = {}
+    for place, label in ((1, "file, KB"), (2, "5 s of audio on one thread, ms")):
+        known = [(point[0], point[place], point[3]) for point in points if point[place]]
+        if known:
+            drawings[f"CCC over {label.split(',')[0]}"] = plots.pareto(known, x_label=label)
+    if drawings:
+        described = (f"{name}: {size:.0f} KB, mean CCC {ccc:.3f}" for name, size, _, ccc in points)
+        caption = "Size, latency and agreement with the teacher: better is up and to the left."
+        section.draw(drawings, caption, "; ".join(described), height=3.6)
     if rows:
         header = "bundle|precision|file|parameters|MACs/s of audio|5 s of audio, ms|memory, 5 s"
         names = [*header.split("|"), *(f"CCC, {name}" for name in DIMENSIONS)]
@@ -138,34 +152,6 @@ def agreement(
         rows.append([f"{step / 10:.1f} to {(step + 1) / 10:.1f}", *cells])
     table = tables.table([whose, *DIMENSIONS], rows)
     section.add(f"Mean of the student (clips) by {whose}", table)
-    return section
-
-
-def pareto(evidence: Evidence) -> Section:
-    """What agreement costs, over all bundles."""
-    points = [
-        (
-            one.name,
-            one.bytes / 1000,
-            _latency(evidence.costs(one)),
-            float(np.mean([*one.ccc.values()])),
-        )
-        for one in evidence.bundles
-        if one.ccc
-    ]
-    section = Section("pareto", "Size, latency and agreement")
-    drawings = {}
-    for place, label in ((1, "file, KB"), (2, "5 s of audio on one thread, ms")):
-        known = [(point[0], point[place], point[3]) for point in points if point[place]]
-        if known:
-            drawings[f"CCC over {label.split(',')[0]}"] = plots.pareto(known, x_label=label)
-    described = (f"{name}: {size:.0f} KB, mean CCC {ccc:.3f}" for name, size, _, ccc in points)
-    section.draw(drawings, "Better is up and to the left.", "; ".join(described), height=3.6)
-    rows = [
-        [name, f"{size:.1f}", tables.milliseconds(time), tables.number(ccc)]
-        for name, size, time, ccc in points
-    ]
-    section.add(section.title, tables.table("bundle|file, KB|5 s, ms|mean CCC", rows))
     return section
 
 
@@ -276,9 +262,3 @@ def _commands(evidence: Evidence) -> Iterator[str]:
         words = "".join(f" --{name} {value}" for name, value in options if value is not None)
         bundle, seed = result["bundle"]["path"], settings["seed"]
         yield f"wav2small audit {bundle} {result['source']}{words} --seed {seed} -o audit.json"
-
-
-def _latency(cost: dict[str, Any]) -> float | None:
-    """Milliseconds for 5 s of audio."""
-    points = {point["duration_s"]: point["p50_ms"] for point in cost.get("latency", ())}
-    return points.get(5.0)

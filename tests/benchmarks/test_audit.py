@@ -323,26 +323,26 @@ def test_processes_and_order_change_nothing(toy, table):
 
 
 def test_compared_with_itself(toy, table):
-    found = audit(toy, table, compare=CompareOptions([toy]), suite=GAIN, processes=1)
-    figure = find(found, "robustness:gain-unchanged")
+    outcome = audit(toy, table, compare=CompareOptions([toy]), suite=GAIN, processes=1)
+    figure = find(outcome, "robustness:gain-unchanged")
     assert figure["others"]["toy #2"]["value"] == figure["value"]
-    assert audit_tables.summary(found).columns[-1] == "toy #2"
+    assert audit_tables.summary(outcome).columns[-1] == "toy #2"
 
 
 def test_categorical_corpus(emodb, toy):
-    found = audit(
+    outcome = audit(
         toy,
         emodb / "labels.csv",
         clips=ClipOptions(limit=120),
         suite=SuiteOptions(only=["correctness:*", "fairness:*"], resamples=100),
         processes=1,
     )
-    cases = {one["case"] for one in found["figures"] if one["test"] == "consistency"}
+    cases = {one["case"] for one in outcome["figures"] if one["test"] == "consistency"}
     assert {"anger high", "neutral neutral", "boredom low"} <= cases
-    assert {one["test"] for one in found["figures"]} >= {"sex-mean", "pitch-mean"}
-    low = {clip["sex"] for clip in found["clips"]}
+    assert {one["test"] for one in outcome["figures"]} >= {"sex-mean", "pitch-mean"}
+    low = {clip["sex"] for clip in outcome["clips"]}
     assert low == {"f", "m"}
-    reasons = {entry["test"]: entry["reason"] for entry in found["cannot_run"]}
+    reasons = {entry["test"]: entry["reason"] for entry in outcome["cannot_run"]}
     assert "--truth" in reasons["correctness:ccc"]
     assert "column language" in reasons["fairness:language-mean"]
 
@@ -359,10 +359,10 @@ def test_a_perfect_model_fails_nothing(toy, table, tmp_path, levels, impossible)
     frame = frame.drop(columns=["valence", "emotion"])  # the model always answers .5
     frame.to_csv(tmp_path / "rated.csv", index=False)
     clips = ClipOptions(scale=(1, levels))
-    found = audit(toy, tmp_path / "rated.csv", clips=clips, suite=suite, processes=1)
-    reasons = {one["test"]: one["reason"] for one in found["cannot_run"]}
+    outcome = audit(toy, tmp_path / "rated.csv", clips=clips, suite=suite, processes=1)
+    reasons = {one["test"]: one["reason"] for one in outcome["cannot_run"]}
     assert all("perfect model" in reasons[f"correctness:{name}"] for name in impossible)
-    failed = {(one["test"], one["dimension"]) for one in found["figures"] if not one["passed"]}
+    failed = {(one["test"], one["dimension"]) for one in outcome["figures"] if not one["passed"]}
     assert failed == set()
 
 
@@ -431,11 +431,11 @@ def test_truth_in_another_scale(toy, table, tmp_path):
     options = {"suite": SuiteOptions(only=["correctness:ccc"], resamples=50), "processes": 1}
     with pytest.raises(Wav2SmallError, match="--scale"):
         audit(toy, table, clips=ClipOptions(truth=tmp_path / "seven.csv"), **options)
-    found = audit(
+    outcome = audit(
         toy, table, clips=ClipOptions(truth=tmp_path / "seven.csv", scale=(1, 7)), **options
     )
     own = audit(toy, table, **options)
-    assert find(found, "correctness:ccc")["value"] == pytest.approx(
+    assert find(outcome, "correctness:ccc")["value"] == pytest.approx(
         find(own, "correctness:ccc")["value"], abs=1e-3
     )
 
@@ -458,12 +458,12 @@ def test_partial_truth_is_said(toy, speech, table, tmp_path):
 def test_folder_without_columns(toy, speech, tmp_path):
     shutil.copytree(speech, tmp_path / "bare", ignore=lambda *_: ["labels.csv"])
     suite = SuiteOptions(only=["correctness:*", "fairness:*"])
-    found = audit(toy, tmp_path / "bare", suite=suite, processes=1)
-    assert {entry["test"] for entry in found["cannot_run"]} >= {
+    outcome = audit(toy, tmp_path / "bare", suite=suite, processes=1)
+    assert {entry["test"] for entry in outcome["cannot_run"]} >= {
         "correctness:ccc", "correctness:consistency", "fairness:sex-ccc", "fairness:speaker-mean",
     }  # fmt: skip
-    assert {one["test"] for one in found["figures"]} <= {"pitch-mean"}
-    assert "Could not run" in audit_tables.audit(found)
+    assert {one["test"] for one in outcome["figures"]} <= {"pitch-mean"}
+    assert "Could not run" in audit_tables.audit(outcome)
 
 
 def test_unusable_clips_are_listed_and_the_others_go_on(toy, speech, tmp_path):
@@ -471,9 +471,9 @@ def test_unusable_clips_are_listed_and_the_others_go_on(toy, speech, tmp_path):
     shutil.copytree(speech, folder)
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("no audio")
-    found = audit(toy, folder, suite=GAIN, processes=1)
-    assert found["corpus"]["used"] == 24
-    assert sorted(entry["file"] for entry in found["rejected"]) == ["empty.wav", "text.wav"]
+    outcome = audit(toy, folder, suite=GAIN, processes=1)
+    assert outcome["corpus"]["used"] == 24
+    assert sorted(entry["file"] for entry in outcome["rejected"]) == ["empty.wav", "text.wav"]
 
 
 def test_model_that_fails_on_some_clips(speech, tmp_path):
@@ -504,9 +504,9 @@ def test_model_that_fails_on_some_clips(speech, tmp_path):
     for number in range(12):
         noise = np.random.default_rng(number).normal(0, 0.1, 16000)
         soundfile.write(folder / f"exact_{number}.wav", noise, 16000)
-    found = audit(path, folder, suite=GAIN, processes=1)
-    assert found["corpus"]["used"] >= 12
-    assert found["rejected"] and all("fails" in entry["reason"] for entry in found["rejected"])
+    outcome = audit(path, folder, suite=GAIN, processes=1)
+    assert outcome["corpus"]["used"] >= 12
+    assert outcome["rejected"] and all("fails" in entry["reason"] for entry in outcome["rejected"])
 
 
 @pytest.mark.parametrize(
@@ -542,9 +542,9 @@ def test_stopped_run_is_resumed(toy, table, tmp_path, monkeypatch):
         "__call__",
         lambda self, task: calls.append(task) or real(self, task),
     )
-    found = audit(toy, table, tmp_path / "a.json", suite=GAIN, processes=1)
+    outcome = audit(toy, table, tmp_path / "a.json", suite=GAIN, processes=1)
     assert len(calls) == 14
-    assert found["figures"] == audit(toy, table, suite=GAIN, processes=1)["figures"]
+    assert outcome["figures"] == audit(toy, table, suite=GAIN, processes=1)["figures"]
 
 
 def test_command_and_exit_codes(toy, table, tmp_path):
@@ -587,8 +587,8 @@ def test_a_clip_whose_process_died_is_tried_again(tmp_path):
     kept = tmp_path / "journal"
     model = outputs.ModelSpec("toy", "teacher", "toy_teachers:Moody")
     options = {"processes": 2, "journal": kept}
-    found = outputs.predict(clips, [model], [], perturbations.Sounds(), **options)
-    assert len(found.rows) == 5 and len(found.rejected) == 1
-    assert "2.wav" in found.rejected[0][0] and "died" in found.rejected[0][1]
+    outcome = outputs.predict(clips, [model], [], perturbations.Sounds(), **options)
+    assert len(outcome.rows) == 5 and len(outcome.rejected) == 1
+    assert "2.wav" in outcome.rejected[0][0] and "died" in outcome.rejected[0][1]
     rows = [json.loads(line)[0] for line in kept.read_text().splitlines()[1:]]
     assert sorted(rows) == ["0", "1", "3", "4", "5"]

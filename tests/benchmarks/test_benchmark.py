@@ -75,15 +75,15 @@ def result(net):
 
 
 def test_counts_of_a_convolution_stack(net):
-    found = cost.cost(net, 1.0)
+    measured = cost.cost(net, 1.0)
     frames = (16000 - 64) // 32 + 1
-    assert found["parameters"] == 8 * 64 + 8 * 4 * 3 + 8 + 3 * 8
-    assert found["macs"] == frames * 8 * 64 + frames * 8 * 4 * 3 + 3 * 8
-    assert found["weight_bytes"] == 4 * found["parameters"]
-    assert [layer["name"] for layer in found["layers"]] == ["first", "second", "last"]
-    assert found["layers"][1]["output"] == [1, 8, frames]
-    assert found["operators"]["FusedConv"] + found["operators"]["Conv"] == 2
-    assert found["uncounted"] == []
+    assert measured["parameters"] == 8 * 64 + 8 * 4 * 3 + 8 + 3 * 8
+    assert measured["macs"] == frames * 8 * 64 + frames * 8 * 4 * 3 + 3 * 8
+    assert measured["weight_bytes"] == 4 * measured["parameters"]
+    assert [layer["name"] for layer in measured["layers"]] == ["first", "second", "last"]
+    assert measured["layers"][1]["output"] == [1, 8, frames]
+    assert measured["operators"]["FusedConv"] + measured["operators"]["Conv"] == 2
+    assert measured["uncounted"] == []
 
 
 def test_activation_peak_is_the_two_largest_neighbours(tmp_path):
@@ -131,9 +131,9 @@ def test_operator_rules(tmp_path, node, shapes, weights, macs):
         {name: np.ones(shape, np.float32) for name, shape in weights.items()},
         inputs=[helper.make_tensor_value_info("x", FLOAT, shapes)],
     )
-    found = cost.count(path, {"x": np.ones(shapes, np.float32)})
-    assert found["macs"] == macs
-    assert found["parameters"] == sum(int(np.prod(shape)) for shape in weights.values())
+    measured = cost.count(path, {"x": np.ones(shapes, np.float32)})
+    assert measured["macs"] == macs
+    assert measured["parameters"] == sum(int(np.prod(shape)) for shape in weights.values())
 
 
 def test_what_a_loop_does_counts_every_turn(tmp_path):
@@ -162,11 +162,11 @@ def test_what_a_loop_does_counts_every_turn(tmp_path):
         inputs=[helper.make_tensor_value_info("x", FLOAT, [1, 6])],
     )
     feed = {"x": np.ones((1, 6), np.float32)}
-    found = cost.count(path, feed)
-    assert found["macs"] == 7 * 36
-    assert found["parameters"] == 36
-    assert found["uncounted"] == []
-    assert found["layers"][0]["operator"] == "MatMul x 7"
+    measured = cost.count(path, feed)
+    assert measured["macs"] == 7 * 36
+    assert measured["parameters"] == 36
+    assert measured["uncounted"] == []
+    assert measured["layers"][0]["operator"] == "MatMul x 7"
     assert cost.activation_peak(path, feed) >= 4 * 18
 
 
@@ -207,11 +207,11 @@ def test_weights_behind_dequantisation_count_once(tmp_path):
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path
     )
-    found = cost.count(path, {"x": np.ones((1, 4), np.float32)})
-    assert found["parameters"] == 24 + 36 + 18
-    assert found["weight_bytes"] == 24 + 36 + 9
-    assert found["macs"] == 24 + 24 + 36 + 18
-    assert [layer["parameters"] for layer in found["layers"]] == [24, 0, 36, 18]
+    measured = cost.count(path, {"x": np.ones((1, 4), np.float32)})
+    assert measured["parameters"] == 24 + 36 + 18
+    assert measured["weight_bytes"] == 24 + 36 + 9
+    assert measured["macs"] == 24 + 24 + 36 + 18
+    assert [layer["parameters"] for layer in measured["layers"]] == [24, 0, 36, 18]
 
 
 def test_two_numbers_in_one_byte(tmp_path):
@@ -235,8 +235,8 @@ def test_two_numbers_in_one_byte(tmp_path):
         weights,
         inputs=[helper.make_tensor_value_info("x", FLOAT, [1, 8])],
     )
-    found = cost.count(path, {"x": np.ones((1, 8), np.float32)})
-    assert (found["parameters"], found["weight_bytes"], found["macs"]) == (40, 20, 40)
+    measured = cost.count(path, {"x": np.ones((1, 8), np.float32)})
+    assert (measured["parameters"], measured["weight_bytes"], measured["macs"]) == (40, 20, 40)
 
 
 @pytest.mark.parametrize(
@@ -252,16 +252,16 @@ def test_published_mobilenets(tmp_path, name, parameters_m, gmacs):
     image = torch.zeros(1, 3, 224, 224)
     path = tmp_path / "net.onnx"
     torch.onnx.export(model, (image,), path, dynamo=False, input_names=["image"])
-    found = cost.count(path, {"image": image.numpy()})
+    measured = cost.count(path, {"image": image.numpy()})
     # The export folds BatchNorm's two factors into one bias, so .5 % of the parameters go.
-    assert found["parameters"] == pytest.approx(
+    assert measured["parameters"] == pytest.approx(
         sum(weight.numel() for weight in model.parameters()), rel=0.006
     )
-    assert found["parameters"] / 1e6 == pytest.approx(parameters_m, rel=0.02)
+    assert measured["parameters"] / 1e6 == pytest.approx(parameters_m, rel=0.02)
     with FlopCounterMode(display=False) as counter:
         model(image)
-    assert found["macs"] == counter.get_total_flops() / 2
-    assert found["macs"] / 1e9 == pytest.approx(gmacs, rel=0.08)
+    assert measured["macs"] == counter.get_total_flops() / 2
+    assert measured["macs"] / 1e9 == pytest.approx(gmacs, rel=0.08)
 
 
 def test_percentiles_and_ratios_against_numpy():
@@ -303,16 +303,16 @@ def test_rounds_are_interleaved(net):
 def test_growth_exponent(exponent, verdict):
     durations = [0.5, 1, 5, 10, 30]
     costs = [3 * duration**exponent for duration in durations]
-    found = latency.growth(durations[::-1], costs[::-1])
-    assert found["exponent"] == pytest.approx(exponent)
-    assert found["over_s"] == [5, 10, 30]
-    assert found["verdict"] == verdict
+    measured = latency.growth(durations[::-1], costs[::-1])
+    assert measured["exponent"] == pytest.approx(exponent)
+    assert measured["over_s"] == [5, 10, 30]
+    assert measured["verdict"] == verdict
 
 
 def test_growth_of_a_constant_part_does_not_hide_the_square():
     durations = [0.5, 1, 5, 10, 30]
-    found = latency.growth(durations, [1 + 0.1 * duration**2 for duration in durations])
-    assert found["verdict"] == "more than linear"
+    measured = latency.growth(durations, [1 + 0.1 * duration**2 for duration in durations])
+    assert measured["verdict"] == "more than linear"
 
 
 @pytest.mark.parametrize("durations, costs", [([1], [1]), ([1, 2], [0, 1]), ([1, 1], [1, 1])])
@@ -324,8 +324,8 @@ def test_growth_needs_two_lengths(durations, costs):
     "load, cores, warned", [(None, 2, False), (1.0, 2, False), (2.5, 2, True), (2.5, 8, False)]
 )
 def test_busy_machine_is_reported(load, cores, warned):
-    found = {"load": load, "affinity": list(range(cores)), "cores": 64}
-    assert bool(machine.busy(found)) == warned
+    measured = {"load": load, "affinity": list(range(cores)), "cores": 64}
+    assert bool(machine.busy(measured)) == warned
 
 
 def test_same_bundle_twice_takes_the_same_time(result):
@@ -366,12 +366,14 @@ def test_memory_parts_of_known_sizes(tmp_path):
         "weights": np.random.default_rng(0).standard_normal((4096, 4096)).astype(np.float32),
     }
     path = write(tmp_path / "large.onnx", nodes, weights)
-    found = memory.measure(path, 1.0)
-    assert found["model_bytes"] == pytest.approx(4096 * 4096 * 4, rel=0.1)
-    assert found["activations_bytes"] == pytest.approx(2 * 64e6, rel=0.15)
-    assert found["above_runtime_bytes"] == found["model_bytes"] + found["activations_bytes"]
-    assert 20e6 < found["runtime_bytes"] < 200e6
-    assert found["load_ms"] > 0 and found["first_call_ms"] > 0
+    measured = memory.measure(path, 1.0)
+    assert measured["model_bytes"] == pytest.approx(4096 * 4096 * 4, rel=0.1)
+    assert measured["activations_bytes"] == pytest.approx(2 * 64e6, rel=0.15)
+    assert (
+        measured["above_runtime_bytes"] == measured["model_bytes"] + measured["activations_bytes"]
+    )
+    assert 20e6 < measured["runtime_bytes"] < 200e6
+    assert measured["load_ms"] > 0 and measured["first_call_ms"] > 0
 
 
 def test_runtime_probe_is_the_identity():
@@ -394,13 +396,13 @@ def test_usual_waveform_inputs(tmp_path, shape):
 
 def test_a_length_that_fails_is_listed_and_the_others_go_on(tmp_path, net):
     fixed = conv_net(tmp_path / "fixed.onnx", fixed=16000)
-    found = host.benchmark(
+    measured = host.benchmark(
         [net], against=[fixed], durations=[0.5, 1], runs=3, memory=False, cost=False
     )
-    assert [rejected["duration_s"] for rejected in found["models"][1]["rejected"]] == [0.5]
-    assert [point["duration_s"] for point in found["models"][1]["latency"]] == [1.0]
-    assert found["models"][1]["yardstick"] and not found["models"][0]["yardstick"]
-    assert "rejected 0.5 s" in tables.benchmark(found)
+    assert [rejected["duration_s"] for rejected in measured["models"][1]["rejected"]] == [0.5]
+    assert [point["duration_s"] for point in measured["models"][1]["latency"]] == [1.0]
+    assert measured["models"][1]["yardstick"] and not measured["models"][0]["yardstick"]
+    assert "rejected 0.5 s" in tables.benchmark(measured)
 
 
 @pytest.mark.parametrize(

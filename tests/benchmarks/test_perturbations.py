@@ -1,4 +1,4 @@
-"""Perturbations do what their names say, to the decibel and the sample."""
+"""Perturbations are what their names promise, to the decibel and the sample."""
 
 from __future__ import annotations
 

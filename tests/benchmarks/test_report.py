@@ -142,11 +142,11 @@ def page(folder, bundle, speech):
     for name in DIMENSIONS:
         table[name] = rng.uniform(0.1, 0.9, 24).round(3)
     table.to_csv(folder / "clips.csv", index=False)
-    found = folder / "audit.json"
+    audited = folder / "audit.json"
     only = ["correctness:*", "fairness:*", "robustness:l*", "robustness:curves"]
     suite = SuiteOptions(only=only, resamples=50)
-    audit(bundle, folder / "clips.csv", found, suite=suite, processes=1)
-    inputs = [run, bundle, second, found]
+    audit(bundle, folder / "clips.csv", audited, suite=suite, processes=1)
+    inputs = [run, bundle, second, audited]
     return report.report(inputs, folder / "page.html", page=PageOptions(runs=3, clips=6))
 
 
@@ -261,9 +261,9 @@ def test_bad_outputs(bundle, tmp_path):
 
 
 def test_results_of_commands_are_recognised(folder, page):
-    found = evidence.gather([folder / "audit.json", folder / "bundle", folder / "run"])
-    assert len(found.audits) == len(found.bundles) == len(found.runs) == 1
-    assert found.runs[0].note == ""
+    gathered = evidence.gather([folder / "audit.json", folder / "bundle", folder / "run"])
+    assert len(gathered.audits) == len(gathered.bundles) == len(gathered.runs) == 1
+    assert gathered.runs[0].note == ""
 
 
 def test_a_script_without_a_main_guard_does_not_hang(bundle, speech, tmp_path):
@@ -436,7 +436,7 @@ def test_microphone_moves_the_bars(browse, live_page, bundle, recording):
     assert complaints == []
 
 
-def test_live_says_what_it_cannot_read(browse, live_page, tmp_path):
+def test_live_names_what_it_cannot_read(browse, live_page, tmp_path):
     tab, _ = browse(live_page)
     tab.wait_for_function(READY, timeout=60000)
     text = tmp_path / "text.wav"
