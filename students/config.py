@@ -87,7 +87,9 @@ class Config:
     compile: bool = _option(False, "torch.compile the student (a minute at the start)")
     device: str = _option("auto", "auto, cpu, cuda or cuda:1")
     cache_mb: int = _option(1024, "memory for decoded audio in MB; the rest is decoded each epoch")
-    workers: int = _option(2, "threads that prepare batches ahead of the network")
+    workers: int = _option(
+        0, "threads that prepare batches ahead of the network; 0 = one per core, 2 to 8"
+    )
     threads: int = _option(0, "threads that compute on a CPU; 0 = chosen by timing some steps")
     checkpoint_s: float = _option(300.0, "seconds between checkpoints within an epoch")
     seed: int = _option(0, "of everything random")

@@ -31,6 +31,7 @@ from wav2small.training.clips import Clips
 from wav2small.training.interrupt import Stop
 from wav2small.training.loop import LoopOptions, Training
 from wav2small.training.split import split as divide
+from wav2small.training.threads import available
 
 from . import config as configuration
 from . import data, frontend, plots, quantisation, registry, run_folder
@@ -149,7 +150,7 @@ def distill(
             crop=round(resolved.crop_s * SAMPLING_RATE),
             gain_db=resolved.gain_db if "gain" in data.invariances(table.provenance) else 0.0,
             seed=resolved.seed,
-            workers=resolved.workers,
+            workers=resolved.workers or min(8, max(2, available())),
             rank=rank,
             size=size,
             teacher=online,

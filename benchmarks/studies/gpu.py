@@ -62,14 +62,13 @@ class Scale:
     files: int = 1000
     clips: int = 24000
     warm: int = 1500
-    epochs: int = 5
+    epochs: int = 4
     repeats: int = 5
     runs: tuple[tuple[str, int, str], ...] = (
         ("wav2small", 16, "fp32"),
         ("wav2small", 128, "fp32"),
         ("mobilenetv4_conv_small", 16, "fp32"),
         ("mobilenetv4_conv_small", 128, "fp32"),
-        ("mobilenetv4_conv_small", 128, "bf16"),
     )
 
 
@@ -278,96 +277,6 @@ def profile(study: Study, way: str) -> None:
     (study.output / f"kernels_{way}.txt").write_text(table)
 
 
-def operations(study: Study) -> dict[str, Any]:
-    """Milliseconds of the teacher's costly operations for a batch of 600 s, in several ways."""
-    import torch
-    from torch.nn import functional
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    from wav2small.teachers.speech import inference
-
-    clips, frames = (2, 48) if study.tiny else (85, 352)
-    model = study.teacher.network.backbone
-    encoder, cnn = model.encoder, model.feature_extractor
-    size, heads = model.config.hidden_size, model.config.num_attention_heads
-    new = functools.partial(torch.randn, device=study.device)
-    low = torch.bfloat16
-    signal, hidden = new(clips, frames * 320), new(clips, frames, size)
-    query, key, value = new(3, clips, heads, frames, size // heads, dtype=low)
-    mask = torch.ones(clips, frames, dtype=torch.bool, device=study.device)
-    conv = encoder.pos_conv_embed.conv
-    dense = encoder.layers[0].feed_forward.intermediate_dense
-    ways: dict[str, Callable[[], Any]] = {}
-    with torch.inference_mode():
-        bias = inference.Bias(encoder.layers[0].attention, mask, low)
-        states = hidden.to(low)
-        added = bias(encoder.layers[0].attention, states).clone()
-        gate, positions = new(clips, heads, frames, 1), bias.positions
-        assert positions is not None
-        narrow = [part.to(low) for part in (bias.closed, gate, positions)]
-        weight, shift = dense.weight.to(low), dense.bias.to(low)
-        kernel = conv.weight.to(low)
-        turned = states.transpose(1, 2).contiguous()
-
-        def automatic() -> Any:
-            with torch.autocast(study.device, low):
-                return cnn(signal)
-
-        def own() -> Any:
-            with torch.autocast(study.device, low):
-                return inference.convolve(model, signal)
-
-        def attend(backend: Any) -> Callable[[], Any]:
-            def run() -> Any:
-                with sdpa_kernel(backend):
-                    return functional.scaled_dot_product_attention(query, key, value, added)
-
-            return run
-
-        ways["cnn, transformers"] = automatic
-        ways["cnn, ours"] = own
-        ways["positions, convolution"] = lambda: functional.conv1d(
-            turned, kernel, padding=conv.padding[0], groups=conv.groups
-        )
-        ways["positions, blockwise"] = lambda: inference.blockwise(conv, states)
-        ways["bias, mixed"] = lambda: bias(encoder.layers[0].attention, states)
-        ways["bias, bfloat16"] = lambda: torch.addcmul(*narrow)
-        ways["bias, float32 then cast"] = lambda: torch.addcmul(bias.closed, gate, positions).to(
-            low
-        )
-        for backend in (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION):
-            ways[f"attention, {backend.name}"] = attend(backend)
-        ways["attention, chosen"] = lambda: functional.scaled_dot_product_attention(
-            query, key, value, added
-        )
-        ways["dense"] = lambda: functional.linear(states, weight, shift)
-        ways["gelu"] = lambda: functional.gelu(functional.linear(states, weight, shift))
-        ways["norm, float32"] = lambda: encoder.layer_norm(hidden).to(low)
-        ways["norm, bfloat16"] = lambda: functional.layer_norm(states, (size,))
-        result: dict[str, Any] = {}
-        for name, way in ways.items():
-            try:
-                result[name] = _milliseconds(way, study)
-            except Exception as error:
-                result[name] = f"{type(error).__name__}: {str(error)[:120]}"
-    return result
-
-
-def _milliseconds(way: Callable[[], Any], study: Study) -> float:
-    import torch
-
-    took = []
-    for _ in range(study.scale.repeats + 3):
-        if study.device == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        way()
-        if study.device == "cuda":
-            torch.cuda.synchronize()
-        took.append(time.perf_counter() - began)
-    return 1000 * statistics.median(took[3:])
-
-
 def closeness(study: Study) -> dict[str, Any]:
     """How far bfloat16 is from float32, ours and transformers'."""
     from wav2small.teachers import load_teacher
@@ -465,41 +374,6 @@ def _distilled(study: Study, number: int) -> dict[str, Any]:
     return run
 
 
-def compiled(study: Study) -> dict[str, Any]:
-    """The encoder through torch.compile, in a process of its own: it may take or fail long."""
-    words = ["-m", "wav2small.benchmarks.studies.gpu", "--only", "compiled_here", "--device"]
-    words += [study.device, *(["--tiny"] if study.tiny else [])]
-    words += ["--output", str(study.output / "compiled")]
-    done = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, timeout=120, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr[-1500:])
-    return json.loads((study.output / "compiled" / "gpu.json").read_text())["compiled_here"]
-
-
-def compiled_here(study: Study) -> dict[str, Any]:
-    """See `compiled`."""
-    import torch
-
-    from wav2small.teachers.speech import inference
-
-    teacher = study.teacher
-    inference.encode = torch.compile(inference.encode, dynamic=True)
-    result: dict[str, Any] = {}
-    for clip_s in (2.0, 2.5) if study.tiny else (7.0, 7.5, 8.0):
-        batch, lengths = study.batch(4.0 if study.tiny else 600.0, clip_s)
-        took = []
-        for _ in range(study.scale.repeats + 1):
-            began = time.perf_counter()
-            teacher.launch(batch, lengths)()
-            took.append(time.perf_counter() - began)
-        result[f"first call, {clip_s:g} s clips"] = took[0]
-        rate = lengths.sum() / RATE / statistics.median(took[1:])
-        result[f"x real time, {clip_s:g} s clips"] = rate
-    return result
-
-
 @contextmanager
 def clocked(into: dict[str, float], name: str) -> Iterator[None]:
     """Add the time of a block to a figure."""
@@ -589,7 +463,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-SECTIONS = (label, distil, forward, operations, closeness, compiled)
+SECTIONS = (label, forward, closeness, distil)
 
 
 def main(arguments: list[str] | None = None) -> int:

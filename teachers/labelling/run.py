@@ -220,7 +220,9 @@ def _shown(outcomes: Iterable[Outcome], index: Index, copies: int) -> Iterator[O
     """Pass outcomes on and show hours of audio done."""
     with progress.bar(plan.expected_hours(index) * (1 + copies), unit="h", desc="label") as bar:
         for outcome in outcomes:
-            bar.update(sum(item.seconds for item in outcome.items) / 3600)
+            hours = sum(item.seconds for item in outcome.items) / 3600
+            bar.total = max(bar.total, bar.n + hours)  # it was judged by some files
+            bar.update(hours)
             yield outcome
 
 

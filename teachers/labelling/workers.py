@@ -9,6 +9,7 @@ own: a pipe that ends means the other side is gone.
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import traceback
@@ -156,7 +157,7 @@ class Pool:
             process, tasks = self._workers[connection]
             self._workers[connection] = self._workers.pop(connection)  # the others come first now
             try:
-                error, result = connection.recv()
+                error, result = _receive(connection)
             except (EOFError, OSError):
                 answers += [(task, Died) for task in self._replace(connection)]
                 continue
@@ -202,6 +203,43 @@ class Pool:
         return list(tasks)[:1]
 
 
+def _send(connection: Connection, answer: Any) -> None:
+    """Send an answer, its arrays after it as they are: copies would cost more than decoding."""
+    arrays: list[pickle.PickleBuffer] = []
+    text = pickle.dumps(answer, protocol=5, buffer_callback=arrays.append)
+    views = [array.raw() for array in arrays]
+    connection.send(([view.nbytes for view in views], text))
+    for view in views:
+        while view:
+            view = view[os.write(connection.fileno(), view) :]
+
+
+def _receive(connection: Connection) -> Any:
+    """Receive what `_send` sent.
+
+    Raises:
+        EOFError, OSError: the other side is gone
+    """
+    sizes, text = connection.recv()
+    arrays = [_allocate(size) for size in sizes]
+    for array in arrays:
+        view = memoryview(array)
+        while view:
+            count = os.readv(connection.fileno(), [view])
+            if not count:
+                raise EOFError
+            view = view[count:]
+    return pickle.loads(text, buffers=arrays)
+
+
+def _allocate(size: int) -> Any:
+    """Memory for an array: where a GPU is in use, such as it copies from while others compute."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+    return bytearray(size)
+
+
 def serve(handle: int) -> None:
     """Body of a worker: build the function, then answer tasks until the parent is gone."""
     connection = Connection(handle)
@@ -219,7 +257,7 @@ def serve(handle: int) -> None:
                 answer = (error, None)
             except Exception:  # a bug: its traceback belongs to the parent
                 answer = (traceback.format_exc(), None)
-            connection.send(answer)
+            _send(connection, answer)
     except (EOFError, OSError):
         pass
     os._exit(0)

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _ALIGNED = 8  # frames: fused attention wants rows of its bias at multiples of 16 bytes
-_BLOCK = 32  # frames that one product of the positional convolution gives
 
 
 def fits(model: Any) -> bool:
@@ -156,8 +155,6 @@ def _linear(module: nn.Linear, states: Tensor) -> Tensor:
 
 def _positions(conv: nn.Conv1d, hidden: Tensor) -> Tensor:
     """The positional embedding: (B, frames, size) -> the same."""
-    if on_gpu(hidden):
-        return F.gelu(blockwise(conv, hidden))
     bias = None if conv.bias is None else conv.bias.to(hidden.dtype)
     found = F.conv1d(
         hidden.transpose(1, 2),
@@ -167,36 +164,6 @@ def _positions(conv: nn.Conv1d, hidden: Tensor) -> Tensor:
         groups=conv.groups,
     )
     return F.gelu(found[..., : hidden.shape[1]].transpose(1, 2))
-
-
-def blockwise(conv: nn.Conv1d, states: Tensor) -> Tensor:
-    """A long grouped convolution as one matrix product per group.
-
-    A block of outputs is a product of the inputs around it with a Toeplitz matrix of the kernel.
-
-    Args:
-        conv: stride 1, padded with half its kernel
-        states: (B, frames, channels)
-
-    Returns:
-        (B, frames, outputs)
-    """
-    clips, frames, channels = states.shape
-    kernel, groups, block = conv.kernel_size[0], conv.groups, _BLOCK
-    window, blocks = block + kernel - 1, -(-frames // block)
-    front = kernel // 2
-    padded = F.pad(states, (0, 0, front, blocks * block + kernel - 1 - front - frames))
-    windows = padded.unfold(1, window, block)  # (B, blocks, channels, window)
-    windows = windows.view(clips, blocks, groups, -1, window).permute(2, 0, 1, 4, 3)
-    windows = windows.reshape(groups, clips * blocks, -1)
-    weight = F.pad(conv.weight.to(states.dtype), (block - 1, block - 1))  # (outputs, channels, -)
-    matrix = weight.unfold(2, block, 1).flip(3)  # (outputs, channels, window, block)
-    outputs = conv.out_channels // groups
-    matrix = matrix.view(groups, outputs, -1, window, block).permute(0, 3, 2, 4, 1)
-    result = windows @ matrix.reshape(groups, windows.shape[2], block * outputs)
-    result = result.view(groups, clips, blocks * block, outputs).permute(1, 2, 0, 3)
-    result = result.reshape(clips, blocks * block, -1)[:, :frames]
-    return result if conv.bias is None else result + conv.bias.to(result.dtype)
 
 
 class Bias:
@@ -210,12 +177,12 @@ class Bias:
 
     def __init__(self, first: Any, mask: Tensor, dtype: torch.dtype):
         clips, frames = mask.shape
-        closed = torch.zeros(clips, 1, 1, frames, device=mask.device)
+        closed = torch.zeros(clips, 1, 1, frames, device=mask.device, dtype=dtype)
         self.closed = closed.masked_fill(~mask[:, None, None], float("-inf"))
-        self.result = self.closed.to(dtype)
+        self.result = self.closed
         self.positions: Tensor | None = None
         if hasattr(first, "rel_attn_embed"):
-            self.positions = _positions_bias(first, frames)
+            self.positions = _positions_bias(first, frames).to(dtype)
             heads = self.positions.shape[0]
             self.result = self.result.new_empty(clips, heads, frames, frames)
 
@@ -231,7 +198,8 @@ class Bias:
         gates = _wide(F.linear(split, weight.to(split.dtype), shift.to(split.dtype))).sigmoid()
         first, second = gates.permute(3, 0, 2, 1)  # (B, heads, frames) each
         gate = first * (second * attention.gru_rel_pos_const[..., 0] - 1.0) + 2.0
-        return torch.addcmul(self.closed, gate[..., None], self.positions, out=self.result)
+        gate = gate[..., None].to(self.closed.dtype)  # mixed precisions take twice as long
+        return torch.addcmul(self.closed, gate, self.positions, out=self.result)
 
 
 def _positions_bias(attention: Any, frames: int) -> Tensor:

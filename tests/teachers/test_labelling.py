@@ -19,11 +19,12 @@ import soundfile
 from labelling_cases import label
 
 from wav2small import augmentation as variants
-from wav2small import read_labels
+from wav2small import progress, read_labels
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.teachers import load_teacher
-from wav2small.teachers.labelling import plan
+from wav2small.teachers.labelling import clips, plan
 from wav2small.teachers.labelling import run as labelling
+from wav2small.teachers.labelling import workers as pools
 
 TESTS = str(Path(__file__).parents[1])
 KEYS = ["file", "start", "end"]
@@ -431,3 +432,33 @@ def test_benchmark_of_many_rows(capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["begin"]["rows"] is None and found["end"]["rows"] == 3000
     assert found["begin"]["first_label_s"] < 60 and found["end"]["resident_mb"] < 1500
+
+
+def test_more_audio_than_expected_ends_well(monkeypatch):
+    """Hours are judged by some files: the rest may be far longer."""
+    rows = [clips.SourceRow(row, "a.flac", 0, None) for row in range(3)]
+    items = [clips.Item(row.row, row.file, 0, None, 0, 3600.0) for row in rows]
+    outcomes = [clips.Outcome([item.row], [item], {}, []) for item in items]
+    monkeypatch.setattr(plan, "expected_hours", lambda index: 0.5)
+    monkeypatch.setattr(progress, "DELAY_S", 0.0)
+    assert list(labelling._shown(outcomes, None, 0)) == outcomes
+
+
+def double(room):
+    """Function of a worker: arrays twice as large as numbers in them."""
+    return lambda number: {"number": number, "array": np.full((number, 1000), room + number)}
+
+
+def test_arrays_of_workers_arrive_whole():
+    """Large ones, which a pipe takes in many pieces, beside empty ones."""
+    with pools.Pool(2, "test_labelling:double", 0.5) as pool:
+        for number in (3000, 0, 1, 700):
+            pool.submit(number)
+        found = {}
+        while pool.busy:
+            for task, result in pool.receive(one=True):
+                found[task] = result
+    for number in (3000, 0, 1, 700):
+        assert found[number]["array"].shape == (number, 1000)
+        assert (found[number]["array"] == 0.5 + number).all()
+        found[number]["array"][:] = 0  # they can be written

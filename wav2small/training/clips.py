@@ -47,7 +47,7 @@ def prepared(
         try:
             for item in items:
                 waiting.append(pool.submit(make, item))
-                if len(waiting) > AHEAD:
+                if len(waiting) > max(AHEAD, workers):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
