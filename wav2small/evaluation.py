@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,7 +86,7 @@ class Evaluation:
 
 def evaluate(
     subject: str | os.PathLike[str],
-    truth: str | os.PathLike[str],
+    truth: str | os.PathLike[str] | Labels,
     *,
     by: Sequence[str] = (),
     scale: tuple[float, float] | None = None,
@@ -106,7 +106,7 @@ def evaluate(
         truth: label table, CSV or audformat database with columns arousal, dominance, valence (one
             or two of them will do) or categories; `rater`: one row per clip and rater; `speaker`:
             intervals resample speakers. The mean of the raters is the truth; speakers are drawn
-            where there are at least five
+            where there are at least five. Or `Labels`, on 0..1
         by: figures per group of this column too; may be given again. A sequence of columns
         scale: lowest and highest rating of the truth, mapped to 0..1; None = 0 1
         root: folder that the truth's files are relative to
@@ -127,9 +127,12 @@ def evaluate(
     if resamples < 1:
         raise Wav2SmallError(f"--resamples {resamples}: at least 1 is needed")
     check(subject)
-    labels = read_labels(
-        truth, root=root, scale=scale, partial=True, split=split, instead=categories
-    )
+    if isinstance(truth, Labels):
+        labels = replace(truth)
+    else:
+        labels = read_labels(
+            truth, root=root, scale=scale, partial=True, split=split, instead=categories
+        )
     frame = labels.frame
     for column in by:
         if column not in frame:
@@ -183,7 +186,11 @@ class _Comparison:
     """
 
     def __init__(
-        self, labels: Labels, estimates: Estimates, column: str, where: str | os.PathLike[str]
+        self,
+        labels: Labels,
+        estimates: Estimates,
+        column: str,
+        where: str | os.PathLike[str] | Labels,
     ):
         self.rated, self.estimates = labels.values, estimates
         places = [DIMENSIONS.index(name) for name in labels.dimensions]

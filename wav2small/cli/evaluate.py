@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from typing import Any
 
 from wav2small.cli import options
 
@@ -37,18 +38,25 @@ def run(args: argparse.Namespace) -> int:
     result = options.call(FUNCTION, **vars(args), labelling=labelling)
     if args.json:
         print(json.dumps(result.to_json(), indent=2))
-    else:
-        print(f"{result.clips} clips; in brackets the 95 % interval over {result.drawn}")
-        _figures(vars(result))
-        if result.raters:
-            ceiling = ", ".join(f"{name} {_cell(of)}" for name, of in result.raters.items())
-            print(f"\none rater with the others, CCC: {ceiling}")
-        for column, groups in result.groups.items():
-            for name, group in groups.items():
-                print(f"\n{column} {name}: {group['clips']} clips")
-                _figures(group)
-            if skipped := result.skipped[column]:
-                print(f"\n{column}: fewer than 10 clips, passed over: {', '.join(skipped)}")
+        return report_rejected(result.rejected)
+    return show(result)
+
+
+def show(result: Any) -> int:
+    """Print the figures of an evaluation; the exit code."""
+    from wav2small.prediction import report_rejected
+
+    print(f"{result.clips} clips; in brackets the 95 % interval over {result.drawn}")
+    _figures(vars(result))
+    if result.raters:
+        ceiling = ", ".join(f"{name} {_cell(of)}" for name, of in result.raters.items())
+        print(f"\none rater with the others, CCC: {ceiling}")
+    for column, groups in result.groups.items():
+        for name, group in groups.items():
+            print(f"\n{column} {name}: {group['clips']} clips")
+            _figures(group)
+        if skipped := result.skipped[column]:
+            print(f"\n{column}: fewer than 10 clips, passed over: {', '.join(skipped)}")
     return report_rejected(result.rejected)
 
 

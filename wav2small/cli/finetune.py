@@ -9,10 +9,12 @@ from wav2small.cli import options
 EXAMPLE = """  wav2small finetune ratings.csv --scale 1 7 --backbone wavlm-large/ -o teacher/
   wav2small finetune ratings.csv --backbone FOLDER --pooling mean --layers 12 -o teacher/
   wav2small finetune dialogues.csv --teacher spectra --speech FOLDER --text FOLDER -o teacher/
+  wav2small finetune ratings.csv --backbone FOLDER --folds session -o folds/
   wav2small label recordings/ -o labels.parquet --teacher teacher/"""
 
 FUNCTION = "wav2small.teachers.finetuning.finetune:finetune"
 RECIPE = "wav2small.teachers.finetuning.finetune:choose_recipe"
+FOLDS = "wav2small.teachers.finetuning.folds:finetune_folds"
 ENCODER = {"metavar": "FOLDER|HUB_ID"}
 
 
@@ -37,10 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         categories={"metavar": "COLUMN"},
         audio_licence={"metavar": "NAME"},
     )
+    options.add(
+        parser, FOLDS, "folds", folds={"flags": ["--folds"], "metavar": "COLUMN|K", "default": ""}
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     recipe = options.call(RECIPE, **vars(args))
+    if args.folds:
+        return _cross_validate(args, recipe)
     result = options.call(FUNCTION, **vars(args), recipe=recipe)
     line = f"{result.output}: best epoch {result.best_epoch}, validation CCC {_figures(result.ccc)}"
     if result.ccc_without_text:
@@ -50,6 +57,18 @@ def run(args: argparse.Namespace) -> int:
     for reason in result.rejected:
         print(f"rejected: {reason}", file=sys.stderr)
     return 1 if result.rejected else 0
+
+
+def _cross_validate(args: argparse.Namespace, recipe: object) -> int:
+    from wav2small.cli import evaluate
+
+    result = options.call(FOLDS, **vars(args), recipe=recipe)
+    sizes = ", ".join(f"{name} ({count} clips)" for name, count in result.folds.items())
+    print(f"{args.output}: folds {sizes}", file=sys.stderr)
+    code = evaluate.show(result.evaluation)
+    for name, (mean, deviation) in result.spread.items():
+        print(f"{name}: CCC over folds {mean:.3f}, standard deviation {deviation:.3f}")
+    return code
 
 
 def _figures(figures: Mapping[str, float]) -> str:

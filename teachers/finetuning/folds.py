@@ -1,0 +1,229 @@
+"""Cross-validation: every clip is estimated by a teacher that never had its speaker in training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wav2small import files, provenance
+from wav2small.errors import Wav2SmallError
+from wav2small.evaluation import EMOTION, Evaluation, evaluate
+from wav2small.index import Index
+from wav2small.tables import Labels, read_labels
+from wav2small.teachers.labelling import options
+from wav2small.teachers.labelling.run import label
+
+from .finetune import AudioRecipe, finetune
+from .multimodal_recipe import MultimodalRecipe
+from .options import ComputeOptions, RatingOptions, TrainingOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLD = "fold"
+PREDICTIONS = "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class CrossValidated:
+    """What a cross-validation found.
+
+    Attributes:
+        folds: {fold: clips that were held out in it}
+        evaluation: of all held-out clips together, and of each fold as group "fold"
+        spread: {dimension: (mean, standard deviation) of the CCC over folds}
+    """
+
+    folds: dict[str, int]
+    evaluation: Evaluation
+    spread: dict[str, tuple[float, float]]
+
+
+def cross_validate(
+    table: Labels,
+    output: str | os.PathLike[str],
+    train: Callable[[Labels, Path], Any],
+    *,
+    folds: str,
+    device: str = "auto",
+    workers: int | None = None,
+    categories: str | None = None,
+    overwrite: bool = False,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> CrossValidated:
+    """Train a teacher for each fold on the other folds, and compare all held-out clips at once.
+
+    Args:
+        table: ratings
+        output: folder that gets `fold-NAME/` and `fold-NAME.parquet` for each fold,
+            `predictions.parquet` and `figures.json`. A run that was stopped resumes
+        train: writes a teacher to a folder, from the ratings it is given
+        folds: column whose values are the folds, such as "speaker" or "session"; or a number of
+            folds, over which whole speakers are distributed (whole files without that column)
+        device: of the teachers
+        workers: that read audio
+        categories: column with the category of each clip, if the teachers learn it
+        overwrite: label again what another run labelled
+        resamples: of the bootstrap
+        seed: of the distribution and the bootstrap
+
+    Raises:
+        Wav2SmallError: no such column, or fewer than two folds
+    """
+    import pandas as pd
+
+    clean = table.frame
+    if "variant" in clean:
+        clean = clean[clean["variant"] == 0]
+    frame = clean.reset_index(drop=True)
+    frame[FOLD] = assign(frame, folds, seed=seed)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    found = []
+    names = sorted(set(frame[FOLD]))
+    for number, name in enumerate(names):
+        member = frame[FOLD] == name
+        folder = output / f"fold-{_safe(name, number)}"
+        train(replace(table, frame=frame[~member].reset_index(drop=True)), folder)
+        held_out = frame[member].drop(columns=list(table.dimensions)).reset_index(drop=True)
+        held_out = held_out[[c for c in held_out if not str(c).startswith("probability_")]]
+        labels = folder.with_name(folder.name + ".parquet")
+        computing = options.ComputeOptions(workers=workers, device=device)
+        label(
+            Index(held_out, table.root),
+            labels,
+            teacher=str(folder),
+            compute=computing,
+            overwrite=overwrite,
+        )
+        found.append(pd.read_parquet(labels))
+    joined = pd.concat(found, ignore_index=True)
+    joined["file"] = [os.path.join(os.path.abspath(table.root), file) for file in joined["file"]]
+    with files.atomic(output / PREDICTIONS) as temporary:
+        joined.to_parquet(temporary, index=False)
+    truth = replace(table, frame=frame)
+    result = evaluate(
+        output / PREDICTIONS,
+        truth,
+        by=[FOLD],
+        categories=categories or EMOTION,
+        resamples=resamples,
+        seed=seed,
+    )
+    files.write_json(output / "figures.json", result.to_json())
+    groups = result.groups[FOLD].values()
+    spread = {}
+    for dimension in result.dimensions:
+        values = [group["dimensions"][dimension]["ccc"].value for group in groups]
+        spread[dimension] = (float(np.mean(values)), float(np.std(values))) if values else (
+            float("nan"), float("nan"),
+        )  # fmt: skip
+    sizes = {str(name): int((frame[FOLD] == name).sum()) for name in names}
+    return CrossValidated(sizes, result, spread)
+
+
+def finetune_folds(
+    labels: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    recipe: AudioRecipe | MultimodalRecipe,
+    *,
+    folds: str,
+    ratings: RatingOptions | None = None,
+    training: TrainingOptions | None = None,
+    compute: ComputeOptions | None = None,
+    overwrite: bool = False,
+) -> CrossValidated:
+    """Cross-validate `finetune`: one teacher for each fold, figures of all held-out clips.
+
+    Args:
+        labels: as of `finetune`
+        output: folder for teachers, predictions and figures; see `cross_validate`
+        recipe: as of `finetune`
+        folds: cross-validate over the values of a column, such as speaker or session, or over K
+            folds of whole speakers
+        ratings: as of `finetune`
+        training: as of `finetune`; `validation` is taken from the other folds
+        compute: as of `finetune`
+        overwrite: replace another run
+
+    Raises:
+        Wav2SmallError: as `finetune` and `cross_validate`
+    """
+    ratings, training = ratings or RatingOptions(), training or TrainingOptions()
+    compute = compute or ComputeOptions()
+    table = read_labels(labels, root=ratings.root, scale=ratings.scale, split=ratings.split)
+    if not table.provenance:
+        source = {"source": os.fspath(labels), "licence": ratings.audio_licence}
+        table = replace(table, provenance=provenance.new(audio=[source]))
+
+    def train(part: Labels, folder: Path) -> None:
+        how = {"ratings": ratings, "training": training, "compute": compute}
+        finetune(part, folder, recipe, overwrite=overwrite, **how)  # type: ignore[arg-type]
+
+    return cross_validate(
+        table,
+        output,
+        train,
+        folds=folds,
+        device=compute.device,
+        categories=ratings.categories,
+        seed=training.seed,
+        overwrite=overwrite,
+    )
+
+
+def assign(frame: pd.DataFrame, folds: str, *, seed: int = 0) -> np.ndarray:
+    """The fold of every clip.
+
+    Args:
+        frame: ratings, with a column `speaker` if voices are known
+        folds: a column, or a number of folds
+        seed: of the order in which speakers are distributed
+
+    Raises:
+        Wav2SmallError: no such column, or fewer than two folds
+
+    Example:
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame({"speaker": ["a", "b", "a", "c"]})
+        >>> assign(frame, "speaker").tolist(), len(set(assign(frame, "2")))
+        (['a', 'b', 'a', 'c'], 2)
+    """
+    if folds in frame:
+        values = frame[folds].astype(str).to_numpy(dtype=object)
+        if len(set(values)) < 2:
+            raise Wav2SmallError(f"--folds {folds}: all clips are of {values[0]}; two are needed")
+        return values
+    if not folds.isdigit():
+        raise Wav2SmallError(
+            f"--folds {folds}: no such column; give a number, or one of "
+            f"{', '.join(map(str, frame))}"
+        )
+    column = "speaker" if "speaker" in frame and frame["speaker"].nunique() > 1 else "file"
+    names, codes, counts = np.unique(
+        frame[column].astype(str), return_inverse=True, return_counts=True
+    )
+    if not 2 <= int(folds) <= len(names):
+        raise Wav2SmallError(
+            f"--folds {folds}: give 2 to {len(names)}, the number of different values of {column}"
+        )
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(-counts[order], kind="stable")]  # the largest first, to the emptiest
+    filled = np.zeros(int(folds), dtype=int)
+    place = np.zeros(len(names), dtype=int)
+    for name in order:
+        place[name] = int(filled.argmin())
+        filled[place[name]] += counts[name]
+    return np.array([f"{fold + 1}" for fold in place[codes]], dtype=object)
+
+
+def _safe(name: str, number: int) -> str:
+    """A fold's name as part of a file name."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
+    return plain if plain == name else f"{number}-{plain}"

@@ -1,0 +1,93 @@
+"""Cross-validation: no speaker on both sides, and figures of what was held out."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from labelling_cases import label
+from safetensors.torch import load_file
+from test_finetune import pretrain
+
+from wav2small import Wav2SmallError, metrics, read_labels
+from wav2small.cli.main import main
+from wav2small.tables import Labels
+from wav2small.teachers.finetuning.finetune import choose_recipe, finetune
+from wav2small.teachers.finetuning.folds import assign, finetune_folds
+from wav2small.teachers.finetuning.options import ComputeOptions, TrainingOptions
+
+DIMENSIONS = ["arousal", "dominance", "valence"]
+HOW = {
+    "training": TrainingOptions(epochs=1, batch_size=8, crop_s=0.5),
+    "compute": ComputeOptions(device="cpu"),
+}
+
+
+@pytest.fixture(scope="module")
+def ratings(speech, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ratings")
+    label(speech / "labels.csv", folder / "labels.parquet", workers=0)
+    labels = read_labels(folder / "labels.parquet")
+    frame = labels.frame[["file", *DIMENSIONS, "speaker"]].copy()
+    frame["file"] = [labels.path(file) for file in frame["file"]]
+    frame.to_csv(folder / "ratings.csv", index=False)
+    return folder / "ratings.csv"
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return str(pretrain(tmp_path_factory.mktemp("backbone"), "wavlm", num_hidden_layers=1))
+
+
+def test_every_clip_is_held_out_once(ratings, backbone, tmp_path):
+    result = finetune_folds(
+        ratings, tmp_path / "out", choose_recipe(backbone=backbone), folds="2", **HOW
+    )
+    assert result.folds == {"1": 12, "2": 12}
+    table = read_labels(ratings)
+    folds = assign(table.frame, "2")
+    assert all(len(set(folds[table.frame["speaker"] == s])) == 1 for s in table.frame["speaker"])
+    found = pd.read_parquet(tmp_path / "out/predictions.parquet").set_index("file")
+    assert sorted(found.index) == sorted(table.frame["file"])
+    estimates = found.loc[table.frame["file"], DIMENSIONS].to_numpy()
+    for number, name in enumerate(DIMENSIONS):
+        expected = metrics.ccc(table.values[:, number], estimates[:, number])
+        assert result.evaluation.dimensions[name]["ccc"].value == pytest.approx(expected)
+        each = [
+            metrics.ccc(table.values[folds == fold, number], estimates[folds == fold, number])
+            for fold in ("1", "2")
+        ]
+        assert result.spread[name] == pytest.approx((np.mean(each), np.std(each)))
+    written = json.loads((tmp_path / "out/figures.json").read_text())
+    assert written["clips"] == 24 and set(written["groups"]["fold"]) == {"1", "2"}
+    # The second fold's teacher is the one that a run of its own would have made.
+    rest = table.frame[folds != "2"].reset_index(drop=True)
+    alone = Labels(rest, table.root)
+    finetune(alone, tmp_path / "alone", choose_recipe(backbone=backbone), **HOW)
+    ours = load_file(tmp_path / "out/fold-2/model.safetensors")
+    for key, value in load_file(tmp_path / "alone/model.safetensors").items():
+        np.testing.assert_array_equal(ours[key], value)
+
+
+def test_command(ratings, backbone, tmp_path, capsys):
+    words = ["finetune", str(ratings), "--backbone", backbone, "--folds", "speaker"]
+    words += ["-o", str(tmp_path / "out"), "--epochs", "1", "--crop", "0.5", "--device", "cpu"]
+    assert main([*words, "--batch-size", "8"]) == 0
+    shown = capsys.readouterr()
+    assert "24 clips" in shown.out and "arousal: CCC over folds" in shown.out
+    assert len(list((tmp_path / "out").glob("fold-*.parquet"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("folds", "says"),
+    [
+        ("mood", "no such column; give a number, or one of file"),
+        ("1", "give 2 to 4"),
+        ("9", "give 2 to 4"),
+        ("same", "all clips are of x"),
+    ],
+)
+def test_folds_that_cannot_be(folds, says, ratings):
+    frame = read_labels(ratings).frame.assign(same="x")
+    with pytest.raises(Wav2SmallError, match=says):
+        assign(frame, folds)
