@@ -3,8 +3,8 @@
 A label is only true of the audio that its teacher labelled. So a label table keeps the seed of each
 variant (0 = the clip as it is); the teacher labels `variant(signal, seed)`, and the student later
 gets the same samples, made again from the same clip, seed and folders. The order of what
-happens to the sound is nature's: the voice, another voice beside it, the room, its noise, the
-channel, the volume control.
+happens to the sound is nature's: the voice, another voice, the room, its noise, the channel, the
+volume control.
 """
 
 from __future__ import annotations

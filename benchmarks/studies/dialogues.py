@@ -159,7 +159,7 @@ def synthesise_dialogues(
     speaker = Speaker()
     rows = []
     for number, spoken in enumerate(script(dialogues, turns=turns, held_out=held_out, seed=seed)):
-        signal, words = speaker.say_timed(spoken.utterance)
+        signal, words = speaker.synthesise_timed(spoken.utterance)
         signal = signal + background(spoken.place, signal, seed=number)
         file = f"{spoken.dialogue}-{spoken.turn}.flac"
         soundfile.write(folder / file, np.clip(signal, -1, 1), SAMPLING_RATE)

@@ -75,7 +75,9 @@ def test_a_corpus_is_an_index_with_words(corpus):
 def test_words_are_where_they_are_heard(size):
     """The longest pause, found in the signal alone, ends where the second clause begins."""
     text = "papa, papa"
-    signal, words = Speaker().say_timed(Utterance(text, "en-us", "m1", 50, 50, 120, 80, size))
+    signal, words = Speaker().synthesise_timed(
+        Utterance(text, "en-us", "m1", 50, 50, 120, 80, size)
+    )
     assert [word.word for word in words] == ["papa", "papa"]
     loud = np.flatnonzero(np.convolve(np.abs(signal), np.ones(160) / 160, "same") > 0.003)
     longest = np.diff(loud).argmax()

@@ -111,14 +111,14 @@ def test_mp3_of_variable_and_constant_rate(tmp_path, signal):
         assert bare is None if mode == "VARIABLE" else bare == pytest.approx(duration, abs=0.3)
 
 
-@pytest.mark.parametrize(("total", "says"), [(0, "without its length"), (16000, "it holds")])
-def test_flac_of_another_length(tmp_path, signal, total, says):
+@pytest.mark.parametrize(("total", "message"), [(0, "without its length"), (16000, "it holds")])
+def test_flac_of_another_length(tmp_path, signal, total, message):
     for subtype in ("PCM_16", "PCM_24"):
         data = bytearray(encoded(signal, "FLAC", subtype))
         fields = int.from_bytes(data[18:26], "big")
         data[18:26] = (fields >> 36 << 36 | total).to_bytes(8, "big")
         (tmp_path / "clip.flac").write_bytes(data)
-        with pytest.raises(AudioError, match=says):
+        with pytest.raises(AudioError, match=message):
             audio.read(tmp_path / "clip.flac")
 
 

@@ -162,7 +162,7 @@ def hf(folder):
     return "train/state.json", "test/state.json"
 
 
-#: Corpus -> what makes its miniature, and what the index says of its two clips.
+#: Corpus -> what makes its miniature, and what the index holds of its two clips.
 CASES = {
     "msp-podcast": (
         msp_podcast,
@@ -312,17 +312,17 @@ def test_missing_audio_is_listed_and_none_at_all_is_rejected(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (("EmoAct", "Act"), "no column EmoAct"),
         (("7.0", "9.0"), "9 is outside the corpus's scale 1..7"),
         (("7.0", "high"), "'high' is not a rating"),
     ],
 )
-def test_a_table_of_another_kind(change, says, tmp_path):
+def test_a_table_of_another_kind(change, message, tmp_path):
     path = tmp_path / msp_podcast(tmp_path)
     path.write_text(path.read_text().replace(*change))
-    with pytest.raises(Wav2SmallError, match=says):
+    with pytest.raises(Wav2SmallError, match=message):
         read_corpus("msp-podcast", tmp_path)
 
 
@@ -369,7 +369,7 @@ def test_real_corpora_agree_with_their_tables(name, clips, speakers, corpora):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("words", "code", "message"),
     [
         ([], 0, "iemocap"),
         (["iemocap", "nowhere", "-o", "x.csv"], 2, "nowhere: no such folder"),
@@ -378,14 +378,14 @@ def test_real_corpora_agree_with_their_tables(name, clips, speakers, corpora):
         (["iemocap", ".", "-o", "x.txt"], 2, "CSV or parquet"),
     ],
 )
-def test_command(words, code, says, tmp_path):
+def test_command(words, code, message, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "wav2small", "index", *words],
         capture_output=True,
         text=True,
         cwd=tmp_path,
     )
-    assert done.returncode == code and says in done.stdout + done.stderr
+    assert done.returncode == code and message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 

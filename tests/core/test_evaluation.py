@@ -186,14 +186,14 @@ def test_a_teacher_is_evaluated_as_its_label_table_is(speech, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("subject", "truth", "says"),
+    ("subject", "truth", "message"),
     [
         ("nowhere", "truth.csv", "nowhere: no such bundle, label table or teacher"),
         ("truth.csv", "only.csv", "nothing to compare"),
         ("other.csv", "truth.csv", "other.csv: no label table"),
     ],
 )
-def test_one_line_for_what_cannot_be_compared(subject, truth, says, corpus):
+def test_one_line_for_what_cannot_be_compared(subject, truth, message, corpus):
     folder, frame, _ = corpus
     frame[["file", "emotion"]].to_csv(folder / "only.csv", index=False)
     frame[["file"]].to_csv(folder / "other.csv", index=False)
@@ -204,4 +204,4 @@ def test_one_line_for_what_cannot_be_compared(subject, truth, says, corpus):
         cwd=folder,
     )
     assert done.returncode == 2
-    assert says in done.stderr and done.stderr.count("\n") == 1
+    assert message in done.stderr and done.stderr.count("\n") == 1

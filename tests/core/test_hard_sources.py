@@ -79,7 +79,7 @@ def test_what_is_a_table_is_read_as_one(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "message"),
     [
         ("t.xlsx", b"PK\3\4", "a table in a format"),
         ("t.json", b"{}", "a table in a format"),
@@ -91,10 +91,10 @@ def test_what_is_a_table_is_read_as_one(tmp_path, name):
         ("t.tsv", b"", "not a .* table, or damaged"),
     ],
 )
-def test_what_is_no_table_is_named(toy, tmp_path, name, content, says):
+def test_what_is_no_table_is_named(toy, tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     for read in (load_source, lambda path: predict(toy, path)):
-        with pytest.raises(Wav2SmallError, match=says) as rejection:
+        with pytest.raises(Wav2SmallError, match=message) as rejection:
             read(tmp_path / name)
         assert "\n" not in str(rejection.value) and str(tmp_path) in str(rejection.value)
 

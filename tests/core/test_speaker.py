@@ -38,7 +38,9 @@ def test_pitch_is_what_was_asked_for():
     script = next(utterances(1, voices=1))
     f0 = []
     for pitch in (10, 90):
-        signal = speaker.say(type(script)(**{**vars(script), "pitch": pitch, "pitch_range": 0}))
+        signal = speaker.synthesise(
+            type(script)(**{**vars(script), "pitch": pitch, "pitch_range": 0})
+        )
         loud = signal[len(signal) // 3 :][:8000]
         lags = np.correlate(loud, loud, "full")[len(loud) :]
         f0.append(16000 / (1 + 40 + np.argmax(lags[40:320])))

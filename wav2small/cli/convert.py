@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with pytorch_model.bin, or its shards; owner/name or owner/name@revision",
     )
     parser.add_argument(
-        "-o", "--output", metavar="FOLDER", help="for the result (default: beside the pickle)"
+        "-o", "--output", metavar="FOLDER", help="for the result (default: next to the pickle)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace safetensors")
 

@@ -38,7 +38,7 @@ _FILE = re.compile(r"(\d{4})_([A-Z]{3})_([ADFHNS])[A-Z]{2}_(LO|MD|HI|XX?)")
 def read(folder: Path) -> list[dict[str, Any]]:
     """Files of `AudioWAV/`.
 
-    `emotion` and `intensity` are what the actor intended; `perceived` is what most listeners heard
+    `emotion` and `intensity` are what the actor intended; `perceived` is what most raters chose
     in the voice ("unknown" if they were divided), `perceived_level` how strongly, 0..1.
     """
     summary = require(folder, ["processedResults/summaryTable.csv"], NAME)[0]

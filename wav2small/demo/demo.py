@@ -1,6 +1,6 @@
-"""The whole way on speech the demo speaks itself: label, distil, export, evaluate, benchmark.
+"""Every step on synthetic speech: label, distil, export, evaluate, benchmark.
 
-The one room of the ground floor that knows all the others; it imports each when its turn comes.
+It uses all packages and imports each one inside its step.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ CLIPS, HELD_OUT_CLIPS = 1000, 160
 HELD_OUT_VOICES = [voice for voice in range(60) if voice % 8 == 5]
 VOICES = [voice for voice in range(len(speaker.VOICES)) if voice not in HELD_OUT_VOICES]
 EPOCHS = 5
-# Labels of short, overlapping stretches: the student is asked about exactly what the teacher heard.
+# Labels of short, overlapping stretches: the student learns from exactly what the teacher labelled.
 WINDOW_S, HOP_S = 1.0, 0.4
 PRECISIONS = ("fp32", "int8")
 
 
 @dataclass
 class Demo:
-    """What the demo found.
+    """What the demo measured.
 
     Attributes:
         output: its folder
-        student_teacher_ccc: agreement of the int8 student with the teacher on voices it never
-            heard: arousal, dominance, valence and their mean
+        student_teacher_ccc: agreement of the int8 student with the teacher on voices it was
+            not trained on: arousal, dominance, valence and their mean
         bytes: size of the model by precision
         latency_ms: median time for 5 s of audio on one thread, by precision
-        seconds: the whole took; `stages` splits it
+        seconds: of all of it; `stages` splits it
     """
 
     output: str
@@ -92,7 +92,7 @@ def demo(
                 speech / "held_out", clips=HELD_OUT_CLIPS, voices=HELD_OUT_VOICES, seed=seed + 1
             )
 
-    with watch("label", "the embedded teacher `acoustic` listens"):
+    with watch("label", "by the embedded teacher `acoustic`"):
         for name, table in (("train", "labels.parquet"), ("held_out", "held_out.parquet")):
             label(
                 speech / name / "labels.csv",
@@ -117,7 +117,7 @@ def demo(
         for precision, bundle in bundles.items():
             export_bundle(output / "run", bundle, precision=precision, overwrite=True)
 
-    with watch("evaluate", "the int8 file against the teacher, on voices it never heard"):
+    with watch("evaluate", "the int8 file against the teacher, on voices it was not trained on"):
         figures = evaluate(bundles["int8"], output / "held_out.parquet").dimensions
         ccc = {name: round(figures[name]["ccc"].value, 4) for name in DIMENSIONS}
         ccc["mean"] = round(sum(ccc.values()) / len(ccc), 4)

@@ -1,7 +1,7 @@
-"""A speaker without a microphone: espeak-ng says sentences in many voices and moods.
+"""Synthetic speech: espeak-ng reads sentences in many voices and moods.
 
 It gives the demo and the tests speech that needs no download. The library comes as a wheel
-(`espeakng-loader`); it is called through its C interface. What it says is ours to give away:
+(`espeakng-loader`); it is called through its C interface. The speech is free:
 the sentences are our own, the recordings are CC0-1.0.
 """
 
@@ -123,7 +123,7 @@ class Utterance:
         pitch_range: 0..99, from monotone to singing
         rate_wpm: words per minute
         volume: 0..200, 100 = as loud as fits without clipping
-        size: of the speaker beside the voice's own; pitch, formants and rate go down by it
+        size: of the speaker compared with the voice's own; pitch, formants and rate go down by it
         tilt: of the microphone: the share of each sample taken off the next; above 0 it is
             bright, below 0 dull
     """
@@ -179,16 +179,16 @@ class Speaker:
             number += 1
         return 0
 
-    def say(self, utterance: Utterance) -> np.ndarray:
-        """Speak.
+    def synthesise(self, utterance: Utterance) -> np.ndarray:
+        """Synthesise speech.
 
         Returns:
             signal, float32 (samples,), 16 kHz, -1..1
         """
-        return self.say_timed(utterance)[0]
+        return self.synthesise_timed(utterance)[0]
 
-    def say_timed(self, utterance: Utterance) -> tuple[np.ndarray, list[Word]]:
-        """Speak, and tell when each word was said.
+    def synthesise_timed(self, utterance: Utterance) -> tuple[np.ndarray, list[Word]]:
+        """Synthesise speech, with the time of every word.
 
         A word ends where the next one begins, the last one of a clause where the clause does.
 
@@ -287,7 +287,7 @@ def speak_corpus(
     rows = []
     for number, utterance in enumerate(utterances(clips, voices=voices, seed=seed)):
         file = f"{number:04d}-{utterance.speaker}.flac"
-        soundfile.write(folder / file, speaker.say(utterance), SAMPLING_RATE)
+        soundfile.write(folder / file, speaker.synthesise(utterance), SAMPLING_RATE)
         rows.append({"file": file, **asdict(utterance)})
     table = folder / "labels.csv"
     pd.DataFrame(rows).to_csv(table, index=False)

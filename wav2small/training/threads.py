@@ -149,8 +149,8 @@ class Pace:
         processes: int = 1,
     ):
         self.cores = max(1, available() // processes)
-        told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-        self.number = wanted or recorded or (int(told) if told.isdigit() else None)
+        limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+        self.number = wanted or recorded or (int(limit) if limit.isdigit() else None)
         self._fixed = bool(wanted) or not on_cpu or (recorded is None and self.number is not None)
         if not self._fixed and self.number is None and (self.cores == 1 or processes > 1):
             self.number = self.cores  # alone, or in step with others: nothing to compare
