@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,7 @@ class Corpus:
     def take(self, rows: np.ndarray) -> Corpus:
         """The corpus of these rows only."""
         truth = None if self.truth is None else self.truth[rows]
-        frame = self.frame.iloc[rows].reset_index(drop=True)
-        return Corpus(frame, truth, self.truth_name, self.columns, self.notes)
+        return replace(self, frame=self.frame.iloc[rows].reset_index(drop=True), truth=truth)
 
     def digest(self, *arrays: np.ndarray) -> str:
         """Content hash of the clips, of their ratings and of `arrays`, wherever the folder is."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.stats
 
 from wav2small import metrics
@@ -81,7 +83,7 @@ class Figures:
             }
             values = {name: dict(test.figures(view)) for name, view in views.items()}
             own = self.names[0]
-            drawn = dict(test.figures(views[own].weighted(self.weights)))
+            drawn = dict(test.figures(replace(views[own], weights=self.weights)))
             for case, value in values[own].items():
                 perfect = values[PERFECT][case] if PERFECT in values else None
                 if perfect is not None and np.mean(test.passes(perfect)) < 0.5:
@@ -156,7 +158,8 @@ class Figures:
         """Column -> group -> (clips,) of bool, of the groups that are large enough."""
         columns = {name: self.corpus.frame[name].to_numpy() for name in self.corpus.columns}
         columns.pop("emotion", None)
-        columns["pitch"] = self._pitch_groups()
+        speakers = self.corpus.frame.get("speaker")
+        columns["pitch"] = pitch.groups(pd.Series(self.outputs.f0_hz), speakers)
         groups: dict[str, dict[str, np.ndarray]] = {}
         for column, values in columns.items():
             groups[column] = {}
@@ -169,18 +172,6 @@ class Figures:
                         {"column": column, "group": name, "clips": int(member.sum())}
                     )
         return groups
-
-    def _pitch_groups(self) -> np.ndarray:
-        """Of each clip, by the mean pitch of its speaker where speakers are known."""
-        f0_hz = self.outputs.f0_hz.copy()
-        f0_hz[(f0_hz < pitch.LOWEST_HZ) | (f0_hz > pitch.HIGHEST_HZ)] = np.nan
-        if "speaker" in self.corpus.columns:
-            speakers = self.corpus.frame["speaker"].to_numpy()
-            for speaker in set(speakers) - {""}:
-                member = speakers == speaker
-                if np.isfinite(f0_hz[member]).any():
-                    f0_hz[member] = np.nanmean(f0_hz[member])
-        return np.array([pitch.group(value) or "" for value in f0_hz])
 
     def _view(
         self, model: str, dimension: int, condition: str | None = None, column: str | None = None

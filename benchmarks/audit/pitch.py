@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from wav2small.teachers.acoustic import spectrum
 
-LOWEST_HZ, HIGHEST_HZ = 50.0, 350.0  # ser-tests leaves out clips beyond these
-GROUPS = (("low", 145.0), ("medium", 190.0), ("high", np.inf))  # upper bounds in Hz, ser-tests
+#: Groups of ser-tests, which leaves out clips beyond the outer bounds.
+NAMES, BOUNDS_HZ = ("low", "medium", "high"), (50.0, 145.0, 190.0, 350.0)
 VOICED = 0.5  # least periodicity of a voiced frame (chosen)
 RANGE_DB = 25.0  # frames further below the loudest are no voice (chosen)
 
@@ -35,13 +36,22 @@ def mean_f0(signal: np.ndarray) -> float:
     return float(f0[np.abs(np.log2(f0 / np.median(f0))) < 0.5].mean())
 
 
-def group(f0_hz: float) -> str | None:
-    """Name of the group of a mean pitch; None outside 50..350 Hz or of NaN.
+def groups(f0_hz: pd.Series[float], speakers: pd.Series[str] | None = None) -> np.ndarray:
+    """Names of the groups of clips, by the mean pitch of their speakers where those are known.
+
+    Args:
+        f0_hz: mean pitch of each clip; NaN, and what ser-tests leaves out, belongs to no group
+        speakers: of each clip, "" = unknown
+
+    Returns:
+        (clips,) of str, "" = no group
 
     Example:
-        >>> group(120.0), group(200.0), group(400.0)
-        ('low', 'high', None)
+        >>> groups(pd.Series([120.0, 200.0, 400.0])).tolist()
+        ['low', 'high', '']
     """
-    if not LOWEST_HZ <= f0_hz <= HIGHEST_HZ:
-        return None
-    return next(name for name, upper in GROUPS if f0_hz <= upper)
+    f0_hz = f0_hz.where(f0_hz.between(BOUNDS_HZ[0], BOUNDS_HZ[-1]))
+    if speakers is not None:
+        f0_hz = f0_hz.groupby(speakers).transform("mean").where(speakers != "", f0_hz)
+    named = pd.cut(f0_hz, BOUNDS_HZ, labels=NAMES, include_lowest=True)
+    return named.astype(object).fillna("").to_numpy()

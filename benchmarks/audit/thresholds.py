@@ -109,15 +109,14 @@ def judge(result: Audit, *, require: Sequence[str], former: Audit | None) -> dic
 
 
 def _worse(new: dict[str, Any], old: dict[str, Any]) -> bool:
-    if None in (old["low"], old["high"], old["value"]):
+    low, high, value = old["low"], old["high"], new["value"]
+    if None in (low, high, old["value"]):
         return False
-    if new["value"] is None or new["value"] != new["value"]:
+    if value is None:
         return True
-    if old["better"] == "above":
-        return new["value"] < old["low"]
-    if old["better"] == "below":
-        return new["value"] > old["high"]
-    return abs(new["value"]) > max(abs(old["low"]), abs(old["high"]))
+    if old["better"] == "within":
+        return abs(value) > max(abs(low), abs(high))
+    return value < low if old["better"] == "above" else value > high
 
 
 def _key(figure: dict[str, Any]) -> tuple[str, ...]:
@@ -129,8 +128,8 @@ def _test(pattern: str) -> str:
 
 
 def _matches(figure: dict[str, Any], pattern: str) -> bool:
-    names = f"{figure['group']}:{figure['test']}:{figure['dimension']}"
-    return fnmatch.fnmatch(names, pattern if pattern.count(":") >= 2 else f"{pattern}:*")
+    parts = [*pattern.split(":"), "*"][:3]
+    return fnmatch.fnmatch("{group}:{test}:{dimension}".format(**figure), ":".join(parts))
 
 
 def _line(figure: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ project's own, its origin is "wav2small".
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -81,10 +81,6 @@ class View:
     emotion: np.ndarray | None
     dimension: str
     column: str | None = None
-
-    def weighted(self, weights: np.ndarray) -> View:
-        """The same with other weights."""
-        return replace(self, weights=weights)
 
     def rated(self, rows: np.ndarray | None = None) -> tuple[Any, ...]:
         """estimate, truth and weights of the rated clips (among `rows`)."""
