@@ -19,7 +19,7 @@ from wav2small.errors import Wav2SmallError
 
 
 def _option(default: Any, help: str, **extra: Any) -> Any:
-    """A field of `Config`; 0 stands for "choose for me" where the help says so."""
+    """A field of `Config`; 0 stands for "choose for me" where its help does."""
     metadata = {"help": help, **extra}
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -44,7 +44,7 @@ class Config:
     )
     epochs: int = _option(0, "passes over the training clips; 0 = by number of clips")
     batch_size: int = _option(0, "clips per step over all processes; 0 = by number of clips")
-    crop_s: float = _option(3.0, "longest piece of a clip heard at once, in seconds; 0 = all of it")
+    crop_s: float = _option(3.0, "longest part of a clip in a batch, in seconds; 0 = all of it")
     learning_rate: float = _option(0.0, "peak learning rate; 0 = the student's own")
     schedule: str = _option(
         "onecycle", "learning rate over time", choices=("onecycle", "cosine", "constant")
@@ -69,10 +69,10 @@ class Config:
     category_weight: float = _option(0.3, "weight of their cross-entropy")
     trim: float = _option(0.0, "share of each batch left out as label noise (largest residuals)")
     gain_db: float = _option(
-        10.0, "random gain up to this many dB up or down, if the teacher does not hear gain"
+        10.0, "random gain up to this many dB up or down, if the teacher does not react to gain"
     )
     augment_probability: float = _option(
-        0.5, "with --online: share of clips that are heard as a fresh variant in every epoch"
+        0.5, "with --online: share of clips that become a fresh variant in every epoch"
     )
     noise: str = _option("", "with --online: folder of noise for fresh variants")
     rooms: str = _option("", "with --online: folder of room impulse responses for them")
@@ -137,7 +137,7 @@ def check(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """Values of `Config` fields, converted to their types.
 
     Raises:
-        Wav2SmallError: unknown name (the nearest is suggested) or value that cannot be
+        Wav2SmallError: unknown name (the nearest is suggested) or a value that is not possible
     """
     fields = {item.name: item for item in dataclasses.fields(Config)}
     result = {}
@@ -168,7 +168,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         with open(path, "rb") as file:
             values = tomllib.load(file)
     except OSError as error:
-        raise Wav2SmallError(f"{path}: {error.strerror}; mend --config") from error
+        raise Wav2SmallError(f"{path}: {error.strerror}; correct --config") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Wav2SmallError(f"{path}: not TOML ({error}); write lines like epochs = 20") from error
     labels = {"labels": str(values.pop("labels"))} if "labels" in values else {}

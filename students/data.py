@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from wav2small import augmentation as variants
 from wav2small.dimensions import DIMENSIONS
@@ -124,7 +125,7 @@ class Batcher:
 
     Attributes:
         clips: audio
-        labels: (clips, 3) of the whole table, with categories (clips, 3 + K)
+        labels: (clips, 3) of the full table, with categories (clips, 3 + K)
         rows: rows to take
         batch_size: clips per step over all processes
         crop: longest part of a clip in samples, 0 = full clips
@@ -199,7 +200,7 @@ class Batcher:
         return batch
 
     def _readable(self, row: int) -> tuple[int, np.ndarray]:
-        """A clip that turns out broken is replaced by the next one, the same in every epoch."""
+        """A clip that cannot be decoded is replaced by the next one, the same in every epoch."""
         for _ in range(len(self.rows)):
             try:
                 return row, self.clips.signal(row)
@@ -207,7 +208,7 @@ class Batcher:
                 self.clips.rejected[self.clips.files[row]] = str(error)
                 place = int(np.searchsorted(self.rows, row)) + 1
                 row = int(self.rows[place % len(self.rows)])
-        raise Wav2SmallError("none of the clips can be read; mend the paths or --root")
+        raise Wav2SmallError("none of the clips can be read; correct the paths or --root")
 
     def _alter(self, signal: np.ndarray, row: int, epoch: int) -> np.ndarray:
         generator = np.random.default_rng([self.seed, epoch, row])
@@ -225,39 +226,25 @@ class Batcher:
 
 def collate(signals: list[np.ndarray], labels: np.ndarray, rows: np.ndarray) -> Batch:
     """Pad signals with zeros to the longest of them."""
-    lengths = [len(signal) for signal in signals]
-    padded = np.zeros((len(signals), max(lengths)), dtype=np.float32)
-    for place, signal in zip(padded, signals, strict=True):
-        place[: len(signal)] = signal
     return Batch(
-        signal=torch.from_numpy(padded),
-        lengths=torch.tensor(lengths),
+        signal=pad_sequence([torch.from_numpy(signal) for signal in signals], batch_first=True),
+        lengths=torch.tensor([len(signal) for signal in signals]),
         labels=torch.from_numpy(labels[rows].astype(np.float32)),
         rows=rows,
     )
 
 
-def whole(
+def full_clips(
     clips: Clips, labels: np.ndarray, rows: np.ndarray, *, batch_samples: int = 1 << 21
 ) -> Iterator[Batch]:
-    """Whole clips in order of length, in batches of at most `batch_samples` (one clip at least)."""
+    """Full clips in order of length, in batches of at most `batch_samples` (one clip at least)."""
     order = rows[np.argsort(clips.lengths[rows], kind="stable")]
-    group: list[int] = []
-    for row in order:
-        if group and (len(group) + 1) * clips.lengths[row] > batch_samples:
-            yield from _read(clips, labels, group)
-            group = []
-        group.append(int(row))
-    yield from _read(clips, labels, group)
-
-
-def _read(clips: Clips, labels: np.ndarray, rows: list[int]) -> Iterator[Batch]:
-    signals, taken = [], []
-    for row in rows:
-        try:
-            signals.append(clips.signal(row))
-            taken.append(row)
-        except AudioError as error:
-            clips.rejected[clips.files[row]] = str(error)
-    if taken:
-        yield collate(signals, labels, np.array(taken))
+    groups: list[list[int]] = [[]]
+    for row in map(int, order):
+        if groups[-1] and (len(groups[-1]) + 1) * clips.lengths[row] > batch_samples:
+            groups.append([])
+        groups[-1].append(row)
+    for group in groups:
+        signals = clips.readable(group, lambda place, row: clips.signal(row))
+        if signals:
+            yield collate(list(signals.values()), labels, np.array(list(signals)))

@@ -11,7 +11,7 @@ import copy
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from wav2small.training.split import split as divide
 from wav2small.training.threads import available
 
 from . import config as configuration
-from . import data, frontend, plots, quantisation, registry, run_folder
+from . import data, frontend, quantisation, registry, run_folder
 from .base import Student
 from .config import Config
 from .data import Batch, Batcher
@@ -54,7 +54,7 @@ class Distillation:
         student: its name
         parameters: trained numbers
         clips: clips trained on
-        validation_clips: clips it is judged on; it heard no other clip of their voices (files)
+        validation_clips: clips it is validated on; it was trained on no other clip of their voices (files)
         epochs: epochs done
         best_epoch: epoch whose weights are in the run folder
         ccc: agreement with the teacher on the validation clips: each dimension and "mean"
@@ -100,7 +100,7 @@ def distill(
             writes it, CSV, audformat
         output: run folder to write: config.json and model.safetensors (the best student),
             distill.toml, provenance.json, metrics.csv, training.png, validation.parquet, last/
-        root: folder that the table's files are relative to; default: what the table says
+        root: folder that the table's files are relative to; default: the one that the table names
         split: only clips whose column `split` has one of these values, such as train
         config: TOML file with settings, same names
         overwrite: replace an existing run
@@ -109,7 +109,7 @@ def distill(
         settings: fields of `students.config.Config`, such as `epochs=20`; they win over `config`
 
     Raises:
-        Wav2SmallError: settings, labels or audio that cannot be; training that diverged
+        Wav2SmallError: settings, labels or audio that cannot be used; training that diverged
         KeyboardInterrupt: stopped with Ctrl-C, after saving
     """
     values = configuration.read(config) if config else {}
@@ -180,7 +180,7 @@ def distill(
             run_folder.write_validation(output, table, valid, prediction, names)
             title = f"{resolved.student}: {len(train)} clips, {len(valid)} held out"
             picture = output / "training.png"
-            plots.training(picture, run.state["rows"], truth, prediction, title=title)
+            run_folder.draw(picture, run.state["rows"], truth, prediction, title=title)
         ccc = [metrics.ccc(truth[:, i], prediction[:, i]) for i in range(D)]
         return Distillation(
             output=str(output),
@@ -247,21 +247,13 @@ class Distiller(Training):
             "labels or split": digest,
             **configuration.identity(config),
         }
-        options = LoopOptions(
-            epochs=config.epochs,
-            learning_rate=config.learning_rate,
-            seed=config.seed,
-            clip_norm=config.clip_norm,
-            patience=config.patience,
-            checkpoint_s=config.checkpoint_s,
-            threads=config.threads,
-        )
+        loop = {item.name: getattr(config, item.name) for item in fields(LoopOptions)}
         super().__init__(
             output,
             self.model,
             optimisation.adamw(self.model, weight_decay=config.weight_decay),
             identity=identity,
-            options=options,
+            options=LoopOptions(**loop),
             device=device,
         )
         self.state |= {"quantising": False, "freezing_bn": False}
@@ -363,7 +355,7 @@ class Distiller(Training):
         self.average = optimisation.Average(self.best, self.config.ema)
 
     def validate(self) -> tuple[dict[str, Any], float]:
-        """CCC with the teacher on whole validation clips, of the averaged weights."""
+        """CCC with the teacher on full validation clips, of the averaged weights."""
         self.validated = self.average.model
         if self.state["quantising"]:
             self.validated = _copy(self.average.model)
@@ -397,7 +389,7 @@ class Distiller(Training):
         places = {row: place for place, row in enumerate(self.valid)}
         result = torch.zeros(len(self.valid), D + self.categories, device=self.device)
         both = {"categories": True} if self.categories else {}
-        batches = data.whole(self.batcher.clips, self.batcher.labels, self.valid)
+        batches = data.full_clips(self.batcher.clips, self.batcher.labels, self.valid)
         for number, batch in enumerate(batches):
             if number % size != rank:
                 continue

@@ -25,7 +25,7 @@ def time_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def out_length(length: N, kernel: int, stride: int = 1, padding: int = 0) -> N:
-    """Output positions of a convolution or pooling that hears `length` positions."""
+    """Output positions of a convolution or pooling of `length` input positions."""
     return (length + 2 * padding - kernel) // stride + 1
 
 

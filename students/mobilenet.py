@@ -4,7 +4,7 @@ Front end: n_fft 144, hop 72 (222 frames per second), Hann, as in the paper; 26 
 [chosen: with the 72K model's bands `mobilenetv4_conv_small` takes the published 7 ms].
 
 Clips of different lengths share a batch. timm's layers know nothing of lengths, so the ones that
-look along time are told: a `Lengths` shared by all holds the valid frames at every resolution,
+look along time get the lengths: a `Lengths` shared by all holds the valid frames at every resolution,
 each convolution larger than 1x1 first sets what lies beyond to zero (what its own padding would
 be for the clip alone), squeeze-and-excitation and the last pooling average valid frames, and
 batch normalisation gathers its statistics there.
@@ -43,7 +43,7 @@ class Lengths:
 
 
 class MaskedConv2d(nn.Conv2d):
-    """Conv2d over (B, C, T, F) that hears zeros beyond the end of each clip."""
+    """Conv2d over (B, C, T, F) that gets zeros beyond the end of each clip."""
 
     lengths: Lengths
 
@@ -96,7 +96,7 @@ def masked_mean(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     return (x * weight).sum(dim=(2, 3), keepdim=True) / count
 
 
-def tell(network: nn.Module, lengths: Lengths) -> None:
+def apply_lengths(network: nn.Module, lengths: Lengths) -> None:
     """Exchange the class of every layer of a timm network that looks along time.
 
     The layers keep their weights, names and settings; only `forward` changes.
@@ -104,13 +104,13 @@ def tell(network: nn.Module, lengths: Lengths) -> None:
     from timm.layers import BatchNormAct2d
     from timm.models._efficientnet_blocks import SqueezeExcite
 
-    told: dict[type, type] = {BatchNormAct2d: MaskedNorm, SqueezeExcite: MaskedSqueeze}
+    masked: dict[type, type] = {BatchNormAct2d: MaskedNorm, SqueezeExcite: MaskedSqueeze}
     module: Any
     for module in network.modules():
         if type(module) is nn.Conv2d and module.kernel_size[0] > 1:
             module.__class__ = MaskedConv2d
-        elif type(module) in told:
-            module.__class__ = told[type(module)]
+        elif type(module) in masked:
+            module.__class__ = masked[type(module)]
         else:
             continue
         module.lengths = lengths
@@ -138,7 +138,7 @@ class MobileNet(Student):
         self.logmel_extractor = LogMel(N_FFT, mels)
         self.network = network
         self.lengths = Lengths()
-        tell(network, self.lengths)
+        apply_lengths(network, self.lengths)
         # The head's normalisation works on one number per clip: there is no time left to mask.
         if isinstance(network.norm_head, MaskedNorm):
             network.norm_head.lengths = Lengths()

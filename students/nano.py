@@ -53,7 +53,7 @@ class FactoredSpectrogram(nn.Module):
     A real signal needs k1 = 0..R/2 only; the other bins mirror these. 512 points as 32 x 16 take
     3,200 numbers and 35,000 multiply-accumulates per frame instead of 263,000 of each.
 
-    The result is in the order of the products, (k1, k2) flattened; `bins` says which DFT bin
+    The result is in the order of the products, (k1, k2) flattened; `bins` names the DFT bin
     each place holds, and `once` marks one place per bin (k1 = 0 and R/2 hold theirs twice).
     """
 
@@ -296,7 +296,7 @@ class Nano(Student):
         return numerator / (denominator + EMPTY)
 
     def initial_state(self) -> State:
-        """The state of a stream that has heard nothing."""
+        """The state of a stream at its beginning."""
         like = self.adv.weight
         layers = [self.stem, *(b.depthwise for b in self.blocks if isinstance(b, Block))]
         return State(
@@ -316,8 +316,8 @@ class Nano(Student):
             state: of `initial_state` or of the last call; it is not changed
 
         Returns:
-            embedding of all that was heard since the initial state (1, E), None before the
-            first whole frame; and the new state
+            embedding of all samples since the initial state (1, E), None before the
+            first full frame; and the new state
         """
         signal = torch.cat((state.signal, signal), dim=1)
         frames = max(0, int(self.spectrogram.frames(signal.shape[1])))

@@ -42,7 +42,7 @@ def plan(model: nn.Module, precision: str) -> dict[str, int]:
     """Levels of every weight that the export stores as integers.
 
     Args:
-        model: student; it may say its own in a method `quantisation(precision)` that returns
+        model: student; it may choose its own in a method `quantisation(precision)` that returns
             {name of parameter: "int8" or "int4"}
         precision: "int8" or "int4"
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 import os
+import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import wav2small
+from wav2small import files
 from wav2small import provenance as provenances
 from wav2small.errors import Wav2SmallError
 
@@ -123,7 +124,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
         Wav2SmallError: as `load`
     """
     path = Path(folder) / CONFIG
-    config = _read_json(Path(folder))
+    config = _read_config(Path(folder))
     if "student" not in config:
         if not config.keys() >= _PUBLISHED_KEYS:
             raise Wav2SmallError(f"{path}: no `student` in it; is this a student's folder?")
@@ -139,18 +140,15 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def provenance(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Provenance of a student's folder: its provenance.json, else what the layout tells.
+    """Provenance of a student's folder: its provenance.json, else what the layout implies.
 
     Raises:
         Wav2SmallError: broken provenance.json or config.json
     """
     path = Path(folder) / "provenance.json"
     if path.is_file():
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise Wav2SmallError(f"{path}: not readable as JSON ({error})") from error
-    if "student" not in _read_json(Path(folder)):
+        return files.read_json(path)
+    if "student" not in _read_config(Path(folder)):
         published = _object("wav2small.students.wav2small2:PUBLISHED_PROVENANCE")
         return provenances.new(**published)
     return provenances.new(
@@ -186,21 +184,15 @@ def list_students() -> list[dict[str, Any]]:
     return rows
 
 
-def _read_json(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not folder.is_dir():
         raise Wav2SmallError(f"{folder}: no such folder; give a run or a folder with {CONFIG}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.is_file():
         raise Wav2SmallError(
             f"{path}: no such file; a student's folder holds {CONFIG} and {WEIGHTS}"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise Wav2SmallError(f"{path}: not readable as JSON ({error}); copy it again") from error
-    if not isinstance(config, dict):
-        raise Wav2SmallError(f"{path}: must hold a JSON object; copy it again")
-    return config
+        )
+    return files.read_json(path)
 
 
 def _class(name: str) -> type[Student]:
@@ -223,10 +215,5 @@ def _nearest(word: str, choices: list[str]) -> str:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    parts = []
-    for part in text.split("."):
-        digits = "".join(character for character in part if character.isdigit())
-        if not digits:
-            break
-        parts.append(int(digits))
-    return tuple(parts)
+    """The numbers at its beginning: "0.2.1rc1" -> (0, 2, 1)."""
+    return tuple(int(part) for part in re.split(r"[^\d.]", text)[0].split(".") if part)

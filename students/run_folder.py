@@ -115,7 +115,7 @@ def write_batch(file: Path, batch: Batch, paths: Sequence[str]) -> None:
 def write_validation(
     output: Path, table: Labels, valid: np.ndarray, prediction: np.ndarray, categories: list[str]
 ) -> None:
-    """Write validation.parquet: the labels of the validation clips beside the predictions.
+    """Write validation.parquet: labels and predictions of the validation clips.
 
     Args:
         output: run folder
@@ -134,3 +134,44 @@ def write_validation(
     root = table.root if "://" in table.root else os.path.abspath(table.root)
     lineage = json.loads((output / "provenance.json").read_text())
     write_labels(output / "validation.parquet", Labels(frame, root, lineage))
+
+
+def draw(
+    path: str | os.PathLike[str],
+    rows: Sequence[Mapping[str, Any]],
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    *,
+    title: str,
+) -> None:
+    """Draw `training.png`.
+
+    Args:
+        path: of the PNG
+        rows: rows of metrics.csv
+        truth: (clips, 3) labels of the teacher on the validation clips
+        prediction: (clips, 3) outputs of the best student on them
+        title: of the figure
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 3.4), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(1, 5)
+    epochs = [row["epoch"] for row in rows]
+    axes[0].plot(epochs, [row["loss"] for row in rows])
+    axes[0].set(xlabel="epoch", ylabel="loss")
+    for dimension in DIMENSIONS:
+        values = [row[f"ccc_{dimension}"] for row in rows]
+        axes[1].plot(epochs, values, label=dimension)
+    axes[1].set(xlabel="epoch", ylabel="CCC with the teacher", ylim=(-0.05, 1.0))
+    axes[1].legend(loc="lower right")
+    for column, (axis, dimension) in enumerate(zip(axes[2:], DIMENSIONS, strict=True)):
+        axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+        axis.scatter(truth[:, column], prediction[:, column], s=6, alpha=0.5)
+        axis.set(xlabel=f"teacher: {dimension}", ylabel="student", xlim=(0, 1), ylim=(0, 1))
+        axis.set_aspect("equal")
+    FigureCanvasAgg(figure)
+    with files.atomic(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

@@ -58,7 +58,7 @@ def published_config(config: Mapping[str, Any], path: str | Path) -> dict[str, A
 
 
 class Gram(nn.Module):
-    """Pooled map beside the products of its channels: (B, C, F) -> (B, C, F + C)."""
+    """Pooled map and the products of its channels: (B, C, F) -> (B, C, F + C)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat((x, x @ x.transpose(1, 2)), dim=2)

@@ -80,12 +80,27 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Parse a file that holds a JSON object.
+
+    Raises:
+        Wav2SmallError: not there, damaged, or something else than an object
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise Wav2SmallError(f"{path}: not JSON ({error}); copy it again") from error
+    if not isinstance(content, dict):
+        raise Wav2SmallError(f"{path}: not a JSON object; copy it again")
+    return content
+
+
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write a JSON file, atomically.
 
     Example:
         >>> write_json("settings.json", {"epochs": 3})
-        >>> json.loads(Path("settings.json").read_text())
+        >>> read_json("settings.json")
         {'epochs': 3}
     """
     with atomic(path) as temporary:

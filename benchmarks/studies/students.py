@@ -29,7 +29,7 @@ from wav2small.audio import SAMPLING_RATE
 from wav2small.dimensions import DIMENSIONS
 from wav2small.students import registry
 from wav2small.students.config import Config, resolve
-from wav2small.students.data import Batch, Batcher, whole
+from wav2small.students.data import Batch, Batcher, full_clips
 from wav2small.students.distillation import distill
 from wav2small.tables import Labels, read_labels
 from wav2small.training.clips import Clips
@@ -145,7 +145,7 @@ def predict(run: Path, labels: Labels, rows: np.ndarray) -> tuple[np.ndarray, np
     student = registry.load(run)
     clips = Clips(labels.frame, labels.root, made_with=labels.provenance.get("variants"))
     prediction = np.zeros((len(labels.frame), len(DIMENSIONS)))
-    for batch in whole(clips, labels.values, rows):
+    for batch in full_clips(clips, labels.values, rows):
         prediction[batch.rows] = student(batch.signal, batch.lengths).numpy()
     return labels.values[rows], prediction[rows]
 

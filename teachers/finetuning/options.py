@@ -18,7 +18,7 @@ class RatingOptions:
 
     Attributes:
         root: folder that the files of the table are relative to
-        split: only clips whose column `split` says so, such as train
+        split: only clips with this in their column `split`, such as train
         scale: of the ratings, such as (1, 7); None = 0..1
         categories: column of the table with a category for each clip: a second head learns it,
             and its probabilities go to the label tables of this teacher

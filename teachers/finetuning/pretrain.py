@@ -3,11 +3,11 @@
 A system that is pretrained has `teachers/multimodal/NAME_objectives.py` with a class
 
     Objectives(network)     an nn.Module with the network and the heads of the objectives
-        negatives           how many turns of other dialogues `collate` wants beside each passage
+        negatives           how many turns of other dialogues `collate` takes with each passage
         collate(passages, others, random) -> task with `.to(device)`
         forward(task) -> tensors whose first axis is the batch
-        loss(*tensors) -> scalar, of a whole batch
-        figures(*tensors) -> {name: value} of a whole batch, for metrics.csv
+        loss(*tensors) -> scalar, of a full batch
+        figures(*tensors) -> {name: value} of a full batch, for metrics.csv
 
 and its name in `SYSTEMS`. The best epoch, by the loss on held-out clips, is kept in the layout that
 `finetune --pretrained` begins with.
@@ -165,7 +165,7 @@ def judge(
     root: str | None = None,
     compute: ComputeOptions | None = None,
 ) -> dict[str, float]:
-    """What the objectives say of other clips, after the last epoch of a pretraining.
+    """Figures of the objectives on other clips, after the last epoch of a pretraining.
 
     Args:
         folder: output of `pretrain`

@@ -78,16 +78,6 @@ class RatedClips(Clips):
         padded = pad_sequence(signals, batch_first=True) if signals else torch.zeros(0, 0)
         return Part((padded, lengths), np.array(list(found), dtype=np.int64))
 
-    def readable(self, rows: np.ndarray, make: Callable[[int, int], Any]) -> dict[int, Any]:
-        """What `make(place, row)` gives for the rows whose audio can be read."""
-        found = {}
-        for place, row in enumerate(map(int, rows)):
-            try:
-                found[row] = make(place, row)
-            except AudioError as error:
-                self.rejected[self.files[row]] = str(error)
-        return found
-
     def cut(self, row: int, draw: float | None) -> np.ndarray:
         """A clip cropped for training where `draw` (0..1) says, or its front for validation."""
         signal = self.signal(row)

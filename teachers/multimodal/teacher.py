@@ -161,7 +161,7 @@ def save(network: MultimodalNetwork, folder: str | os.PathLike[str]) -> None:
 def lineage(source: Checkpoint) -> dict[str, Any]:
     """The provenance in a checkpoint's folder."""
     found = source.folder / "provenance.json"
-    return checkpoint.read_json(found) if found.exists() else provenance.new()
+    return files.read_json(found) if found.exists() else provenance.new()
 
 
 class MultimodalTeacher(NeuralTeacher):

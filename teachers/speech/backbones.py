@@ -1,8 +1,8 @@
 """Backbones: WavLM, wav2vec2 and HuBERT of transformers, built from a configuration alone.
 
-A padded batch gives what its clips give one by one: only frames that hear nothing but the clip
+A padded batch gives what its clips give one by one: only frames that depend on nothing but the clip
 count, attention sees only them, and where the feature extractor normalises over time (the
-"group" norm of the base models) it hears one clip at a time.
+"group" norm of the base models) it takes one clip at a time.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def build(config: Mapping[str, Any], where: Any) -> nn.Module:
 
 
 def frames(model: nn.Module, lengths: Tensor) -> Tensor:
-    """Number of frames that hear only the clip: (B,) samples -> (B,) frames."""
+    """Number of frames that depend on the clip alone: (B,) samples -> (B,) frames."""
     config: Any = model.config
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
@@ -130,7 +130,7 @@ def encode(model: Any, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tenso
 
 
 def features(model: Any, signal: Tensor, lengths: Tensor) -> Tensor:
-    """What the CNN of a backbone hears: (B, frames, conv_dim); arguments as `hidden_states`."""
+    """Features by the CNN of a backbone: (B, frames, conv_dim); arguments as `hidden_states`."""
     counts = frames(model, lengths)
     longest = int(counts.max())
     if model.config.feat_extract_norm != "group":

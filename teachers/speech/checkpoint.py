@@ -1,11 +1,10 @@
 """Checkpoints: `config.json` and `model.safetensors`, from a folder or the hub, nothing executed.
 
-Every rejection names the file and the field or key, and how to mend it.
+Every rejection names the file and the field or key, and the remedy.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -57,7 +56,7 @@ LICENCES = {
 
 #: Keys of weights with their sizes (see `fingerprint`) -> licence of the published checkpoint that
 #: has exactly these, for folders that lost their model card. A model of one's own with the same
-#: keys says otherwise in its provenance.json or model card.
+#: keys names another in its provenance.json or model card.
 FINGERPRINTS = {
     "f79399d856826953": "CC-BY-NC-SA-4.0",  # audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim
 }
@@ -82,7 +81,7 @@ class Checkpoint:
     @property
     def config(self) -> dict[str, Any]:
         """The parsed config.json."""
-        return read_json(self.folder / CONFIG)
+        return files.read_json(self.folder / CONFIG)
 
     def entry(self, name: str) -> dict[str, str]:
         """Its entry in the provenance of what is made of it."""
@@ -131,7 +130,7 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if not (folder / SHARDS).is_file():
         return []
-    names = sorted(set((read_json(folder / SHARDS).get("weight_map") or {}).values()))
+    names = sorted(set((files.read_json(folder / SHARDS).get("weight_map") or {}).values()))
     for name in names:
         if os.path.basename(name) != name or not (folder / name).is_file():
             raise Wav2SmallError(f"{folder}: no {name}, which {SHARDS} names; copy it again")
@@ -313,21 +312,6 @@ def dimensions(
     return tuple(ordered)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON object.
-
-    Raises:
-        Wav2SmallError: damaged, or something else than an object
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise Wav2SmallError(f"{path}: not JSON ({error}); copy it again") from error
-    if not isinstance(found, dict):
-        raise Wav2SmallError(f"{path}: not a JSON object; copy it again")
-    return found
-
-
 def read_weights(source: Checkpoint) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint (all shards) under the names of today's torch, in float32.
 
@@ -380,10 +364,10 @@ def licence_of(folder: Path, name: str) -> str:
     """By our own provenance, hub id, the model card's front matter, or the keys of weights."""
     lineage = folder / "provenance.json"
     if lineage.exists():
-        return " AND ".join(provenance.licences(read_json(lineage)))
+        return " AND ".join(provenance.licences(files.read_json(lineage)))
     names = [name]
     if (folder / CONVERSION).is_file():
-        names.append(str((read_json(folder / CONVERSION).get("from") or {}).get("id")))
+        names.append(str((files.read_json(folder / CONVERSION).get("from") or {}).get("id")))
     for known, licence in LICENCES.items():
         if {known, known.partition("/")[2]} & {one.partition("@")[0] for one in names}:
             return licence

@@ -114,7 +114,7 @@ def _names(folder: Path) -> dict[str, str]:
         raise Wav2SmallError(
             f"{folder}: no {checkpoint.PICKLE}; convert reads that, or its shards with their index"
         )
-    index = checkpoint.read_json(folder / checkpoint.PICKLE_SHARDS)
+    index = files.read_json(folder / checkpoint.PICKLE_SHARDS)
     shards = sorted(set((index.get("weight_map") or {}).values()))
     for name in shards:
         if os.path.basename(name) != name or not (folder / name).is_file():

@@ -27,7 +27,7 @@ class NeuralTeacher:
         checkpoint: where it comes from
         name: of the teacher
         dimensions: of the outputs, in their order; in the table they stand in the usual order
-        categories: names of the categories it tells apart, if it does
+        categories: names of the categories it predicts, if any
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"
         dtype: "auto" (bfloat16 on CUDA, else float32), "float32", "bfloat16", "float16"
 
@@ -188,11 +188,6 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in _DTYPES:
         raise Wav2SmallError(f"--dtype {name}: give auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]
-
-
-def whole(values: Tensor) -> Tensor:
-    """At least float32: statistics need the digits that bfloat16 lacks."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def valid(signal: Tensor, lengths: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def lineage(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The provenance that a bundle has beside the model, or a bare model in its metadata."""
     beside = path.parent / "provenance.json"
     if path.name == MODEL and beside.is_file():
-        return checkpoint.read_json(beside)
+        return files.read_json(beside)
     try:
         found = json.loads(metadata.get("wav2small.provenance", "{}"))
     except ValueError:

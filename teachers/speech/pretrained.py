@@ -17,7 +17,7 @@ from . import backbones, checkpoint, wavlm
 from .checkpoint import Checkpoint
 
 FAMILIES = ("wavlm", "wav2vec2", "hubert")
-#: What pretraining, recognition or emotion checkpoints hold beside the backbone.
+#: What pretraining, recognition or emotion checkpoints hold besides the backbone.
 _HEADS = (
     "quantizer.",
     "project_q.",
@@ -41,7 +41,7 @@ class Backbone:
         source: where it comes from
         config: of transformers, with the number of layers that are kept
         weights: state dict, names of today's torch
-        scale: mean and deviation of samples that it was trained with, if it says so
+        scale: mean and deviation of samples that it was trained with, if it names them
     """
 
     source: Checkpoint

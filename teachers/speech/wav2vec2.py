@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wav2small import audio
+from wav2small import audio, files
 from wav2small.errors import Wav2SmallError
+from wav2small.training.losses import at_least_float32
 
 from . import backbones, checkpoint
 from .checkpoint import Checkpoint
-from .neural import Categorical, NeuralTeacher, valid, whole
+from .neural import Categorical, NeuralTeacher, valid
 
 HUB_ID = "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm")
@@ -77,12 +78,12 @@ class Network(nn.Module):
             signal = normalised(signal, lengths)
         hidden, mask = backbones.hidden_states(self.backbone, signal, lengths)
         weights = mask / mask.sum(dim=1, keepdim=True)
-        return (whole(hidden) * weights[..., None]).sum(dim=1)
+        return (at_least_float32(hidden) * weights[..., None]).sum(dim=1)
 
     def head(self, pooled: Tensor) -> tuple[Tensor, Tensor | None]:
         """Pooled states -> outputs, logits of the categories."""
         with torch.autocast(pooled.device.type, enabled=False):  # bfloat16 has steps of .004
-            pooled = whole(pooled)
+            pooled = at_least_float32(pooled)
             return self.classifier(pooled), self.categories(pooled) if self.categories else None
 
     def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -102,11 +103,11 @@ def load(source: Checkpoint, **options: Any) -> NeuralTeacher:
     """Build the teacher of a checkpoint.
 
     Raises:
-        Wav2SmallError: the checkpoint cannot be used; the line says why
+        Wav2SmallError: the checkpoint cannot be used; the line gives the reason
     """
     config, where = source.config, source.folder / checkpoint.CONFIG
     extractor = source.folder / checkpoint.PREPROCESSOR
-    preprocessing = checkpoint.read_json(extractor) if extractor.exists() else {}
+    preprocessing = files.read_json(extractor) if extractor.exists() else {}
     if preprocessing.get("sampling_rate", audio.SAMPLING_RATE) != audio.SAMPLING_RATE:
         raise Wav2SmallError(f"{extractor}: sampling_rate is not {audio.SAMPLING_RATE}")
     normalise = bool(preprocessing.get("do_normalize", True))

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from wav2small import audio
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
+from wav2small.training.losses import at_least_float32
 
 from . import backbones, checkpoint
 from .checkpoint import Checkpoint
-from .neural import Categorical, NeuralTeacher, valid, whole
+from .neural import Categorical, NeuralTeacher, valid
 
 HUB_ID = "3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes"
 MODEL_TYPE = "ser"
@@ -51,9 +52,9 @@ class AttentivePooling(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """(B, frames, size) and the mask of valid frames -> (B, 2 size)."""
         scores = torch.tanh(self.sap_linear(hidden)) @ self.attention.to(hidden.dtype)
-        scores = whole(scores)[..., 0].masked_fill(~mask, float("-inf"))
+        scores = at_least_float32(scores)[..., 0].masked_fill(~mask, float("-inf"))
         weights = scores.softmax(dim=1)[..., None]
-        states = whole(hidden)
+        states = at_least_float32(hidden)
         mean = (weights * states).sum(dim=1)
         variance = (weights * states**2).sum(dim=1) - mean**2
         return torch.cat([mean, variance.clamp(min=_LEAST_VARIANCE).sqrt()], dim=1)
@@ -119,7 +120,7 @@ class Network(nn.Module):
     def head(self, pooled: Tensor) -> tuple[Tensor, Tensor | None]:
         """Pooled statistics -> outputs, logits of the categories."""
         with torch.autocast(pooled.device.type, enabled=False):  # bfloat16 has steps of .004
-            pooled = whole(pooled)
+            pooled = at_least_float32(pooled)
             return self.ser_model(pooled), self.categories(pooled) if self.categories else None
 
     def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -147,7 +148,7 @@ def load(source: Checkpoint, **options: Any) -> NeuralTeacher:
     """Build the teacher of a checkpoint.
 
     Raises:
-        Wav2SmallError: the checkpoint cannot be used; the line says why
+        Wav2SmallError: the checkpoint cannot be used; the line gives the reason
     """
     config, where = source.config, source.folder / checkpoint.CONFIG
     if config.get("sampling_rate", audio.SAMPLING_RATE) != audio.SAMPLING_RATE:

@@ -19,7 +19,7 @@ from wav2small import augmentation as variants
 from wav2small.errors import Wav2SmallError
 from wav2small.export.export import export_bundle
 from wav2small.students import config, quantisation, registry
-from wav2small.students.data import Batcher, whole
+from wav2small.students.data import Batcher, full_clips
 from wav2small.students.distillation import distill
 from wav2small.training import checkpoint, losses
 from wav2small.training.clips import Clips
@@ -115,7 +115,7 @@ def test_run_folder_is_complete(run, table):
     assert (folder / "last" / "config.json").exists()
 
 
-def test_saved_student_gives_the_predictions_beside_it(run):
+def test_saved_student_gives_the_predictions_of_its_run(run):
     folder, _ = run
     table = tables.read_labels(folder / "validation.parquet")
     student = registry.load(folder)
@@ -384,7 +384,7 @@ def batcher(table, clips, **changes):
     return Batcher(clips, table.values, rows, **(values | changes))
 
 
-def test_every_epoch_hears_every_clip(table, clips):
+def test_every_epoch_takes_every_clip(table, clips):
     own = batcher(table, clips)
     for epoch in range(3):
         plan = own.plan(epoch)
@@ -413,9 +413,9 @@ def test_crops_come_from_the_clip_and_labels_belong_to_it(table, clips):
         for place, row in enumerate(batch.rows):
             length = int(batch.lengths[place])
             assert length == min(8000, clips.lengths[row])
-            heard = batch.signal[place, :length].numpy()
+            inputs = batch.signal[place, :length].numpy()
             windows = np.lib.stride_tricks.sliding_window_view(clips.signal(row), length)
-            assert (windows[:, ::500] == heard[::500]).all(axis=1).any()
+            assert (windows[:, ::500] == inputs[::500]).all(axis=1).any()
             np.testing.assert_allclose(batch.labels[place], table.values[row], atol=1e-6)
 
 
@@ -424,8 +424,8 @@ def test_gain_stays_within_its_limit(table, clips):
     gains = []
     for batch in own.epoch(0):
         for place, row in enumerate(batch.rows):
-            heard = batch.signal[place, : clips.lengths[row]].numpy()
-            gains.append(20 * np.log10(np.abs(heard).max() / np.abs(clips.signal(row)).max()))
+            inputs = batch.signal[place, : clips.lengths[row]].numpy()
+            gains.append(20 * np.log10(np.abs(inputs).max() / np.abs(clips.signal(row)).max()))
     assert max(np.abs(gains)) <= 6.01 and np.std(gains) > 1
 
 
@@ -439,9 +439,9 @@ def test_cache_decodes_once_or_stays_within_its_bytes(table, limit_s, decoded):
     assert clips.cached_bytes <= limit_s * 64000
 
 
-def test_whole_clips_in_order_of_length(table, clips):
+def test_full_clips_in_order_of_length(table, clips):
     rows = np.arange(3, 20)
-    batches = list(whole(clips, table.values, rows, batch_samples=200_000))
+    batches = list(full_clips(clips, table.values, rows, batch_samples=200_000))
     assert sorted(np.concatenate([batch.rows for batch in batches])) == list(rows)
     for batch in batches:
         assert batch.signal.numel() <= 200_000 or len(batch.rows) == 1
@@ -495,7 +495,7 @@ def test_two_processes_compute_the_loss_of_one(file, tmp_path):
         assert rows[1][name] == pytest.approx(rows[0][name], abs=1e-4)
 
 
-def test_variants_are_the_samples_the_teacher_heard(table):
+def test_variants_are_the_samples_the_teacher_labelled(table):
     frame = table.frame.assign(variant=np.arange(len(table.frame)) * 12345)
     clips = Clips(frame, table.root)
     for row in range(4):
@@ -517,16 +517,16 @@ class Loud:
         return np.repeat(np.array(share)[:, None], 3, axis=1)
 
 
-def test_online_teacher_labels_what_the_student_hears(table, clips, tmp_path):
+def test_online_teacher_labels_what_the_student_gets(table, clips, tmp_path):
     own = batcher(table, clips, teacher=Loud(), augment_probability=0.5)
     unaltered = 0
     for batch in own.epoch(0):
         expected = Loud().predict(batch.signal.numpy(), batch.lengths.numpy())
         np.testing.assert_allclose(batch.labels.numpy(), expected, atol=1e-6)
-        for heard, row in zip(batch.signal.numpy(), batch.rows, strict=True):
+        for inputs, row in zip(batch.signal.numpy(), batch.rows, strict=True):
             places = np.lib.stride_tricks.sliding_window_view(clips.signal(row), 8000)[:, ::500]
-            gains = (places @ heard[::500]) / (places**2).sum(1)  # least squares
-            rest = np.abs(gains[:, None] * places - heard[::500]).max(1)
+            gains = (places @ inputs[::500]) / (places**2).sum(1)  # least squares
+            rest = np.abs(gains[:, None] * places - inputs[::500]).max(1)
             unaltered += rest.min() < 1e-6
     assert 0.2 < unaltered / (own.steps * own.batch_size) < 0.8
     teacher = Loud()
@@ -571,7 +571,7 @@ def test_init_starts_from_the_weights_of_a_run(run, table, tmp_path):
 
 
 @pytest.mark.parametrize("freeze_bn_fraction, moves", [(1.0, False), (0.5, True), (0.0, True)])
-def test_settled_statistics_stay_while_weights_learn(table, tmp_path, freeze_bn_fraction, moves):
+def test_frozen_statistics_stay_while_weights_learn(table, tmp_path, freeze_bn_fraction, moves):
     distill(table, tmp_path / "run", freeze_bn_fraction=freeze_bn_fraction, **QUICK)
     state = load_file(tmp_path / "run" / "last" / "checkpoint.safetensors")
     fresh = registry.create("wav2small2").state_dict()
@@ -590,14 +590,14 @@ def test_settled_statistics_stay_while_weights_learn(table, tmp_path, freeze_bn_
 def with_categories(table):
     """Three probabilities that follow the ratings; of one clip nothing is known."""
     scores = np.exp(8 * table.values)
-    told = scores / scores.sum(axis=1, keepdims=True)
-    told[5] = np.nan
+    probabilities = scores / scores.sum(axis=1, keepdims=True)
+    probabilities[5] = np.nan
     names = ("probability_high", "probability_strong", "probability_glad")
-    frame = table.frame.assign(**dict(zip(names, told.T, strict=True)))
+    frame = table.frame.assign(**dict(zip(names, probabilities.T, strict=True)))
     return tables.Labels(frame, table.root, table.provenance)
 
 
-def test_category_loss_is_what_numpy_says():
+def test_category_loss_equals_numpy():
     random = np.random.default_rng(0)
     truth, logits = random.dirichlet(np.ones(4), 6), random.normal(size=(6, 4))
     truth[2] = np.nan
@@ -626,21 +626,21 @@ def test_categories_are_learned_and_exported(table, tmp_path):
     assert student.config["categories"] == ["high", "strong", "glad"]
     found = tables.read_labels(tmp_path / "run/validation.parquet")
     columns = [f"probability_{name}" for name in student.config["categories"]]
-    told = found.frame[[f"student_{name}" for name in columns]].to_numpy()
-    for row, shares in zip(found.frame["file"], told, strict=True):
+    probabilities = found.frame[[f"student_{name}" for name in columns]].to_numpy()
+    for row, shares in zip(found.frame["file"], probabilities, strict=True):
         sound = torch.from_numpy(audio.read(found.path(row)))[None]
         with torch.no_grad():
             _, logits = student.forward_categories(sound)
         np.testing.assert_allclose(logits.softmax(1)[0], shares, atol=2e-4)
     truth = found.frame[columns].to_numpy()
-    assert result.category_agreement == pytest.approx(metrics.agreement(truth, told))
+    assert result.category_agreement == pytest.approx(metrics.agreement(truth, probabilities))
     rows = pd.read_csv(tmp_path / "run/metrics.csv")
     assert rows["category_agreement"].between(0, 1).all()
     # On all clips better than telling each category's share, which takes no learning.
     truth = labels.frame[columns].to_numpy()
     clips = Clips(labels.frame, labels.root, cache_bytes=0)
     logits = np.full((len(truth), 3), np.nan)
-    for batch in whole(clips, labels.values, np.arange(len(truth))):
+    for batch in full_clips(clips, labels.values, np.arange(len(truth))):
         with torch.no_grad():
             logits[batch.rows] = student.forward_categories(batch.signal, batch.lengths)[1]
     entropy = losses.category_loss(torch.tensor(truth), torch.tensor(logits))
@@ -651,7 +651,7 @@ def test_categories_are_learned_and_exported(table, tmp_path):
     predictions = predict(tmp_path / "bundle", found.path(found.frame["file"].iloc[0]))
     assert predictions.categories == student.config["categories"]
     row = predictions.frame.iloc[0]
-    np.testing.assert_allclose(row[columns].astype(float), told[0], atol=0.02)
+    np.testing.assert_allclose(row[columns].astype(float), probabilities[0], atol=0.02)
     assert row[columns].sum() == pytest.approx(1, abs=1e-5)
     alone = Predictor(tmp_path / "bundle").predict_file(found.path(found.frame["file"].iloc[0]))
     np.testing.assert_allclose(row[["arousal", "dominance", "valence"]].astype(float), alone)

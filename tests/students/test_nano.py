@@ -59,7 +59,7 @@ def layer(w: dict[str, np.ndarray], name: str, x: np.ndarray, dilation: int = 1)
 
 
 def oracle(signal: np.ndarray, student: Nano) -> tuple[np.ndarray, np.ndarray]:
-    """Embedding and A/D/V after every frame, as the docstring of the module says it."""
+    """Embedding and A/D/V after every frame, as the docstring of the module defines them."""
     w = {key: value.double().numpy() for key, value in student.state_dict().items()}
     x = signal.astype(np.float64)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
@@ -87,7 +87,7 @@ def test_equals_float64_oracle(student, signals):
         close(student.embed(batch)[0], torch.from_numpy(pooled[-1]))
         close(student(batch)[0], torch.from_numpy(adv[-1]))
         results.append(adv[-1])
-    assert np.std(results, axis=0).min() > 1e-3  # clips are told apart
+    assert np.std(results, axis=0).min() > 1e-3  # clips differ
 
 
 @pytest.mark.parametrize("block", [1, 7, 160, 256, 1000, 16000, "random"])
@@ -103,9 +103,9 @@ def test_streaming_equals_offline(student, signals, block):
             outputs.append((start, embedding))
     assert embedding is not None
     close(embedding, student.embed(signal))
-    for end, heard in outputs[:: len(outputs) // 4 + 1]:  # and so does every one on the way
+    for end, output in outputs[:: len(outputs) // 4 + 1]:  # and so does every one on the way
         expected = student.embed(signal[:, : min(end, signal.shape[1])])
-        close(heard, expected)
+        close(output, expected)
 
 
 def test_other_sizes_stream_too(signals):

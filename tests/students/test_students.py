@@ -56,7 +56,7 @@ def trained(name: str, clips: list[np.ndarray], **config) -> Student:
 
 
 def batch(clips: list[np.ndarray], *, extra: int = 700) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips in one batch, padded with loud noise: what is beyond the end must not be heard."""
+    """Clips in one batch, padded with loud noise: what is beyond the end must change nothing."""
     rng = np.random.default_rng(0)
     size = max(map(len, clips)) + extra
     signal = rng.normal(0, 0.5, (len(clips), size)).astype(np.float32)
@@ -325,7 +325,7 @@ BROKEN = {
     "missing folder": (shutil.rmtree, "no such folder"),
     "no config": (lambda f: (f / "config.json").unlink(), r"config\.json: no such file"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors: no such"),
-    "text for JSON": (lambda f: (f / "config.json").write_text("{"), "not readable as JSON"),
+    "text for JSON": (lambda f: (f / "config.json").write_text("{"), "not JSON"),
     "list for JSON": (lambda f: (f / "config.json").write_text("[]"), "JSON object"),
     "no student": (lambda f: _edit(f, student=None), "no `student`"),
     "unknown student": (lambda f: _edit(f, student="wav2smal"), "mean 'wav2small'"),

@@ -1,4 +1,4 @@
-"""Fine-tuning: exact gradients over the whole batch, the published layout, resume."""
+"""Fine-tuning: exact gradients over the full batch, the published layout, resume."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ CALM = {
 
 
 def pretrain(folder: Path, family: str, prefix: str = "", **config) -> Path:
-    """A folder as pretraining leaves it: bare keys or prefixed ones, and heads beside them."""
+    """A folder as pretraining leaves it: bare keys or prefixed ones, and heads besides them."""
     torch.manual_seed(0)
     config = {"model_type": family, **SMALL, **config}
     model = backbones.build(config, "test")
@@ -92,7 +92,7 @@ def hissing(ratings, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("pooling", ["attentive", "mean"])
-def test_accumulated_gradients_are_those_of_the_whole_batch(pooling, tmp_path):
+def test_accumulated_gradients_are_those_of_the_full_batch(pooling, tmp_path):
     start = pretrained.load(str(pretrain(tmp_path, "wavlm", mask_time_prob=0.0)))
     network = build(start, pooling, ("arousal", "dominance", "valence"), ("a", "b")).double()
     network.eval()  # dropout draws by the shape of a part; without it both ways are one function
@@ -118,13 +118,13 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(pooling, tmp_path):
         found = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
         return value, found
 
-    whole_value, whole = gradients([slice(0, 6)])
+    full_value, full = gradients([slice(0, 6)])
     parts_value, parts = gradients([slice(0, 2), slice(2, 3), slice(3, 6)])
-    assert parts_value == pytest.approx(whole_value, abs=1e-6)
-    assert whole.keys() == parts.keys() and len(whole) > 40
-    for name in whole:
-        torch.testing.assert_close(parts[name], whole[name], atol=1e-6, rtol=0)
-    assert not any("feature_extractor" in name for name in whole)  # the CNN is frozen
+    assert parts_value == pytest.approx(full_value, abs=1e-6)
+    assert full.keys() == parts.keys() and len(full) > 40
+    for name in full:
+        torch.testing.assert_close(parts[name], full[name], atol=1e-6, rtol=0)
+    assert not any("feature_extractor" in name for name in full)  # the CNN is frozen
     outputs = forward(slice(0, 6))[0].detach()
     halves = [(1 - ccc(truth[rows], outputs[rows])).sum() for rows in (slice(0, 3), slice(3, 6))]
     naive, exact = float(sum(halves)) / 2, float((1 - ccc(truth, outputs)).sum())
@@ -158,21 +158,21 @@ def test_both_passes_draw_the_same_dropout(tmp_path):
     start = pretrained.load(str(pretrain(tmp_path, "wav2vec2")))
     network = build(start, "mean", ("arousal", "dominance", "valence")).train()
     signal = 0.1 * torch.randn(4, 6000, generator=torch.Generator().manual_seed(1))
-    heard = []
+    outputs_ = []
 
     def forward(rows):
         outputs = network(signal[rows], torch.full((2,), 6000))
-        heard.append(outputs[0].detach())
+        outputs_.append(outputs[0].detach())
         return outputs
 
     truth = torch.rand(4, 3, generator=torch.Generator().manual_seed(2))
     accumulation.backward(
         forward, [slice(0, 2), slice(2, 4)], lambda out, _: (1 - ccc(truth, out)).sum(), seed=3
     )
-    torch.testing.assert_close(heard[0], heard[2], atol=0, rtol=0)
-    torch.testing.assert_close(heard[1], heard[3], atol=0, rtol=0)
+    torch.testing.assert_close(outputs_[0], outputs_[2], atol=0, rtol=0)
+    torch.testing.assert_close(outputs_[1], outputs_[3], atol=0, rtol=0)
     network.eval()
-    assert (network(signal[:2], torch.full((2,), 6000))[0] - heard[0]).abs().max() > 1e-4
+    assert (network(signal[:2], torch.full((2,), 6000))[0] - outputs_[0]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(

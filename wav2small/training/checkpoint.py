@@ -1,4 +1,4 @@
-"""The state of a run as one file, whole or absent: a kill at any moment loses minutes, no run.
+"""The state of a run as one file, complete or absent: a kill at any moment loses minutes, no run.
 
 `last/checkpoint.safetensors` holds tensors (weights, their average, the optimiser's moments) and,
 in its metadata, everything else as JSON. One file, so that the two can never disagree.

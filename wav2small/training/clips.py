@@ -63,7 +63,7 @@ class Clips:
         frame: columns `file`, `start`, `end`, optionally `variant`
         root: folder that `file` is relative to
         cache_bytes: what decoded audio may take in memory; what comes first stays
-        made_with: what the label table's provenance says about how its variants were made
+        made_with: how the label table's variants were made, by its provenance
 
     Attributes:
         rejected: {file: reason}
@@ -139,6 +139,16 @@ class Clips:
                 self._cache[row] = signal
                 self.cached_bytes += signal.nbytes
         return signal
+
+    def readable(self, rows: Iterable[int], make: Callable[[int, int], Any]) -> dict[int, Any]:
+        """What `make(place, row)` gives for the rows (all different) whose audio can be read."""
+        found = {}
+        for place, row in enumerate(map(int, rows)):
+            try:
+                found[row] = make(place, row)
+            except AudioError as error:
+                self.rejected[self.files[row]] = str(error)
+        return found
 
 
 def _settings(provenance: Mapping[str, Any]) -> variants.Settings:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .losses import at_least_float32
+
 Outputs = tuple[Tensor | None, ...]
 
 
@@ -29,7 +31,7 @@ def backward(
     Args:
         forward: part -> tensors whose first axis is the part's, or None, always the same ones
         parts: of the batch; one part takes one pass
-        loss: of these tensors (at least float32) for the whole batch, in the order of the parts
+        loss: of these tensors (at least float32) for the full batch, in the order of the parts
         seed: of dropout and masking, so that both passes draw the same
 
     Returns:
@@ -45,7 +47,9 @@ def backward(
     """
     if len(parts) == 1:
         _seed(seed)
-        value = loss(*(found if found is None else _precise(found) for found in forward(parts[0])))
+        value = loss(
+            *(found if found is None else at_least_float32(found) for found in forward(parts[0]))
+        )
         value.backward()
         return float(value.detach())
     first_pass: list[Outputs] = []
@@ -59,27 +63,22 @@ def backward(
     begin = [0] * len(joined)
     for number, part in enumerate(parts):
         _seed(seed + number)
-        outputs, gradients = [], []
+        pulled, gradients = [], []
         for place, (found, all_parts) in enumerate(zip(forward(part), joined, strict=True)):
             if found is None or all_parts is None:
                 continue
             rows = slice(begin[place], begin[place] + len(found))
             begin[place] = rows.stop
             if all_parts.grad is not None and found.requires_grad:
-                outputs.append(found)
+                pulled.append(found)
                 gradients.append(all_parts.grad[rows].to(found.dtype))
-        torch.autograd.backward(outputs, gradients)
+        torch.autograd.backward(pulled, gradients)
     return float(value.detach())
 
 
 def _joined(column: tuple[Tensor | None, ...]) -> Tensor | None:
     found = [part for part in column if part is not None]
-    return _precise(torch.cat(found)).requires_grad_() if found else None
-
-
-def _precise(values: Tensor) -> Tensor:
-    """At least float32: statistics need the digits that bfloat16 lacks."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+    return at_least_float32(torch.cat(found)).requires_grad_() if found else None
 
 
 def _seed(seed: int) -> None:

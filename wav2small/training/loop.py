@@ -78,7 +78,7 @@ class Training(ABC):
             `threads`, `finished`
     """
 
-    #: What the progress bar says.
+    #: Name in the progress bar.
     title: ClassVar[str] = "train"
     #: Former name -> today's name, of values in `identity` and `state`.
     former: ClassVar[Mapping[str, str]] = {}
@@ -136,7 +136,7 @@ class Training(ABC):
 
     @abstractmethod
     def loss(self, parts: Sequence[Any], *outputs: Any) -> Tensor:
-        """Loss of a whole batch, scalar; `outputs` are those of `forward`, joined."""
+        """Loss of a full batch, scalar; `outputs` are those of `forward`, joined."""
 
     @abstractmethod
     def validate(self) -> tuple[Mapping[str, Any], float]:
@@ -171,7 +171,7 @@ class Training(ABC):
         return ""
 
     def summary(self) -> str:
-        """What the progress bar says after an epoch."""
+        """What the progress bar shows after an epoch."""
         return f"best epoch {self.state['best_epoch']}"
 
     # --- the loop ----------------------------------------------------------------------------

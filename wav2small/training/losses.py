@@ -11,9 +11,19 @@ from torch.nn import functional
 SMOOTH_L1_BETA = 0.1
 
 MIN_GROUP = 4  # clips that a CCC is taken over, where there are two groups; chosen
-CATEGORY_WEIGHT = 0.3  # of the cross-entropy beside the sum of three 1 - CCC; chosen
+CATEGORY_WEIGHT = 0.3  # of the cross-entropy next to the sum of three 1 - CCC; chosen
 
 REGRESSIONS = ("smooth_l1", "mse", "none")
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Statistics need the digits that bfloat16 lacks; float64 stays as it is.
+
+    Example:
+        >>> at_least_float32(torch.zeros(2, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def ccc(truth: Tensor, prediction: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -26,7 +36,7 @@ def ccc(truth: Tensor, prediction: Tensor, weights: Tensor | None = None) -> Ten
 
     Returns:
         (D,), each -1..1. 0 where truth and prediction are constant and equal, so that the
-        gradient stays finite (`wav2small.metrics.ccc` says NaN there).
+        gradient stays finite (`wav2small.metrics.ccc` gives NaN there).
     """
     if weights is None:
         weights = truth.new_ones(len(truth))

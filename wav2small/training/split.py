@@ -20,7 +20,7 @@ def split(frame: pd.DataFrame, validation: str, *, seed: int) -> tuple[np.ndarra
 
     Args:
         frame: label table, with a column `speaker` if voices are known
-        validation: share of clips such as "0.15", held out by whole speakers (whole files
+        validation: share of clips such as "0.15", held out by speakers (by files
             without that column), or "COLUMN=VALUE,VALUE"
         seed: of the choice of speakers or files
 
