@@ -54,7 +54,7 @@ class Distillation:
         student: its name
         parameters: trained numbers
         clips: clips trained on
-        validation_clips: clips it is validated on; it was trained on no other clip of their voices (files)
+        validation_clips: clips it is validated on, of voices (or files) it was not trained on
         epochs: epochs done
         best_epoch: epoch whose weights are in the run folder
         ccc: agreement with the teacher on the validation clips: each dimension and "mean"

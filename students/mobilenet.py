@@ -4,7 +4,7 @@ Front end: n_fft 144, hop 72 (222 frames per second), Hann, as in the paper; 26 
 [chosen: with the 72K model's bands `mobilenetv4_conv_small` takes the published 7 ms].
 
 Clips of different lengths share a batch. timm's layers know nothing of lengths, so the ones that
-look along time get the lengths: a `Lengths` shared by all holds the valid frames at every resolution,
+look along time get them: a `Lengths` shared by all holds the valid frames at every resolution,
 each convolution larger than 1x1 first sets what lies beyond to zero (what its own padding would
 be for the clip alone), squeeze-and-excitation and the last pooling average valid frames, and
 batch normalisation gathers its statistics there.
