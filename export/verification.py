@@ -22,8 +22,8 @@ from wav2small import provenance as provenances
 from wav2small.audio import SAMPLING_RATE
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
+from wav2small.predictor import STREAMING
 from wav2small.session import SESSION_ENTRIES, Run, check_self_contained, file_run, open_session
-from wav2small.stream import STREAMING
 
 from . import bundle, forms, licences
 from .clips import Clips, collect

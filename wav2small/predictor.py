@@ -11,13 +11,13 @@ import numpy as np
 
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import SilentError, Wav2SmallError
-from wav2small.session import open_session
+from wav2small.session import Model
 
 from . import audio
 
 WINDOW_S = 12.0  # longest stretch of audio that gets one estimate unless asked otherwise
 LONG_S = 60.0  # longer clips are never run at once: memory grows with their length
-
+STREAMING = "streaming.onnx"  # of a bundle whose student is causal
 
 LOWEST_RATE, HIGHEST_RATE = 4000, 768000  # Hz; other numbers are no rate of recorded speech
 
@@ -25,12 +25,15 @@ LOWEST_RATE, HIGHEST_RATE = 4000, 768000  # Hz; other numbers are no rate of rec
 class Predictor:
     """A student in ONNX Runtime.
 
+    It can be pickled (by its path), copied, and used by several threads and after a fork.
+
     Args:
         bundle: bundle folder, or an `.onnx` file with input `signal` float32 [1, samples] and an
             output `logits` [1, 3]
         threads: threads of ONNX Runtime
 
     Attributes:
+        path: of the `.onnx` file
         categories: names of the student's second head; empty = it has none
 
     Raises:
@@ -45,10 +48,24 @@ class Predictor:
 
     def __init__(self, bundle: str | os.PathLike[str], *, threads: int = 1):
         self.path = model_path(bundle)
-        self.session = open_session(self.path, threads=threads)
+        self._folder = Path(bundle).is_dir()
+        self.model = Model(self.path, threads)
+        self._streaming: Model | None = None
         check_signature(self.session, self.path)
         names = self.session.get_modelmeta().custom_metadata_map.get("wav2small.categories")
         self.categories: list[str] = json.loads(names) if names else []
+
+    @property
+    def session(self) -> Any:
+        """`onnxruntime.InferenceSession` of this process."""
+        return self.model.session
+
+    def streaming_model(self) -> Model | None:
+        """The session of the bundle's `streaming.onnx`, which its streams share; None = no file."""
+        path = self.path.with_name(STREAMING)
+        if self._streaming is None and self._folder and path.exists():
+            self._streaming = Model(path, self.model.threads)
+        return self._streaming
 
     def predict(self, signal: np.ndarray, sampling_rate: int = audio.SAMPLING_RATE) -> np.ndarray:
         """Estimate one signal.
@@ -96,11 +113,7 @@ class Predictor:
         scale = 1 / 32768 if signal.dtype == np.int16 else 1.0
         with np.errstate(over="ignore"):  # becomes infinite, which is rejected
             signal = signal.astype(np.float32) * np.float32(scale)
-        known = isinstance(sampling_rate, int | float | np.number)
-        if not known or not LOWEST_RATE <= sampling_rate <= HIGHEST_RATE:
-            raise Wav2SmallError(
-                f"a sampling rate of {sampling_rate!r}: give {LOWEST_RATE} to {HIGHEST_RATE} Hz"
-            )
+        check_rate(sampling_rate)
         if signal.ndim != 1:
             raise Wav2SmallError(
                 f"a signal of shape {signal.shape}: give one channel, shape (samples,)"
@@ -157,6 +170,19 @@ class Predictor:
         if silent and not estimates:
             raise silent
         return np.asarray(np.mean(estimates, axis=0), dtype=np.float32)
+
+
+def check_rate(sampling_rate: Any) -> None:
+    """Reject what is no sampling rate of recorded speech.
+
+    Raises:
+        Wav2SmallError: no number, or out of 4000..768000 Hz
+    """
+    known = isinstance(sampling_rate, int | float | np.number)
+    if not known or not LOWEST_RATE <= sampling_rate <= HIGHEST_RATE:
+        raise Wav2SmallError(
+            f"a sampling rate of {sampling_rate!r}: give {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+        )
 
 
 def model_path(bundle: str | os.PathLike[str]) -> Path:

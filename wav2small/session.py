@@ -6,6 +6,7 @@ teacher asks for another provider.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -114,6 +115,45 @@ def open_session(
             f"{where}: ONNX Runtime {onnxruntime.__version__} cannot load it "
             f"({first_line(error)[:200]}); export it again"
         ) from error
+
+
+class Model:
+    """A model file with its session, which goes wherever programs carry it.
+
+    A copy shares the session. A pickle holds the path and the number of threads, so that another
+    process opens the file again; so does a process that was forked, as threads do not survive that.
+
+    Args:
+        path: ONNX file
+        threads: threads of ONNX Runtime
+
+    Raises:
+        Wav2SmallError: ONNX Runtime is too old or cannot load the model
+
+    Example:
+        >>> Model("bundle/model.onnx").session.get_inputs()[0].name
+        'signal'
+    """
+
+    def __init__(self, path: str | os.PathLike[str], threads: int = 1):
+        self.path, self.threads = os.path.abspath(path), threads
+        self._session, self._process = open_session(path, threads=threads), os.getpid()
+
+    @property
+    def session(self) -> Any:
+        """`onnxruntime.InferenceSession` of this process."""
+        if self._process != os.getpid():
+            # The end of the old one would wait for threads that are not in this process.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+            self._session = open_session(self.path, threads=self.threads)
+            self._process = os.getpid()
+        return self._session
+
+    def __reduce__(self) -> Any:
+        return Model, (self.path, self.threads)
+
+    def __deepcopy__(self, memo: Any) -> Model:
+        return self
 
 
 def file_run(model: bytes | str | os.PathLike[str]) -> Run:

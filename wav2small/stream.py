@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from wav2small.errors import Wav2SmallError
-from wav2small.predictor import check_signature, model_path
-from wav2small.session import open_session
+from wav2small.gate import Gate
+from wav2small.predictor import STREAMING, Predictor, check_rate, check_signature, model_path
+from wav2small.session import Model
 
 from . import audio
 
@@ -32,8 +33,6 @@ MEMORY_S = 4.0
 HOP_S = 0.5  # of students that are not causal
 OPEN_DB, CLOSE_DB, HOLD_S = -55.0, -61.0, 0.2
 RANGE_DB = 30.0
-FADE_DB = 1.0  # per second, of the loudest frame
-STREAMING = "streaming.onnx"
 _GATE_FRAME = 160  # samples, of students that are not causal
 _MAX_HOPS = 32  # per run of a causal student: bounds memory
 
@@ -62,8 +61,10 @@ class Estimate:
 class Stream:
     """A student that takes audio in blocks.
 
+    A deep copy goes on from the same past and shares the session; a pickle opens the file again.
+
     Args:
-        bundle: bundle folder, or an `.onnx` file
+        bundle: bundle folder, or an `.onnx` file; or a `Predictor`, whose session its streams share
         memory: seconds of audio that an estimate remembers. Causal students fade: audio
             from `memory` seconds ago weighs 1/e. Others use a window of that length.
         hop: seconds between estimates of a student that is not causal; at most `memory`. A causal
@@ -95,7 +96,7 @@ class Stream:
 
     def __init__(
         self,
-        bundle: str | os.PathLike[str],
+        bundle: str | os.PathLike[str] | Predictor,
         *,
         memory: float = MEMORY_S,
         hop: float = HOP_S,
@@ -112,17 +113,16 @@ class Stream:
         _check("close_db", close_db, -200.0, open_db)
         _check("hold", hold, 0.0, 60.0)
         _check("range_db", range_db, 0.0, 200.0)
-        path = model_path(bundle)
-        streaming = path.with_name(STREAMING) if Path(bundle).is_dir() else path
-        self.causal = streaming.exists() and (streaming.name == STREAMING or _is_causal(streaming))
+        model = _model(bundle, threads)
+        self.causal = is_causal(model)
         if self.causal:
-            self._engine: _Causal | _Window = _Causal(streaming, threads, memory)
+            self._engine: _Causal | _Window = _Causal(model, memory)
         else:
             if hop > memory:
                 raise Wav2SmallError(f"hop {hop:g} s is longer than memory {memory:g} s")
-            self._engine = _Window(path, threads, memory, hop)
+            self._engine = _Window(model, memory, hop)
         self.hop_samples = self._engine.hop
-        self._gate = _Gate(self._engine.frame, gate, open_db, close_db, hold, range_db)
+        self._gate = Gate(self._engine.frame, gate, open_db, close_db, hold, range_db)
         self.reset()
 
     @property
@@ -135,6 +135,7 @@ class Stream:
         self._engine.reset()
         self._gate.reset()
         self._pending = np.zeros(0, np.float32)
+        self._resampler: _Resampler | None = None
         self._heard = 0.0
         self.samples = 0
 
@@ -150,23 +151,39 @@ class Stream:
         Args:
             block: samples (n,), floats of -1..1 or int16; any n, 0 included
             voice_probability: 0..1 from a voice activity detector of yours; weighs the block
-            sampling_rate: in Hz; only 16000 is accepted (a resampler has a state of its own)
+            sampling_rate: of the block in Hz, the same until the next reset; blocks of another rate
+                than 16000 are resampled, which holds back the last milliseconds until the next one
 
         Returns:
             one estimate per hop that the block completed, none before .25 s counted
 
         Raises:
-            Wav2SmallError: another sampling rate, more than one channel, another type, NaN or
-                infinite samples, a probability out of 0..1; the stream is as it was before
+            Wav2SmallError: another sampling rate than before, more than one channel, another type,
+                impossible samples, a probability out of 0..1; the stream is as it was before
         """
-        samples = _samples(block, sampling_rate)
+        check_rate(sampling_rate)
+        samples = _samples(block)
         if voice_probability is not None and not 0.0 <= voice_probability <= 1.0:
             raise Wav2SmallError(f"a voice probability of {voice_probability}: 0 to 1")
+        samples = self._resampled(samples, sampling_rate)
         estimates: list[Estimate] = []
         step = _MAX_HOPS * self.hop_samples
         for start in range(0, len(samples), step):
             estimates += self._process(samples[start : start + step], voice_probability)
         return estimates
+
+    def _resampled(self, samples: np.ndarray, sampling_rate: int) -> np.ndarray:
+        before = self._resampler.rate if self._resampler else audio.SAMPLING_RATE
+        begun = self._resampler is not None or self.samples + len(self._pending) > 0
+        if begun and sampling_rate != before:
+            raise Wav2SmallError(
+                f"a block at {sampling_rate} Hz after blocks at {before} Hz; reset the stream first"
+            )
+        if sampling_rate == audio.SAMPLING_RATE:
+            return samples
+        if self._resampler is None:
+            self._resampler = _Resampler(sampling_rate)
+        return self._resampler.take(samples)
 
     def _process(self, samples: np.ndarray, probability: float | None) -> list[Estimate]:
         self._gate.push(samples, 1.0 if probability is None else probability)
@@ -192,74 +209,29 @@ class Stream:
         return estimates
 
 
-class _Gate:
-    """Weights of frames: an energy gate with hysteresis, times a probability."""
+class _Resampler:
+    """From blocks of another rate to 16 kHz; a copy begins anew, with silence before it."""
 
-    def __init__(
-        self,
-        frame: int,
-        enabled: bool,
-        open_db: float,
-        close_db: float,
-        hold: float,
-        range_db: float,
-    ):
-        self.frame, self.enabled = frame, enabled
-        self.open_power, self.close_power = 10 ** (open_db / 10), 10 ** (close_db / 10)
-        self.range = 10 ** (-range_db / 10)
-        self.keep = 10 ** (-FADE_DB / 10 * frame / audio.SAMPLING_RATE)
-        self.hold = int(np.floor(hold * audio.SAMPLING_RATE / frame + 0.5))
-        self.reset()
+    def __init__(self, rate: int):
+        import soxr
 
-    def reset(self) -> None:
-        self.open = False
-        self.loudest = 0.0
-        self.below = 0
-        self.filled = 0
-        self.energy = self.probability = 0.0
-        self._weights: list[float] = []
+        self.rate = rate
+        self._stream = soxr.ResampleStream(rate, audio.SAMPLING_RATE, 1, dtype="float32")
 
-    def push(self, samples: np.ndarray, probability: float) -> None:
-        """Process samples of one probability."""
-        squares = np.square(samples, dtype=np.float64)
-        start = 0
-        while start < len(samples):
-            stop = min(start + self.frame - self.filled, len(samples))
-            self.energy += float(squares[start:stop].sum())
-            self.probability += probability * (stop - start)
-            self.filled += stop - start
-            start = stop
-            if self.filled == self.frame:
-                is_open = self._is_open(self.energy / self.frame)
-                passed = is_open or not self.enabled
-                self._weights.append(self.probability / self.frame if passed else 0.0)
-                self.filled, self.energy, self.probability = 0, 0.0, 0.0
+    def take(self, samples: np.ndarray) -> np.ndarray:
+        return self._stream.resample_chunk(samples) if len(samples) else samples
 
-    def take(self, frames: int) -> np.ndarray:
-        """Weights of the oldest frames that were not taken yet."""
-        taken = np.array(self._weights[:frames])
-        del self._weights[:frames]
-        return taken
-
-    def _is_open(self, power: float) -> bool:
-        self.loudest = max(power, self.loudest * self.keep)
-        level = max(self.open_power, self.loudest * self.range)
-        if power >= level:
-            self.open = True
-        above = power >= level * (self.close_power / self.open_power)
-        self.below = 0 if above else self.below + 1
-        if self.below > self.hold:
-            self.open = False
-        return self.open
+    def __reduce__(self) -> Any:
+        return _Resampler, (self.rate,)
 
 
 class _Causal:
     """`streaming.onnx`; its tensors are described where it is made, export/onnx/streaming.py."""
 
-    def __init__(self, path: Path, threads: int, memory: float):
-        self.session = open_session(path, threads=threads)
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        inputs = {node.name: node.shape for node in self.session.get_inputs()}
+    def __init__(self, model: Model, memory: float):
+        self.model = model
+        metadata = model.session.get_modelmeta().custom_metadata_map
+        inputs = {node.name: node.shape for node in model.session.get_inputs()}
         try:
             self.hop = self.frame = int(metadata["stream_hop"])
             state, pool = int(inputs["state"][1]), int(inputs["pool"][1])
@@ -269,7 +241,7 @@ class _Causal:
                 self._initial[0, int(offset) : int(offset) + int(count)] = float(number)
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise Wav2SmallError(
-                f"{path}: not a streaming model of wav2small; export with --streaming"
+                f"{model.path}: not a streaming model of wav2small; export with --streaming"
             ) from error
         self._empty = np.zeros((1, pool), np.float64)
         self._log_keep = np.array([-self.hop / (memory * audio.SAMPLING_RATE)])
@@ -280,7 +252,7 @@ class _Causal:
 
     def run(self, signal: np.ndarray, weights: np.ndarray, heard_s: np.ndarray) -> Any:
         """Samples of complete hops and the weight of each -> (hops, 6)."""
-        estimates, self.state, self.pool = self.session.run(
+        estimates, self.state, self.pool = self.model.session.run(
             None,
             {
                 "block": signal[None],
@@ -296,9 +268,9 @@ class _Causal:
 class _Window:
     """`model.onnx` on the last seconds, once per hop that counts."""
 
-    def __init__(self, path: Path, threads: int, memory: float, hop: float):
-        self.session = open_session(path, threads=threads)
-        check_signature(self.session, path)
+    def __init__(self, model: Model, memory: float, hop: float):
+        self.model = model
+        check_signature(model.session, Path(model.path))
         self.frame = _GATE_FRAME
         self.hop = self.frame * max(1, round(hop * audio.SAMPLING_RATE / self.frame))
         self.window = max(self.hop, round(memory * audio.SAMPLING_RATE))
@@ -317,7 +289,9 @@ class _Window:
             new = signal[number * self.hop : (number + 1) * self.hop]
             self._buffer = np.concatenate((self._buffer, new))[-self.window :]
             if weight > 0 and heard_s[number] >= FIRST_S:
-                self._last = self.session.run(["logits"], {"signal": self._buffer[None]})[0][0]
+                self._last = self.model.session.run(["logits"], {"signal": self._buffer[None]})[0][
+                    0
+                ]
                 self._sum = self._sum + weight * self._last.astype(np.float64)
                 self._weight += float(weight)
             if self._last is None:
@@ -327,12 +301,7 @@ class _Window:
         return results
 
 
-def _samples(block: np.ndarray, sampling_rate: int) -> np.ndarray:
-    if sampling_rate != audio.SAMPLING_RATE:
-        raise Wav2SmallError(
-            f"a block at {sampling_rate} Hz: a stream takes {audio.SAMPLING_RATE} Hz; "
-            "resample it first"
-        )
+def _samples(block: np.ndarray) -> np.ndarray:
     block = np.asarray(block)
     if block.ndim != 1:
         raise Wav2SmallError(f"a block of shape {block.shape}: give one channel, shape (samples,)")
@@ -352,6 +321,16 @@ def _check(name: str, number: float, low: float, high: float) -> None:
         raise Wav2SmallError(f"{name} {number:g}: {low:g} to {high:g}")
 
 
-def _is_causal(path: Path) -> bool:
-    names = {node.name for node in open_session(path).get_inputs()}
-    return {"block", "state", "pool"} <= names
+def _model(bundle: str | os.PathLike[str] | Predictor, threads: int) -> Model:
+    """The file that a stream runs: `streaming.onnx` of a bundle that has one."""
+    if isinstance(bundle, Predictor):
+        return bundle.streaming_model() or bundle.model
+    path = model_path(bundle)
+    streaming = path.with_name(STREAMING)
+    return Model(streaming if Path(bundle).is_dir() and streaming.exists() else path, threads)
+
+
+def is_causal(model: Model) -> bool:
+    """Whether a model takes blocks and a state."""
+    names = {node.name for node in model.session.get_inputs()}
+    return os.path.basename(model.path) == STREAMING or {"block", "state", "pool"} <= names

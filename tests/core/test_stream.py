@@ -233,7 +233,7 @@ def test_a_day_of_audio(bundle, nano, signals):
         (np.zeros(100, np.int32), {}, "int32"),
         (np.zeros(100, np.uint8), {}, "uint8"),
         (np.zeros(100, complex), {}, "complex"),
-        (np.zeros(10), {"sampling_rate": 44100}, "44100"),
+        (np.zeros(10), {"sampling_rate": 44100}, "44100 Hz after blocks at 16000"),
         (np.zeros(10), {"voice_probability": 1.5}, "1.5"),
         (np.zeros(10), {"voice_probability": float("nan")}, "nan"),
     ],

@@ -15,6 +15,7 @@ from nanos import random_nano
 from wav2small import audio, stream
 from wav2small.benchmarks import microcontroller
 from wav2small.errors import Wav2SmallError
+from wav2small.gate import Gate
 
 pytestmark = [
     pytest.mark.tools,
@@ -224,7 +225,7 @@ def test_the_gate_of_stream(engine, clips):
     noise = np.round(rng.normal(0, 60, 40000)).astype(np.int16)  # -54.7 dBFS
     parts = [noise[:8000] // 3, clips[0], clips[0] // 80, clips[1], np.zeros(9000, np.int16), noise]
     signal = np.concatenate(parts)
-    gate = stream._Gate(256, True, stream.OPEN_DB, stream.CLOSE_DB, stream.HOLD_S, stream.RANGE_DB)
+    gate = Gate(256, True, stream.OPEN_DB, stream.CLOSE_DB, stream.HOLD_S, stream.RANGE_DB)
     gate.push(signal.astype(np.float32) / 32768, 1.0)
     expected = gate.take(len(signal) // 256)
     assert 0.2 < expected.mean() < 0.9
