@@ -67,7 +67,7 @@ class PlainC:
     """What `write_c` made.
 
     Attributes:
-        source: the .c file; the .h file lies beside it
+        source: the .c file; the .h file has the same name
         flash: bytes of tables and code on a Cortex-M, estimated to 3 %
         ram: bytes that the caller gives for one stream; the stack is another 1.2 KB
         integers: the numbers in it

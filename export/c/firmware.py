@@ -1,6 +1,6 @@
 """One folder as a library of Arduino and PlatformIO, Zephyr module and ESP-IDF component.
 
-All of them build the same `src/nano_<name>.c`; the rest says so in each build system's words.
+All of them build the same `src/nano_<name>.c`; the rest names it to each build system.
 """
 
 from __future__ import annotations

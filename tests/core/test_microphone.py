@@ -1,4 +1,4 @@
-"""`wav2small listen`: what a microphone says, through a stub of sounddevice."""
+"""`wav2small listen`: what a microphone records, through a stub of sounddevice."""
 
 import io
 import re

@@ -293,15 +293,19 @@ def test_wav_sizes(programs, bundles, clips, tmp_path, size, says):
     np.testing.assert_allclose(np.array(outputs, float), expected, rtol=0, atol=1e-5)
 
 
-def test_make_c_in_an_exported_bundle(speech, clips, tmp_path):
-    from wav2small.export.export import export_bundle
-    from wav2small.export.verification import VerificationOptions, verify_bundle
+def test_make_c_in_an_exported_bundle(speech, clips, tmp_path, capsys):
+    from wav2small.cli.main import main
+    from wav2small.export.verification import verify_bundle
 
     student = random_nano([soundfile.read(file, dtype="float32")[0] for file in clips])
     student.save_pretrained(tmp_path / "run")
     bundle = tmp_path / "bundle"
-    options = VerificationOptions(calibration=speech, clips=6)
-    export_bundle(tmp_path / "run", bundle, verification=options, streaming=True, c=True)
+    command = ["export", tmp_path / "run", "-o", bundle, "--calibration", speech, "--clips", 6]
+    command += ["--streaming", "--c", "--arduino"]
+    assert main([str(word) for word in command]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"bundle/c/nano_bundle\.c: flash about 38\.\d KB, RAM 12\.0 KB", shown)
+    assert (bundle / "firmware/wav2small_bundle/src/nano_bundle.hpp").is_file()
     card = (bundle / "README.md").read_text()
     for name in ("streaming.onnx", "c/wav2small.h", "c/nano_bundle.h"):
         assert name in card and (bundle / name).is_file()

@@ -572,7 +572,7 @@ def test_portable_kernels_on_a_processor(source, emodb, monkeypatch):
 @NEEDS_BOARDS
 @pytest.mark.parametrize("target", ["cortex-m4", "cortex-m55"])
 def test_a_compiler_without_intrinsics(source, target, tmp_path):
-    """It says so once and takes portable C."""
+    """It prints one message and takes portable C."""
     board = microcontroller.TARGETS[target]
     command = ["arm-none-eabi-gcc", *board.flags, *microcontroller._FLAGS]
     places = subprocess.run(

@@ -106,7 +106,7 @@ def node(package, script, *, check=True):
         'import { Resampler, signal16k } from "./src/audio.js";\n'
         'import { Stream } from "./src/stream.js";\n'
         'const wasm = readFileSync("./model/nano.wasm");\n'
-        "const say = (value) => console.log(JSON.stringify(value));\n"
+        "const print = (value) => console.log(JSON.stringify(value));\n"
     )
     path = package / "check.mjs"
     path.write_text(head + script)
@@ -116,7 +116,7 @@ def node(package, script, *, check=True):
 
 
 def plain_c(bundle, signal):
-    """What the plain C of the bundle says on this machine."""
+    """What the plain C of the bundle computes on this machine."""
     from wav2small.benchmarks.studies.plain_c import PlainC
 
     samples = np.clip(np.round(np.asarray(signal, np.float64) * 32768), -32768, 32767)
@@ -125,7 +125,7 @@ def plain_c(bundle, signal):
 
 def test_wasm_is_small_and_needs_nothing(package):
     assert (package / "model/nano.wasm").stat().st_size <= 60_000
-    script = "const m = new WebAssembly.Module(wasm); say(WebAssembly.Module.imports(m));"
+    script = "const m = new WebAssembly.Module(wasm); print(WebAssembly.Module.imports(m));"
     assert node(package, script) == [[]]
 
 
@@ -143,7 +143,7 @@ def test_stream_equals_plain_c(package, bundle, clips, size):
         count += 1;
       }}
     }}
-    say({{ ...last, count }});
+    print({{ ...last, count }});
     """
     (last,) = node(package, script)
     hops = len(signal) // 256
@@ -159,8 +159,8 @@ def test_every_and_reset(package, clips):
     const first = stream.push(signal);
     stream.reset();
     const second = stream.push(signal);
-    say([first.length, JSON.stringify(first) === JSON.stringify(second)]);
-    say(stream.push(new Float32Array(0)));
+    print([first.length, JSON.stringify(first) === JSON.stringify(second)]);
+    print(stream.push(new Float32Array(0)));
     """
     counts, nothing = node(package, script)
     assert counts == [len(clips[0]) // 256 // 10 - 1, True] and nothing == []
@@ -182,8 +182,8 @@ def test_resampler(package, rate):
     for (let at = 0; at < n; at += 128) {{
       parts.push(...blocks.push(tone({low}).subarray(at, at + 128), at + 128 >= n));
     }}
-    say(out);
-    say(parts.length === out[0].length && parts.every((x, i) => x === out[0][i]));
+    print(out);
+    print(parts.length === out[0].length && parts.every((x, i) => x === out[0][i]));
     """
     (one, two, stopped), same = node(package, script)
     assert same and abs(len(one) - 8000) <= 1
@@ -200,7 +200,7 @@ def test_resampler(package, rate):
     ("code", "message"),
     [
         ("new Resampler(0)", "sampling rate of 0"),
-        ("new Resampler(44100.5)", "whole number"),
+        ("new Resampler(44100.5)", "an integer"),
         ("new Resampler(NaN)", "NaN"),
         ("signal16k([1, 2], 16000)", "Float32Array"),
         ("signal16k(new Float32Array([NaN]), 16000)", "NaN"),
@@ -212,9 +212,11 @@ def test_resampler(package, rate):
     ],
 )
 def test_bad_input(package, code, message):
-    script = f"try {{ {code}; say('nothing'); }} catch (e) {{ say(`${{e.name}} ${{e.message}}`); }}"
-    (said,) = node(package, script)
-    assert message in said
+    script = (
+        f"try {{ {code}; print('nothing'); }} catch (e) {{ print(`${{e.name}} ${{e.message}}`); }}"
+    )
+    (printed,) = node(package, script)
+    assert message in printed
 
 
 def test_build_rejects(tmp_path):
@@ -270,7 +272,7 @@ def test_types(package, modules, tmp_path):
 
 @pytest.fixture(scope="module")
 def site(package, modules):
-    """The package by http on this machine, with onnxruntime-web beside it."""
+    """The package by http on this machine, with onnxruntime-web in it."""
     (package / "node_modules").mkdir(exist_ok=True)
     if not (package / "node_modules/onnxruntime-web").exists():
         (package / "node_modules/onnxruntime-web").symlink_to(modules / "onnxruntime-web")
@@ -390,7 +392,7 @@ def test_predict_at_other_rates(browse, bundle, clips):
 
 @pytest.mark.parametrize("rate", [16000, 48000])
 def test_stream_in_a_worklet(browse, bundle, clips, rate):
-    """On the audio thread, at the context's rate: what the plain C says of the same audio."""
+    """On the audio thread, at the context's rate: what the plain C computes of the same audio."""
     tab, complaints = browse()
     signal = np.concatenate(clips[:2])
     played = signal if rate == 16000 else soxr.resample(signal, 16000, rate, "VHQ")

@@ -25,7 +25,7 @@ function greatestDivisor(a, b) {
 export class Resampler {
   constructor(rate) {
     if (!(Number.isInteger(rate) && rate >= 4000 && rate <= 768000)) {
-      throw new RangeError(`a sampling rate of ${rate} Hz: a whole number from 4000 to 768000`);
+      throw new RangeError(`a sampling rate of ${rate} Hz: an integer from 4000 to 768000`);
     }
     const common = greatestDivisor(rate, RATE);
     this.up = RATE / common;
@@ -57,7 +57,7 @@ export class Resampler {
 
   reset() {
     this.kept = new Float64Array(this.half - 1); // zeros before the first sample
-    this.place = 0; // of the next output in `kept`, whole samples ...
+    this.place = 0; // of the next output in `kept`, in samples ...
     this.phase = 0; // ... and this many of `up`
   }
 

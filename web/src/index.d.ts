@@ -22,7 +22,7 @@ export interface Estimate extends Values {
 
 export type Source = string | URL | ArrayBuffer | ArrayBufferView;
 
-/** A model in ONNX Runtime Web, for whole clips. */
+/** A model in ONNX Runtime Web, for full clips. */
 export declare class Model {
   /**
    * @param samples mono, -1..1, at least 0.1 s
@@ -77,7 +77,7 @@ export interface Listening {
 
 /**
  * Estimates from the microphone, computed on the audio thread (AudioWorklet).
- * Rejects with an error that says why: no AudioWorklet, no permission, no device.
+ * Rejects with an error that names the reason: no AudioWorklet, no permission, no device.
  */
 export declare function listen(
   onEstimates: (estimates: Estimate[]) => void,

@@ -1,4 +1,4 @@
-// Arousal, dominance and valence of what an I2S microphone hears (such as INMP441: 24 bits in 32).
+// Arousal, dominance and valence of an I2S microphone (such as INMP441: 24 bits in 32).
 #if defined(ARDUINO_ARCH_ESP32)
 #include <ESP_I2S.h>
 static I2SClass I2S;
