@@ -14,7 +14,7 @@ from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.files import Journal, sha256
 from wav2small.predictor import Predictor, model_path
-from wav2small.teachers.labelling.local import cores
+from wav2small.training.threads import available
 from wav2small.teachers.labelling.workers import Died, start
 
 from . import pitch
@@ -111,7 +111,7 @@ def predict(
     """
     for model in models:
         model.open()  # so that a wrong path is one line here, not one in every process
-    processes = max(1, min(processes or cores(), len(corpus)))
+    processes = max(1, min(processes or available(), len(corpus)))
     setup = (list(models), [CLEAN, *conditions], sounds, seed)
     entries: dict[int, dict[str, Any]] = {}
     with (

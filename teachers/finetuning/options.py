@@ -75,11 +75,13 @@ class ComputeOptions:
         dtype: auto (bfloat16 on a GPU), float32, bfloat16
         micro_batch: clips in memory at a time, the loss is over the full batch all the same
             (default: 4, on a GPU 16)
+        threads: that compute on a CPU; 0 = chosen by timing some steps
     """
 
     device: str = "auto"
     dtype: str = "auto"
     micro_batch: int | None = None
+    threads: int = 0
 
     def resolve(self) -> tuple[torch.device, torch.dtype, int]:
         """Device, precision and clips in memory.

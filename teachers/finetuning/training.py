@@ -136,6 +136,7 @@ class FineTuning(Training):
                 learning_rate=options.learning_rate,
                 seed=options.seed,
                 checkpoint_s=CHECKPOINT_S,
+                threads=compute.threads,
             ),
             device=device,
         )

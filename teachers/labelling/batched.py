@@ -6,6 +6,7 @@ What is in memory is bounded by a stretch of the index, however long the index i
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import numpy as np
 from wav2small.teachers import base as teachers
 from wav2small.teachers.base import Teacher
 from wav2small.teachers.multimodal.turns import Passage
+from wav2small.training.threads import Pace, asked, available
 
 from .clips import Batch, Item, Outcome, Reader, Rejection, SourceRow, rejection
 from .workers import Died, Inline, Pool, start
@@ -90,28 +92,49 @@ def cut(items: Sequence[Item], batch_s: float) -> list[list[Item]]:
 
 
 @contextmanager
-def launching(teacher: Teacher) -> Iterator[Launch]:
+def launching(teacher: Teacher, threads: int = 0) -> Iterator[Launch]:
     """How to begin batches of a teacher: on a GPU in its own queue, on a CPU two at once.
 
     A transformer on short clips leaves cores waiting at the end of each of its many small
     operations; two batches with half of the cores each fill those gaps
-    (`benchmarks/studies/labelling.py`).
+    (`benchmarks/studies/labelling.py`). How many threads each has is chosen by timing the first.
+
+    Args:
+        teacher: a model
+        threads: that compute on a CPU, all batches together; 0 = chosen
     """
     if getattr(getattr(teacher, "device", None), "type", None) != "cpu":
         yield lambda *inputs: teachers.launch(teacher, *inputs)
         return
     import torch
 
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
+    total = threads or asked()
+    batches = min(CPU_BATCHES, total or available())
+    own = [1]  # threads of a batch
 
-    def share_cores() -> None:
-        torch.set_num_threads(max(1, threads // CPU_BATCHES))
+    def compute(*inputs: Any) -> dict[str, np.ndarray]:
+        torch.set_num_threads(own[0])  # of the thread that calls it
+        began = time.perf_counter()
+        columns = teachers.columns(teacher, *inputs)
+        pace.took(time.perf_counter() - began)
+        return columns
+
+    pace = Pace(
+        max(1, total // batches) if total else 0,
+        cores=max(1, available() // batches),
+        apply=lambda number: own.__setitem__(0, number),
+    )
+
+    def begin(*inputs: Any) -> Callable[[], dict[str, np.ndarray]]:
+        pace.ready(lambda: list(pool.map(lambda _: compute(*inputs), range(batches))))
+        return pool.submit(compute, *inputs).result
 
     try:
-        with ThreadPoolExecutor(CPU_BATCHES, "batch", share_cores) as pool:
-            yield lambda *inputs: pool.submit(teachers.columns, teacher, *inputs).result
+        with ThreadPoolExecutor(batches, "batch") as pool:
+            yield begin
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 class BatchedRun:
@@ -253,7 +276,13 @@ def outcome(rows: list[_Open]) -> Outcome:
 
 
 def label_in_batches(
-    rows: Iterable[SourceRow], reader: Reader, teacher: Teacher, *, workers: int, batch_s: float
+    rows: Iterable[SourceRow],
+    reader: Reader,
+    teacher: Teacher,
+    *,
+    workers: int,
+    batch_s: float,
+    threads: int = 0,
 ) -> Iterator[Outcome]:
     """Label rows with a teacher that lives in this process.
 
@@ -263,6 +292,8 @@ def label_in_batches(
         teacher: a model
         workers: processes that read; 0 = none
         batch_s: most seconds of audio in a batch, padding counted
+        threads: that compute on a CPU; 0 = chosen by timing
     """
-    with start(workers, f"{__name__}:reading", reader) as pool, launching(teacher) as launch:
+    reading_pool = start(workers, f"{__name__}:reading", reader)
+    with reading_pool as pool, launching(teacher, threads) as launch:
         yield from BatchedRun(rows, pool, launch, batch_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -17,11 +16,6 @@ from .clips import Outcome, Reader, SourceRow, reason, rejection
 from .workers import Died, start
 
 _ROWS_PER_TASK = 8  # some tenths of a second of work: little to lose, few messages
-
-
-def cores() -> int:
-    """Number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def label_in_workers(

@@ -162,6 +162,7 @@ class ComputeOptions:
             started here
         batch_s: seconds of audio in a batch of a neural teacher (default: 600 on a GPU, 2 on a
             CPU)
+        threads: that compute on a CPU, for neural teachers; 0 = chosen by timing the first batch
         flush_s: least seconds between two writes of what is done
 
     Raises:
@@ -173,6 +174,7 @@ class ComputeOptions:
     dtype: str = "auto"
     engine: str = "local"
     batch_s: float | None = None
+    threads: int = 0
     flush_s: float = 10.0
 
     def __post_init__(self) -> None:

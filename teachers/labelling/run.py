@@ -15,6 +15,7 @@ from wav2small.index import Index, load_source
 from wav2small.teachers import registry
 from wav2small.teachers.base import Teacher, licensed, runs_in_workers, uses_text
 from wav2small.teachers.multimodal.turns import Context, Script
+from wav2small.training.threads import available
 
 from . import batched, local, plan
 from .clips import Outcome, Reader, Rejection
@@ -207,12 +208,17 @@ def _outcomes(
 
         return label_on_ray(todo, reader, shared, options, actors=workers, batch_s=batch_s)
     if runs_in_workers(model):
-        count = local.cores() if workers is None else workers
+        count = available() if workers is None else workers
         return local.label_in_workers(todo, reader, shared, options, workers=count)
     if workers is None:  # on a CPU the model wants the cores itself
-        workers = max(1, local.cores() // (1 if batched.on_gpu(model) else 2))
+        workers = max(1, available() // (1 if batched.on_gpu(model) else 2))
     return batched.label_in_batches(
-        todo, reader, model, workers=workers, batch_s=batch_s or batched.batch_seconds(model)
+        todo,
+        reader,
+        model,
+        workers=workers,
+        batch_s=batch_s or batched.batch_seconds(model),
+        threads=compute.threads,
     )
 
 

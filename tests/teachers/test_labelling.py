@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,13 +17,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import torch
 from labelling_cases import label
 
 from wav2small import augmentation as variants
 from wav2small import progress, read_labels
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.teachers import load_teacher
-from wav2small.teachers.labelling import clips, plan
+from wav2small.teachers.labelling import batched, clips, plan
 from wav2small.teachers.labelling import run as labelling
 from wav2small.teachers.labelling import workers as pools
 
@@ -462,3 +464,26 @@ def test_arrays_of_workers_arrive_whole():
         assert found[number]["array"].shape == (number, 1000)
         assert (found[number]["array"] == 0.5 + number).all()
         found[number]["array"][:] = 0  # they can be written
+
+
+@pytest.mark.parametrize("number, batches", [(1, 1), (2, 2), (5, 2)])
+def test_threads_of_a_neural_teacher(number, batches):
+    """The number asked for is divided among the batches at once."""
+
+    class Model:
+        device = torch.device("cpu")
+        dimensions = ("arousal",)
+
+        def predict(self, batch, lengths):
+            seen.append((threading.get_ident(), torch.get_num_threads()))
+            time.sleep(0.05)  # both batches are at work
+            return batch[:, :1]
+
+    seen: list[tuple[int, int]] = []
+    before = torch.get_num_threads()
+    with batched.launching(Model(), number) as launch:
+        waits = [launch(np.full((1, 1), 0.5), np.ones(1), None) for _ in range(4)]
+        assert all(wait()["arousal"] == 0.5 for wait in waits)
+    assert {threads for _, threads in seen} == {number // batches}
+    assert len({thread for thread, _ in seen}) == batches
+    assert torch.get_num_threads() == before

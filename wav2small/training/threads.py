@@ -82,6 +82,12 @@ def _limit(folder: Path) -> float:
     return cores if cores > 0 else math.inf  # version 1 says -1 for no limit
 
 
+def asked() -> int:
+    """Number of threads that OMP_NUM_THREADS asks for, 0 = none."""
+    number = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(number) if number.isdigit() else 0
+
+
 def candidates(cores: int) -> list[int]:
     """Numbers of threads to try: 1, half and all of the cores.
 
@@ -135,6 +141,8 @@ class Pace:
         recorded: number an earlier session of the run had, kept so that it goes on bit by bit
         on_cpu: False where a GPU computes: nothing is chosen
         processes: that share the machine and step together: the cores are divided
+        cores: most threads; None = all that are available, divided by `processes`
+        apply: sets the number; None = torch's, of the calling thread
 
     Attributes:
         number: threads in use, None = not chosen yet
@@ -147,10 +155,12 @@ class Pace:
         *,
         on_cpu: bool = True,
         processes: int = 1,
+        cores: int | None = None,
+        apply: Callable[[int], None] | None = None,
     ):
-        self.cores = max(1, available() // processes)
-        limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-        self.number = wanted or recorded or (int(limit) if limit.isdigit() else None)
+        self.cores = cores or max(1, available() // processes)
+        self.number = wanted or recorded or asked() or None
+        self._apply = apply or _apply
         self._fixed = bool(wanted) or not on_cpu or (recorded is None and self.number is not None)
         if not self._fixed and self.number is None and (self.cores == 1 or processes > 1):
             self.number = self.cores  # alone, or in step with others: nothing to compare
@@ -159,24 +169,32 @@ class Pace:
         self._usual_s: float | None = None
         self._since = time.monotonic()
         if self.number is not None and on_cpu:
-            _apply(self.number)
+            self._apply(self.number)
 
     @contextmanager
     def step(self, trial: Callable[[], Any]) -> Iterator[None]:
-        """Around a step of the run.
+        """Around a step of the run: `ready` before it, `took` after it."""
+        self.ready(trial)
+        began = time.perf_counter()
+        yield
+        self.took(time.perf_counter() - began)
+
+    def ready(self, trial: Callable[[], Any]) -> None:
+        """Choose a number if none is chosen yet, or if steps have become far slower.
 
         Args:
-            trial: does the same work and changes nothing; timed when a number is to be chosen
+            trial: does the same work as a step and changes nothing; it is timed
         """
         if not self._fixed and (self.number is None or self._collapsed()):
             self._choose(trial)
-        began = time.perf_counter()
-        yield
-        self._recent.append(time.perf_counter() - began)
+
+    def took(self, seconds: float) -> None:
+        """Note the time of a step."""
+        self._recent.append(seconds)
 
     def _choose(self, trial: Callable[[], Any]) -> None:
         again = self.number is not None
-        found = choose(trial, self.cores, apply=_apply)
+        found = choose(trial, self.cores, apply=self._apply)
         self.number = next(iter(found))
         self._recent.clear()
         self._usual_s, self._since = None, time.monotonic()
