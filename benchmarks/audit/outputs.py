@@ -14,8 +14,8 @@ from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.files import Journal, sha256
 from wav2small.predictor import Predictor, model_path
-from wav2small.training.threads import available
 from wav2small.teachers.labelling.workers import Died, start
+from wav2small.training.threads import available
 
 from . import pitch
 from .corpus import Corpus, read
