@@ -1,6 +1,6 @@
-"""Put a model into the box of the npm package: `python web/build.py BUNDLE`.
+"""Put a model into the box of the npm package: `python web/build.py [BUNDLE]`.
 
-BUNDLE was exported with `--c`. Writes `web/model/`: `model.onnx`, its `LICENCE.txt` (the bundle's
+BUNDLE was exported with `--c`; by default it is the `nano` that wav2small brings. Writes `web/model/`: `model.onnx`, its `LICENCE.txt` (the bundle's
 lineage), and `nano.wasm` from the plain C, which needs clang with wasm-ld (Debian: clang lld).
 """
 
@@ -12,10 +12,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import wav2small
 from wav2small import provenance
 from wav2small.errors import Wav2SmallError
 
 WEB = Path(__file__).parent
+BUNDLE = Path(wav2small.__file__).parent / "models" / "nano"
 
 
 def compile_wasm(source: Path, target: Path) -> None:
@@ -56,10 +58,10 @@ def build(bundle: str | Path, target: Path = WEB / "model") -> Path:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) > 2:
         sys.exit(__doc__)
     try:
-        made = build(sys.argv[1])
+        made = build(sys.argv[1] if len(sys.argv) == 2 else BUNDLE)
     except Wav2SmallError as error:
         sys.exit(f"build: {error}")
     for file in sorted(made.iterdir()):
