@@ -1,7 +1,8 @@
 """Put a model into the box of the npm package: `python web/build.py [BUNDLE]`.
 
-BUNDLE was exported with `--c`; by default it is the `nano` that wav2small brings. Writes `web/model/`: `model.onnx`, its `LICENCE.txt` (the bundle's
-lineage), and `nano.wasm` from the plain C, which needs clang with wasm-ld (Debian: clang lld).
+BUNDLE was exported with `--c`; by default it is the `nano` that wav2small brings. Writes
+`web/model/`: `model.onnx`, its `LICENCE.txt` (the bundle's lineage), and `nano.wasm` from the plain
+C, which needs clang with wasm-ld (Debian: clang lld).
 """
 
 from __future__ import annotations
