@@ -33,10 +33,10 @@ def bar(total: float | None, *, unit: str, desc: str) -> Any:
     import tqdm.auto
 
     graphical = sys.stderr.isatty() or "ipykernel" in sys.modules
-    counted = "{n:.2f}/{total:.2f} {unit}" if unit == "h" else "{n_fmt}/{total_fmt} {unit}"
+    counted = "{n:.2f}/{total_fmt} {unit}" if unit == "h" else "{n_fmt}/{total_fmt} {unit}"
     drawn = "|{bar}|" if graphical else ""
     return tqdm.auto.tqdm(
-        total=total,
+        total=round(total, 2) if total else total,
         unit=unit,
         desc=desc,
         delay=DELAY_S,

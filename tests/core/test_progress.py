@@ -20,3 +20,12 @@ def test_a_pipe_gets_lines(monkeypatch, capsys, every_s, lines):
     assert bool(shown) == lines
     for line in shown.splitlines():
         assert line.startswith("label: ") and "/8 clip" in line
+
+
+def test_more_than_expected_is_shown(monkeypatch):
+    # tqdm drops a total that was too low; a bar of hours must not end in an error.
+    monkeypatch.setattr(progress, "DELAY_S", 0.0)
+    with progress.bar(0.01, unit="h", desc="label") as bar:
+        for _ in range(3):
+            bar.update(0.5)
+            bar.refresh()
