@@ -61,71 +61,76 @@ class Figures:
         Returns:
             one figure per dimension and case; why some or all are missing, "" = none is
         """
-        if test.column and len(self.groups.get(test.column, ())) < 2:
-            found = len(self.groups.get(test.column, ()))
+        groups = len(self.groups.get(test.column or "speaker", ()))
+        if test.column and groups < 2:
             return (
                 [],
-                f"fewer than two groups of {trust.MIN_CLIPS} clips by {test.column} ({found})",
+                f"fewer than two groups of {trust.MIN_CLIPS} clips by {test.column} ({groups})",
             )
-        if "speaker" in test.needs and len(self.groups.get("speaker", ())) < 3:
+        if "speaker" in test.needs and groups < 3:
             return [], f"fewer than three speakers with {trust.MIN_CLIPS} clips"
         figures: list[dict[str, Any]] = []
         impossible: list[str] = []
+        rated = "truth" in test.needs
         for number, dimension in enumerate(DIMENSIONS):
-            truth = None if self.corpus.truth is None else self.corpus.truth[:, number]
-            if "truth" in test.needs and (
-                truth is None or np.isfinite(truth).sum() < trust.MIN_CLIPS
-            ):
+            if rated and not self._is_rated(number):
                 continue
-            views = {
-                name: self._view(name, number, test.condition, test.column)
-                for name in [*self.names, RANDOM, *([PERFECT] if "truth" in test.needs else ())]
-            }
+            names = [*self.names, RANDOM, *([PERFECT] if rated else ())]
+            views = {n: self._view(n, number, test.condition, test.column) for n in names}
             values = {name: dict(test.figures(view)) for name, view in views.items()}
-            own = self.names[0]
-            drawn = dict(test.figures(replace(views[own], weights=self.weights)))
-            for case, value in values[own].items():
-                perfect = values[PERFECT][case] if PERFECT in values else None
-                if perfect is not None and np.mean(test.passes(perfect)) < 0.5:
+            own = views[self.names[0]]
+            drawn = dict(test.figures(replace(own, weights=self.weights)))
+            for case in drawn:
+                each = {name: values[name][case] for name in names}
+                if rated and np.mean(test.passes(each[PERFECT])) < 0.5:
                     name = f"{dimension}, {case}" if case else dimension
-                    impossible.append(f"{_mean(perfect):.3f} ({name})")
+                    impossible.append(f"{_mean(each[PERFECT]):.3f} ({name})")
                     continue
-                low, high = _interval(
-                    test, drawn[case], value=float(value), groups=len(values[own]),
-                    count=len(self.corpus),
-                )  # fmt: skip
-                figure = {
-                    **{name: getattr(test, name) for name in ("group", "metric", "origin")},
-                    **{name: getattr(test, name) for name in ("better", "threshold")},
-                    "test": test.name,
-                    "dimension": dimension,
-                    "case": case,
-                    "value": float(value),
-                    "passed": bool(test.passes(value)),
-                    "low": low,
-                    "high": high,
-                    "certain": _certain(test, low, high),
-                    "random": _summary(test, values[RANDOM][case]),
-                    "others": {
-                        name: {
-                            "value": float(values[name][case]),
-                            "passed": bool(test.passes(values[name][case])),
-                        }
-                        for name in self.names[1:]
-                    },
-                }
+                figure = self._figure(test, each, drawn[case], groups=len(drawn))
+                figure |= {"dimension": dimension, "case": case}
                 if not figure["passed"]:
-                    figure["worst"] = self._worst(test, views[own], case)
+                    figure["worst"] = self._worst(test, own, case)
                 figures.append(figure)
         if impossible:
-            return figures, (
-                f"impossible with these ratings, where a perfect model has {', '.join(impossible)}"
-            )
+            listed = ", ".join(impossible)
+            return figures, f"impossible with these ratings, where a perfect model has {listed}"
         if figures:
             return figures, ""
         if "emotion" in test.needs:
             return [], f"no emotion that is placed in A/D/V space has {trust.MIN_CLIPS} clips"
         return [], f"fewer than {trust.MIN_CLIPS} rated clips"
+
+    def _is_rated(self, dimension: int) -> bool:
+        truth = self.corpus.truth
+        return truth is not None and np.isfinite(truth[:, dimension]).sum() >= trust.MIN_CLIPS
+
+    def _figure(
+        self, test: trust.Test, values: dict[str, Any], drawn: np.ndarray, *, groups: int
+    ) -> dict[str, Any]:
+        """One figure: `values` by model, `drawn` of each bootstrap sample."""
+        passed = {name: test.passes(value) for name, value in values.items()}
+        own = self.names[0]
+        low, high = _interval(
+            test, drawn, value=float(values[own]), groups=groups, count=len(self.corpus)
+        )
+        return {
+            "group": test.group,
+            "test": test.name,
+            "metric": test.metric,
+            "origin": test.origin,
+            "value": float(values[own]),
+            "low": low,
+            "high": high,
+            "better": test.better,
+            "threshold": test.threshold,
+            "passed": bool(passed[own]),
+            "certain": _certain(test, low, high),
+            "random": {"value": _mean(values[RANDOM]), "passes": float(np.mean(passed[RANDOM]))},
+            "others": {
+                name: {"value": float(values[name]), "passed": bool(passed[name])}
+                for name in self.names[1:]
+            },
+        }
 
     def curves(self) -> list[dict[str, Any]]:
         """Degradation over the signal-to-noise ratio, for every model."""
@@ -230,10 +235,9 @@ class Figures:
             )
             ccc = statistics.ccc(view.changed, view.estimate, self.once)
             point["ccc_with_clean"] = float(ccc)
-        if view.truth is not None and np.isfinite(view.truth).sum() >= trust.MIN_CLIPS:
-            rated = np.isfinite(view.truth)
-            ccc = statistics.ccc(view.changed[..., rated], view.truth[rated], self.once[rated])
-            point["ccc_with_truth"] = _mean(ccc)
+        if self._is_rated(dimension):
+            changed, truth, once = replace(view, estimate=view.changed).rated()
+            point["ccc_with_truth"] = _mean(statistics.ccc(changed, truth, once))
         return point
 
     def _clip(self, row: int) -> dict[str, Any]:
@@ -266,10 +270,6 @@ def _certain(test: trust.Test, low: float, high: float) -> bool:
         inside = -test.threshold < low and high < test.threshold
         return inside or low >= test.threshold or high <= -test.threshold
     return low > test.threshold or high < test.threshold
-
-
-def _summary(test: trust.Test, values: np.ndarray) -> dict[str, float]:
-    return {"value": _mean(values), "passes": float(np.mean(test.passes(values)))}
 
 
 def _mean(values: np.ndarray) -> float:

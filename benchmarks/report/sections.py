@@ -141,7 +141,10 @@ def agreement(
         [name, *(f"{one.value:.3f} [{one.low:.3f} {one.high:.3f}]" for one in figures.values())]
         for name, figures in summary.items()
     ]
-    header = ["", *(name.upper() if len(name) == 3 else name for name in metrics.METRICS)]
+    header = [
+        "",
+        *(name.upper() if len(name) == 3 else name.capitalize() for name in metrics.METRICS),
+    ]
     table = tables.table(header, rows)
     section.add(f"Agreement over {len(truth)} clips", table, shown=True)
     bins = np.clip((truth * 10).astype(int), 0, 9)
