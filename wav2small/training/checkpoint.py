@@ -34,6 +34,12 @@ def save(
         run: run folder
         tensors: any nesting is in the names, such as "model.l1.weight"
         state: JSON values
+
+    Example:
+        >>> save("run", {"model.weight": torch.zeros(2)}, {"epoch": 1})
+        >>> tensors, state = load("run")
+        >>> select(tensors, "model."), state["epoch"]
+        ({'weight': tensor([0., 0.])}, 1)
     """
     text = json.dumps({"format": FORMAT, **state})
     weights.write(Path(run) / NAME, tensors, **{"wav2small.run": text})

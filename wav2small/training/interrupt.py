@@ -11,6 +11,13 @@ class Stop:
     """Turns the first Ctrl-C (or SIGTERM) into a flag; the second one stops at once.
 
     Use as a context manager around a loop that looks at `wanted` after every step.
+
+    Example:
+        >>> import signal
+        >>> with Stop() as stop:
+        ...     signal.raise_signal(signal.SIGINT)
+        ...     stop.wanted
+        True
     """
 
     def __init__(self) -> None:

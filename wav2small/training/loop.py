@@ -116,8 +116,6 @@ class Training(ABC):
             "finished": False,
         }
 
-    # --- what a kind of training defines -----------------------------------------------------
-
     @property
     @abstractmethod
     def steps(self) -> int:
@@ -174,8 +172,6 @@ class Training(ABC):
         """What the progress bar shows after an epoch."""
         return f"best epoch {self.state['best_epoch']}"
 
-    # --- the loop ----------------------------------------------------------------------------
-
     def fit(self, stop: Stop) -> None:
         """Train to the end, from the checkpoint in the run folder if there is one.
 
@@ -205,8 +201,7 @@ class Training(ABC):
         self._save()
 
     def _epoch(self, stop: Stop, bar: Any) -> None:
-        state, options = self.state, self.options
-        saved = time.monotonic()
+        state, options, saved = self.state, self.options, time.monotonic()
         for parts in self.batches(state["epoch"], state["step"]):
             if parts:
                 with self._pace.step(functools.partial(self._trial, parts)):
@@ -273,9 +268,8 @@ class Training(ABC):
         epoch = state["epoch"] + 1
         state["seconds"] = time.monotonic() - self._began
         loss, seconds = state["loss"] / state["trained"], round(state["seconds"], 2)
-        shared = (epoch, epoch * self.steps, seconds, self.learning_rate(), loss)
-        row = {**dict(zip(COLUMNS, shared, strict=True)), **figures}
-        state["rows"].append(row)
+        values = (epoch, epoch * self.steps, seconds, self.learning_rate(), loss)
+        state["rows"].append(row := {**dict(zip(COLUMNS, values, strict=True)), **figures})
         if state["best"] is None or score > state["best"]:
             state |= {"best": score, "best_epoch": epoch}
             self.keep_best()
@@ -285,8 +279,6 @@ class Training(ABC):
             for name in ("learning_rate", "loss", *figures):
                 if isinstance(row[name], float):
                     self.events.add_scalar(name, row[name], row["step"])
-
-    # --- checkpoints -------------------------------------------------------------------------
 
     def _save(self) -> None:
         self.state["seconds"] = time.monotonic() - self._began
@@ -302,9 +294,8 @@ class Training(ABC):
         if found is None:
             return
         tensors, state = found
-        state = checkpoint.same_run(state, self.state["identity"], self.output, self.former)
-        self.state |= state
+        self.state |= checkpoint.same_run(state, self.state["identity"], self.output, self.former)
+        source = self.output / checkpoint.NAME
         for name, module in self.modules().items():
-            source = self.output / checkpoint.NAME
             weights.fill(module, checkpoint.select(tensors, f"{name}."), source)
         checkpoint.load_optimizer(self.optimizer, checkpoint.select(tensors, "optimizer."))

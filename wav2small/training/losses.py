@@ -37,6 +37,11 @@ def ccc(truth: Tensor, prediction: Tensor, weights: Tensor | None = None) -> Ten
     Returns:
         (D,), each -1..1. 0 where truth and prediction are constant and equal, so that the
         gradient stays finite (`wav2small.metrics.ccc` gives NaN there).
+
+    Example:
+        >>> truth = torch.tensor([[0.0], [0.5], [1.0]])
+        >>> ccc(truth, truth / 2 + 0.25)
+        tensor([0.8000])
     """
     if weights is None:
         weights = truth.new_ones(len(truth))
@@ -64,6 +69,10 @@ def regression(
 
     Returns:
         (D,)
+
+    Example:
+        >>> regression(torch.zeros(2, 1), torch.tensor([[0.1], [0.5]]), kind="mse")
+        tensor([0.1300])
     """
     if kind == "none":
         return torch.zeros_like(prediction).sum(0)
@@ -102,6 +111,11 @@ def distillation_loss(
 
     Returns:
         scalar: sum over dimensions
+
+    Example:
+        >>> truth, one = torch.tensor([[0.0], [0.5], [1.0]]), torch.ones(1)
+        >>> distillation_loss(truth, truth, ccc_weights=one, regression_weights=one)
+        tensor(0.)
     """
     weights = keep(truth, prediction, trim) if trim else None
     agreement = ccc_weights * (1 - ccc(truth, prediction, weights))
@@ -118,6 +132,10 @@ def category_loss(truth: Tensor, logits: Tensor) -> Tensor:
 
     Returns:
         scalar; 0 where nothing is known
+
+    Example:
+        >>> category_loss(torch.tensor([[0.5, 0.5]]), torch.zeros(1, 2))
+        tensor(0.6931)
     """
     known = truth.isfinite().all(dim=1)
     entropy = -(truth[known] * functional.log_softmax(logits[known], dim=1)).sum(dim=1)
@@ -125,7 +143,12 @@ def category_loss(truth: Tensor, logits: Tensor) -> Tensor:
 
 
 def keep(truth: Tensor, prediction: Tensor, trim: float) -> Tensor:
-    """Weights (B,): 0 for the share `trim` of clips that are furthest from their labels, else 1."""
+    """Weights (B,): 0 for the share `trim` of clips that are furthest from their labels, else 1.
+
+    Example:
+        >>> keep(torch.zeros(4, 1), torch.tensor([[0.1], [0.9], [0.2], [0.3]]), trim=0.25)
+        tensor([1., 0., 1., 1.])
+    """
     residual = (truth - prediction).detach().square().sum(1)
     dropped = int(trim * len(residual))
     weights = torch.ones_like(residual)
@@ -172,6 +195,11 @@ def rating_loss(
         outputs: (B, D)
         logits: (B, C)
         has_text: (B,) see `disagreement`
+
+    Example:
+        >>> truth = torch.tensor([[0.0], [0.5], [1.0]])
+        >>> float(rating_loss(truth, None, truth)) < 1e-6
+        True
     """
     value = disagreement(truth, outputs, has_text)
     if logits is not None and classes is not None and (classes >= 0).any():

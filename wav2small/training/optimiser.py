@@ -20,6 +20,10 @@ def rate(progress: float, schedule: str) -> float:
     Args:
         progress: 0..1 through the run
         schedule: "onecycle", "cosine" (a twentieth of warm-up) or "constant"
+
+    Example:
+        >>> [round(rate(progress, "onecycle"), 3) for progress in (0, 0.25, 1)]
+        [0.04, 1.0, 0.001]
     """
     if schedule == "constant":
         return 1.0
@@ -55,6 +59,14 @@ class Average(Generic[M]):
     Args:
         model: what is averaged
         decay: per step; 0 = the average is the model itself
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> average = Average(model, decay=0.9)
+        >>> _ = nn.init.constant_(model.weight, average.model.weight.item() + 1)
+        >>> average.update(model, step=0)  # at step 0 the decay is 0.1
+        >>> round(float((model.weight - average.model.weight).detach()), 3)
+        0.1
     """
 
     def __init__(self, model: M, decay: float):

@@ -29,6 +29,11 @@ def split(frame: pd.DataFrame, validation: str, *, seed: int) -> tuple[np.ndarra
 
     Raises:
         Wav2SmallError: nothing is left on one of the two sides
+
+    Example:
+        >>> import pandas as pd
+        >>> split(pd.DataFrame({"file": ["a.wav", "b.wav", "c.wav"]}), "file=b.wav", seed=0)
+        (array([0, 2]), array([1]))
     """
     held_out = _named(frame, validation) if "=" in validation else _share(frame, validation, seed)
     clean = frame["variant"].to_numpy() == 0 if "variant" in frame else np.ones(len(frame), bool)
