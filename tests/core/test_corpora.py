@@ -391,9 +391,14 @@ def test_command(words, code, message, tmp_path):
 
 def test_training_takes_a_split(tmp_path):
     from wav2small import distill, finetune
+    from wav2small.teachers.finetuning.options import RatingOptions
 
     rows = [{"file": "a.wav", "arousal": 0, "dominance": 0, "valence": 0, "split": "Train"}]
     pd.DataFrame(rows).to_csv(tmp_path / "l.csv", index=False)
-    for train, options in ((distill, {}), (finetune, {"backbone": "nowhere"})):
+    ratings = RatingOptions(split="dev")
+    for train, options in (
+        (distill, {"split": "dev"}),
+        (finetune, {"recipe": None, "ratings": ratings}),
+    ):
         with pytest.raises(Wav2SmallError, match="no row of split dev; there are Train"):
-            train(tmp_path / "l.csv", tmp_path / "run", split="dev", **options)
+            train(tmp_path / "l.csv", tmp_path / "run", **options)
