@@ -30,6 +30,19 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
     assert f"example:\n  wav2small {verb}" in shown
 
 
+def test_help_needs_no_package_of_an_extra():
+    code = (
+        "import contextlib, io, sys\n"
+        "for name in ('pandas', 'pyarrow', 'scipy', 'torch', 'transformers', 'onnx', 'fsspec'):\n"
+        "    sys.modules[name] = None  # importing it is an error\n"
+        "from wav2small.cli import main\n"
+        "for verb in main.VERBS:\n"
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "        assert main.main([verb, '--help']) == 0, verb\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 FUNCTIONS = [
     (verb, function)
     for verb in cli.VERBS
