@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from wav2small.teachers.finetuning import finetune as finetuning
 from wav2small.teachers.finetuning import pretrain as pretraining
 from wav2small.teachers.finetuning.multimodal_recipe import MultimodalRecipe
-from wav2small.teachers.finetuning.options import ComputeOptions, RatingOptions, TrainingOptions
+from wav2small.teachers.finetuning.options import DeviceOptions, RatingOptions, TrainingOptions
 from wav2small.teachers.finetuning.training import FineTuning
 
 
@@ -19,7 +19,7 @@ def finetune(labels, output, **options):
     groups = {
         "ratings": RatingOptions(**_taken(options, RatingOptions)),
         "training": TrainingOptions(**_taken(options, TrainingOptions)),
-        "compute": ComputeOptions(**_taken(options, ComputeOptions)),
+        "compute": DeviceOptions(**_taken(options, DeviceOptions)),
         "overwrite": options.pop("overwrite", False),
     }
     return finetuning.finetune(labels, output, finetuning.choose_recipe(**options), **groups)
@@ -28,7 +28,7 @@ def finetune(labels, output, **options):
 def pretrain(system, source, output, **options):
     groups = {
         "training": replace(pretraining.DEFAULTS, **_taken(options, TrainingOptions)),
-        "compute": ComputeOptions(**_taken(options, ComputeOptions)),
+        "compute": DeviceOptions(**_taken(options, DeviceOptions)),
     }
     return pretraining.pretrain(source, output, MultimodalRecipe(system, **options), **groups)
 

@@ -108,7 +108,7 @@ class Bench:
     def pretrained(self, system: str) -> dict[str, float]:
         """Pretrain a system, and what its objectives measure on the held-out sentences."""
         from wav2small.teachers.finetuning.multimodal_recipe import MultimodalRecipe
-        from wav2small.teachers.finetuning.options import ComputeOptions
+        from wav2small.teachers.finetuning.options import DeviceOptions
         from wav2small.teachers.finetuning.pretrain import judge, pretrain
 
         output = self.folder / f"{system}-pretrained"
@@ -118,7 +118,7 @@ class Bench:
         options = self.options({"validation": "0.1", **sizes})
         pretrain(self.unrated, output, recipe, audio_licence=LICENCE, **options)
         self._took(f"{system} pretraining", began)
-        return judge(output, self.test, crop_s=CROP_S, compute=ComputeOptions(device="cpu"))
+        return judge(output, self.test, crop_s=CROP_S, compute=DeviceOptions(device="cpu"))
 
     def finetuned(self, system: str, *, pretrained: bool) -> Path:
         """A system, fine-tuned."""
@@ -139,11 +139,11 @@ class Bench:
         return output
 
     def options(self, sizes: dict[str, Any]) -> dict[str, Any]:
-        from wav2small.teachers.finetuning.options import ComputeOptions, TrainingOptions
+        from wav2small.teachers.finetuning.options import DeviceOptions, TrainingOptions
 
         return {
             "training": TrainingOptions(**sizes, crop_s=CROP_S, seed=self.seed),
-            "compute": ComputeOptions(device="cpu", micro_batch=sizes["batch_size"]),
+            "compute": DeviceOptions(device="cpu", micro_batch=sizes["batch_size"]),
         }
 
     def ratings(self) -> Any:

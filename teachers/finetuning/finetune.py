@@ -25,7 +25,7 @@ from wav2small.teachers.speech.pretrained import Backbone, load
 from wav2small.training.split import split
 
 from .multimodal_recipe import WITHOUT_TEXT, MultimodalRecipe
-from .options import ComputeOptions, RatingOptions, TrainingOptions
+from .options import DeviceOptions, RatingOptions, TrainingOptions
 from .training import LONGEST_S, FineTuning, RatedClips, run
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def finetune(
     *,
     ratings: RatingOptions | None = None,
     training: TrainingOptions | None = None,
-    compute: ComputeOptions | None = None,
+    compute: DeviceOptions | None = None,
     overwrite: bool = False,
 ) -> FineTuned:
     """Fine-tune a backbone, or a multimodal system, to arousal, dominance and valence.
@@ -87,7 +87,7 @@ def finetune(
         KeyboardInterrupt: stopped with Ctrl-C, after saving
     """
     ratings, training = ratings or RatingOptions(), training or TrainingOptions()
-    compute = compute or ComputeOptions()
+    compute = compute or DeviceOptions()
     compute.resolve()  # a wrong device is an error before the audio is read
     source = "labels" if isinstance(labels, Labels) else os.fspath(labels)
     table = (

@@ -20,7 +20,7 @@ from wav2small.teachers.labelling.run import label
 
 from .finetune import AudioRecipe, finetune
 from .multimodal_recipe import MultimodalRecipe
-from .options import ComputeOptions, RatingOptions, TrainingOptions
+from .options import DeviceOptions, RatingOptions, TrainingOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,7 +136,7 @@ def finetune_folds(
     folds: str,
     ratings: RatingOptions | None = None,
     training: TrainingOptions | None = None,
-    compute: ComputeOptions | None = None,
+    compute: DeviceOptions | None = None,
     overwrite: bool = False,
 ) -> CrossValidated:
     """Cross-validate `finetune`: one teacher for each fold, figures of all held-out clips.
@@ -156,7 +156,7 @@ def finetune_folds(
         Wav2SmallError: as `finetune` and `cross_validate`
     """
     ratings, training = ratings or RatingOptions(), training or TrainingOptions()
-    compute = compute or ComputeOptions()
+    compute = compute or DeviceOptions()
     table = read_labels(labels, root=ratings.root, scale=ratings.scale, split=ratings.split)
     if not table.provenance:
         source = {"source": os.fspath(labels), "licence": ratings.audio_licence}

@@ -67,7 +67,7 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True)
-class ComputeOptions:
+class DeviceOptions:
     """Where and how a teacher is trained; the result is the same but for rounding.
 
     Attributes:
@@ -90,7 +90,7 @@ class ComputeOptions:
             Wav2SmallError: no such device or precision, or less than one clip
 
         Example:
-            >>> ComputeOptions(device="cpu").resolve()
+            >>> DeviceOptions(device="cpu").resolve()
             (device(type='cpu'), torch.float32, 4)
         """
         if self.micro_batch is not None and self.micro_batch < 1:

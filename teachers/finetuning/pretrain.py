@@ -41,7 +41,7 @@ from wav2small.training.loop import COLUMNS
 from wav2small.training.split import split
 
 from .multimodal_recipe import MultimodalClips, MultimodalRecipe
-from .options import ComputeOptions, TrainingOptions
+from .options import DeviceOptions, TrainingOptions
 from .training import LONGEST_S, FineTuning, Part, run
 
 SYSTEMS = ("spectra", "calm")
@@ -77,7 +77,7 @@ def pretrain(
     root: str | None = None,
     audio_licence: str = provenance.UNKNOWN,
     training: TrainingOptions = DEFAULTS,
-    compute: ComputeOptions | None = None,
+    compute: DeviceOptions | None = None,
     overwrite: bool = False,
 ) -> Pretrained:
     """Pretrain a system on speech with transcripts.
@@ -104,7 +104,7 @@ def pretrain(
         KeyboardInterrupt: stopped with Ctrl-C, after saving
     """
     objectives_class = _objectives(recipe.system)
-    compute = compute or ComputeOptions()
+    compute = compute or DeviceOptions()
     compute.resolve()  # a wrong device is an error before the audio is read
     index = _index(source, root)
     if "text" not in index.frame or index.frame["text"].isna().all():
@@ -163,7 +163,7 @@ def judge(
     batch_size: int = DEFAULTS.batch_size,
     crop_s: float = DEFAULTS.crop_s,
     root: str | None = None,
-    compute: ComputeOptions | None = None,
+    compute: DeviceOptions | None = None,
 ) -> dict[str, float]:
     """Figures of the objectives on other clips, after the last epoch of a pretraining.
 
@@ -188,7 +188,7 @@ def judge(
     clips.objectives = _objectives(system)(network)
     weights.fill(clips.objectives, checkpoints.select(saved[0], "model."), Path(folder))
     rows = np.arange(len(clips))
-    compute = compute or ComputeOptions()
+    compute = compute or DeviceOptions()
     return Pretraining(
         Path(folder),
         clips.objectives,

@@ -23,7 +23,7 @@ from wav2small.training.interrupt import Stop
 from wav2small.training.loop import LoopOptions, Training
 from wav2small.training.losses import rating_loss
 
-from .options import ComputeOptions, TrainingOptions
+from .options import DeviceOptions, TrainingOptions
 
 LONGEST_S = 12.0  # what is used of a validation clip; training clips are cropped
 CHECKPOINT_S = 600.0  # writing the checkpoint of a large network takes seconds; chosen
@@ -119,7 +119,7 @@ class FineTuning(Training):
         rows: tuple[np.ndarray, np.ndarray],
         *,
         options: TrainingOptions,
-        compute: ComputeOptions,
+        compute: DeviceOptions,
         identity: Mapping[str, Any],
         save: Callable[[Any, Path], None],
     ):

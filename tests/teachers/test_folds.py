@@ -14,12 +14,12 @@ from wav2small.cli.main import main
 from wav2small.tables import Labels
 from wav2small.teachers.finetuning.finetune import choose_recipe, finetune
 from wav2small.teachers.finetuning.folds import assign, finetune_folds
-from wav2small.teachers.finetuning.options import ComputeOptions, TrainingOptions
+from wav2small.teachers.finetuning.options import DeviceOptions, TrainingOptions
 
 DIMENSIONS = ["arousal", "dominance", "valence"]
 HOW = {
     "training": TrainingOptions(epochs=1, batch_size=8, crop_s=0.5),
-    "compute": ComputeOptions(device="cpu"),
+    "compute": DeviceOptions(device="cpu"),
 }
 
 
