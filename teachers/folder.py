@@ -26,7 +26,7 @@ def load_folder(folder: str, **options: Any) -> Teacher:
 
 def load_onnx(spec: str, **options: Any) -> Teacher:
     """The teacher in an ONNX file or folder; options that are of other teachers are passed over."""
-    names = ("device", "output", "dimensions", "scale")
+    names = ("device", "output", "dimensions", "scale", "embedding")
     return onnx.OnnxTeacher(spec, **{name: options[name] for name in names if name in options})
 
 

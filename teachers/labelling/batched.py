@@ -241,7 +241,9 @@ class BatchedRun:
 
         def finish() -> None:
             columns = wait()
-            finite = np.all([np.isfinite(values) for values in columns.values()], axis=0)
+            finite = np.all(
+                [np.isfinite(v).reshape(len(v), -1).all(axis=1) for v in columns.values()], axis=0
+            )
             for at, item in enumerate(batch.items):
                 if not finite[at]:
                     self._reject([rejection(item, "the teacher's answer is no number")])

@@ -20,6 +20,8 @@ class TeacherOptions:
         dimensions: what the columns of an ONNX model's output are, in their order, such as
             valence arousal dominance (default: as its model.yaml says)
         scale: lowest and highest output of an ONNX model, mapped to 0..1 (default: 0 1)
+        embedding: output of an ONNX model that becomes the column `embedding`, such as
+            hidden_states
         licence: licence of a teacher that names none
         placement: a teacher of categories alone gives arousal, dominance and valence, too, by the
             documented places of its categories
@@ -35,6 +37,7 @@ class TeacherOptions:
     output: str | None = None
     dimensions: Sequence[str] | None = None
     scale: tuple[float, float] | None = None
+    embedding: str | None = None
     licence: str | None = None
     placement: bool = False
     members: Sequence[str] | None = None

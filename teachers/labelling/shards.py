@@ -176,7 +176,10 @@ def _table(outcomes: list[Outcome]) -> pa.Table:
     }
     for name in outcomes[0].columns:
         values = np.concatenate([outcome.columns[name] for outcome in outcomes])
-        columns[name] = pa.array(values, pa.float32())
+        flat = pa.array(values.ravel(), pa.float32())
+        if values.ndim > 1:  # an embedding
+            flat = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+        columns[name] = flat
     return pa.table(columns)
 
 

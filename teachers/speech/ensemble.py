@@ -79,6 +79,8 @@ class Ensemble:
         totals: dict[str, float] = {}
         for member, weight in zip(self.members, self.weights, strict=True):
             for name, values in teacher.columns(member, batch, lengths).items():
+                if values.ndim > 1:
+                    continue  # embeddings of several models have no mean
                 sums[name] = sums.get(name, 0.0) + weight * values.astype(np.float64)
                 totals[name] = totals.get(name, 0.0) + weight
         return {name: values / totals[name] for name, values in sums.items()}

@@ -50,6 +50,7 @@ class OnnxTeacher:
         dimensions: what the columns of the output are, in their order; None = as `model.yaml` or
             the metadata says. Other names are categories, whose probabilities become columns
         scale: (lowest, highest) output, mapped to 0..1; None = it is 0..1 already
+        embedding: output [clips, n] that becomes the column `embedding`, such as `hidden_states`
         threads: of ONNX Runtime; worker processes have one each
 
     Raises:
@@ -72,9 +73,11 @@ class OnnxTeacher:
         output: str | None = None,
         dimensions: Sequence[str] | None = None,
         scale: tuple[float, float] | None = None,
+        embedding: str | None = None,
         threads: int = 1,
     ):
         given: dict[str, Any] = {"output": output, "dimensions": dimensions, "scale": scale}
+        given["embedding"] = embedding
         self._again = functools.partial(
             OnnxTeacher, os.fspath(spec), device=device, threads=threads, **given
         )
@@ -97,10 +100,24 @@ class OnnxTeacher:
         self.dimensions = tuple(name for name in DIMENSIONS if name in names)
         self._order = [names.index(name) for name in self.dimensions]
         self.categories: tuple[str, ...] = () if self.dimensions else tuple(names)
-        self._category_output = "" if self.dimensions else self._output
+        category_output = "" if self.dimensions else self._output
         if "wav2small.categories" in metadata and self.dimensions:
             self.categories = tuple(json.loads(metadata["wav2small.categories"]))
-            self._category_output = "categories"
+            category_output = "categories"
+        there = {node.name: node.shape for node in self.session.get_outputs()}
+        if embedding and (embedding not in there or len(there[embedding]) != 2):
+            raise Wav2SmallError(
+                f"{self.path}: no output {embedding} of one row per clip; its outputs: "
+                + ", ".join(f"{name} {list(shape)}" for name, shape in there.items())
+            )
+        #: What is asked of the model: column(s) -> output, number of its values per clip.
+        self._asked: dict[str, tuple[str, int | None]] = {}
+        if self.dimensions:
+            self._asked["dimensions"] = self._output, len(names)
+        if category_output:
+            self._asked["categories"] = category_output, len(self.categories)
+        if embedding:
+            self._asked["embedding"] = embedding, None
         self._low, self._high = scale or (0.0, 1.0)
         if not self._low < self._high:
             raise Wav2SmallError(f"--teacher-scale {self._low:g} {self._high:g}: lowest first")
@@ -124,24 +141,25 @@ class OnnxTeacher:
         return np.stack([found[name] for name in self.dimensions], axis=1)
 
     def predict_columns(self, batch: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
-        """Dimensions, and probabilities of the categories as `probability_NAME`."""
-        outputs = [self._output] if self.dimensions else []
-        outputs += [self._category_output] if self._category_output else []
+        """Dimensions, probabilities of the categories as `probability_NAME`, the embedding."""
         if self._companion is None:
             rows = [
-                self._run(outputs, batch[row : row + 1, :length], lengths[row : row + 1])
+                self._run(batch[row : row + 1, :length], lengths[row : row + 1])
                 for row, length in enumerate(lengths)
             ]
-            values = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+            found = {name: np.concatenate([row[name] for row in rows]) for name in self._asked}
         else:
-            values = self._run(outputs, batch, lengths)
+            found = self._run(batch, lengths)
         columns: dict[str, np.ndarray] = {}
-        if self.dimensions:
-            scaled = (values[0][:, self._order] - self._low) / (self._high - self._low)
+        if "dimensions" in found:
+            values = found["dimensions"][:, self._order]
+            scaled = (values - self._low) / (self._high - self._low)
             columns = dict(zip(self.dimensions, scaled.T, strict=True))
-        if self._category_output:
+        if "categories" in found:
             names = (f"probability_{name}" for name in self.categories)
-            columns |= dict(zip(names, probabilities(values[-1]).T, strict=True))
+            columns |= dict(zip(names, probabilities(found["categories"]).T, strict=True))
+        if "embedding" in found:
+            columns["embedding"] = found["embedding"]
         return columns
 
     def provenance(self) -> list[dict[str, Any]]:
@@ -149,7 +167,8 @@ class OnnxTeacher:
         own = {key: getattr(self, key) for key in ("name", "id", "revision", "licence")}
         return [own | {"invariances": []}, *self._lineage.get("teachers", ())]
 
-    def _run(self, outputs: list[str], batch: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    def _run(self, batch: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+        """What is asked of the model for a batch, each (clips, values), float32."""
         rank = len(self._waveform.shape)
         signal = batch.astype(_FLOATS[self._waveform.type])
         signal = {1: signal[0], 2: signal}[rank] if rank < 3 else signal[:, None]
@@ -163,23 +182,20 @@ class OnnxTeacher:
                 inverted = "padding" in self._companion.name
                 feed[self._companion.name] = (valid ^ inverted).astype(kind)
         try:
-            found = self.session.run(outputs, feed)
+            outputs = self.session.run([output for output, _ in self._asked.values()], feed)
         except Exception as error:  # ONNX Runtime's errors share no narrower base
             raise AudioError(
                 f"{self.path}: fails on {batch.shape[1]} samples ({first_line(error)[:160]})"
             ) from error
-        widths = [len(self._names)] if self.dimensions else []
-        widths += [len(self.categories)] if self._category_output else []
-        for name, values, width in zip(outputs, found, widths, strict=True):
-            if values.size != len(batch) * width:
+        found = {}
+        for (name, (output, width)), values in zip(self._asked.items(), outputs, strict=True):
+            if width is not None and values.size != len(batch) * width:
                 raise Wav2SmallError(
-                    f"{self.path}: output {name} has shape {values.shape} for {len(batch)} clips; "
-                    f"{width} values a clip are needed, so name another --teacher-output"
+                    f"{self.path}: output {output} has shape {values.shape} for {len(batch)} "
+                    f"clips; {width} values a clip are needed, so name another --teacher-output"
                 )
-        return [
-            values.reshape(len(batch), width).astype(np.float32)
-            for values, width in zip(found, widths, strict=True)
-        ]
+            found[name] = values.reshape(len(batch), -1).astype(np.float32)
+        return found
 
     def _columns(
         self,

@@ -175,6 +175,23 @@ def test_columns_are_ordered_by_name_and_scaled(tmp_path, clip):
     assert teacher.revision != load_teacher(str(path), dimensions=given["dimensions"]).revision
 
 
+def test_hidden_states_become_a_column_on_request(dawn, speech, tmp_path, clip):
+    one = clip[None], np.array([len(clip)])
+    teacher = load_teacher(str(dawn / "onnx"), embedding="hidden_states")
+    hidden, expected = Single(dawn / "torch")(torch.from_numpy(clip[None]))
+    found = teacher.predict_columns(*one)
+    np.testing.assert_allclose(found["embedding"], hidden.detach(), atol=1e-5)
+    np.testing.assert_allclose(teacher.predict(*one), expected.detach(), atol=1e-5)
+    options = {"teacher": str(dawn / "onnx"), "teacher_embedding": "hidden_states"}
+    for workers in (0, 1):
+        output = tmp_path / f"{workers}.parquet"
+        label(speech / "labels.csv", output, workers=workers, **options)
+        column = read_labels(output).frame["embedding"]
+        assert len(column) == 24 and column[0].shape == (32,)
+    with pytest.raises(Wav2SmallError, match=r"no output middle.*hidden_states"):
+        load_teacher(str(dawn / "onnx"), embedding="middle")
+
+
 def test_categories_become_probabilities(tmp_path, clip):
     graph(tmp_path / "model.onnx", width=4)
     (tmp_path / "model.yaml").write_text(YAML.format("anger, sadness, happiness, neutral"))

@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         options.LABEL,
         skip=(
-            "teacher_output", "teacher_dimensions", "teacher_scale", "teacher_licence",
+            "teacher_output", "teacher_dimensions", "teacher_scale", "teacher_embedding",
+            "teacher_licence",
             "teacher_placement", "flush_s",
         ),
         teacher={"metavar": "NAME|FOLDER|HUB_ID"},

@@ -59,7 +59,13 @@ def add(
 
 def add_teacher(parser: argparse.ArgumentParser) -> None:
     """Add what a teacher is asked for that does not say all of it itself."""
-    names = ("teacher_output", "teacher_dimensions", "teacher_scale", "teacher_licence")
+    names = (
+        "teacher_output",
+        "teacher_dimensions",
+        "teacher_scale",
+        "teacher_embedding",
+        "teacher_licence",
+    )
     named: dict[str, Any] = {name: {"metavar": "NAME"} for name in names if "scale" not in name}
     group = parser.add_argument_group("teachers that do not describe themselves")
     placement = {"flags": ["--placement"]}
