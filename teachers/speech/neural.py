@@ -122,22 +122,27 @@ class NeuralTeacher:
 
     def _copied(self, values: Tensor, logits: Tensor | None) -> Callable[[], dict[str, np.ndarray]]:
         """Copy results behind the computation; what waits for them waits for no later batch."""
-        parts = [values.float()[:, self._order]]
+        parts = [values.float()]
         if logits is not None:
             parts.append(logits.float().softmax(dim=1))
         joined = torch.cat(parts, dim=1)
-        names = [*self.dimensions, *(f"probability_{name}" for name in self.categories)]
-        if self.device.type != "cuda":
-            return lambda: dict(zip(names, joined.numpy().T, strict=True))
-        copy = torch.empty(joined.shape, pin_memory=True).copy_(joined, non_blocking=True)
-        done = torch.cuda.Event()
-        done.record(torch.cuda.current_stream(self.device))
+        places = dict(zip(self.dimensions, self._order, strict=True))
+        for number, name in enumerate(self.categories):
+            places[f"probability_{name}"] = values.shape[1] + number
+        wait = lambda: None  # noqa: E731
+        if self.device.type == "cuda":
+            # Columns are ordered on the host: an index there would wait for all that is queued.
+            joined = torch.empty(joined.shape, pin_memory=True).copy_(joined, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record(torch.cuda.current_stream(self.device))
+            wait = done.synchronize
 
-        def wait() -> dict[str, np.ndarray]:
-            done.synchronize()
-            return dict(zip(names, copy.numpy().T, strict=True))
+        def columns() -> dict[str, np.ndarray]:
+            wait()
+            found = joined.numpy()
+            return {name: found[:, place] for name, place in places.items()}
 
-        return wait
+        return columns
 
 
 class Categorical(nn.Module):
