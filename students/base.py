@@ -66,6 +66,11 @@ class Student(nn.Module):
             signal: (B, T) float32 at 16 kHz
             lengths: valid samples of each clip (B,); None = all of T
 
+        Example:
+            >>> from wav2small.students.registry import create
+            >>> create("wav2small2").eval().embed(torch.zeros(2, 16000)).shape
+            torch.Size([2, 338])
+
         Raises:
             Wav2SmallError: a clip shorter than 0.1 s, shapes that do not fit
         """

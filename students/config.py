@@ -113,7 +113,12 @@ FORMER = {"settle": "freeze_bn_fraction", "altered": "augment_probability"}
 
 
 def resolve(config: Config, clips: int) -> Config:
-    """Settings with every 0 that stands for "choose for me" replaced, for `clips` clips."""
+    """Settings with every 0 that stands for "choose for me" replaced, for `clips` clips.
+
+    Example:
+        >>> resolve(Config(student="nano"), clips=500).epochs
+        16
+    """
     batch_size = min(config.batch_size or 16, clips)
     small = config.student in LEARNING_RATES
     epochs = config.epochs or min(max(round(16 * (500 / clips) ** 0.4), 4), 60)
@@ -138,6 +143,10 @@ def check(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
 
     Raises:
         Wav2SmallError: unknown name (the nearest is suggested) or a value that is not possible
+
+    Example:
+        >>> check({"epochs": "3", "compile": True}, where="run.toml")
+        {'epochs': 3, 'compile': True}
     """
     fields = {item.name: item for item in dataclasses.fields(Config)}
     result = {}

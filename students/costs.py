@@ -34,6 +34,11 @@ def count(student: Student, *, seconds: float = SECONDS) -> Cost:
     Convolutions and linear layers are known; another module that multiplies has a method
     `macs(inputs, output) -> int` and is counted without its children. Additions, activations
     and divisions are not counted, as everywhere in the literature.
+
+    Example:
+        >>> from wav2small.students.registry import create
+        >>> count(create("wav2small2")).parameters
+        10806
     """
     total = {"frontend": 0, "network": 0}
 

@@ -86,6 +86,10 @@ def constant(labels: np.ndarray) -> np.ndarray:
 
     Raises:
         Wav2SmallError: all of them
+
+    Example:
+        >>> constant(np.array([[0.1, 0.5, 0.3], [0.2, 0.5, 0.4]]))
+        array([False,  True, False])
     """
     same = np.ptp(labels, axis=0) < 1e-6
     if same.all():
@@ -225,7 +229,14 @@ class Batcher:
 
 
 def collate(signals: list[np.ndarray], labels: np.ndarray, rows: np.ndarray) -> Batch:
-    """Pad signals with zeros to the longest of them."""
+    """Pad signals with zeros to the longest of them.
+
+    Example:
+        >>> signals = [np.ones(3, np.float32), np.ones(2, np.float32)]
+        >>> collate(signals, np.zeros((9, 3)), np.array([4, 5])).signal
+        tensor([[1., 1., 1.],
+                [1., 1., 0.]])
+    """
     return Batch(
         signal=pad_sequence([torch.from_numpy(signal) for signal in signals], batch_first=True),
         lengths=torch.tensor([len(signal) for signal in signals]),

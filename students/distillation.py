@@ -111,6 +111,11 @@ def distill(
     Raises:
         Wav2SmallError: settings, labels or audio that cannot be used; training that diverged
         KeyboardInterrupt: stopped with Ctrl-C, after saving
+
+    Example:
+        >>> distill("missing.parquet", "run", epochz=3)
+        Traceback (most recent call last):
+        wav2small.errors.Wav2SmallError: distill: unknown setting 'epochz'; did you mean 'epochs'?
     """
     values = configuration.read(config) if config else {}
     values.pop("labels", None)

@@ -48,6 +48,10 @@ def plan(model: nn.Module, precision: str) -> dict[str, int]:
 
     Returns:
         {name of parameter: levels}
+
+    Example:
+        >>> plan(nn.Conv1d(4, 4, 3), "int4")
+        {'weight': 127}
     """
     own = getattr(model, "quantisation", None)
     if callable(own):

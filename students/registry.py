@@ -80,6 +80,10 @@ def create(name: str, **config: Any) -> Student:
 
     Raises:
         Wav2SmallError: unknown name or option; the nearest one is named
+
+    Example:
+        >>> create("wav2small2", categories=["joy", "anger"]).category
+        Linear(in_features=..., out_features=2, bias=True)
     """
     cls = _class(name)
     options = [

@@ -70,9 +70,6 @@ def finetune(
     Stopped at any moment and called again with the same arguments, it resumes, and ends with the
     weights that it would have had without the stop.
 
-        finetune("ratings.csv", "teacher/", AudioRecipe("wavlm-large/"),
-                 ratings=RatingOptions(scale=(1, 7)), training=TrainingOptions(epochs=3))
-
     Args:
         labels: human ratings or a label table: CSV, parquet, audformat. See `read_labels`
         output: folder for the teacher
@@ -168,6 +165,12 @@ def choose_recipe(
 
     Raises:
         Wav2SmallError: options that do not go together, or encoders that cannot be used
+
+    Example:
+        >>> choose_recipe(backbone="wavlm/", lora=8)
+        Traceback (most recent call last):
+        wav2small.errors.Wav2SmallError: --lora is for --teacher NAME; a backbone learns without \
+adapters
     """
     if teacher is not None:
         if backbone is not None or layers is not None:

@@ -186,6 +186,10 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
     Raises:
         Wav2SmallError: no such precision
+
+    Example:
+        >>> choose_dtype("auto", choose_device("cpu"))
+        torch.float32
     """
     if name == "auto":
         good = device.type == "cuda" and torch.cuda.is_bf16_supported()
