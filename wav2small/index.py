@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MIN_HOP_S = 0.01  # of windows; shorter ones differ in nothing that can be estimated
+UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}  # in seconds
 KEYS = ["file", "start", "end"]
 ROOT_KEY = b"wav2small.root"
 
@@ -61,7 +62,9 @@ class Index:
         return places.join(self.root, file)
 
 
-def load_source(source: str | os.PathLike[str], *, root: str | None = None) -> Index:
+def load_source(
+    source: str | os.PathLike[str], *, root: str | None = None, time_unit: str = "s"
+) -> Index:
     """Make an index.
 
     Args:
@@ -71,6 +74,7 @@ def load_source(source: str | os.PathLike[str], *, root: str | None = None) -> I
             `corpora.registry`); `~`, `file://` and URLs will do
         root: folder that the files of a table are relative to; default: the one a label table
             names, else the folder of the table
+        time_unit: of times that are plain numbers: "s", "ms" or "us"
 
     Raises:
         MissingPackageError: pandas or pyarrow is not installed
@@ -84,6 +88,8 @@ def load_source(source: str | os.PathLike[str], *, root: str | None = None) -> I
         import pandas  # noqa: F401
     except ModuleNotFoundError as error:
         raise missing_package(error) from error
+    if time_unit not in UNITS:
+        raise Wav2SmallError(f"--time-unit {time_unit}: there is {', '.join(UNITS)}")
     if corpus := registry.named(os.fspath(source)):
         folder = places.expanded(corpus[1])
         frame, missing = registry.read_corpus(corpus[0], folder)
@@ -92,7 +98,7 @@ def load_source(source: str | os.PathLike[str], *, root: str | None = None) -> I
     if "://" not in name:
         name = places.spelled(name)
     if is_table(name):
-        return _from_table(name, root)
+        return _from_table(name, root, time_unit)
     if os.path.isdir(name):
         if is_database(name):
             return _from_database(Path(name), root)
@@ -245,13 +251,13 @@ def check_window(window_s: float, hop_s: float | None) -> None:
         raise Wav2SmallError(f"--hop {hop_s:g}: at least {MIN_HOP_S} seconds are needed")
 
 
-def _from_table(name: str, root: str | None) -> Index:
+def _from_table(name: str, root: str | None, time_unit: str) -> Index:
     frame, metadata = table_files.read(name)
     _check_columns(frame, name)
     if root is None:
         folder = name.rsplit("/", 1)[0] if "://" in name else os.path.dirname(name) or "."
         root = metadata[ROOT_KEY].decode() if ROOT_KEY in metadata else folder
-    return Index(_normalise(frame, name), root=root, metadata=metadata)
+    return Index(_normalise(frame, name, time_unit), root=root, metadata=metadata)
 
 
 def _from_database(folder: Path, root: str | None) -> Index:
@@ -278,8 +284,8 @@ def _from_database(folder: Path, root: str | None) -> Index:
     return Index(merged.reset_index(drop=True), root=root or str(folder))
 
 
-def _times(values: pd.Series, column: str, name: str) -> pd.Series:
-    """A column of times as time deltas: numbers and texts without a unit are seconds.
+def _times(values: pd.Series, column: str, name: str, unit: str) -> pd.Series:
+    """A column of times as time deltas; numbers and texts without a unit are in `unit`.
 
     Raises:
         Wav2SmallError: a value that is no time, by its row
@@ -289,11 +295,11 @@ def _times(values: pd.Series, column: str, name: str) -> pd.Series:
     if pd.api.types.is_timedelta64_dtype(values):
         return values
     if pd.api.types.is_float_dtype(values) or pd.api.types.is_integer_dtype(values):
-        return pd.to_timedelta(values.astype(float), unit="s")
+        return pd.to_timedelta(values.astype(float) * UNITS[unit], unit="s")
     times = []
     for row, value in enumerate(values, start=1):
         try:
-            times.append(_time(value))
+            times.append(_time(value, unit))
         except (ValueError, TypeError, OverflowError) as error:
             raise Wav2SmallError(
                 f"{name}: row {row}: column `{column}` holds {str(value)!r}; write seconds (1.5) "
@@ -302,7 +308,7 @@ def _times(values: pd.Series, column: str, name: str) -> pd.Series:
     return pd.Series(times, index=values.index, dtype="timedelta64[ns]")
 
 
-def _time(value: Any) -> Any:
+def _time(value: Any, unit: str) -> Any:
     """One time; missing ones are NaT.
 
     Raises:
@@ -333,7 +339,7 @@ def _time(value: Any) -> Any:
     number = float(value)
     if not abs(number) < 1e9:
         raise ValueError("not finite")
-    return pd.Timedelta(number, "s")
+    return pd.Timedelta(number * UNITS[unit], "s")
 
 
 def _check_columns(frame: pd.DataFrame, name: str) -> None:
@@ -353,7 +359,7 @@ def _check_columns(frame: pd.DataFrame, name: str) -> None:
             )
 
 
-def _normalise(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+def _normalise(frame: pd.DataFrame, name: str, time_unit: str = "s") -> pd.DataFrame:
     import pandas as pd
 
     frame = frame.copy()
@@ -366,7 +372,7 @@ def _normalise(frame: pd.DataFrame, name: str) -> pd.DataFrame:
             default = pd.Timedelta(0) if column == "start" else pd.NaT
             frame[column] = pd.Series(default, index=frame.index, dtype="timedelta64[ns]")
             continue
-        times = _times(frame[column], column, name)
+        times = _times(frame[column], column, name, time_unit)
         if column == "start":
             times = times.fillna(pd.Timedelta(0))
         frame[column] = times.astype("timedelta64[ns]")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _Clip = tuple[str, float, float | None]  # file, start and end in seconds
 COLUMNS = ("file", "start", "end", *DIMENSIONS)
+LIMITED = "band_limited"
 
 
 @dataclass(repr=False)
@@ -32,14 +33,17 @@ class Predictions:
 
     Attributes:
         rows: (file, start, end, arousal, dominance, valence), times in seconds; then the
-            probabilities of the categories, if the student has any
+            probabilities of the categories, if the student has any, whether the audio is
+            band-limited, and the columns of the source that were kept
         categories: their names
         rejected: (file, reason) of files that could not be estimated
+        kept: names of the columns of the source
     """
 
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     rejected: list[tuple[str, str]] = field(default_factory=list)
     categories: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
 
     def to_frame(self) -> pd.DataFrame:
         """The rows as a table.
@@ -50,7 +54,7 @@ class Predictions:
         """
         import pandas as pd
 
-        return pd.DataFrame(self.rows, columns=columns(self.categories))
+        return pd.DataFrame(self.rows, columns=columns(self.categories, self.kept))
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -64,7 +68,7 @@ class Predictions:
         )
 
     def _repr_html_(self) -> str:
-        return table(columns(self.categories), map(_formatted, self.rows), repr(self))
+        return table(columns(self.categories, self.kept), map(_formatted, self.rows), repr(self))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
@@ -85,14 +89,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) ->
     return f"<table><caption>{escape(caption)}</caption>{head}{body}</table>"
 
 
-def columns(categories: Sequence[str]) -> list[str]:
-    """Names of the columns for a student with these categories.
+def columns(categories: Sequence[str], kept: Sequence[str] = ()) -> list[str]:
+    """Names of the columns for a student with these categories, and columns of the source.
 
     Example:
-        >>> columns(["anger"])[-2:]
-        ['valence', 'probability_anger']
+        >>> columns(["anger"], ["speaker", "valence"])[-4:]
+        ['probability_anger', 'band_limited', 'speaker', 'source_valence']
     """
-    return [*COLUMNS, *(f"probability_{name}" for name in categories)]
+    own = [*COLUMNS, *(f"probability_{name}" for name in categories), LIMITED]
+    return [*own, *(f"source_{name}" if name in own else name for name in kept)]
 
 
 def predict(
@@ -105,6 +110,8 @@ def predict(
     hop: float | None = None,
     channel: int | None = None,
     root: str | None = None,
+    time_unit: str = "s",
+    keep: bool = False,
     threads: int = 1,
 ) -> Predictions:
     """Estimate all audio of a source.
@@ -121,6 +128,8 @@ def predict(
         hop: seconds between windows; None = the window
         channel: use channel N, from 0; None = mean of all
         root: folder that the files of a table are relative to
+        time_unit: of times of a table that are plain numbers: s, ms or us
+        keep: keep the other columns of a table
         threads: threads of ONNX Runtime
 
     Raises:
@@ -134,50 +143,58 @@ def predict(
 
     check_window(window, hop)
     predictor = Predictor(bundle, threads=threads)
-    if isinstance(source, str | os.PathLike):
-        clips, folder, rejected = _clips(source, root)
-    else:
-        clips, folder, rejected = [], "", []
-        for one in source:
-            listed, where, unusable = _clips(one, root)
-            clips += [(os.path.join(where, file), start, end) for file, start, end in listed]
-            rejected += unusable
-    result = Predictions(rejected=rejected, categories=predictor.categories)
+    sources = [source] if isinstance(source, str | os.PathLike) else source
+    clips: list[_Clip] = []
+    extras: list[dict[str, Any]] = []
+    result = Predictions(categories=predictor.categories)
+    for one in sources:
+        listed, folder, unusable, own = _clips(one, root, time_unit)
+        if sources is source:
+            listed = [(os.path.join(folder, file), start, end) for file, start, end in listed]
+        clips += listed
+        extras += own if keep and own else [{}] * len(listed)
+        result.rejected += unusable
+    folder = "" if sources is source else folder
+    result.kept = list(dict.fromkeys(name for extra in extras for name in extra))
+    header = columns(predictor.categories, result.kept)
     settings = {
         "bundle": files.sha256(predictor.path),
         "window": window,
         "hop": hop,
         "channel": channel,
+        "columns": columns(predictor.categories),
     }
     with (
-        _Journal(output, settings, columns(predictor.categories), json_lines) as journal,
+        _Journal(output, settings, header, json_lines) as journal,
         progress.bar(len(clips), unit="clip", desc="predict") as bar,
     ):
-        narrow = 0
-        for file, start_s, end_s in clips:
-            path = places.join(folder, file)
-            key = _key(path, file, start_s, end_s)
+        for (file, start_s, end_s), extra in zip(clips, extras, strict=True):
+            key = _key(places.join(folder, file), file, start_s, end_s)
             rows, reason = journal.find(key) or _estimate(
                 predictor, folder, file, start_s, end_s, window, hop or window, channel
             )
-            journal.add(key, rows, reason)
-            result.rows += rows
-            narrow += bool(rows) and audio.is_narrow(path)
+            values = tuple(extra.get(name) for name in result.kept)
+            shown = [(*row, *values) for row in rows]
+            journal.add(key, rows, reason, shown)
+            result.rows += shown
             if reason:
                 result.rejected.append((file, reason))
             bar.update()
         journal.finish(result.rows)
-    if narrow:
+    place = header.index(LIMITED)
+    limited = sum(bool(row[place]) for row in result.rows)
+    if limited:
         progress.note(
-            f"{narrow} of {len(clips)} clips were recorded at less than {audio.SAMPLING_RATE} Hz: "
-            "a model that was not trained on telephone audio can be far off there"
+            f"{limited} of {len(result.rows)} rows have nothing above 6 kHz (`{LIMITED}`): a model "
+            "that was not trained on telephone audio can be far off there"
         )
     return result
 
 
 def _clips(
-    source: str | os.PathLike[str], root: str | None
-) -> tuple[list[_Clip], str, list[tuple[str, str]]]:
+    source: str | os.PathLike[str], root: str | None, time_unit: str
+) -> tuple[list[_Clip], str, list[tuple[str, str]], list[dict[str, Any]]]:
+    """Clips of a source, their folder, what it rejects, and the other columns of a table."""
     from . import index
 
     name = places.expanded(os.fspath(source))
@@ -188,19 +205,21 @@ def _clips(
         folder, file = os.path.split(name)
         if not index.is_utf8(file):
             raise Wav2SmallError(f"{index.not_utf8(file)}; rename the file")
-        return [(file, 0.0, None)], folder, []
+        return [(file, 0.0, None)], folder, [], []
     if os.path.isdir(name) and not index.is_database(name) and not index.is_table(name):
         listed, rejected = index.list_audio(name)
-        return [(file, 0.0, None) for file in listed], name, rejected
+        return [(file, 0.0, None) for file in listed], name, rejected, []
     if "://" not in name and not index.is_table(name) and not os.path.exists(name):
         raise Wav2SmallError(index.nowhere(name))
-    found = index.load_source(name, root=root)
+    found = index.load_source(name, root=root, time_unit=time_unit)
     columns = (found.frame["file"], found.frame["start"], found.frame["end"])
     clips = [
         (file, start.total_seconds(), index.seconds(end))
         for file, start, end in zip(*columns, strict=True)
     ]
-    return clips, found.root, found.rejected
+    others = found.frame.drop(columns=index.KEYS)
+    others.columns = others.columns.astype(str)
+    return clips, found.root, found.rejected, others.to_dict("records")  # type: ignore[return-value]
 
 
 def _estimate(
@@ -238,7 +257,8 @@ def _estimate(
             reason = reason or str(error)
             continue
         estimate = np.concatenate(predictor.predict_categories(signal))
-        rows.append((file, round(first, 3), round(last, 3), *(float(value) for value in estimate)))
+        values = (*(float(value) for value in estimate), audio.is_band_limited(signal))
+        rows.append((file, round(first, 3), round(last, 3), *values))
     return rows, reason or ("" if rows else silent)
 
 
@@ -293,9 +313,12 @@ class _Journal:
         rows, reason = self._kept.done[key]
         return [tuple(row) for row in rows], reason
 
-    def add(self, key: str, rows: list[tuple[Any, ...]], reason: str) -> None:
+    def add(
+        self, key: str, rows: list[tuple[Any, ...]], reason: str, shown: list[tuple[Any, ...]]
+    ) -> None:
+        """Keep the rows of a clip, or write them at once as they are shown."""
         if self._stream is not None:
-            self._write(self._stream, rows)
+            self._write(self._stream, shown)
             self._stream.flush()
         elif self._regular:
             self._kept.add(key, [rows, reason])
@@ -332,12 +355,29 @@ class _Journal:
 
 def _formatted(row: tuple[Any, ...]) -> list[str]:
     file, start, end, *values = row
-    return [file, f"{start:.3f}", f"{end:.3f}", *(f"{value:.4f}" for value in values)]
+    return [file, f"{start:.3f}", f"{end:.3f}", *map(_text, values)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value)).lower()
+    if value is None or value != value:  # NaN and NaT
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _rounded(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A row with the digits that a CSV has."""
-    return row[0], *(round(number, 3) for number in row[1:3]), *(round(n, 4) for n in row[3:])
+    """A row as JSON values, with the digits that a CSV has."""
+    return row[0], *(round(number, 3) for number in row[1:3]), *map(_json, row[3:])
+
+
+def _json(value: Any) -> Any:
+    if value is None or value != value:
+        return None
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float):
+        return round(value, 4)
+    return value if isinstance(value, bool | int | str) else str(value)
 
 
 def report_rejected(rejected: Sequence[tuple[str, str]], *, stream: TextIO | None = None) -> int:

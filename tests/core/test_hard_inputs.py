@@ -298,6 +298,6 @@ def test_recordings_of_a_low_rate_are_counted_aloud(toy, speech, tmp_path, capfd
     soundfile.write(tmp_path / "telephone.wav", signal[::2], 8000)
     soundfile.write(tmp_path / "full.wav", signal, 16000)
     assert len(predict(toy, tmp_path).rows) == 2
-    assert "1 of 2 clips" in capfd.readouterr().err
+    assert "1 of 2 rows" in capfd.readouterr().err
     predict(toy, tmp_path / "full.wav")
     assert capfd.readouterr().err == ""

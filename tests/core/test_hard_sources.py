@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import soxr
 from labelling_cases import label
 from test_predictor import model
 
@@ -133,7 +134,7 @@ def test_names_of_other_kinds(toy, speech, tmp_path, monkeypatch):
     )
     for source in (tmp_path / "list.csv", "~/list.csv", (tmp_path / "list.csv").as_uri()):
         result = predict(toy, source)
-        assert len(result.rows) == 3 and len({row[3:] for row in result.rows}) == 1
+        assert len(result.rows) == 3 and len({row[3:6] for row in result.rows}) == 1
         assert [file for file, _ in result.rejected] == [
             "memory://corpus/gone.flac",
             "nowhere://a.flac",
@@ -201,7 +202,7 @@ def test_silent_windows_are_passed_over_alike(toy, speech, tmp_path):
     assert [row[1:3] for row in result.rows] == [(0, 12), (12, 24), (60, 72), (72, 84)]
     assert [file for file, _ in result.rejected] == ["offset.wav", "zeros.wav"]
     predictor = Predictor(toy)
-    windows = np.array([row[3:] for row in result.rows])
+    windows = np.array([row[3:6] for row in result.rows])
     estimate = predictor.predict_file(tmp_path / "gaps.wav")
     np.testing.assert_allclose(estimate, windows.mean(axis=0), atol=1e-5)
     truth = "file,arousal\n" + "".join(f"{n}.wav,.5\n" for n in ("gaps", "zeros", "offset"))
@@ -215,3 +216,47 @@ def test_silent_windows_are_passed_over_alike(toy, speech, tmp_path):
             predictor.predict_file(tmp_path / name)
     with pytest.raises(Wav2SmallError, match="digital silence"):
         predictor.predict(np.full(16000, 0.25))
+
+
+def test_band_limited_audio_is_marked(toy, speech, tmp_path, capfd):
+    """By its spectrum, whatever rate the file has."""
+    for number, file in enumerate(sorted(speech.glob("*.flac"))[:8]):
+        signal = audio.read(file)
+        for rate in (8000, 11025, 22050):
+            narrow = soxr.resample(signal, 16000, rate)
+            soundfile.write(tmp_path / f"{number}-{rate}.wav", narrow, rate)
+            again = soxr.resample(narrow, rate, 16000)
+            soundfile.write(tmp_path / f"{number}-{rate}-again.wav", again, 16000)
+        soundfile.write(tmp_path / f"{number}.wav", signal, 16000)
+    frame = predict(toy, tmp_path, tmp_path / "out.csv").to_frame()
+    for file, limited in zip(frame["file"], frame["band_limited"], strict=True):
+        assert limited == ("-8000" in file or "-11025" in file), file
+    assert "32 of 56 rows" in capfd.readouterr().err
+    assert pd.read_csv(tmp_path / "out.csv")["band_limited"].sum() == 32
+
+
+def test_columns_are_kept_and_times_in_milliseconds(toy, speech, tmp_path):
+    clip = sorted(speech.glob("*.flac"))[0]
+    (tmp_path / "a.flac").write_bytes(clip.read_bytes())
+    (tmp_path / "list.csv").write_text(
+        "file,start,end,speaker,valence,note\na.flac,100,600,01,.3,\n"
+        'a.flac,"250",750,02,.4,"b, c"\n'
+    )
+    options = {"time_unit": "ms", "keep": True}
+    for name, json_lines in (("out.csv", False), ("out.jsonl", True)):
+        frame = predict(
+            toy, tmp_path / "list.csv", tmp_path / name, json_lines=json_lines, **options
+        ).to_frame()
+        assert frame[["start", "end"]].to_numpy().tolist() == [[0.1, 0.6], [0.25, 0.75]]
+        assert list(frame)[-3:] == ["speaker", "source_valence", "note"]
+        assert list(frame["source_valence"]) == [0.3, 0.4]
+        assert list(frame["speaker"]) == ["01", "02"]
+        written = load_source(tmp_path / name).frame
+        assert list(written["speaker"]) == ["01", "02"] and written["note"][1] == "b, c"
+        assert pd.isna(written["note"][0])
+    with pytest.raises(Wav2SmallError, match="--time-unit h"):
+        predict(toy, tmp_path / "list.csv", time_unit="h")
+    reason = predict(toy, tmp_path / "list.csv").rejected[0][1]
+    assert "600.000 s" in reason and "--time-unit ms" in reason
+    done = command("predict", toy, tmp_path / "list.csv", "--time-unit", "ms", "--keep")
+    assert b"source_valence,note" in done.stdout and done.stdout.count(b"\n") == 3

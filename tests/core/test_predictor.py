@@ -125,7 +125,9 @@ def test_rows_stream_and_long_files_have_windows(bundle, tmp_path):
     out = io.StringIO()
     result = predict(bundle, tmp_path, out)
     rows = list(csv.reader(io.StringIO(out.getvalue())))
-    assert rows[0] == ["file", "start", "end", "arousal", "dominance", "valence"]
+    assert rows[0] == [
+        "file", "start", "end", "arousal", "dominance", "valence", "band_limited",
+    ]  # fmt: skip
     assert [row[:3] for row in rows[1:]] == [
         ['a b,"c"\n.wav', "0.000", "12.000"],
         ['a b,"c"\n.wav', "12.000", "24.000"],
@@ -133,7 +135,7 @@ def test_rows_stream_and_long_files_have_windows(bundle, tmp_path):
         ["short.wav", "0.000", "1.000"],
     ]
     assert [file for file, _ in result.rejected] == ["broken.flac"]
-    assert rows[1][3:] == ["0.2500", "0.5000", "0.7500"]
+    assert rows[1][3:] == ["0.2500", "0.5000", "0.7500", "false"]
     assert len(result.frame) == 4
 
 
@@ -250,6 +252,7 @@ def test_several_sources_and_json(bundle, tmp_path):
     assert [row["file"] for row in rows] == [str(tmp_path / name) for name in ("a.wav", "b.wav")]
     assert rows[0] | {"file": ""} == {
         "file": "", "start": 0.0, "end": 1.0, "arousal": 0.25, "dominance": 0.5, "valence": 0.75,
+        "band_limited": False,
     }  # fmt: skip
     result = predict(bundle, [tmp_path / "a.wav"], tmp_path / "p.jsonl", json_lines=True)
     assert [json.loads(line) for line in open(tmp_path / "p.jsonl")] == rows[:1]
