@@ -49,7 +49,7 @@ class Predictions:
         """The rows as a table.
 
         Example:
-            >>> Predictions([("a.wav", 0.0, 1.0, 0.5, 0.4, 0.6)]).to_frame().valence[0]
+            >>> Predictions([("a.wav", 0.0, 1.0, 0.5, 0.4, 0.6, False)]).to_frame().valence[0]
             np.float64(0.6)
         """
         import pandas as pd
@@ -239,7 +239,10 @@ def _estimate(
     rows: list[tuple[Any, ...]] = []
     reason = silent = ""
     try:
-        stop_s = audio.duration(path) if end_s is None else end_s
+        total_s = audio.duration(path)
+        stop_s = total_s if end_s is None else end_s
+        if stop_s > total_s + window_s:
+            audio.read(path, start_s=start_s, end_s=stop_s, channel=channel)  # says what is wrong
         cut = spans(stop_s - start_s, window_s=window_s, hop_s=hop_s)
     except AudioError as error:
         return [], str(error)
