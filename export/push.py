@@ -126,7 +126,7 @@ Estimates how speech sounds: **arousal** (calm to excited), **dominance** (weak 
     wav2small label recordings/ -o labels.parquet --teacher OWNER/NAME
 
 Made with [wav2small](https://arxiv.org/abs/2408.13920). Licences: {lines};
-`provenance.json` says all of it.
+`provenance.json` has all of it.
 """
 
 
@@ -153,7 +153,7 @@ def _upload(
         remedy = "log in with a token that may write: hf auth login"
         if status not in (401, 403):
             remedy = "run the same command again"
-        raise Wav2SmallError(f"{repository}: the hub says {status}; {remedy}") from error
+        raise Wav2SmallError(f"{repository}: the hub answers {status}; {remedy}") from error
     except Exception as error:  # the client's own network errors are of many families
         if not isinstance(error, OSError) and "httpx" not in type(error).__module__:
             raise

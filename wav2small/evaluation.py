@@ -22,8 +22,8 @@ from . import metrics
 if TYPE_CHECKING:
     import pandas as pd
 
-MIN_CLIPS = 10  # of a group; figures over fewer say little
-MIN_SPEAKERS = 5  # below, whole speakers cannot be drawn: intervals would mean nothing
+MIN_CLIPS = 10  # of a group; figures over fewer are of little use
+MIN_SPEAKERS = 5  # with fewer, intervals that draw speakers would mean nothing
 SPEAKER, RATER, EMOTION = "speaker", "rater", "emotion"
 _UNKNOWN = ("", "nan", "none", "unknown")
 
@@ -215,10 +215,13 @@ class _Comparison:
             self.guesses = shares.argmax(axis=1)
             self.used = self.used | self.known
         if not self.dimensions and self.codes is None:
-            rated = ", ".join(labels.dimensions) or "no dimension"
+            rated = ", ".join([*labels.dimensions, *([column] if column in labels.frame else [])])
+            there = np.isfinite(estimates.values).any(axis=0)
+            has = [name for name, found in zip(DIMENSIONS, there, strict=True) if found]
+            has += [PROBABILITY + name for name in estimates.categories[:3]]
             raise Wav2SmallError(
-                f"{where}: nothing to compare: it rates {rated}, and the subject estimates other "
-                f"dimensions, and no categories of a column `{column}`"
+                f"{where}: nothing to compare: it has {rated}, the subject {', '.join(has)}; "
+                f"{PROBABILITY}NAME is compared with `{column}` (--categories)"
             )
 
     def figures(

@@ -7,6 +7,7 @@ are kept; what was said (`text`, `words`, `dialogue`, `turn`) is described in `t
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -112,6 +113,10 @@ def load_source(
 
 def nowhere(name: str) -> str:
     """Message about a source that does not exist."""
+    corpus, mark, folder = name.partition(":")
+    near = difflib.get_close_matches(corpus.lower(), registry.CORPORA, n=1)
+    if mark and near and os.path.isdir(folder):
+        return f"{name}: no corpus {corpus}; did you mean {near[0]}:{folder}?"
     return (
         f"{name}: no such file or folder{places.nearest(name)}; name a folder, an audio file, or a "
         "CSV or parquet table with a column `file`"

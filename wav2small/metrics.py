@@ -1,7 +1,7 @@
 """Agreement between two series: ratings (CCC, PCC, MAE, Spearman) or categories (UAR, WA, F1).
 
 Every figure comes with a bootstrap interval. Clips of one speaker are not independent: where
-speakers are known, whole speakers are drawn.
+speakers are known, speakers are drawn.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def bootstrap(
 ) -> Interval:
     """A metric with its percentile bootstrap interval.
 
-    What is drawn with replacement is the clip, or the whole group. With few of them percentiles are
+    What is drawn with replacement is the clip, or the group. With few of them percentiles are
     too narrow; they are widened as Hesterberg (2015, What teachers should know about the bootstrap,
     The American Statistician 69, section 5.3) proposes, from the normal to Student's distribution.
 

@@ -30,7 +30,7 @@ _LABEL = "wav2small.teachers.labelling.run:label"
 
 @dataclass
 class Estimates:
-    """What a subject says of the clips of a truth.
+    """The estimates of a subject for the clips of a truth.
 
     Attributes:
         values: float64 (clips, 3), NaN where a dimension or a clip has no estimate

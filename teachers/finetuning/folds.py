@@ -65,7 +65,7 @@ def cross_validate(
             `predictions.parquet` and `figures.json`. A run that was stopped resumes
         train: writes a teacher to a folder, from the ratings it is given
         folds: column whose values are the folds, such as "speaker" or "session"; or a number of
-            folds, over which whole speakers are distributed (whole files without that column)
+            folds, over which speakers are distributed (files without that column)
         device: of the teachers
         workers: that read audio
         categories: column with the category of each clip, if the teachers learn it
@@ -146,7 +146,7 @@ def finetune_folds(
         output: folder for teachers, predictions and figures; see `cross_validate`
         recipe: as of `finetune`
         folds: cross-validate over the values of a column, such as speaker or session, or over K
-            folds of whole speakers
+            folds of speakers
         ratings: as of `finetune`
         training: as of `finetune`; `validation` is taken from the other folds
         compute: as of `finetune`

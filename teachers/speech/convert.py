@@ -18,7 +18,7 @@ from wav2small.errors import Wav2SmallError
 
 from . import checkpoint
 
-#: What a repository may hold beside the weights that a teacher, an encoder or a recogniser needs.
+#: What a repository may hold besides the weights that a teacher, an encoder or a recogniser needs.
 _COMPANIONS = ("*.json", "*.txt", "*.model", "README.md", "LICENSE*")
 
 
@@ -50,7 +50,7 @@ def convert(
     Args:
         source: folder, or hub id `owner/name` or `owner/name@revision`, with `pytorch_model.bin` or
             its shards
-        output: folder; None = beside the pickle. A hub id needs one
+        output: folder; None = that of the pickle. A hub id needs one
         overwrite: replace safetensors that are there
 
     Raises:

@@ -1,8 +1,8 @@
 """ONNX models as teachers: a bundle, an audonnx folder, or a bare file with one waveform input.
 
 The graph is run as it is, by ONNX Runtime; neither torch nor transformers is needed. What the file
-does not say about itself (which output, which column is which dimension, scale, licence) comes from
-`model.yaml`, from the file's metadata, or from the caller.
+does not state about itself (which output, which column is which dimension, scale, licence) comes
+from `model.yaml`, from the file's metadata, or from the caller.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class OnnxTeacher:
             execution provider of ONNX Runtime by its short name, such as "coreml"
         output: name of the output; None = `logits`, or the only one
         dimensions: what the columns of the output are, in their order; None = as `model.yaml` or
-            the metadata says. Other names are categories, whose probabilities become columns
+            the metadata states. Other names are categories, whose probabilities become columns
         scale: (lowest, highest) output, mapped to 0..1; None = it is 0..1 already
         embedding: output [clips, n] that becomes the column `embedding`, such as `hidden_states`
         threads: of ONNX Runtime; worker processes have one each
 
     Raises:
         Wav2SmallError: the model cannot be loaded, takes something else than a waveform, or nothing
-            says which output is which
+            states which output is which
 
     Example:
         >>> teacher = OnnxTeacher("bundle", dimensions=["arousal", "dominance", "valence"])
@@ -163,7 +163,7 @@ class OnnxTeacher:
         return columns
 
     def provenance(self) -> list[dict[str, Any]]:
-        """The model, then the teachers it learned from, if it says so."""
+        """The model, then the teachers it learned from, if it names them."""
         own = {key: getattr(self, key) for key in ("name", "id", "revision", "licence")}
         return [own | {"invariances": []}, *self._lineage.get("teachers", ())]
 
@@ -208,7 +208,7 @@ class OnnxTeacher:
         there = {node.name: node.shape for node in self.session.get_outputs()}
         chosen = output or ("logits" if "logits" in there else next(iter(there)))
         if chosen not in there or (output is None and len(there) > 1 and chosen != "logits"):
-            problem = f"no output {output}" if output else "which output it is, nothing says"
+            problem = f"no output {output}" if output else "nothing states which output it is"
             raise Wav2SmallError(
                 f"{self.path}: {problem}; name one of {', '.join(there)} with --teacher-output"
             )
@@ -290,16 +290,16 @@ def probabilities(values: np.ndarray) -> np.ndarray:
 def _inputs(session: Any, path: Path) -> tuple[Any, Any]:
     """The waveform, and the mask or the lengths if the model takes clips in batches."""
     nodes = session.get_inputs()
-    beside = [node for node in nodes if "mask" in node.name or "len" in node.name.lower()]
-    waveform = [node for node in nodes if node not in beside and node.type in _FLOATS]
+    companions = [node for node in nodes if "mask" in node.name or "len" in node.name.lower()]
+    waveform = [node for node in nodes if node not in companions and node.type in _FLOATS]
     fits = (
-        len(nodes) == len(waveform) + len(beside)
+        len(nodes) == len(waveform) + len(companions)
         and len(waveform) == 1
         and 1 <= len(waveform[0].shape) <= 3
         and not isinstance(waveform[0].shape[-1], int)
         and (len(waveform[0].shape) < 3 or waveform[0].shape[1] == 1)
-        and len(beside) <= 1
-        and all(len(node.shape) in (1, 2) and node.type in _COUNTS for node in beside)
+        and len(companions) <= 1
+        and all(len(node.shape) in (1, 2) and node.type in _COUNTS for node in companions)
     )
     if not fits:
         shown = ", ".join(f"{node.name} {node.type} {list(node.shape)}" for node in nodes)
@@ -307,4 +307,4 @@ def _inputs(session: Any, path: Path) -> tuple[Any, Any]:
             f"{path}: no teacher: inputs {shown}; needed is a waveform, float [clips, samples] of "
             "any length, and at most its mask or lengths"
         )
-    return waveform[0], beside[0] if beside else None
+    return waveform[0], companions[0] if companions else None

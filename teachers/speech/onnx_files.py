@@ -1,4 +1,4 @@
-"""What stands beside the graph of an ONNX teacher: names of outputs, lineage, licence."""
+"""What accompanies the graph of an ONNX teacher: names of outputs, lineage, licence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODEL, DESCRIPTION = "model.onnx", "model.yaml"
 
 @dataclass(frozen=True)
 class Description:
-    """What stands beside a graph.
+    """What accompanies a graph.
 
     Attributes:
         path: of the `.onnx` file
@@ -46,7 +46,7 @@ def holds(folder: str | os.PathLike[str]) -> bool:
 
 
 def describe(spec: str | os.PathLike[str]) -> Description:
-    """Find the graph of a folder and read what stands beside it.
+    """Find the graph of a folder and read what accompanies it.
 
     Raises:
         Wav2SmallError: no model there, a `model.yaml` that cannot be read, or one that asks for a
@@ -97,16 +97,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def digest(path: Path) -> str:
-    """Of the file and of its weights, where they lie beside it."""
+    """Of the file and of its weights, where they are files of their own."""
     names = sorted(other for other in path.parent.glob(f"{path.name}*") if other.is_file())
     return "sha256:" + "+".join(files.sha256(name) for name in names)
 
 
 def lineage(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The provenance that a bundle has beside the model, or a bare model in its metadata."""
-    beside = path.parent / "provenance.json"
-    if path.name == MODEL and beside.is_file():
-        return files.read_json(beside)
+    """The provenance in the folder of a bundle, or a bare model in its metadata."""
+    record = path.parent / "provenance.json"
+    if path.name == MODEL and record.is_file():
+        return files.read_json(record)
     try:
         found = json.loads(metadata.get("wav2small.provenance", "{}"))
     except ValueError:
@@ -115,7 +115,7 @@ def lineage(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def licence(described: Description, metadata: Mapping[str, str], history: Mapping[str, Any]) -> str:
-    """Of the lineage, else of the files beside the model, else of its metadata."""
+    """Of the lineage, else of the files in its folder, else of its metadata."""
     if history:
         return " AND ".join(provenance.licences(history))
     named = next((metadata[key] for key in ("licence", "license") if metadata.get(key)), None)

@@ -389,6 +389,11 @@ def test_command(words, code, message, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_name_that_is_nearly_one(tmp_path):
+    with pytest.raises(Wav2SmallError, match=f"did you mean emodb:{tmp_path}"):
+        load_source(f"emobd:{tmp_path}")
+
+
 def test_training_takes_a_split(tmp_path):
     from wav2small import distill, finetune
     from wav2small.teachers.finetuning.options import RatingOptions

@@ -97,33 +97,33 @@ def test_the_licence_of_a_card_is_the_strictest(licences, line):
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "message"),
     [
         (errors.LocalTokenNotFoundError("no token"), "log in to the hub first"),
         (httpx.ConnectError("no route"), "the hub cannot be reached"),
         (OSError("no route"), "the hub cannot be reached"),
     ],
 )
-def test_a_hub_that_does_not_answer(error, says, run, monkeypatch):
+def test_a_hub_that_does_not_answer(error, message, run, monkeypatch):
     class Api:
         def create_repo(self, *_, **__):
             raise error
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    with pytest.raises(Wav2SmallError, match=says):
+    with pytest.raises(Wav2SmallError, match=message):
         push(run, "owner/name")
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["nowhere", "owner/name"], "nowhere: no such folder"),
         ([".", "name"], "name the repository owner/name"),
         ([".", "owner/name"], "neither a bundle"),
     ],
 )
-def test_one_line_for_what_cannot_be_pushed(words, says, tmp_path, monkeypatch, capsys):
+def test_one_line_for_what_cannot_be_pushed(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["push", *words, "--dry-run"]) == 2
     shown = capsys.readouterr().err
-    assert says in shown and shown.count("\n") == 1
+    assert message in shown and shown.count("\n") == 1

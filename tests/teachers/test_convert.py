@@ -19,7 +19,7 @@ from wav2small.teachers.speech.convert import convert
 
 @pytest.fixture
 def folder(tmp_path):
-    """A teacher whose weights are published as a pickle; beside it the safetensors."""
+    """A teacher whose weights are published as a pickle, and the safetensors."""
     path = write(tmp_path / "teacher", SER)
     (path / "README.md").write_text("---\nlicense: mit\n---\n")
     weights = load_file(path / "model.safetensors")
@@ -105,7 +105,7 @@ def test_a_pickle_with_code_is_not_run(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"", "damaged"),
         (b"PK\x03\x04 cut", "damaged"),
@@ -113,10 +113,10 @@ def test_a_pickle_with_code_is_not_run(folder, tmp_path):
         ([torch.ones(2)], "no state dict but a list"),
     ],
 )
-def test_what_cannot_be_converted(content, says, folder):
+def test_what_cannot_be_converted(content, message, folder):
     path = folder / "pytorch_model.bin"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-    with pytest.raises(Wav2SmallError, match=says) as caught:
+    with pytest.raises(Wav2SmallError, match=message) as caught:
         convert(folder)
     assert "\n" not in str(caught.value)
 

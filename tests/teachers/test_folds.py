@@ -79,7 +79,7 @@ def test_command(ratings, backbone, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("folds", "says"),
+    ("folds", "message"),
     [
         ("mood", "no such column; give a number, or one of file"),
         ("1", "give 2 to 4"),
@@ -87,7 +87,7 @@ def test_command(ratings, backbone, tmp_path, capsys):
         ("same", "all clips are of x"),
     ],
 )
-def test_folds_that_cannot_be(folds, says, ratings):
+def test_folds_that_cannot_be(folds, message, ratings):
     frame = read_labels(ratings).frame.assign(same="x")
-    with pytest.raises(Wav2SmallError, match=says):
+    with pytest.raises(Wav2SmallError, match=message):
         assign(frame, folds)

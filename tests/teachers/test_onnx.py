@@ -233,7 +233,7 @@ def test_licence(files, metadata, licence, tmp_path):
 
 
 def test_the_folder_that_audeering_publishes_is_known(tmp_path):
-    """Its layout, with other numbers: hidden_states [1, 1024] beside logits [1, 3]."""
+    """Its layout, with other numbers: hidden_states [1, 1024] and logits [1, 3]."""
     path = graph(tmp_path / "w2v2" / "model.onnx", outputs=("hidden_states", "logits"))
     model = onnx.load(path)
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1024
@@ -251,7 +251,7 @@ ADV = {"dimensions": ["arousal", "dominance", "valence"]}
 
 
 @pytest.mark.parametrize(
-    ("made", "options", "says"),
+    ("made", "options", "message"),
     [
         ({}, {}, "--teacher-dimensions arousal dominance valence"),
         ({"width": 4}, ADV, "has 4 columns, and 3 names"),
@@ -266,15 +266,15 @@ ADV = {"dimensions": ["arousal", "dominance", "valence"]}
         ({}, ADV | {"scale": (1.0, 1.0)}, "lowest first"),
     ],
 )
-def test_what_is_no_teacher_is_rejected_in_one_line(made, options, says, tmp_path):
+def test_what_is_no_teacher_is_rejected_in_one_line(made, options, message, tmp_path):
     path = graph(tmp_path / "m.onnx", **made)
-    with pytest.raises(Wav2SmallError, match=says) as caught:
+    with pytest.raises(Wav2SmallError, match=message) as caught:
         load_teacher(str(path), **options)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         (
             YAML.format("arousal") + "  transform:\n    $opensmile.core.smile.Smile==2.4: {}\n",
@@ -284,10 +284,10 @@ def test_what_is_no_teacher_is_rejected_in_one_line(made, options, says, tmp_pat
         (YAML.format("arousal").replace("model.onnx", "other.onnx"), "no such file"),
     ],
 )
-def test_a_description_that_cannot_be_followed(text, says, tmp_path):
+def test_a_description_that_cannot_be_followed(text, message, tmp_path):
     graph(tmp_path / "model.onnx")
     (tmp_path / "model.yaml").write_text(text)
-    with pytest.raises(Wav2SmallError, match=says):
+    with pytest.raises(Wav2SmallError, match=message):
         load_teacher(str(tmp_path))
 
 

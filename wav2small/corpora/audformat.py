@@ -1,4 +1,4 @@
-"""Any audformat database: its header says the scales, the splits and who the speakers are.
+"""Any audformat database: scales, splits and speakers as its header gives them.
 
 A plain folder with `db.yaml` is a source, too, with its columns as they are; `audformat:FOLDER`
 brings them to the names and scales of an index.
@@ -30,7 +30,7 @@ _KNOWN = (*_RATED, "emotion", "speaker", "sex", "language", "text", "dialogue", 
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Segments of all tables, joined; what is known of a whole file holds for its segments."""
+    """Segments of all tables, joined; what is known of a file holds for its segments."""
     import yaml
 
     path = require(folder, ["db.yaml"], "an audformat database")[0]
@@ -76,7 +76,7 @@ def _split(header: Mapping[str, Any], name: str | None) -> str:
 
 
 def _values(column: str, value: Any, scheme: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What one cell says, in the names of an index."""
+    """The value of one cell, in the names of an index."""
     if value is None or value != value:
         return {}
     name = _NAMES.get(column, column)

@@ -1,4 +1,4 @@
-"""Emo-DB (Burkhardt et al. 2005): ten actors, ten German sentences; file names say it all."""
+"""Emo-DB (Burkhardt et al. 2005): ten actors, ten German sentences; coded in file names."""
 
 from __future__ import annotations
 

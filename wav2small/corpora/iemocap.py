@@ -30,7 +30,7 @@ _TEXT = re.compile(r"(Ses\d\d[FM]\w+) \[[\d.]+-[\d.]+\]: ?(.*)")
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Turns of all sessions. The corpus has no split; folds are over `session` or `speaker`."""
+    """Utterances of all sessions. There is no split; folds are over `session` or `speaker`."""
     rows = []
     for path in require(folder, ["Session*/dialog/EmoEvaluation/*.txt"], NAME):
         session = path.relative_to(folder).parts[0]
@@ -40,8 +40,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
         if transcript.is_file():
             lines = transcript.read_text(encoding="utf-8", errors="replace").splitlines()
             texts = {found[1]: found[2] for line in lines if (found := _TEXT.match(line))}
-        turns = sorted(_LINE.finditer(content), key=lambda turn: float(turn["start"]))
-        for number, turn in enumerate(turns):
+        utterances = sorted(_LINE.finditer(content), key=lambda turn: float(turn["start"]))
+        for number, turn in enumerate(utterances):
             name, dialogue = turn["id"], path.stem
             voice = name.rpartition("_")[2][0]  # F000, M013: who speaks in this turn
             rows.append(

@@ -15,7 +15,7 @@ _COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utte
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Turns of `*_sent_emo.csv`; audio is any `dia<D>_utt<U>` in a folder named after the split.
+    """Utterances of `*_sent_emo.csv`; audio: any `dia<D>_utt<U>` in a folder named as the split.
 
     Where a turn was converted from mp4, the converted file is taken.
     """
