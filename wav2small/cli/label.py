@@ -46,8 +46,11 @@ def run(args: argparse.Namespace) -> int:
     if result.already_complete:
         print(f"{result.output} is complete already: {result.rows} labels", file=sys.stderr)
     else:
+        each = 1 + (args.variants or 0)
+        clips = f" ({result.rows // each} clips, {result.hours / each:.2f} h, without variants)"
         print(
-            f"{result.output}: {result.rows} labels, {result.hours:.2f} h of audio",
+            f"{result.output}: {result.rows} labels, {result.hours:.2f} h of audio"
+            f"{clips if each > 1 else ''}",
             file=sys.stderr,
         )
     print(f"licences: {result.licence}", file=sys.stderr)
