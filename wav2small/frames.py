@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 Bytes = mmap.mmap | bytes
 
+_PART = 1 << 24  # bytes that are looked at before their memory is given back
 SLACK_S = 0.1  # seconds that a header may be wrong by
 TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICS")  # after the audio, in many formats
 
@@ -45,6 +46,8 @@ def ogg(data: Bytes) -> Contents:
         end = at + 27 + len(lacing) + sum(lacing)
         if end <= len(data) and _ogg_crc(data[at:end]) != data[at + 22 : at + 26]:
             return Contents("damaged: a page of it has a wrong checksum; copy it again")
+        if at // _PART != end // _PART:
+            _release(data)
         at = end
     if at > len(data) or (at == len(data) and open_):
         return Contents(
@@ -74,7 +77,7 @@ def flac(data: Bytes) -> Contents:
         return Contents()
     fields = int.from_bytes(data[18:26], "big")
     rate, total = fields >> 44, fields & (1 << 36) - 1
-    if data.find(b"fLaC\x00\x00\x00\x22", 4) >= 0 or data.find(b"fLaC\x80\x00\x00\x22", 4) >= 0:
+    if _second_flac(data):
         return Contents(
             "several FLAC files in one, of which only the first would be read; convert its parts "
             "one by one"
@@ -91,6 +94,21 @@ def flac(data: Bytes) -> Contents:
             "write it again: ffmpeg -i FILE NEW.flac"
         )
     return Contents()
+
+
+def _second_flac(data: Bytes) -> bool:
+    for at in range(4, len(data), _PART):
+        for mark in (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22"):
+            if data.find(mark, at, at + _PART + 7) >= 0:
+                return True
+        _release(data)
+    return False
+
+
+def _release(data: Bytes) -> None:
+    """Give the pages of a mapped file back, so that a long one takes no memory."""
+    if isinstance(data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        data.madvise(mmap.MADV_DONTNEED)
 
 
 def _flac_end(data: Bytes, fixed: int) -> int:
@@ -180,6 +198,8 @@ def mp3(data: Bytes) -> Contents:
             promised = int.from_bytes(table[3], "big") * samples / rate if known else 0.0
         else:
             seconds += samples / rate * min(1.0, (len(data) - at) / size)
+        if at // _PART != (at + size) // _PART:
+            _release(data)
         first, at = False, at + size
     if promised and abs(promised - seconds) > SLACK_S:
         return Contents(
