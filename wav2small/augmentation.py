@@ -1,10 +1,16 @@
 """Variants: augmented copies of a clip, each a pure function of the clip and a seed.
 
-A label is only true of the audio that its teacher labelled. So a label table keeps the seed of each
-variant (0 = the clip as it is); the teacher labels `variant(signal, seed)`, and the student later
-gets the same samples, made again from the same clip, seed and folders. The order of what
-happens to the sound is nature's: the voice, another voice, the room, its noise, the channel, the
-volume control.
+A label table keeps the seed of each variant (0 = the clip as it is); the student later gets the
+same samples, made again from the same clip, seed and folders. The order of what happens to the
+sound is nature's: the voice (`wav2small.voice`), another voice, the room, its noise, the
+microphone, the channel, the volume control.
+
+What a variant's label is true of, `Settings.targets` says:
+
+* "heard": the teacher labels the variant itself.
+* "clean": the teacher labels the clip after the first step only. A voice that was changed gets a
+  label of its own; noise, rooms, channels and levels, through which people still hear the same
+  emotion, do not move it.
 """
 
 from __future__ import annotations
@@ -21,20 +27,40 @@ from wav2small.errors import AudioError, Wav2SmallError
 from . import audio, operations
 
 RATE = audio.SAMPLING_RATE  # variants are made at this rate, whatever rate the teacher takes
-RECIPES = "1"  # part of the digest; raise it when a seed comes to mean something else
+RECIPES = "2"  # part of the digest; raise it when a seed comes to mean something else
+TARGETS = ("heard", "clean")
 _USED_S = 60.0  # seconds of a noise or mixture file that are used
 _CHECKED = 200  # files of a folder that are read before a run begins
 
 # How often each operation happens, and between which bounds, uniformly distributed; chosen.
-_SPEED = (0.3, 0.9, 1.1)  # factor; pitch moves along
+_SPEED = (0.3, 0.87, 1.15)  # factor; pitch and vocal tract move along
+_STRETCH = (0.25, 0.75, 1.33)  # factor of the duration
+_EFFORT = (0.3, -4.0, 4.0)  # dB per octave
+_DYNAMICS = (0.2, 0.6, 1.5)  # exponent of the loudness contour
+_INTONATION = (0.25, 0.4, 1.8)  # factor of F0's range
 _MIXTURE = (0.3, 5.0, 20.0)  # dB by which the clip is louder than the other voice
 _ROOM = 0.4
+_REVERBERATION = (0.15, 0.9), (-6.0, 12.0)  # of made rooms: 60 dB time in s, direct sound in dB
 _NOISE = (0.7, 5.0, 35.0)  # signal-to-noise ratio in dB
 _COLOUR = (0.0, 2.0)  # of made noise: power falls with frequency ** -colour, white to brown
-_LOW_PASS = (0.15, 3000.0, 7000.0)  # Hz
-_TELEPHONE = 0.1, (300.0, 3400.0)  # Hz
-_CODEC = 0.15, (8000, 11025, 12000)  # rates in Hz
-_GAIN = (-18.0, 6.0)  # dB, always
+_WIND = (0.05, 0.0, 20.0)  # dB
+_MICROPHONE = (0.35, -3.0, 3.0), (20.0, 500.0)  # dB per octave; Hz of the high-pass
+_LOW_PASS = (2500.0, 7000.0)  # Hz
+_TELEPHONE = (300.0, 3400.0)  # Hz
+_RATES = (8000, 8000, 11025, 12000)  # Hz, of recordings and of 8-bit mu-law codecs
+#: Channels and how often each is met; the rest of the variants has the full band.
+CHANNELS = {
+    "low_pass": 0.12,
+    "telephone": 0.08,
+    "rate": 0.10,
+    "mu_law": 0.06,
+    "gsm": 0.06,
+    "opus8": 0.015,
+    "opus16": 0.025,
+}
+_OFFSET = (0.1, 0.005)  # direct current of cheap converters, of full scale
+_CLIP = (0.05, 0.3, 0.9)  # of the peak, at which the converter cuts
+_GAIN = (-30.0, 6.0)  # dB, always
 
 
 @dataclass(frozen=True)
@@ -48,6 +74,7 @@ class Settings:
     noise: str | None = None
     rooms: str | None = None
     mixture: str | None = None
+    targets: str = "heard"
     digest: str | None = None
 
 
@@ -56,39 +83,56 @@ class Recipe:
     """What a seed does to a clip; None = that step is left out."""
 
     speed: float | None
+    stretch: float | None
+    effort: float | None  # dB per octave
+    dynamics: float | None
+    intonation: float | None
     mixture: tuple[float, float, float] | None  # which file, where in it (0..1), dB
-    room: float | None  # which file, 0..1
+    room: tuple[float, float, float] | None  # which file, 0..1; of a made room: s, dB
     noise: tuple[float, float, float] | None  # which file, where in it, dB
     colour: float
-    band_hz: tuple[float, float] | None
-    codec_hz: int | None
+    wind_db: float | None
+    microphone: tuple[float, float] | None  # dB per octave, Hz
+    channel: str | None  # of `CHANNELS`
+    low_pass_hz: float
+    rate: int
+    offset: float | None
+    clip: float | None
     gain_db: float
 
 
 def settings(
-    *, noise: str | None = None, rooms: str | None = None, mixture: str | None = None
+    *,
+    noise: str | None = None,
+    rooms: str | None = None,
+    mixture: str | None = None,
+    targets: str = "heard",
 ) -> Settings:
     """Check the folders and pin their listing.
 
     Args:
         noise: folder of background noise; None = coloured noise is made
-        rooms: folder of room impulse responses; None = no rooms
+        rooms: folder of room impulse responses; None = rooms are made
         mixture: folder of other voices; None = no mixtures
+        targets: what the labels of variants are true of, "heard" or "clean"; see the module
 
     Raises:
-        Wav2SmallError: a folder without audio, or a file in it that cannot be read
+        Wav2SmallError: a folder without audio, a file in it that cannot be read, other targets
 
     Example:
         >>> settings().noise is None  # coloured noise is made
         True
     """
+    if targets not in TARGETS:
+        raise Wav2SmallError(f"--targets {targets}: give {' or '.join(TARGETS)}")
     folders = {"noise": noise, "rooms": rooms, "mixture": mixture}
     chosen = {name: os.path.abspath(folder) for name, folder in folders.items() if folder}
     for folder in chosen.values():
         files = _files(folder)
         for file in files[:: max(1, len(files) // _CHECKED)]:
             _load(file)
-    return Settings(**chosen, digest=_digest(*(chosen.get(name) for name in folders)))
+    digest = _digest(*(chosen.get(name) for name in folders))
+    return Settings(**chosen, targets=targets, digest=digest)
 
 
 def seeds(file: str, start: int, end: int | None, copies: int) -> list[int]:
@@ -114,20 +158,19 @@ def seeds(file: str, start: int, end: int | None, copies: int) -> list[int]:
     return list(found)
 
 
-def recipe(seed: int, *, rooms: bool = False, mixture: bool = False) -> Recipe:
+def recipe(seed: int, *, mixture: bool = False) -> Recipe:
     """What a seed does; a pure function.
 
     Args:
         seed: above 0
-        rooms: whether there are room impulse responses
         mixture: whether there are other voices
 
     Example:
-        >>> recipe(5).codec_hz
-        12000
+        >>> recipe(4).channel
+        'mu_law'
     """
     # Raw words of the generator are the same in all versions of numpy; its distributions are not.
-    raw = np.random.PCG64(seed).random_raw(18) >> np.uint64(11)
+    raw = np.random.PCG64(seed).random_raw(40) >> np.uint64(11)
     draw = iter((raw * 2.0**-53).tolist())
 
     def happens(share: float) -> bool:
@@ -136,30 +179,40 @@ def recipe(seed: int, *, rooms: bool = False, mixture: bool = False) -> Recipe:
     def between(low: float, high: float) -> float:
         return low + (high - low) * next(draw)
 
+    def maybe(share: float, low: float, high: float) -> float | None:
+        chosen, value = happens(share), between(low, high)
+        return value if chosen else None
+
     # Every draw is made, needed or not: a step keeps its numbers when another one is left out.
-    speed = happens(_SPEED[0]), between(*_SPEED[1:])
-    voice = happens(_MIXTURE[0]), (next(draw), next(draw), between(*_MIXTURE[1:]))
-    room = happens(_ROOM), next(draw)
+    voice = [maybe(*step) for step in (_SPEED, _STRETCH, _EFFORT, _DYNAMICS, _INTONATION)]
+    other = happens(_MIXTURE[0]), (next(draw), next(draw), between(*_MIXTURE[1:]))
+    room = happens(_ROOM), (next(draw), between(*_REVERBERATION[0]), between(*_REVERBERATION[1]))
     noise = happens(_NOISE[0]), (next(draw), next(draw), between(*_NOISE[1:]))
     colour = between(*_COLOUR)
-    channel = next(draw)
-    low_pass_hz = between(*_LOW_PASS[1:])
-    codec_hz = _CODEC[1][int(next(draw) * len(_CODEC[1]))]
-    gain_db = between(*_GAIN)
-    band_hz = None
-    if channel < _LOW_PASS[0]:
-        band_hz = (0.0, low_pass_hz)
-    elif channel < _LOW_PASS[0] + _TELEPHONE[0]:
-        band_hz = _TELEPHONE[1]
+    wind_db = maybe(*_WIND)
+    microphone = (
+        happens(_MICROPHONE[0][0]),
+        (between(*_MICROPHONE[0][1:]), between(*_MICROPHONE[1])),
+    )
+    place, channel = next(draw), None
+    for name, share in CHANNELS.items():
+        if channel is None and place < share:
+            channel = name
+        place -= share
     return Recipe(
-        speed=speed[1] if speed[0] else None,
-        mixture=voice[1] if voice[0] and mixture else None,
-        room=room[1] if room[0] and rooms else None,
+        *voice,
+        mixture=other[1] if other[0] and mixture else None,
+        room=room[1] if room[0] else None,
         noise=noise[1] if noise[0] else None,
         colour=colour,
-        band_hz=band_hz,
-        codec_hz=codec_hz if channel > 1 - _CODEC[0] else None,
-        gain_db=gain_db,
+        wind_db=wind_db,
+        microphone=microphone[1] if microphone[0] else None,
+        channel=channel,
+        low_pass_hz=between(*_LOW_PASS),
+        rate=_RATES[int(next(draw) * len(_RATES))],
+        offset=maybe(_OFFSET[0], -_OFFSET[1], _OFFSET[1]),
+        clip=maybe(*_CLIP),
+        gain_db=between(*_GAIN),
     )
 
 
@@ -170,7 +223,9 @@ def variant(
     noise: str | None = None,
     rooms: str | None = None,
     mixture: str | None = None,
+    targets: str = "heard",
     digest: str | None = None,
+    labelled: bool = False,
 ) -> np.ndarray:
     """Make a variant of a clip.
 
@@ -180,10 +235,13 @@ def variant(
         noise: folder, see `settings`
         rooms: folder
         mixture: folder
+        targets: see `settings`
         digest: what the folders held when the teacher labelled the variant; None = not checked
+        labelled: make what the teacher labels, not what the student gets; another signal only
+            where `targets` is "clean"
 
     Returns:
-        float32 (.9 to 1.12 times the samples,), peak at most 1
+        float32 (.6 to 1.6 times the samples,), peak at most 1
 
     Raises:
         Wav2SmallError: a folder is missing or is not what it was
@@ -200,27 +258,86 @@ def variant(
         raise Wav2SmallError(
             f"variants: {folders}: not what was labelled; bring the files back or label again"
         )
-    steps = recipe(seed, rooms=rooms is not None, mixture=mixture is not None)
-    sound = signal.astype(np.float64)
+    steps = recipe(seed, mixture=mixture is not None)
+    sound = _voice(signal.astype(np.float64), steps)
+    if not (labelled and targets == "clean"):
+        sound = _surroundings(sound, steps, seed, noise=noise, rooms=rooms, mixture=mixture)
+        sound = _channel(sound, steps)
+    if not np.abs(sound).max() > 0:  # a transformed clip that fell silent teaches nothing
+        return signal
+    return (sound / max(1.0, float(np.abs(sound).max()))).astype(np.float32)
+
+
+def _voice(sound: np.ndarray, steps: Recipe) -> np.ndarray:
+    """The first step: the words are spoken otherwise."""
+    from . import voice
+
     if steps.speed:
         sound = operations.resample(sound, RATE * steps.speed, RATE)
+    if steps.stretch:
+        sound = voice.stretch(sound, steps.stretch)
+    if steps.intonation:
+        sound = voice.intonation(sound, steps.intonation)
+    if steps.effort:
+        sound = voice.effort(sound, steps.effort)
+    if steps.dynamics:
+        sound = voice.dynamics(sound, steps.dynamics)
+    return sound
+
+
+def _surroundings(
+    sound: np.ndarray,
+    steps: Recipe,
+    seed: int,
+    *,
+    noise: str | None,
+    rooms: str | None,
+    mixture: str | None,
+) -> np.ndarray:
+    """Other voices, the room and its noise."""
     if steps.mixture and mixture:
-        voice = _excerpt(mixture, len(sound), *steps.mixture[:2])
-        sound = operations.add(sound, voice, steps.mixture[2])
-    if steps.room is not None and rooms:
-        sound = operations.reverberate(sound, _load(_pick(rooms, steps.room)))
+        other = _excerpt(mixture, len(sound), *steps.mixture[:2])
+        sound = operations.add(sound, other, steps.mixture[2])
+    if steps.room:
+        which, time_s, direct_db = steps.room
+        if rooms:
+            response = _load(_pick(rooms, which))
+        else:
+            response = operations.decaying_noise(_white(seed, round(time_s * RATE), 2), direct_db)
+            response[0] = 1.0
+        sound = operations.reverberate(sound, response)
     if steps.noise:
         if noise:
             background = _excerpt(noise, len(sound), *steps.noise[:2])
         else:
             background = operations.coloured_noise(_white(seed, len(sound)), steps.colour)
         sound = operations.add(sound, background, steps.noise[2])
-    if steps.band_hz:
-        sound = operations.band(sound, *steps.band_hz)
-    if steps.codec_hz:
-        sound = operations.mu_law(sound, steps.codec_hz)
+    if steps.wind_db is not None:
+        sound = operations.wind(sound, _white(seed, len(sound), 3), steps.wind_db)
+    return sound
+
+
+def _channel(sound: np.ndarray, steps: Recipe) -> np.ndarray:
+    """Microphone, band limits, codecs, converter and volume control."""
+    if steps.microphone:
+        sound = operations.microphone(sound, *steps.microphone)
+    if steps.channel == "low_pass":
+        sound = operations.band(sound, 0.0, steps.low_pass_hz)
+    elif steps.channel == "telephone":
+        sound = operations.band(sound, *_TELEPHONE)
+    elif steps.channel == "rate":
+        narrow = operations.resample(sound, RATE, steps.rate)
+        wide = operations.resample(narrow, steps.rate, RATE)[: len(sound)]
+        sound = np.pad(wide, (0, len(sound) - len(wide)))
+    elif steps.channel == "mu_law":
+        sound = operations.mu_law(sound, steps.rate)
+    elif steps.channel:
+        sound = operations.telephone_codec(sound, steps.channel)
+    if steps.clip:
+        limit = steps.clip * np.abs(sound).max()
+        sound = np.clip(sound, -limit, limit)
     sound = sound * 10 ** (steps.gain_db / 20)
-    return (sound / max(1.0, float(np.abs(sound).max()))).astype(np.float32)
+    return sound + steps.offset if steps.offset else sound
 
 
 def read(
@@ -232,6 +349,7 @@ def read(
     settings: Settings = Settings(),
     sampling_rate: int = RATE,
     channel: int | None = None,
+    labelled: bool = False,
 ) -> np.ndarray:
     """Read the signal of a row of a label table: its clip, or its variant of the clip.
 
@@ -243,6 +361,7 @@ def read(
         settings: of the variants
         sampling_rate: of the result, in Hz
         channel: see `audio.read`
+        labelled: see `variant`
 
     Raises:
         AudioError: the clip cannot be used
@@ -257,7 +376,7 @@ def read(
             file, start_s=start_s, end_s=end_s, sampling_rate=sampling_rate, channel=channel
         )
     signal = audio.read(file, start_s=start_s, end_s=end_s, channel=channel)
-    signal = _variant(signal, variant, **vars(settings))
+    signal = _variant(signal, variant, **vars(settings), labelled=labelled)
     if sampling_rate != RATE:
         signal = operations.resample(signal, RATE, sampling_rate)
     return signal
@@ -315,7 +434,7 @@ def _excerpt(folder: str, samples: int, which: float, where: float) -> np.ndarra
     return operations.excerpt(_load(_pick(folder, which)), samples, where)
 
 
-def _white(seed: int, samples: int) -> np.ndarray:
-    """Uniform white noise, -1..1."""
-    raw = np.random.PCG64(seed).jumped().random_raw(samples) >> np.uint64(11)
+def _white(seed: int, samples: int, stream: int = 1) -> np.ndarray:
+    """Uniform white noise, -1..1; every stream of a seed is another one."""
+    raw = np.random.PCG64(seed).jumped(stream).random_raw(samples) >> np.uint64(11)
     return raw * 2.0**-52 - 1

@@ -83,8 +83,9 @@ def decaying_noise(white: np.ndarray, ratio_db: float) -> np.ndarray:
 
 def coloured_noise(white: np.ndarray, colour: float) -> np.ndarray:
     """Noise whose power falls with frequency ** -colour above 50 Hz, made of white noise."""
-    shape = np.maximum(np.fft.rfftfreq(len(white), 1 / RATE), 50.0) ** (-colour / 2)
-    return np.fft.irfft(np.fft.rfft(white) * shape, len(white))
+    size = 1 << (len(white) - 1).bit_length()
+    shape = np.maximum(np.fft.rfftfreq(size, 1 / RATE), 50.0) ** (-colour / 2)
+    return np.fft.irfft(np.fft.rfft(white, size) * shape, size)[: len(white)]
 
 
 def band(signal: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
@@ -95,12 +96,13 @@ def band(signal: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
         >>> bool(power(band(tone_3_khz, 0.0, 2000.0)) < 1e-6)
         True
     """
-    frequency = np.fft.rfftfreq(len(signal), 1 / RATE)
+    size = 1 << (len(signal) - 1).bit_length()
+    frequency = np.fft.rfftfreq(size, 1 / RATE)
     keep = np.clip((1.1 * high_hz - frequency) / (0.1 * high_hz), 0, 1)
     if low_hz:
         keep = keep * np.clip((frequency - 0.9 * low_hz) / (0.1 * low_hz), 0, 1)
     keep = np.sin(keep * np.pi / 2) ** 2
-    return np.fft.irfft(np.fft.rfft(signal) * keep, len(signal))
+    return np.fft.irfft(np.fft.rfft(signal, size) * keep, size)[: len(signal)]
 
 
 def mu_law(signal: np.ndarray, rate: int) -> np.ndarray:
@@ -126,6 +128,69 @@ def resample(signal: np.ndarray, source: float, target: float) -> Any:
     import soxr
 
     return soxr.resample(signal, source, target)
+
+
+def telephone_codec(signal: np.ndarray, kind: str) -> np.ndarray:
+    """Through a speech codec of libsndfile and back, the same length.
+
+    Args:
+        signal: (samples,)
+        kind: "gsm" (GSM 06.10, 8 kHz, 13 kbit/s), "opus8" or "opus16" (Opus at its lowest rate,
+            about 7 kbit/s, of speech at 8 or 16 kHz)
+
+    Example:
+        >>> telephone_codec(np.sin(np.arange(3200) / 5), "gsm").shape
+        (3200,)
+    """
+    import soundfile
+
+    rate = RATE if kind == "opus16" else RATE // 2
+    sent = resample(signal, RATE, rate) if rate != RATE else signal
+    peak = max(float(np.abs(sent).max()), 1e-9)
+    wire = io.BytesIO()
+    if kind == "gsm":
+        soundfile.write(wire, sent / peak * 0.9, rate, format="WAV", subtype="GSM610")
+    else:
+        soundfile.write(
+            wire, sent / peak * 0.9, rate, format="OGG", subtype="OPUS", compression_level=1.0
+        )
+    wire.seek(0)
+    received, rate = soundfile.read(wire, dtype="float64")
+    wide = resample(received, rate, RATE)[: len(signal)]
+    return np.pad(wide, (0, len(signal) - len(wide))) * (peak / 0.9)
+
+
+def wind(signal: np.ndarray, white: np.ndarray, ratio_db: float) -> np.ndarray:
+    """Wind at a small microphone: brown noise below 200 Hz that comes in gusts of about 1 s.
+
+    Args:
+        signal: (samples,)
+        white: noise to shape, (samples,)
+        ratio_db: by which the signal is louder
+    """
+    rumble = band(coloured_noise(white, 2.0), 0.0, 200.0)
+    slow = np.interp(np.arange(len(white)), np.arange(0, len(white) + RATE, RATE // 2), _gusts(white))
+    return add(signal, rumble * slow, ratio_db)
+
+
+def _gusts(white: np.ndarray) -> np.ndarray:
+    """A strength 0..1 every half second, taken from the noise itself."""
+    count = len(range(0, len(white) + RATE, RATE // 2))
+    return np.abs(np.resize(white[:: RATE // 2] if len(white) else np.ones(1), count))
+
+
+def microphone(signal: np.ndarray, tilt_db: float, low_hz: float) -> np.ndarray:
+    """A small microphone: `tilt_db` per octave around 1 kHz, first-order high-pass at `low_hz`.
+
+    Directional hearing-aid microphones lose 6 dB per octave below some hundred Hz (Dillon 2012,
+    Hearing Aids, chapter 2).
+    """
+    size = 1 << (len(signal) - 1).bit_length()
+    hertz = np.fft.rfftfreq(size, 1 / RATE)
+    octaves = np.log2(np.clip(hertz, 125.0, 8000.0) / 1000.0)
+    gain = 10 ** (tilt_db * octaves / 20) / np.sqrt(1 + (low_hz / np.maximum(hertz, 1.0)) ** 2)
+    changed = np.fft.irfft(np.fft.rfft(signal, size) * gain, size)[: len(signal)]
+    return changed * np.sqrt(power(signal) / power(changed)) if power(changed) > 0 else signal
 
 
 def tone(signal: np.ndarray, rng: np.random.Generator, *, snr_db: float) -> np.ndarray:

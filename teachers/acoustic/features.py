@@ -13,7 +13,7 @@ import functools
 import numpy as np
 from scipy import fft
 
-from .spectrum import (
+from wav2small.spectrum import (
     BIN_HZ,
     FFT,
     FRAME_RATE,

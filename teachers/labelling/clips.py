@@ -165,6 +165,7 @@ class Reader:
             variant=item.variant,
             settings=self.settings,
             sampling_rate=self.sampling_rate,
+            labelled=True,
         )
 
     def batch(self, items: list[Item]) -> Batch:
