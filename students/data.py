@@ -218,7 +218,7 @@ class Batcher:
         generator = np.random.default_rng([self.seed, epoch, row])
         if self.teacher is not None and generator.random() < self.augment_probability:
             seed = int(generator.integers(1, 1 << 31))
-            signal = variants.variant(signal, seed, **vars(self.clips.settings))
+            signal = variants.variant(signal, seed, self.clips.settings)
         if self.crop and len(signal) > self.crop:
             start = generator.integers(len(signal) - self.crop + 1)
             signal = signal[start : start + self.crop]

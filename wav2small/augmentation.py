@@ -67,7 +67,7 @@ _GAIN = (-30.0, 6.0)  # dB, always
 class Settings:
     """Folders that variants are made with; `digest` pins what is in them.
 
-    The fields are keyword arguments of `variant`, and stand under `variants` in the provenance
+    The fields stand under `variants` in the provenance
     of a label table.
     """
 
@@ -217,28 +217,15 @@ def recipe(seed: int, *, mixture: bool = False) -> Recipe:
 
 
 def variant(
-    signal: np.ndarray,
-    seed: int,
-    *,
-    noise: str | None = None,
-    rooms: str | None = None,
-    mixture: str | None = None,
-    targets: str = "heard",
-    digest: str | None = None,
-    labelled: bool = False,
+    signal: np.ndarray, seed: int, settings: Settings | None = None, *, part: str = "all"
 ) -> np.ndarray:
     """Make a variant of a clip.
 
     Args:
         signal: float32 (samples,) at 16 kHz
         seed: 0 = the clip as it is
-        noise: folder, see `settings`
-        rooms: folder
-        mixture: folder
-        targets: see `settings`
-        digest: what the folders held when the teacher labelled the variant; None = not checked
-        labelled: make what the teacher labels, not what the student gets; another signal only
-            where `targets` is "clean"
+        settings: of `settings`; None = no folders. Its `digest` is checked where it has one
+        part: "all"; "voice", the first step only; or "channel", all others
 
     Returns:
         float32 (.6 to 1.6 times the samples,), peak at most 1
@@ -253,14 +240,19 @@ def variant(
     """
     if seed == 0:
         return signal
+    made_with = settings or Settings()
+    noise, rooms, mixture = made_with.noise, made_with.rooms, made_with.mixture
+    digest = made_with.digest
     if digest is not None and digest != _digest(noise, rooms, mixture):
         folders = ", ".join(folder for folder in (noise, rooms, mixture) if folder) or "the recipes"
         raise Wav2SmallError(
             f"variants: {folders}: not what was labelled; bring the files back or label again"
         )
     steps = recipe(seed, mixture=mixture is not None)
-    sound = _voice(signal.astype(np.float64), steps)
-    if not (labelled and targets == "clean"):
+    sound = signal.astype(np.float64)
+    if part != "channel":
+        sound = _voice(sound, steps)
+    if part != "voice":
         sound = _surroundings(sound, steps, seed, noise=noise, rooms=rooms, mixture=mixture)
         sound = _channel(sound, steps)
     if not np.abs(sound).max() > 0:  # a transformed clip that fell silent teaches nothing
@@ -361,7 +353,8 @@ def read(
         settings: of the variants
         sampling_rate: of the result, in Hz
         channel: see `audio.read`
-        labelled: see `variant`
+        labelled: read what the teacher labels, which `settings.targets` says, not what the
+            student gets
 
     Raises:
         AudioError: the clip cannot be used
@@ -376,7 +369,8 @@ def read(
             file, start_s=start_s, end_s=end_s, sampling_rate=sampling_rate, channel=channel
         )
     signal = audio.read(file, start_s=start_s, end_s=end_s, channel=channel)
-    signal = _variant(signal, variant, **vars(settings), labelled=labelled)
+    part = "voice" if labelled and settings.targets == "clean" else "all"
+    signal = _variant(signal, variant, settings, part=part)
     if sampling_rate != RATE:
         signal = operations.resample(signal, RATE, sampling_rate)
     return signal

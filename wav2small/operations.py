@@ -169,7 +169,9 @@ def wind(signal: np.ndarray, white: np.ndarray, ratio_db: float) -> np.ndarray:
         ratio_db: by which the signal is louder
     """
     rumble = band(coloured_noise(white, 2.0), 0.0, 200.0)
-    slow = np.interp(np.arange(len(white)), np.arange(0, len(white) + RATE, RATE // 2), _gusts(white))
+    slow = np.interp(
+        np.arange(len(white)), np.arange(0, len(white) + RATE, RATE // 2), _gusts(white)
+    )
     return add(signal, rumble * slow, ratio_db)
 
 

@@ -103,6 +103,8 @@ class VariantOptions:
         noise: background noise for variants
         rooms: room impulse responses for variants
         mixture: speech that variants mix in
+        targets: "heard": the teacher labels the variant; "clean": it labels the voice before noise,
+            rooms and channels are added, through which people hear the same emotion
         noise_licence: of --noise, for provenance
         rooms_licence: of --rooms, for provenance
         mixture_licence: of --mixture, for provenance
@@ -119,6 +121,7 @@ class VariantOptions:
     noise: str | None = None
     rooms: str | None = None
     mixture: str | None = None
+    targets: str = "heard"
     noise_licence: str = provenance.UNKNOWN
     rooms_licence: str = provenance.UNKNOWN
     mixture_licence: str = provenance.UNKNOWN
@@ -126,6 +129,11 @@ class VariantOptions:
     def __post_init__(self) -> None:
         if self.variants < 0:
             raise Wav2SmallError(f"--variants {self.variants}: give 0 or more")
+        if self.targets not in augmentation.TARGETS:
+            known = " or ".join(augmentation.TARGETS)
+            raise Wav2SmallError(f"--targets {self.targets}: give {known}")
+        if self.targets != "heard" and not self.variants:
+            raise Wav2SmallError("--targets is for variants; say how many with --variants K")
         for name in ("noise", "rooms", "mixture"):
             if getattr(self, name) and not self.variants:
                 raise Wav2SmallError(f"--{name} is for variants; say how many with --variants K")
@@ -149,7 +157,9 @@ class VariantOptions:
         """
         if not self.variants:
             return augmentation.Settings()
-        return augmentation.settings(noise=self.noise, rooms=self.rooms, mixture=self.mixture)
+        return augmentation.settings(
+            noise=self.noise, rooms=self.rooms, mixture=self.mixture, targets=self.targets
+        )
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,8 @@ def label(
         folders=settings.digest,
         **cut,
     )
+    if settings.targets != "heard":
+        identity["targets"] = settings.targets
     recogniser = None if clips.asr is None else _recogniser(clips.asr)
     if uses_text(model) or recogniser:
         index = replace(index, frame=transcripts.normalise(index.frame, _source_name(source)))

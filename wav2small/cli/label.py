@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         noise=FOLDER,
         rooms=FOLDER,
         mixture=FOLDER,
+        targets={"choices": ["heard", "clean"]},
         noise_licence=NAME,
         rooms_licence=NAME,
         mixture_licence=NAME,
