@@ -169,16 +169,11 @@ def wind(signal: np.ndarray, white: np.ndarray, ratio_db: float) -> np.ndarray:
         ratio_db: by which the signal is louder
     """
     rumble = band(coloured_noise(white, 2.0), 0.0, 200.0)
-    slow = np.interp(
-        np.arange(len(white)), np.arange(0, len(white) + RATE, RATE // 2), _gusts(white)
-    )
-    return add(signal, rumble * slow, ratio_db)
-
-
-def _gusts(white: np.ndarray) -> np.ndarray:
-    """A strength 0..1 every half second, taken from the noise itself."""
-    count = len(range(0, len(white) + RATE, RATE // 2))
-    return np.abs(np.resize(white[:: RATE // 2] if len(white) else np.ones(1), count))
+    knots = np.arange(
+        0, len(white) + RATE, RATE // 2
+    )  # two strengths a second
+    strength = np.abs(np.resize(white[:: RATE // 2], len(knots)))
+    return add(signal, rumble * np.interp(np.arange(len(white)), knots, strength), ratio_db)
 
 
 def microphone(signal: np.ndarray, tilt_db: float, low_hz: float) -> np.ndarray:

@@ -116,9 +116,8 @@ def intonation(signal: np.ndarray, factor: float) -> np.ndarray:
     semitones = 12 * np.log2(f0)
     contour = np.interp(frames, frames[voiced], semitones[voiced])
     kernel = np.hanning(11)[1:-1]  # 100 ms: the melody, not the tracker's jitter
-    smooth = np.convolve(
-        np.pad(contour, len(kernel) // 2, mode="edge"), kernel / kernel.sum(), "valid"
-    )
+    padded = np.pad(contour, len(kernel) // 2, mode="edge")
+    smooth = np.convolve(padded, kernel / kernel.sum(), "valid")
     bend = (factor - 1) * (smooth - semitones[voiced].mean())
     speed = 2 ** (RANGE_ST * np.tanh(bend / RANGE_ST) / 12)  # of reading, per frame
     position = np.interp(np.arange(len(signal)), frames * RATE / FRAME_RATE, speed)

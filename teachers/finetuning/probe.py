@@ -2,9 +2,10 @@
 
     wav2small finetune ratings.csv --freeze --encoder moonshine -o teacher/
 
-Ridge regression in closed form on pooled states of three neighbouring layers and on statistics of prosody
-(`teachers.speech.probe`). Layers and penalty are those that predict left-out speakers best. Each clip
-is seen as it is and through other rooms, noises and channels, so that the probe leans on the voice.
+Ridge regression in closed form on pooled states of three neighbouring layers and on statistics of
+prosody (`teachers.speech.probe`). Layers and penalty are those that predict left-out speakers best.
+Each clip is seen as it is and through other rooms, noises and channels, so that the probe leans on
+the voice.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from wav2small.teachers.speech.frozen import Encoder, open_encoder
 from wav2small.teachers.speech.probe import MODEL_TYPE, pooled
 from wav2small.training import weights
 
+from .options import RatingOptions
+
 FEWEST = 30  # clips; fewer cannot tell a penalty from another
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # on weights per standard deviation
 MOST_FOLDS = 10
@@ -44,21 +47,37 @@ class ProbeOptions:
     """How a probe is fitted.
 
     Attributes:
-        encoder: "moonshine", an ONNX file, or a folder or hub id of transformers
-        placement: the table has a column `emotion` instead of ratings; each emotion gets its place
-            of `teachers.acoustic.placement`
-        copies: how often each clip is seen through another channel, besides as it is
-        mean: of the outputs on the table's clips, three numbers; None = of the ratings
-        spread: their standard deviation, likewise
-        device: for an encoder of transformers
+        encoder: frozen encoder: moonshine, an ONNX file with hidden states, or a folder or hub id
+            of WavLM, wav2vec2, HuBERT, Whisper or Moonshine
+        placement: the table has a column `emotion` instead of ratings; each emotion gets its
+            documented place in arousal, dominance and valence
+        copies: see each clip also through so many other rooms, noises and channels
+        mean: of arousal, dominance and valence of the table's clips (default: of its ratings)
+        spread: standard deviations, likewise
+
+    Raises:
+        Wav2SmallError: another number of means or deviations than three
+
+    Example:
+        >>> ProbeOptions().encoder
+        'moonshine'
     """
 
     encoder: str = "moonshine"
     placement: bool = False
     copies: int = 3
-    mean: tuple[float, ...] | None = None
-    spread: tuple[float, ...] | None = None
-    device: str = "auto"
+    mean: Sequence[float] | None = None
+    spread: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "spread"):
+            given = getattr(self, name)
+            if given is not None and not (
+                len(given) == len(DIMENSIONS) and all(0 < value < 1 for value in given)
+            ):
+                raise Wav2SmallError(f"--{name}: give three numbers between 0 and 1: A, D and V")
+        if self.copies < 0:
+            raise Wav2SmallError(f"--copies {self.copies}: give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -95,11 +114,10 @@ class ProbeResult:
 def fit_probe(
     labels: str | os.PathLike[str] | Labels,
     output: str | os.PathLike[str],
-    options: ProbeOptions = ProbeOptions(),
+    probe: ProbeOptions | None = None,
     *,
-    root: str | None = None,
-    scale: tuple[float, float] | None = None,
-    audio_licence: str = provenance.UNKNOWN,
+    ratings: RatingOptions | None = None,
+    device: str = "auto",
     overwrite: bool = False,
 ) -> ProbeResult:
     """Fit a probe to human ratings.
@@ -107,10 +125,9 @@ def fit_probe(
     Args:
         labels: ratings; see `read_labels`. A column `speaker` says who is left out together
         output: folder for the teacher
-        options: how
-        root: folder that the files of the table are relative to
-        scale: of the ratings, such as (1, 7); None = 0..1
-        audio_licence: licence of the table's audio, for the provenance
+        probe: see `ProbeOptions`
+        ratings: see `RatingOptions`
+        device: of an encoder of transformers: auto, cpu, cuda ...
         overwrite: replace a teacher in `output`
 
     Raises:
@@ -121,8 +138,9 @@ def fit_probe(
         raise Wav2SmallError(
             f"{output}: holds a teacher already; choose another -o, or --overwrite"
         )
-    table = _read(labels, options, root=root, scale=scale)
-    encoder = open_encoder(options.encoder, device=options.device)
+    options, ratings = probe or ProbeOptions(), ratings or RatingOptions()
+    table = _read(labels, options, ratings)
+    encoder = open_encoder(options.encoder, device=device)
     rows, values, rejected = _hear(encoder, table, options.copies)
     warnings: list[str] = []
     if len(rows) < FEWEST:
@@ -160,15 +178,15 @@ def fit_probe(
     prediction = squashed(held_out[:, 0] * gain + shift)
     pairs = [(truth[:, i], prediction[:, i]) for i in range(len(DIMENSIONS))]
     pcc = {name: float(metrics.pcc(*pair)) for name, pair in zip(DIMENSIONS, pairs, strict=True)}
+    groups = "speakers" if by_speaker else "files"
     warnings += [
-        f"{name}: correlation {value:.2f} with ratings of left-out {'speakers' if by_speaker else 'files'}; "
-        "labels of it will be noise"
+        f"{name}: correlation {value:.2f} with ratings of left-out {groups}; its labels are noise"
         for name, value in pcc.items()
         if not value > 0.1
     ]
-    history = _write(
-        output, table, labels, audio_licence, encoder, layers, penalty, fitted, options
-    )
+    history = _history(table, labels, ratings.audio_licence, encoder)
+    history["probe"] = {**vars(options), "layers": layers, "penalty": penalty, "clips": len(rows)}
+    _write(output, encoder, layers, fitted, history)
     return ProbeResult(
         str(output),
         layers,
@@ -176,7 +194,7 @@ def fit_probe(
         penalty,
         {name: float(metrics.ccc(*pair)) for name, pair in zip(DIMENSIONS, pairs, strict=True)},
         pcc,
-        "speakers" if by_speaker else "files",
+        groups,
         len(rows),
         provenance.licence_line(history),
         rejected,
@@ -272,12 +290,12 @@ def _folds(groups: np.ndarray) -> list[np.ndarray]:
     return [codes % count == fold for fold in range(count)]
 
 
-def _read(labels: Any, options: ProbeOptions, *, root: Any, scale: Any) -> Labels:
+def _read(labels: Any, options: ProbeOptions, ratings: RatingOptions) -> Labels:
     if isinstance(labels, Labels):
         return labels
     if not options.placement:
-        return read_labels(labels, root=root, scale=scale)
-    index = load_source(labels, root=root)
+        return read_labels(labels, root=ratings.root, scale=ratings.scale, split=ratings.split)
+    index = load_source(labels, root=ratings.root)
     frame = index.frame.drop(columns=[name for name in DIMENSIONS if name in index.frame])
     if "emotion" not in frame:
         raise Wav2SmallError(f"{labels}: no column `emotion`, which --placement needs")
@@ -331,32 +349,32 @@ def _shown(results: Iterator[Any], table: Labels) -> Iterator[Any]:
             yield result
 
 
-def _write(
-    output: Path,
-    table: Labels,
-    labels: Any,
-    audio_licence: str,
-    encoder: Encoder,
-    layers: tuple[int, ...],
-    penalty: float,
-    fitted: dict[str, np.ndarray],
-    options: ProbeOptions,
-) -> dict[str, Any]:
-    entry = {"id": encoder.id, "revision": encoder.revision, "licence": encoder.licence}
+def _history(table: Labels, labels: Any, audio_licence: str, encoder: Encoder) -> dict[str, Any]:
     source = "labels" if isinstance(labels, Labels) else os.path.basename(os.fspath(labels))
     base = table.provenance or provenance.new(audio=[{"source": source, "licence": audio_licence}])
-    history = {
+    entry = {"name": "encoder", **_entry(encoder)}
+    return {
         **base,
-        "teachers": [*base.get("teachers", ()), {"name": "encoder", **entry}],
+        "teachers": [*base.get("teachers", ()), entry],
         "versions": provenance.versions("numpy", "onnxruntime", "scipy", "soxr"),
-        "probe": {**vars(options), "layers": layers, "penalty": penalty, "clips": len(table.frame)},
     }
+
+
+def _entry(encoder: Encoder) -> dict[str, str]:
+    return {"id": encoder.id, "revision": encoder.revision, "licence": encoder.licence}
+
+
+def _write(
+    output: Path,
+    encoder: Encoder,
+    layers: Sequence[int],
+    fitted: dict[str, np.ndarray],
+    history: dict[str, Any],
+) -> None:
     output.mkdir(parents=True, exist_ok=True)
     state = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in fitted.items()}
     weights.write(output / checkpoint.WEIGHTS, state)
     files.write_json(output / "provenance.json", history)
-    files.write_json(
-        output / checkpoint.CONFIG,
-        {"model_type": MODEL_TYPE, "encoder": {"spec": encoder.spec, **entry}, "layers": layers},
-    )
-    return history
+    entry = {"spec": encoder.spec, **_entry(encoder)}
+    config = {"model_type": MODEL_TYPE, "encoder": entry, "layers": list(layers)}
+    files.write_json(output / checkpoint.CONFIG, config)

@@ -195,14 +195,8 @@ def _transformers(spec: str, device: str) -> Encoder:
             found = network(values.to(chosen), output_hidden_states=True).hidden_states
         return [found[layer][0, :frames].float().cpu().numpy() for layer in layers]
 
-    layers = (
-        int(
-            config.get("num_hidden_layers")
-            or config.get("encoder_layers")
-            or config["encoder_num_hidden_layers"]
-        )
-        + 1
-    )
+    names = ("num_hidden_layers", "encoder_layers", "encoder_num_hidden_layers")
+    layers = 1 + int(next(config[name] for name in names if name in config))
     return Encoder(spec, source.id, source.revision, source.licence, layers, False, run)
 
 

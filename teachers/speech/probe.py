@@ -1,7 +1,7 @@
 """A probe: a ridge regression on the states of a frozen encoder; `finetune --freeze` fits one.
 
-Its folder holds `config.json` (which encoder, which layers) and `model.safetensors` (the regression);
-the encoder itself stays where it is and is pinned by its revision.
+Its folder holds `config.json` (which encoder, which layers) and `model.safetensors` (the
+regression); the encoder itself stays where it is and is pinned by its revision.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from wav2small.cli import options
 
-EXAMPLE = """  wav2small finetune ratings.csv --scale 1 7 --backbone wavlm-large/ -o teacher/
+EXAMPLE = """  wav2small finetune ratings.csv --freeze --encoder moonshine -o teacher/
+  wav2small finetune ratings.csv --scale 1 7 --backbone wavlm-large/ -o teacher/
   wav2small finetune ratings.csv --backbone FOLDER --pooling mean --layers 12 -o teacher/
   wav2small finetune dialogues.csv --teacher spectra --speech FOLDER --text FOLDER -o teacher/
   wav2small finetune ratings.csv --backbone FOLDER --folds session -o folds/
@@ -15,6 +16,7 @@ EXAMPLE = """  wav2small finetune ratings.csv --scale 1 7 --backbone wavlm-large
 FUNCTION = "wav2small.teachers.finetuning.finetune:finetune"
 RECIPE = "wav2small.teachers.finetuning.finetune:choose_recipe"
 FOLDS = "wav2small.teachers.finetuning.folds:finetune_folds"
+PROBE = "wav2small.teachers.finetuning.probe:fit_probe"
 ENCODER = {"metavar": "FOLDER|HUB_ID"}
 
 
@@ -42,9 +44,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(
         parser, FOLDS, "folds", folds={"flags": ["--folds"], "metavar": "COLUMN|K", "default": ""}
     )
+    group = parser.add_argument_group("a probe: minutes on a CPU, from a few hundred ratings")
+    group.add_argument(
+        "--freeze",
+        action="store_true",
+        help="leave the encoder as it is and fit a ridge regression on its states",
+    )
+    options.add(
+        group,
+        PROBE,
+        "encoder",
+        "placement",
+        "copies",
+        "mean",
+        "spread",
+        encoder={"metavar": "NAME|FILE|FOLDER|HUB_ID"},
+        mean={"nargs": 3, "metavar": ("A", "D", "V")},
+        spread={"nargs": 3, "metavar": ("A", "D", "V")},
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.freeze:
+        return _run_probe(args)
     recipe = options.call(RECIPE, **vars(args))
     if args.folds:
         return _cross_validate(args, recipe)
@@ -59,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if result.rejected else 0
 
 
+<<<<<<< HEAD
 def _cross_validate(args: argparse.Namespace, recipe: object) -> int:
     from wav2small.cli import evaluate
 
@@ -69,6 +92,22 @@ def _cross_validate(args: argparse.Namespace, recipe: object) -> int:
     for name, (mean, deviation) in result.spread.items():
         print(f"{name}: CCC over folds {mean:.3f}, standard deviation {deviation:.3f}")
     return code
+=======
+def _run_probe(args: argparse.Namespace) -> int:
+    result = options.call(PROBE, **vars(args))
+    layers = ", ".join(map(str, result.layers))
+    print(
+        f"{result.output}: {result.clips} clips, layers {layers} of {result.encoder_layers}, "
+        f"penalty {result.penalty:g}; CCC with left-out {result.groups} {_figures(result.ccc)}",
+        file=sys.stderr,
+    )
+    print(f"licences: {result.licence}", file=sys.stderr)
+    for warning in result.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    for reason in result.rejected:
+        print(f"rejected: {reason}", file=sys.stderr)
+    return 1 if result.rejected else 0
+>>>>>>> 997ff2f (Fit probes from the command line)
 
 
 def _figures(figures: Mapping[str, float]) -> str:
