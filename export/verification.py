@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wav2small import files, metrics, progress
+from wav2small import files, metrics, models, progress
 from wav2small import provenance as provenances
 from wav2small.audio import SAMPLING_RATE
 from wav2small.dimensions import DIMENSIONS
@@ -133,7 +133,7 @@ def verify_bundle(
     """
     import onnxruntime
 
-    folder = Path(path)
+    folder = models.locate(path)
     record = bundle.read_record(folder)
     bundle.check_files(folder, record)
     check_self_contained(folder / bundle.MODEL)

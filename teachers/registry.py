@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any, TypeVar
 
+from wav2small import models
 from wav2small.errors import Wav2SmallError
 from wav2small.provenance import UNKNOWN
 
@@ -144,6 +145,8 @@ def _load(spec: str, options: dict[str, Any]) -> Teacher:
             f"RATINGS --teacher {spec} --speech FOLDER --text FOLDER -o teacher/; then label with "
             "--teacher teacher/"
         )
+    if spec in models.NAMES and not os.path.isfile(os.path.join(spec, "config.json")):
+        return _object(_ONNX)(os.fspath(models.locate(spec)), **options)
     if os.path.isdir(spec):
         return _object(_FOLDER)(spec, **options)
     if spec.lower().endswith(".onnx") and os.path.isfile(spec):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what type checkers see; the table below says the same at ru
     from wav2small.microphone import listen as listen
     from wav2small.prediction import predict as predict
     from wav2small.predictor import Predictor as Predictor
+    from wav2small.predictor import load as load
     from wav2small.stream import Stream as Stream
     from wav2small.students.distillation import distill as distill
     from wav2small.tables import Labels as Labels
@@ -61,6 +62,7 @@ _PUBLIC = {
     "finetune": "teachers.finetuning.finetune:finetune",
     "label": "teachers.labelling.run:label",
     "listen": "microphone:listen",
+    "load": "predictor:load",
     "load_source": "index:load_source",
     "predict": "prediction:predict",
     "read_labels": "tables:read_labels",
@@ -90,6 +92,7 @@ __all__ = [  # noqa: F822, the names come from __getattr__
     "finetune",
     "label",
     "listen",
+    "load",
     "load_source",
     "predict",
     "read_labels",

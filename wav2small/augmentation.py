@@ -33,11 +33,11 @@ _USED_S = 60.0  # seconds of a noise or mixture file that are used
 _CHECKED = 200  # files of a folder that are read before a run begins
 
 # How often each operation happens, and between which bounds, uniformly distributed; chosen.
-_SPEED = (0.3, 0.87, 1.15)  # factor; pitch and vocal tract move along
-_STRETCH = (0.25, 0.75, 1.33)  # factor of the duration
-_EFFORT = (0.3, -4.0, 4.0)  # dB per octave
-_DYNAMICS = (0.2, 0.6, 1.5)  # exponent of the loudness contour
-_INTONATION = (0.25, 0.4, 1.8)  # factor of F0's range
+_SPEED = (0.4, 0.82, 1.22)  # factor; pitch and vocal tract move along
+_STRETCH = (0.35, 0.7, 1.4)  # factor of the duration
+_EFFORT = (0.4, -6.0, 6.0)  # dB per octave
+_DYNAMICS = (0.3, 0.6, 1.6)  # exponent of the loudness contour
+_INTONATION = (0.4, 0.3, 2.2)  # factor of F0's range
 _MIXTURE = (0.3, 5.0, 20.0)  # dB by which the clip is louder than the other voice
 _ROOM = 0.4
 _REVERBERATION = (0.15, 0.9), (-6.0, 12.0)  # of made rooms: 60 dB time in s, direct sound in dB

@@ -13,7 +13,7 @@ from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import SilentError, Wav2SmallError
 from wav2small.session import Model
 
-from . import audio
+from . import audio, models
 
 WINDOW_S = 12.0  # longest stretch of audio that gets one estimate unless asked otherwise
 LONG_S = 60.0  # longer clips are never run at once: memory grows with their length
@@ -28,8 +28,8 @@ class Predictor:
     It can be pickled (by its path), copied, and used by several threads and after a fork.
 
     Args:
-        bundle: bundle folder, or an `.onnx` file with input `signal` float32 [1, samples] and an
-            output `logits` [1, 3]
+        bundle: a model in the box, "nano" or "wav2small"; a bundle folder; or an `.onnx` file with
+            input `signal` float32 [1, samples] and an output `logits` [1, 3]
         threads: threads of ONNX Runtime
 
     Attributes:
@@ -46,9 +46,9 @@ class Predictor:
         0.25 0.50 0.75
     """
 
-    def __init__(self, bundle: str | os.PathLike[str], *, threads: int = 1):
+    def __init__(self, bundle: str | os.PathLike[str] = models.DEFAULT, *, threads: int = 1):
         self.path = model_path(bundle)
-        self._folder = Path(bundle).is_dir()
+        self._folder = models.locate(bundle).is_dir()
         self.model = Model(self.path, threads)
         self._streaming: Model | None = None
         check_signature(self.session, self.path)
@@ -185,8 +185,25 @@ def check_rate(sampling_rate: Any) -> None:
         )
 
 
+def load(name: str | os.PathLike[str] = models.DEFAULT, *, threads: int = 1) -> Predictor:
+    """Load a model, by default the one in the box; needs no download and no torch.
+
+    Args:
+        name: "nano", "wav2small", a bundle folder, or an `.onnx` file
+        threads: threads of ONNX Runtime
+
+    Raises:
+        Wav2SmallError: no such model
+
+    Example:
+        >>> load().predict_file("speech.wav").shape
+        (3,)
+    """
+    return Predictor(name, threads=threads)
+
+
 def model_path(bundle: str | os.PathLike[str]) -> Path:
-    """The `.onnx` file of a bundle folder, or the file itself.
+    """The `.onnx` file of a model in the box or a bundle folder, or the file itself.
 
     Raises:
         Wav2SmallError: nothing there, or a folder without a model
@@ -195,7 +212,7 @@ def model_path(bundle: str | os.PathLike[str]) -> Path:
         >>> model_path("bundle").name
         'model.onnx'
     """
-    path = Path(bundle)
+    path = models.locate(bundle)
     if path.is_dir():
         path = path / "model.onnx"
         if not path.exists():
@@ -203,7 +220,10 @@ def model_path(bundle: str | os.PathLike[str]) -> Path:
                 f"{bundle}: no model.onnx in this folder; make a bundle with `wav2small export`"
             )
     elif not path.exists():
-        raise Wav2SmallError(f"{bundle}: no such bundle; name the folder `wav2small export` wrote")
+        raise Wav2SmallError(
+            f"{bundle}: no such bundle; name {' or '.join(models.NAMES)}, or the folder that "
+            "`wav2small export` wrote"
+        )
     return path
 
 

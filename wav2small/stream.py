@@ -26,7 +26,7 @@ from wav2small.gate import Gate
 from wav2small.predictor import STREAMING, Predictor, check_rate, check_signature, model_path
 from wav2small.session import Model
 
-from . import audio
+from . import audio, models
 
 FIRST_S = 0.25  # no estimate before so much audio counted
 MEMORY_S = 4.0
@@ -96,7 +96,7 @@ class Stream:
 
     def __init__(
         self,
-        bundle: str | os.PathLike[str] | Predictor,
+        bundle: str | os.PathLike[str] | Predictor = models.DEFAULT,
         *,
         memory: float = MEMORY_S,
         hop: float = HOP_S,
@@ -327,7 +327,7 @@ def _model(bundle: str | os.PathLike[str] | Predictor, threads: int) -> Model:
         return bundle.streaming_model() or bundle.model
     path = model_path(bundle)
     streaming = path.with_name(STREAMING)
-    return Model(streaming if Path(bundle).is_dir() and streaming.exists() else path, threads)
+    return Model(streaming if models.locate(bundle).is_dir() and streaming.exists() else path, threads)
 
 
 def is_causal(model: Model) -> bool:

@@ -18,7 +18,7 @@ from wav2small.index import KEYS, Index, is_table, load_source, seconds, spans
 from wav2small.predictor import LONG_S, WINDOW_S, Predictor
 from wav2small.tables import read_labels
 
-from . import audio, progress
+from . import audio, models, progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ def estimate(
     name = os.fspath(subject)
     if is_table(name):
         return _of_table(name, clips)
-    path = Path(name)
+    path = models.locate(name)
     described = (path / "config.json").exists() or (path / "model.yaml").exists()
     if path.suffix == ".onnx" or (path / "model.onnx").exists() or path.is_dir() and not described:
         try:

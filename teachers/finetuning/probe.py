@@ -2,10 +2,10 @@
 
     wav2small finetune ratings.csv --freeze --encoder moonshine -o teacher/
 
-Ridge regression in closed form on pooled states of three neighbouring layers and on statistics of
+Ridge regression in closed form on pooled states of five neighbouring layers and on statistics of
 prosody (`teachers.speech.probe`). Layers and penalty are those that predict left-out speakers best.
-Each clip is seen as it is and through other rooms, noises and channels, so that the probe leans on
-the voice.
+Each clip is seen as it is and disturbed (`teachers.acoustic.rooms`), so that the probe leans on what
+all speakers and recordings share.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.index import load_source
 from wav2small.tables import Labels, read_labels
 from wav2small.teachers.acoustic.placement import placed, placements
+from wav2small.teachers.acoustic.rooms import disturbed
 from wav2small.teachers.acoustic.teacher import bounded, squashed
 from wav2small.teachers.speech import checkpoint
 from wav2small.teachers.speech.frozen import Encoder, open_encoder
@@ -37,7 +38,7 @@ from .options import RatingOptions
 FEWEST = 30  # clips; fewer cannot tell a penalty from another
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # on weights per standard deviation
 MOST_FOLDS = 10
-TOGETHER = 3  # neighbouring layers that a probe reads
+TOGETHER = 5  # neighbouring layers that a probe reads
 LONGEST_S = 12.0  # of a clip that is used, the window of `label`
 MOST_GAIN = 3.0  # by which a held-out prediction's deviation is widened at most
 
@@ -51,7 +52,8 @@ class ProbeOptions:
             of WavLM, wav2vec2, HuBERT, Whisper or Moonshine
         placement: the table has a column `emotion` instead of ratings; each emotion gets its
             documented place in arousal, dominance and valence
-        copies: see each clip also through so many other rooms, noises and channels
+        copies: see each clip also so many times from a speaker of another size, in part, with
+            silences, through another room, microphone and noise
         mean: of arousal, dominance and valence of the table's clips (default: of its ratings)
         spread: standard deviations, likewise
 
@@ -170,6 +172,7 @@ def fit_probe(
     fitted = ridge(chosen, truth, penalty)
     gain, shift = calibration(
         held_out.reshape(-1, len(DIMENSIONS)),
+        _scores(chosen, fitted).reshape(-1, len(DIMENSIONS)),
         np.array(options.mean or truth.mean(0)),
         np.array(options.spread or truth.std(0)),
     )
@@ -231,23 +234,25 @@ def ridge(values: np.ndarray, truth: np.ndarray, penalty: float) -> dict[str, np
 
 
 def calibration(
-    scores: np.ndarray, mean: np.ndarray, spread: np.ndarray
+    held_out: np.ndarray, fitted: np.ndarray, mean: np.ndarray, spread: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gain and shift that bring held-out scores to a mean and a deviation on 0..1.
+    """Gain and shift that bring scores to a mean and a deviation on 0..1.
 
-    A regression shrinks towards the mean by what it cannot explain. CCC counts that as an error,
-    and people who rate do not shrink.
+    A regression shrinks towards the mean by what it cannot explain, most of all for speakers it was
+    not fitted on. CCC counts that as an error, and people who rate do not shrink. So the deviation
+    is that of left-out speakers; the mean is that of all the ratings.
 
     Args:
-        scores: (clips, 3) of left-out speakers, around 0
+        held_out: (clips, 3) scores of left-out speakers, around 0
+        fitted: (clips, 3) scores of the final fit
         mean: (3,), 0..1
         spread: (3,), standard deviation
     """
-    gain, shift = np.ones(scores.shape[1]), np.zeros(scores.shape[1])
+    gain, shift = np.ones(len(mean)), np.zeros(len(mean))
     for _ in range(50):
-        outputs = squashed(scores * gain + shift)
+        outputs = squashed(held_out * gain + shift)
         gain = np.minimum(gain * spread / np.maximum(outputs.std(0), 1e-6), MOST_GAIN)
-        shift = shift + mean - outputs.mean(0)
+        shift = shift + mean - squashed(fitted * gain + shift).mean(0)
     return gain, shift
 
 
@@ -260,7 +265,7 @@ def _choose(
 ) -> tuple[tuple[int, ...], float]:
     """Layers and penalty whose predictions of left-out clips correlate best, on average.
 
-    Three neighbouring layers together, or all where there are fewer.
+    Five neighbouring layers together, or all where there are fewer.
 
     Args:
         values: of every layer, then of prosody (clips, 1, n)
@@ -323,8 +328,8 @@ def _hear(
         except AudioError as error:
             return str(error)
         seeds = augmentation.seeds(entry["file"], round(start * 1e9), None, copies)
-        versions = [augmentation.variant(signal, seed, part="channel") for seed in (0, *seeds)]
-        return [pooled(encoder, version) for version in versions]
+        others = [disturbed(signal, np.random.default_rng(seed)) for seed in seeds]
+        return [pooled(encoder, version) for version in (signal, *others)]
 
     rows, found, rejected = [], [], []
     workers = (os.cpu_count() or 1) if encoder.in_workers else 1

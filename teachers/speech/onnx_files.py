@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wav2small import files, provenance
+from wav2small import files, models, provenance
 from wav2small.errors import Wav2SmallError
 from wav2small.session import first_line
 
@@ -40,7 +40,7 @@ def holds(folder: str | os.PathLike[str]) -> bool:
         >>> holds("bundle")
         True
     """
-    path = Path(folder)
+    path = models.locate(folder)
     there = (path / MODEL).is_file() or (path / DESCRIPTION).is_file()
     return there and not (path / checkpoint.CONFIG).is_file()
 
@@ -56,7 +56,7 @@ def describe(spec: str | os.PathLike[str]) -> Description:
         >>> describe("bundle").path.name
         'model.onnx'
     """
-    path = Path(spec)
+    path = models.locate(spec)
     folder = path if path.is_dir() else path.parent
     content: dict[str, Any] = {}
     if path.is_dir() or path.name == MODEL:

@@ -81,7 +81,6 @@ def run(args: argparse.Namespace) -> int:
     return 1 if result.rejected else 0
 
 
-<<<<<<< HEAD
 def _cross_validate(args: argparse.Namespace, recipe: object) -> int:
     from wav2small.cli import evaluate
 
@@ -92,7 +91,8 @@ def _cross_validate(args: argparse.Namespace, recipe: object) -> int:
     for name, (mean, deviation) in result.spread.items():
         print(f"{name}: CCC over folds {mean:.3f}, standard deviation {deviation:.3f}")
     return code
-=======
+
+
 def _run_probe(args: argparse.Namespace) -> int:
     result = options.call(PROBE, **vars(args))
     layers = ", ".join(map(str, result.layers))
@@ -107,7 +107,6 @@ def _run_probe(args: argparse.Namespace) -> int:
     for reason in result.rejected:
         print(f"rejected: {reason}", file=sys.stderr)
     return 1 if result.rejected else 0
->>>>>>> 997ff2f (Fit probes from the command line)
 
 
 def _figures(figures: Mapping[str, float]) -> str:

@@ -6,7 +6,8 @@ import sys
 from wav2small.cli import options
 
 EXAMPLE = """\
-wav2small predict bundle/ recording.wav
+wav2small predict recording.wav
+wav2small predict wav2small recordings/ --json
 wav2small predict bundle/ recordings/ -o predictions.csv
 ffmpeg -i talk.mp4 -f s16le -ac 1 -ar 16000 - | wav2small predict bundle/ --follow -"""
 
@@ -16,10 +17,18 @@ FOLLOW = "wav2small.follow:follow"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="[BUNDLE] SOURCE",
+        help="a bundle folder, an .onnx file or a model in the box, nano or wav2small (default: "
+        "nano); then audio files, folders, CSV or parquet tables with a column `file`, or an "
+        "audformat database",
+    )
     options.add(
         parser,
         FUNCTION,
-        source={"nargs": "*"},
+        skip=("bundle", "source"),
         json_lines={"flags": ["--json"]},
         window={"metavar": "S"},
         hop={"metavar": "S"},
@@ -44,8 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from wav2small import models
     from wav2small.errors import Wav2SmallError
 
+    named = bool(args.words) and models.is_bundle(args.words[0])
+    args.bundle = args.words[0] if named else models.DEFAULT
+    args.source = args.words[named:]
     if args.follow:
         from wav2small.follow import follow
 
