@@ -169,9 +169,7 @@ def wind(signal: np.ndarray, white: np.ndarray, ratio_db: float) -> np.ndarray:
         ratio_db: by which the signal is louder
     """
     rumble = band(coloured_noise(white, 2.0), 0.0, 200.0)
-    knots = np.arange(
-        0, len(white) + RATE, RATE // 2
-    )  # two strengths a second
+    knots = np.arange(0, len(white) + RATE, RATE // 2)  # two strengths a second
     strength = np.abs(np.resize(white[:: RATE // 2], len(knots)))
     return add(signal, rumble * np.interp(np.arange(len(white)), knots, strength), ratio_db)
 

@@ -327,7 +327,9 @@ def _model(bundle: str | os.PathLike[str] | Predictor, threads: int) -> Model:
         return bundle.streaming_model() or bundle.model
     path = model_path(bundle)
     streaming = path.with_name(STREAMING)
-    return Model(streaming if models.locate(bundle).is_dir() and streaming.exists() else path, threads)
+    return Model(
+        streaming if models.locate(bundle).is_dir() and streaming.exists() else path, threads
+    )
 
 
 def is_causal(model: Model) -> bool:

@@ -41,5 +41,7 @@ def is_bundle(spec: str | os.PathLike[str]) -> bool:
     """
     path = Path(spec)
     return (
-        os.fspath(spec) in NAMES or path.suffix.lower() == ".onnx" or (path / "model.onnx").is_file()
+        os.fspath(spec) in NAMES
+        or path.suffix.lower() == ".onnx"
+        or (path / "model.onnx").is_file()
     )
