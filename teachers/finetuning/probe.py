@@ -4,8 +4,8 @@
 
 Ridge regression in closed form on pooled states of five neighbouring layers and on statistics of
 prosody (`teachers.speech.probe`). Layers and penalty are those that predict left-out speakers best.
-Each clip is seen as it is and disturbed (`teachers.acoustic.rooms`), so that the probe leans on what
-all speakers and recordings share.
+Each clip is seen as it is and disturbed (`teachers.acoustic.rooms`), so that the probe leans on
+what all speakers and recordings share.
 """
 
 from __future__ import annotations
