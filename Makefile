@@ -2,12 +2,13 @@
 # make test   virtual environment, install, ruff, mypy, tests, documentation
 # make test-fast   the tests that need neither time nor other programs
 # make docs   the documentation as pages, in site/
+# make model AUDIO=FOLDER   the models in the box, anew from CC0 speech (docs/models.md)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast docs lint types clean
+.PHONY: demo test test-fast docs model lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/wav2small demo
@@ -20,6 +21,9 @@ test-fast: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+model: $(VENV)/.moonshine
+	$(BIN)/python -m wav2small.benchmarks.studies.box '$(AUDIO)' -o build/box --install
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -184,7 +184,8 @@ def recipe(seed: int, *, mixture: bool = False) -> Recipe:
         return value if chosen else None
 
     # Every draw is made, needed or not: a step keeps its numbers when another one is left out.
-    voice = [maybe(*step) for step in (_SPEED, _STRETCH, _EFFORT, _DYNAMICS, _INTONATION)]
+    speed, stretch = maybe(*_SPEED), maybe(*_STRETCH)
+    effort, dynamics, intonation = maybe(*_EFFORT), maybe(*_DYNAMICS), maybe(*_INTONATION)
     other = happens(_MIXTURE[0]), (next(draw), next(draw), between(*_MIXTURE[1:]))
     room = happens(_ROOM), (next(draw), between(*_REVERBERATION[0]), between(*_REVERBERATION[1]))
     noise = happens(_NOISE[0]), (next(draw), next(draw), between(*_NOISE[1:]))
@@ -200,7 +201,11 @@ def recipe(seed: int, *, mixture: bool = False) -> Recipe:
             channel = name
         place -= share
     return Recipe(
-        *voice,
+        speed=speed,
+        stretch=stretch,
+        effort=effort,
+        dynamics=dynamics,
+        intonation=intonation,
         mixture=other[1] if other[0] and mixture else None,
         room=room[1] if room[0] else None,
         noise=noise[1] if noise[0] else None,

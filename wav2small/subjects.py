@@ -90,7 +90,7 @@ def check(subject: str | os.PathLike[str]) -> None:
         >>> check("acoustic")
     """
     name = os.fspath(subject)
-    if is_table(name) or os.path.exists(name) or ":" in name or "/" in name:
+    if name in models.NAMES or is_table(name) or os.path.exists(name) or ":" in name or "/" in name:
         return
     teachers = import_module("wav2small.teachers.registry").list_teachers()
     if name not in {row["name"] for row in teachers}:

@@ -225,5 +225,5 @@ def _recogniser(kind: str, config: dict[str, Any]) -> tuple[Any, Callable[[np.nd
             return found.input_features, -(-len(signal) // 320)  # 50 states per second
 
         return model.encoder, spectrogram
-    model = transformers.MoonshineModel(transformers.MoonshineConfig.from_dict(config))
-    return model.encoder, lambda signal: (torch.from_numpy(signal)[None], None)
+    own = transformers.MoonshineModel(transformers.MoonshineConfig.from_dict(config))
+    return own.encoder, lambda signal: (torch.from_numpy(signal)[None], None)

@@ -1,0 +1,106 @@
+"""Figures of the models in the box on acted speech that they were not trained on.
+
+    python -m wav2small.benchmarks.studies.box_figures RAVDESS NEMO --models nano wav2small
+
+Each folder holds clips and a `labels.csv` with `file`, `emotion`, and for the differences between
+the sexes `sex`. The truth is the place of each emotion (`wav2small.teachers.acoustic.placement`).
+`--noise` names a folder with files `background_*` and `room_*` for the last table.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import wav2small
+from wav2small import audio, metrics, models, operations
+from wav2small.dimensions import DIMENSIONS
+from wav2small.teachers.acoustic.placement import placed, placements
+
+MOVE = 0.05  # an estimate that moves by less is unchanged, audEERING's ser-tests
+CHANGED_CLIPS = 200  # of each corpus, for what changes the recording
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="box_figures", description=__doc__.partition("\n")[0])
+    parser.add_argument("corpora", nargs="+", help="folders with labels.csv")
+    parser.add_argument("--models", nargs="+", default=list(models.NAMES))
+    parser.add_argument("--noise", help="folder with background_* and room_*")
+    args = parser.parse_args()
+    for corpus in map(Path, args.corpora):
+        table = pd.read_csv(corpus / "labels.csv").assign(arousal=np.nan, valence=np.nan)
+        truth = (placed(table, placements(table)) + 1) / 2
+        signals = [audio.read(corpus / file) for file in table["file"]]
+        for name in args.models:
+            predictor = wav2small.load(name)
+            outputs = np.array([predictor.predict(signal) for signal in signals])
+            agreement(f"{name}, {corpus.name}", truth, outputs, table.get("sex"))
+            robustness(predictor, signals, changes(args.noise))
+
+
+def agreement(title: str, truth: np.ndarray, outputs: np.ndarray, sex: pd.Series | None) -> None:
+    """Print agreement with the acted emotions, and what it is for women and men."""
+    print(
+        f"\n{title}: {len(truth)} clips\n| | CCC | PCC | mean | sd | women - men | CCC women, men |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for column, name in enumerate(DIMENSIONS):
+        pair = truth[:, column], outputs[:, column]
+        cells = [metrics.ccc(*pair), metrics.pcc(*pair), pair[1].mean(), pair[1].std()]
+        line = f"| {name} | " + " | ".join(f"{cell:.3f}" for cell in cells)
+        if sex is not None:
+            rows = [(sex == group).to_numpy() for group in ("f", "m")]
+            gap = pair[1][rows[0]].mean() - pair[1][rows[1]].mean()
+            own = ", ".join(f"{metrics.ccc(pair[0][row], pair[1][row]):.3f}" for row in rows)
+            line += f" | {gap:+.3f} | {own}"
+        print(line + " |")
+
+
+def robustness(
+    predictor: wav2small.Predictor, signals: list[np.ndarray], made: dict[str, Change]
+) -> None:
+    """Print the share of clips whose estimate moves by less than `MOVE`."""
+    chosen = np.random.default_rng(0).permutation(len(signals))[:CHANGED_CLIPS]
+    outputs = np.array([predictor.predict(signals[row]) for row in chosen])
+    print("| share of clips within .05 | arousal | dominance | valence |\n|---|---|---|---|")
+    for name, change in made.items():
+        other = np.array(
+            [predictor.predict(change(signals[row]).astype(np.float32)) for row in chosen]
+        )
+        share = (np.abs(other - outputs) <= MOVE).mean(0)
+        print(f"| {name} | " + " | ".join(f"{value:.2f}" for value in share) + " |")
+
+
+def changes(noise: str | None) -> dict[str, Change]:
+    """What is done to recordings."""
+    rng = np.random.default_rng(0)
+
+    def at_8_khz(signal: np.ndarray) -> np.ndarray:
+        narrow = operations.resample(signal, audio.SAMPLING_RATE, 8000)
+        return operations.resample(narrow, 8000, audio.SAMPLING_RATE)[: len(signal)]
+
+    made: dict[str, Change] = {
+        "8 kHz": at_8_khz,
+        "telephone band": lambda signal: operations.band(signal, 300.0, 3400.0),
+        "GSM": lambda signal: operations.telephone_codec(signal, "gsm"),
+        "direct current .003": lambda signal: signal + 0.003,
+        "20 dB quieter": lambda signal: signal * 0.1,
+        "white noise, 20 dB": lambda signal: operations.white_noise(signal, rng, snr_db=20),
+    }
+    if noise:
+        found = {kind: [audio.read(file) for file in sorted(Path(noise).glob(f"{kind}_*"))]
+                 for kind in ("background", "room")}  # fmt: skip
+        made["background, 20 dB"] = lambda signal: operations.background(
+            signal, rng, snr_db=20, noises=found["background"]
+        )
+        made["room"] = lambda signal: operations.room(signal, rng, responses=found["room"])
+    return made
+
+
+if __name__ == "__main__":
+    main()

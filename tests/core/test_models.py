@@ -1,0 +1,133 @@
+"""The models in the box: by name wherever a bundle is taken, permissive, small, verified."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import wav2small
+from wav2small import models
+from wav2small.errors import Wav2SmallError
+
+FOLDER = Path(models.__file__).parent
+
+
+def test_they_are_small():
+    files = [path for name in models.NAMES for path in (FOLDER / name).iterdir()]
+    assert sum(path.stat().st_size for path in files) <= 250_000
+    assert (FOLDER / "nano" / "model.onnx").stat().st_size <= 34_000
+    assert (FOLDER / "wav2small" / "model.onnx").stat().st_size <= 48_000
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_they_are_what_was_exported_and_permissive(name):
+    pytest.importorskip("onnx")
+    wav2small.verify_bundle(name, check_licence="commercial")
+    lineage = json.loads((FOLDER / name / "provenance.json").read_text())
+    licences = {entry["licence"] for entry in [*lineage["teachers"], *lineage["audio"]]}
+    assert licences <= {"MIT", "CC0-1.0", "MIT AND CC0-1.0"}
+    text = "".join(p.read_text() for p in (FOLDER / name).iterdir() if p.suffix != ".onnx")
+    assert "/work/" not in text and "/tmp/" not in text and "/home/" not in text
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_they_hear_emotion(name, emodb):
+    # Angry clips are more aroused and less positive than sad ones are aroused, happy ones positive.
+    import pandas as pd
+
+    table = pd.read_csv(emodb / "labels.csv", dtype={"speaker": str})
+    table = table[table["speaker"].isin(["03", "08"])]  # nobody of these was trained on
+    predictor = wav2small.load(name)
+    estimates = np.array([predictor.predict_file(emodb / file) for file in table["file"]])
+    mean = {e: estimates[(table["emotion"] == e).to_numpy()].mean(0) for e in set(table["emotion"])}
+    assert mean["anger"][0] > mean["neutral"][0] > mean["sadness"][0]
+    assert mean["anger"][1] > mean["sadness"][1]
+    assert mean["happiness"][2] > mean["anger"][2]
+
+
+def test_a_folder_of_that_name_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert models.locate("nano") == FOLDER / "nano"
+    (tmp_path / "nano").mkdir()
+    assert models.locate("nano") == FOLDER / "nano"  # some other folder, no bundle
+    (tmp_path / "nano" / "model.onnx").write_bytes(b"")
+    assert models.locate("nano") == Path("nano")
+
+
+def test_load_is_predictor(speech):
+    file = sorted(speech.glob("*.flac"))[0]
+    expected = wav2small.Predictor(FOLDER / "nano").predict_file(file)
+    np.testing.assert_array_equal(wav2small.load().predict_file(file), expected)
+    np.testing.assert_array_equal(copy.deepcopy(wav2small.load()).predict_file(file), expected)
+    with pytest.raises(Wav2SmallError, match="nano or wav2small"):
+        wav2small.load("nanno")
+
+
+def test_streaming_is_offline(clip):
+    stream = wav2small.Stream(gate=False)
+    assert stream.causal
+    estimates = [e for start in range(0, len(clip), 1000)
+                 for e in stream.push(clip[start : start + 1000])]  # fmt: skip
+    offline = wav2small.load("nano").predict(clip)
+    np.testing.assert_allclose(estimates[-1].overall, offline, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "words, model",
+    [(["{file}"], "nano"), (["nano", "{file}"], "nano"), (["wav2small", "{file}"], "wav2small")],
+)
+def test_predict_without_a_bundle(words, model, speech, tmp_path):
+    file = sorted(speech.glob("*.flac"))[0]
+    words = [word.format(file=file) for word in words]
+    done = subprocess.run(
+        [sys.executable, "-m", "wav2small", "predict", *words, "--json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    expected = wav2small.load(model).predict_file(file)
+    found = [row[name] for name in ("arousal", "dominance", "valence")]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "words, why",
+    [
+        (["nano"], "name the audio"),
+        (["nano", "missing.wav"], "missing.wav"),
+        (["bundel/", "missing.wav"], "bundel/"),
+    ],
+)
+def test_predict_names_what_is_missing(words, why, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "wav2small", "predict", *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2 and why in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def _at(signal: np.ndarray, rate: int) -> np.ndarray:
+    import soxr
+
+    return soxr.resample(signal, 16000, rate)
+
+
+def test_a_recording_at_8_khz_gets_about_the_same(emodb, tmp_path):
+    # Issue of many users: telephone recordings. The median clip moves by less than .05.
+    predictor = wav2small.load("nano")
+    moved = []
+    for file in sorted(emodb.glob("03*.flac"))[:40]:
+        signal, _ = soundfile.read(file, dtype="float32")
+        wide = predictor.predict(signal)
+        narrow = predictor.predict(_at(signal, 8000), 8000)
+        moved.append(np.abs(wide - narrow))
+    assert (np.median(moved, axis=0) < 0.05).all()
