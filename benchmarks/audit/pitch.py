@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from wav2small.teachers.acoustic import spectrum
+from wav2small import spectrum
 
 #: Groups of ser-tests, which leaves out clips beyond the outer bounds.
 NAMES, BOUNDS_HZ = ("low", "medium", "high"), (50.0, 145.0, 190.0, 350.0)

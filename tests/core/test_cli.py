@@ -119,7 +119,7 @@ def test_arguments_follow_from_a_signature(words, expected, tmp_path, monkeypatc
         (["--help"], 0, "predict"),
         (["--version"], 0, "0."),
         (["lable"], 2, "did you mean label?"),
-        (["predict"], 2, "bundle"),
+        (["predict"], 2, "name the audio"),
         (["predict", "b", "--windw", "3"], 2, "usage"),
         (["predict", "nowhere", "a.wav"], 2, "nowhere: no such bundle"),
         (["evaluate", "nowhere", "a.csv"], 2, "nowhere: no such bundle"),

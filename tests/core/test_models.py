@@ -102,7 +102,7 @@ def test_predict_without_a_bundle(words, model, speech, tmp_path):
     [
         (["nano"], "name the audio"),
         (["nano", "missing.wav"], "missing.wav"),
-        (["bundel/", "missing.wav"], "bundel/"),
+        (["bundel/", "missing.wav"], "bundel/: no such bundle"),
     ],
 )
 def test_predict_names_what_is_missing(words, why, tmp_path):

@@ -1,6 +1,7 @@
 """`wav2small predict`."""
 
 import argparse
+import os
 import sys
 
 from wav2small.cli import options
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
         streams = (args.bundle, sys.stdin.buffer, sys.stdout)
         return follow(*streams, memory=args.memory, gate=args.gate, threads=args.threads)
+    _check_bundle(args.words, named)
     if not args.source:
         raise Wav2SmallError("name the audio to predict, or --follow - for standard input")
     from wav2small.prediction import report_rejected
@@ -75,3 +77,21 @@ def run(args: argparse.Namespace) -> int:
     if not result.rows:
         raise Wav2SmallError(f"{' '.join(args.source)}: none of its audio can be used")
     return code
+
+
+def _check_bundle(words: list[str], named: bool) -> None:
+    """Reject a first word that can only have been meant as a bundle.
+
+    Raises:
+        Wav2SmallError: it is nothing, has no suffix, and others follow it
+    """
+    from wav2small import models
+    from wav2small.errors import Wav2SmallError
+
+    if named or len(words) < 2 or os.path.exists(words[0]) or os.path.splitext(words[0])[1]:
+        return
+    if "://" not in words[0] and not words[0].startswith("~"):
+        raise Wav2SmallError(
+            f"{words[0]}: no such bundle; name {' or '.join(models.NAMES)}, or the folder that "
+            "`wav2small export` wrote"
+        )
