@@ -93,7 +93,7 @@ def band(signal: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
 
     Example:
         >>> tone_3_khz = np.sin(np.arange(1600) * 2 * np.pi * 3000 / RATE)
-        >>> bool(power(band(tone_3_khz, 0.0, 2000.0)) < 1e-6)
+        >>> bool(power(band(tone_3_khz, 0.0, 2000.0)[200:-200]) < 1e-6)
         True
     """
     size = 1 << (len(signal) - 1).bit_length()
