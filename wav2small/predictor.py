@@ -28,7 +28,7 @@ class Predictor:
     It can be pickled (by its path), copied, and used by several threads and after a fork.
 
     Args:
-        bundle: a model in the box, "nano" or "wav2small"; a bundle folder; or an `.onnx` file with
+        bundle: the model in the box, "nano"; a bundle folder; or an `.onnx` file with
             input `signal` float32 [1, samples] and an output `logits` [1, 3]
         threads: threads of ONNX Runtime
 
@@ -189,7 +189,7 @@ def load(name: str | os.PathLike[str] = models.DEFAULT, *, threads: int = 1) -> 
     """Load a model, by default the one in the box; needs no download and no torch.
 
     Args:
-        name: "nano", "wav2small", a bundle folder, or an `.onnx` file
+        name: "nano", a bundle folder, or an `.onnx` file
         threads: threads of ONNX Runtime
 
     Raises:

@@ -21,7 +21,6 @@ def test_they_are_small():
     files = [path for name in models.NAMES for path in (FOLDER / name).iterdir()]
     assert sum(path.stat().st_size for path in files) <= 250_000
     assert (FOLDER / "nano" / "model.onnx").stat().st_size <= 34_000
-    assert (FOLDER / "wav2small" / "model.onnx").stat().st_size <= 48_000
 
 
 @pytest.mark.parametrize("name", models.NAMES)
@@ -64,7 +63,7 @@ def test_load_is_predictor(speech):
     expected = wav2small.Predictor(FOLDER / "nano").predict_file(file)
     np.testing.assert_array_equal(wav2small.load().predict_file(file), expected)
     np.testing.assert_array_equal(copy.deepcopy(wav2small.load()).predict_file(file), expected)
-    with pytest.raises(Wav2SmallError, match="nano or wav2small"):
+    with pytest.raises(Wav2SmallError, match="name nano"):
         wav2small.load("nanno")
 
 
@@ -79,7 +78,7 @@ def test_streaming_is_offline(clip):
 
 @pytest.mark.parametrize(
     "words, model",
-    [(["{file}"], "nano"), (["nano", "{file}"], "nano"), (["wav2small", "{file}"], "wav2small")],
+    [(["{file}"], "nano"), (["nano", "{file}"], "nano")],
 )
 def test_predict_without_a_bundle(words, model, speech, tmp_path):
     file = sorted(speech.glob("*.flac"))[0]

@@ -8,7 +8,7 @@ from wav2small.cli import options
 
 EXAMPLE = """\
 wav2small predict recording.wav
-wav2small predict wav2small recordings/ --json
+wav2small predict nano recordings/ --json
 wav2small predict bundle/ recordings/ -o predictions.csv
 ffmpeg -i talk.mp4 -f s16le -ac 1 -ar 16000 - | wav2small predict bundle/ --follow -"""
 
@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs="*",
         metavar="[BUNDLE] SOURCE",
-        help="a bundle folder, an .onnx file or a model in the box, nano or wav2small (default: "
-        "nano); then audio files, folders, CSV or parquet tables with a column `file`, or an "
+        help="a bundle folder, an .onnx file or the model in the box, nano (the "
+        "default); then audio files, folders, CSV or parquet tables with a column `file`, or an "
         "audformat database",
     )
     options.add(

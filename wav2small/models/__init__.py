@@ -1,8 +1,7 @@
-"""The models in the box: two bundles inside the package, taken by name wherever a bundle is taken.
+"""The model in the box: a bundle inside the package, taken by name wherever a bundle is taken.
 
-`nano` streams and runs on microcontrollers (int8); `wav2small` is the 72K student (int4). Both are
-made by `make model` from CC0 speech and permissive parts only; the README.md in each folder is its
-model card.
+`nano` (int8) streams and runs on microcontrollers. `make model` makes it from CC0 speech and
+permissive parts only; README.md here is its model card.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-NAMES = ("nano", "wav2small")
+NAMES = ("nano",)
 DEFAULT = "nano"
 
 
