@@ -42,7 +42,9 @@ MODELS = Path(__file__).parents[2] / "wav2small" / "models"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="box", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m wav2small.benchmarks.studies.box", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("audio", help="folder with emodb/ and cc0_voices/")
     parser.add_argument("-o", "--output", default="build/box", help="default: %(default)s")
     parser.add_argument("--student", choices=list(STUDENTS), nargs="+", default=["nano"])

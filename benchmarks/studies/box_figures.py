@@ -27,7 +27,10 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="box_figures", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m wav2small.benchmarks.studies.box_figures",
+        description=__doc__.partition("\n")[0],
+    )
     parser.add_argument("corpora", nargs="+", help="folders with labels.csv")
     parser.add_argument("--models", nargs="+", default=list(models.NAMES))
     parser.add_argument("--noise", help="folder with background_* and room_*")
