@@ -152,6 +152,13 @@ CATEGORY_METRICS: dict[str, Metric] = {
     "weighted_f1": weighted_f1,
     "macro_f1": macro_f1,
 }
+CORRELATION, SHARE, ERROR = (-1.0, 1.0), (0.0, 1.0), (0.0, float("inf"))
+#: Metric -> the lowest and the highest value that it can have.
+BOUNDS: dict[Metric, tuple[float, float]] = {
+    **dict.fromkeys((ccc, pcc, spearman), CORRELATION),
+    **dict.fromkeys(CATEGORY_METRICS.values(), SHARE),
+    mae: ERROR,
+}
 
 
 def bootstrap(
@@ -163,12 +170,11 @@ def bootstrap(
     n: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    bounds: tuple[float, float] | None = None,
 ) -> Interval:
-    """A metric with its percentile bootstrap interval.
+    """A metric with its bootstrap interval; see `interval`.
 
-    What is drawn with replacement is the clip, or the group. With few of them percentiles are
-    too narrow; they are widened as Hesterberg (2015, What teachers should know about the bootstrap,
-    The American Statistician 69, section 5.3) proposes, from the normal to Student's distribution.
+    What is drawn with replacement is the clip, or the group.
 
     Args:
         truth: (clips,)
@@ -179,6 +185,7 @@ def bootstrap(
         n: number of resamples
         seed: of the resampling; the same seed gives the same interval
         level: coverage of the interval
+        bounds: lowest and highest value of the metric; None = as `BOUNDS` has it
 
     Example:
         >>> bootstrap(np.arange(10), np.arange(10) + 1, mae, n=20)
@@ -197,7 +204,8 @@ def bootstrap(
         if members is not None:
             draw = np.concatenate([members[group] for group in draw])
         resampled[number] = metric(truth[draw], prediction[draw])
-    return interval(value, resampled, count=count, level=level)
+    bounds = bounds or BOUNDS.get(metric)
+    return interval(value, resampled, count=count, level=level, bounds=bounds)
 
 
 def resamples(count: int, n: int, *, seed: int = 0) -> Iterator[np.ndarray]:
@@ -211,28 +219,55 @@ def resamples(count: int, n: int, *, seed: int = 0) -> Iterator[np.ndarray]:
     return (generator.integers(0, count, count) for _ in range(n))
 
 
-def interval(value: float, resampled: np.ndarray, *, count: int, level: float = 0.95) -> Interval:
-    """A figure with its percentile interval, widened for few clips as Student's t is.
+def interval(
+    value: float,
+    resampled: np.ndarray,
+    *,
+    count: int,
+    level: float = 0.95,
+    bounds: tuple[float, float] | None = None,
+) -> Interval:
+    """The bootstrap interval of a figure, right for few clips or speakers, too.
+
+    A figure with bounds gets Student's interval from the deviation of its resamples, on a scale
+    that has no bounds: Fisher's z of correlations, logits of shares, logarithms of errors. Any
+    other gets percentiles, widened from the normal to Student's distribution. Both make up for the
+    resamples' deviation, which is too small by sqrt(1 - 1 / count) (Hesterberg 2015, What teachers
+    should know about the bootstrap, The American Statistician 69, section 5.3).
 
     Args:
         value: the figure of all clips
         resampled: that of each bootstrap sample; NaN is left out
         count: clips (or groups) that were drawn from
         level: coverage of the interval
+        bounds: lowest and highest value that the figure can have, such as `CORRELATION`; None = it
+            has none
 
     Example:
         >>> interval(0.5, np.array([0.4, 0.6, np.nan]), count=100, level=1.0)
         Interval(value=0.5, low=0.4, high=0.6)
+        >>> of = interval(0.9, np.array([0.85, 0.95]), count=6, bounds=CORRELATION)
+        >>> round(of.low, 2), round(of.high, 2)
+        (0.4, 0.99)
     """
-    import scipy.stats
+    from scipy import special
 
     resampled = resampled[np.isfinite(resampled)]
     if len(resampled) == 0 or count < 2:
         return Interval(value, float("nan"), float("nan"))
-    student = scipy.stats.t.ppf((1 - level) / 2, count - 1)
-    tail = scipy.stats.norm.cdf(np.sqrt(count / (count - 1)) * student)
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
+    width = np.sqrt(count / (count - 1)) * special.stdtrit(count - 1, (1 + level) / 2)
+    if bounds is None or not bounds[0] < value < bounds[1] or len(resampled) < 2:
+        tail = special.ndtr(-width)
+        low, high = np.quantile(resampled, [tail, 1 - tail])
+        return Interval(value, float(low), float(high))
+    lowest, highest = bounds
+    # odds = distance from the lower bound over distance from the upper one; slope = of its log.
+    upper = highest - value if np.isfinite(highest) else 1.0
+    slope = 1 / (value - lowest) + (1 / upper if np.isfinite(highest) else 0.0)
+    spread = width * slope * resampled.std(ddof=1)
+    odds = (value - lowest) / upper * np.exp([-spread, spread])
+    ends = lowest + (odds if np.isinf(highest) else (highest - lowest) / (1 + 1 / odds))
+    return Interval(value, float(ends[0]), float(ends[1]))
 
 
 def summary(

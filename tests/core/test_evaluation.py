@@ -49,26 +49,71 @@ def correlated(random, speakers, clips):
     return rated, 0.8 * rated + 0.6 * (random.normal(size=speakers * clips) + other)
 
 
-def test_intervals_that_draw_speakers_cover_as_often_as_they_say():
-    random = np.random.default_rng(1)
-    true = metrics.ccc(*correlated(random, 100_000, 8))
-    inside = {"speakers": 0, "clips": 0}
-    trials, speakers, clips = 400, 24, 12
-    names = np.arange(speakers).repeat(clips)
+def sums(x, y):
+    """What the figures below are made of: (6,) or, of clips of one speaker each, (6, ...)."""
+    return np.stack([x, y, x * x + y * y, x * y, np.abs(x - y), ((x > 0) == (y > 0)) + 0.0])
+
+
+def ccc_of(means):
+    mean_x, mean_y, squares, product, *_ = means
+    spread = squares - mean_x**2 - mean_y**2
+    return 2 * (product - mean_x * mean_y) / (spread + (mean_x - mean_y) ** 2)
+
+
+FIGURES = {
+    "ccc": (ccc_of, metrics.CORRELATION),
+    "mae": (lambda means: means[4], metrics.ERROR),
+    "accuracy": (lambda means: means[5], metrics.SHARE),
+}
+
+
+@pytest.mark.parametrize("speakers", [5, 6, 8, 12, 24])
+def test_intervals_that_draw_speakers_cover_as_often_as_they_say(speakers):
+    random = np.random.default_rng(speakers)
+    true = sums(*correlated(random, 50_000, 8)).mean(axis=1)
+    trials, inside = 1000, dict.fromkeys(FIGURES, 0)
     for trial in range(trials):
-        pair = correlated(random, speakers, clips)
-        for drawn, groups in (("speakers", names), ("clips", None)):
-            _, low, high = metrics.bootstrap(*pair, fast_ccc, groups=groups, n=120, seed=trial)
-            inside[drawn] += low <= true <= high
-    assert 0.92 <= inside["speakers"] / trials <= 0.98
-    assert inside["clips"] / trials < 0.90  # why speakers are drawn
+        own = sums(*correlated(random, speakers, 12)).reshape(6, speakers, 12).mean(axis=2)
+        draws = np.stack(list(metrics.resamples(speakers, 100, seed=trial)))
+        drawn = own[:, draws].mean(axis=2)
+        for name, (figure, bounds) in FIGURES.items():
+            value, low, high = metrics.interval(
+                figure(own.mean(axis=1)), figure(drawn), count=speakers, bounds=bounds
+            )
+            inside[name] += low <= figure(true) <= high
+    for name, count in inside.items():
+        assert 0.92 <= count / trials <= 0.98, name
 
 
-def fast_ccc(x, y):
-    mean_x, mean_y = x.mean(), y.mean()
-    covariance = x @ y / len(x) - mean_x * mean_y
-    spread = x @ x / len(x) - mean_x**2 + y @ y / len(y) - mean_y**2
-    return 2 * covariance / (spread + (mean_x - mean_y) ** 2)
+def test_a_bootstrap_draws_speakers():
+    x, y = correlated(np.random.default_rng(0), 6, 4)
+    found = metrics.bootstrap(x, y, groups=np.arange(6).repeat(4), n=40, seed=3)
+    rows = np.arange(24).reshape(6, 4)
+    taken = [rows[draw].ravel() for draw in metrics.resamples(6, 40, seed=3)]
+    drawn = np.array([metrics.ccc(x[draw], y[draw]) for draw in taken])
+    value = metrics.ccc(x, y)
+    assert found == metrics.interval(value, drawn, count=6, bounds=(-1, 1))
+    # Student's interval of Fisher's z, by hand: 2.571 is the quantile of five degrees of freedom.
+    half = 2.5706 * np.sqrt(6 / 5) * drawn.std(ddof=1) / (1 - value**2)
+    assert found[1:] == pytest.approx(np.tanh(np.arctanh(value) + [-half, half]), abs=1e-4)
+
+
+def test_intervals_that_draw_clips_are_too_narrow():
+    random = np.random.default_rng(1)
+    true = ccc_of(sums(*correlated(random, 50_000, 8)).mean(axis=1))
+    found = [metrics.bootstrap(*correlated(random, 24, 12), n=30) for _ in range(100)]
+    assert np.mean([low <= true <= high for _, low, high in found]) < 0.90
+
+
+@pytest.mark.parametrize("name", [*metrics.METRICS, *metrics.CATEGORY_METRICS])
+def test_intervals_stay_within_the_bounds_of_a_metric(name):
+    metric = {**metrics.METRICS, **metrics.CATEGORY_METRICS}[name]
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 3, 12)
+    for guess in (truth, (truth + (random.random(12) < 0.2)) % 3, random.integers(0, 3, 12)):
+        value, low, high = metrics.bootstrap(truth, guess, metric, n=50)
+        lowest, highest = metrics.BOUNDS[metric]
+        assert lowest <= low <= value <= high <= highest
 
 
 @pytest.fixture
