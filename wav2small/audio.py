@@ -1,4 +1,4 @@
-"""Reading audio: any format libsndfile knows, any rate, one channel out, float32 in -1..1."""
+"""Reading audio: what libsndfile or PyAV reads, any rate, one channel out, float32 in -1..1."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from wav2small.errors import AudioError, SilentError
 
-from . import containers, places
+from . import containers, media, places
 
 SAMPLING_RATE = 16000  # Hz; the rate of every student and teacher
 LARGEST = 1e6  # of a sample: the square of larger ones can overflow, and none was recorded
@@ -21,13 +21,10 @@ SILENT = "digital silence"  # in the message of every `SilentError`
 MP3_PADDING = 3000  # samples that an encoder adds at most and a decoder takes away
 MIN_DURATION_S = 0.1  # shorter clips hold less than one syllable
 
-#: Endings that a folder is searched for, lower case.
+#: Endings that a folder is searched for, lower case; those of `media` are searched for, too.
 EXTENSIONS = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf .w64 .rf64 .sph .snd".split()
 )
-
-#: Audio in containers that libsndfile cannot read. They are listed, not silently passed over.
-UNREADABLE_EXTENSIONS = frozenset(".m4a .aac .wma .mp4 .amr .webm .mka .3gp".split())
 
 
 def read(
@@ -58,8 +55,51 @@ def read(
         >>> read("speech.wav", start_s=0.5, end_s=1.5).shape
         (16000,)
     """
-    with _open(file) as sound:
-        total_s = sound.frames / sound.samplerate
+    with Recording(file) as recording:
+        return recording.read(
+            start_s=start_s, end_s=end_s, sampling_rate=sampling_rate, channel=channel
+        )
+
+
+class Recording:
+    """An audio file that is open, for several clips of it.
+
+    Args:
+        file: path of the audio file
+
+    Attributes:
+        duration: in seconds
+
+    Raises:
+        AudioError: no such file, not audio, broken
+
+    Example:
+        >>> with Recording("speech.wav") as recording:
+        ...     print(recording.duration, recording.read(start_s=1.5).shape)
+        2.0 (8000,)
+    """
+
+    def __init__(self, file: str | os.PathLike[str]):
+        self._file = file
+        self._sound = _open(file)
+        self.duration: float = self._sound.frames / self._sound.samplerate
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._sound.close()
+
+    def read(
+        self,
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        sampling_rate: int = SAMPLING_RATE,
+        channel: int | None = None,
+    ) -> np.ndarray:
+        """Read a clip of it; arguments, result and errors are those of the function `read`."""
+        file, sound, total_s = self._file, self._sound, self.duration
         if sound.frames == 0:
             raise AudioError(f"{file}: no audio in it (0 samples); record or export it again")
         stop_s = total_s if end_s is None else min(end_s, total_s)
@@ -73,6 +113,11 @@ def read(
                 f"{file}: {_span(start_s, end_s)}no such part; `start` must be 0 or later and "
                 "`end` after it"
             )
+        if start_s >= total_s:
+            raise AudioError(
+                f"{file}: the clip starts at {start_s:.3f} s but the file holds {total_s:.3f} s; "
+                "correct `start` (in seconds; --time-unit ms)"
+            )
         start = round(start_s * sound.samplerate)
         frames = round(stop_s * sound.samplerate) - start
         if frames / sound.samplerate < MIN_DURATION_S:
@@ -84,25 +129,23 @@ def read(
             raise AudioError(
                 f"{file}: no channel {channel}; it has {sound.channels}, counted from 0"
             )
-        signal = _decode(sound, file, start, frames)
-        rate = sound.samplerate
-    channels = signal
-    signal = channels.mean(axis=1) if channel is None else channels[:, channel]
-    if problem := impossible(signal):
-        raise AudioError(f"{file}: {_span(start_s, end_s)}{problem}; export it again as PCM")
-    if np.ptp(signal) == 0:
-        if np.ptp(channels, axis=0).any():
-            raise AudioError(
-                f"{file}: {_span(start_s, end_s)}the mean of its {channels.shape[1]} channels is "
-                "silent: they cancel each other; choose one with --channel 0"
-            )
-        value = f"{signal[0]:.3g} throughout" if signal[0] else "only zeros"
-        raise SilentError(f"{file}: {_span(start_s, end_s)}{value} ({SILENT}); leave it out")
-    if rate != sampling_rate:
-        import soxr
+        channels = _decode(sound, file, start, frames)
+        signal = channels.mean(axis=1) if channel is None else channels[:, channel]
+        if problem := impossible(signal):
+            raise AudioError(f"{file}: {_span(start_s, end_s)}{problem}; export it again as PCM")
+        if np.ptp(signal) == 0:
+            if np.ptp(channels, axis=0).any():
+                raise AudioError(
+                    f"{file}: {_span(start_s, end_s)}the mean of its {sound.channels} channels is "
+                    "silent: they cancel each other; choose one with --channel 0"
+                )
+            value = f"{signal[0]:.3g} throughout" if signal[0] else "only zeros"
+            raise SilentError(f"{file}: {_span(start_s, end_s)}{value} ({SILENT}); leave it out")
+        if sound.samplerate != sampling_rate:
+            import soxr
 
-        signal = soxr.resample(signal, rate, sampling_rate)
-    return np.ascontiguousarray(signal, dtype=np.float32)
+            signal = soxr.resample(signal, sound.samplerate, sampling_rate)
+        return np.ascontiguousarray(signal, dtype=np.float32)
 
 
 def impossible(samples: np.ndarray) -> str:
@@ -137,8 +180,8 @@ def duration(file: str | os.PathLike[str]) -> float:
         >>> duration("speech.wav")
         2.0
     """
-    with _open(file) as sound:
-        return sound.frames / sound.samplerate
+    with Recording(file) as recording:
+        return recording.duration
 
 
 def is_band_limited(signal: np.ndarray) -> bool:
@@ -204,15 +247,12 @@ def _open(file: str | os.PathLike[str]) -> Any:
             f'-i "{path}" "{os.path.splitext(path)[0]}.wav"'
         ) from error
     except (soundfile.LibsndfileError, RuntimeError, OSError, ValueError) as error:
-        ending = os.path.splitext(path)[1].lower()
-        target = os.path.splitext(path)[0] + (".wav" if ending != ".wav" else ".flac")
-        remedy = f'convert it: ffmpeg -i "{path}" "{target}"'
-        problem = (
-            f"{ending[1:].upper()} is not a format libsndfile reads"
-            if ending in UNREADABLE_EXTENSIONS
-            else "not audio, or damaged"
-        )
-        raise AudioError(f"{path}: {problem}; {remedy}") from error
+        if media.is_media(path):
+            return soundfile.SoundFile(media.decoded(path))
+        target = os.path.splitext(path)[0] + (".flac" if path.lower().endswith(".wav") else ".wav")
+        raise AudioError(
+            f'{path}: not audio, or damaged; convert it: ffmpeg -i "{path}" "{target}"'
+        ) from error
     promised_s = sound.frames / sound.samplerate
     slack_s = containers.SLACK_S + MP3_PADDING / sound.samplerate
     if found.seconds is not None and abs(promised_s - found.seconds) > slack_s:

@@ -6,6 +6,7 @@ from __future__ import annotations
 _EXTRAS = {
     "audeer": "data",
     "audmetric": "data",
+    "av": "av",
     "fsspec": "data",
     "pandas": "data",
     "pyarrow": "data",

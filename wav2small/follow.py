@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
+from wav2small import media
 from wav2small.errors import Wav2SmallError
 from wav2small.stream import HOP_S, MEMORY_S, Stream
 
@@ -81,11 +82,11 @@ def follow(
 def _blocks(read: Callable[[int], bytes]) -> Iterator[bytes]:
     """What a pipe holds; not the file formats that somebody may have put into it."""
     start = b""
-    while len(start) < 4 and (data := read(READ_BYTES)):
+    while len(start) < media.START_BYTES and (data := read(READ_BYTES)):
         start += data
     if not start:
         raise Wav2SmallError("standard input is empty; does the command before the pipe work?")
-    known = HEADERS.get(start[:4])
+    known = media.format_of(start) or HEADERS.get(start[:4])
     if known is None and _mp3_frame(start):
         known = "MP3"
     if known:

@@ -18,7 +18,7 @@ import numpy as np
 
 from wav2small.errors import Wav2SmallError, missing_package
 
-from . import audio, places, table_files
+from . import audio, media, places, table_files
 from .corpora import registry
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def is_table(name: str) -> bool:
         (True, False)
     """
     ending = name.lower()
-    is_audio = os.path.splitext(ending)[1] in audio.EXTENSIONS | audio.UNREADABLE_EXTENSIONS
+    is_audio = os.path.splitext(ending)[1] in audio.EXTENSIONS | media.EXTENSIONS
     return ("://" in name and not is_audio) or ending.endswith(table_files.EXTENSIONS)
 
 
@@ -163,9 +163,7 @@ def list_audio(folder: str | os.PathLike[str]) -> tuple[list[str], list[tuple[st
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             ending = os.path.splitext(name)[1].lower()
-            if name.startswith(".") or (
-                ending not in audio.EXTENSIONS and ending not in audio.UNREADABLE_EXTENSIONS
-            ):
+            if name.startswith(".") or (ending not in audio.EXTENSIONS | media.EXTENSIONS):
                 continue
             file = os.path.relpath(os.path.join(parent, name), folder)
             if is_utf8(file):
@@ -181,7 +179,8 @@ def list_audio(folder: str | os.PathLike[str]) -> tuple[list[str], list[tuple[st
                 "let the name of a folder that is one table end in .parquet"
             )
         raise Wav2SmallError(
-            f"{folder}: no audio in this folder; looked for {' '.join(sorted(audio.EXTENSIONS))}"
+            f"{folder}: no audio in this folder; looked for "
+            + " ".join([*sorted(audio.EXTENSIONS), *sorted(media.EXTENSIONS)])
         )
     return files, rejected
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import functools
+import itertools
 import os
 import shutil
 import tempfile
+import threading
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -123,23 +125,31 @@ def _fetch(url: str, target: str) -> None:
 
 
 _copies: dict[str, str] = {}
+_numbers = itertools.count()
+_lock = threading.Lock()
 
 
 def copied(name: str, make: Callable[[str, str], None]) -> str:
-    """The file that `make(name, file)` writes; the last four are kept while the process lives."""
-    if name in _copies:
-        _copies[name] = _copies.pop(name)  # the latest is the last
-        return _copies[name]
-    while len(_copies) >= _COPIES:
-        Path(_copies.pop(next(iter(_copies)))).unlink(missing_ok=True)
-    target = os.path.join(_folder(os.getpid()), f"{len(os.listdir(_folder(os.getpid())))}-"
-                          + os.path.basename(name).replace(os.sep, "_")[-100:])  # fmt: skip
+    """The file that `make(name, file)` writes.
+
+    The last four are kept, and one more per thread, while the process lives.
+    """
+    folder = _folder(os.getpid())
+    with _lock:
+        if name in _copies:
+            _copies[name] = _copies.pop(name)  # the latest is the last
+            return _copies[name]
+    last = os.path.basename(name).replace(os.sep, "_")[-100:]
+    target = os.path.join(folder, f"{next(_numbers)}-{last}")
     try:
         make(name, target)
     except BaseException:
         Path(target).unlink(missing_ok=True)
         raise
-    _copies[name] = target
+    with _lock:
+        while len(_copies) >= _COPIES + threading.active_count():
+            Path(_copies.pop(next(iter(_copies)))).unlink(missing_ok=True)
+        _copies[name] = target
     return target
 
 

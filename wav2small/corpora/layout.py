@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
-from wav2small import audio
+from wav2small import audio, media
 from wav2small.errors import Wav2SmallError
 
 
@@ -76,7 +76,7 @@ def audio_files(folder: Path, corpus: str, *, pattern: str) -> list[Path]:
     Raises:
         Wav2SmallError: none
     """
-    endings = audio.EXTENSIONS | audio.UNREADABLE_EXTENSIONS
+    endings = audio.EXTENSIONS | media.EXTENSIONS
     found = sorted(
         path.relative_to(folder)
         for path in folder.rglob(pattern)
