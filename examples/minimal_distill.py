@@ -102,7 +102,7 @@ def main() -> None:
     clips_of = VerificationOptions(calibration=str(args.recordings))
     export_bundle(args.output / "student", bundle, overwrite=True, verification=clips_of)
 
-    # 6. What the file says, without torch.
+    # 6. What the file predicts, without torch.
     predictor = Predictor(bundle)
     predictions = np.array([predictor.predict(clips[row]) for row in valid])
     figures = [metrics.ccc(table.values[valid, i], predictions[:, i]) for i in range(3)]

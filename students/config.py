@@ -95,7 +95,7 @@ class Config:
     seed: int = _option(0, "of everything random")
 
 
-#: Peak learning rate of each student; docs/results/recipe.md says how they were found.
+#: Peak learning rate of each student; found as docs/results/recipe.md describes.
 LEARNING_RATES = {"wav2small": 5e-3, "wav2small2": 5e-3, "nano": 5e-3}
 
 #: `learning_rate` and `freeze_bn_fraction` of all others, which are deep: dozens of BatchNorms.

@@ -1,4 +1,4 @@
-"""What a teacher is: anything that turns audio into arousal, dominance and valence."""
+"""What a teacher is: anything that maps audio to arousal, dominance and valence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from wav2small.teachers.multimodal.turns import Passage
+from wav2small.teachers.multimodal.dialogue import Passage
 
 
 @runtime_checkable
@@ -19,7 +19,7 @@ class Teacher(Protocol):
         id: where it comes from: hub id, folder or package
         revision: what pins it: commit of the hub, or hash of its weights
         licence: SPDX name of what binds its labels, or "unknown"
-        sampling_rate: rate it listens at, in Hz
+        sampling_rate: rate of its input, in Hz
         dimensions: columns of its output; of arousal, dominance, valence, in this order
         invariances: what leaves its output unchanged by construction, such as {"gain"}
 
@@ -29,8 +29,8 @@ class Teacher(Protocol):
         predict_columns: like `predict`, but returns {column: (clips,)}, the dimensions among
             them; the other columns (probabilities of categories) go to the label table as well
         launch: begins `predict_columns` and returns a function that waits for its result
-        context: a `turns.Context` of a multimodal teacher: `predict_columns` and `launch` then take
-            `passages`, one per clip, as a third argument
+        context: a `dialogue.Context` of a multimodal teacher: `predict_columns` and `launch` then
+            take `passages`, one per clip, as a third argument
         too_long: of a multimodal teacher, texts -> how many it has to cut
     """
 
@@ -76,20 +76,20 @@ def launch(
     passages: list[Passage] | None = None,
 ) -> Callable[[], dict[str, np.ndarray]]:
     """Begin `columns`; the result waits for them. Only a GPU gains from it."""
-    heard: tuple[Any, ...] = (batch, lengths, passages) if uses_text(teacher) else (batch, lengths)
+    inputs: tuple[Any, ...] = (batch, lengths, passages) if uses_text(teacher) else (batch, lengths)
     if hasattr(teacher, "launch"):
-        wait = teacher.launch(*heard)
+        wait = teacher.launch(*inputs)
         return lambda: _checked(teacher, wait())
     if hasattr(teacher, "predict_columns"):
-        found: Mapping[str, Any] = teacher.predict_columns(*heard)
+        outputs: Mapping[str, Any] = teacher.predict_columns(*inputs)
     else:
         values = np.asarray(teacher.predict(batch, lengths))
-        found = dict(zip(teacher.dimensions, values.T, strict=True))
-    return lambda: _checked(teacher, found)
+        outputs = dict(zip(teacher.dimensions, values.T, strict=True))
+    return lambda: _checked(teacher, outputs)
 
 
-def _checked(teacher: Teacher, found: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    result = {name: np.asarray(column, dtype=np.float32) for name, column in found.items()}
+def _checked(teacher: Teacher, outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    result = {name: np.asarray(column, dtype=np.float32) for name, column in outputs.items()}
     for name in teacher.dimensions:
         result[name] = np.clip(result[name], 0.0, 1.0)
     return result
@@ -103,7 +103,7 @@ def licensed(teacher: Teacher) -> list[dict[str, Any]]:
 
 
 def entry(teacher: Teacher) -> dict[str, Any]:
-    """What a provenance says of one teacher."""
+    """The entry of one teacher in a provenance."""
     return {
         "name": teacher.name,
         "id": teacher.id,

@@ -1,4 +1,4 @@
-"""Which teacher a folder or a hub id holds: its config.json tells."""
+"""Which teacher a folder or a hub id holds: read from its config.json."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from wav2small import read_labels
 from wav2small.benchmarks.studies import small_encoders
 from wav2small.teachers import load_teacher
 from wav2small.teachers.multimodal import teacher as multimodal
-from wav2small.teachers.multimodal.turns import Passage, Turn
+from wav2small.teachers.multimodal.dialogue import Passage, Turn
 
 SPEECH = {
     "hidden_size": 16,
@@ -184,7 +184,7 @@ def finetune_and_label(system, folders, source, output, **options):
     assert entries[system]["reads"] == "text"
     encoders = [entry for name, entry in entries.items() if name.endswith("encoder")]
     assert encoders and all(entry["licence"] == "unknown" for entry in encoders)
-    # Loaded once more it says the same of the same clips.
+    # Loaded once more it predicts the same.
     again = output / "again.parquet"
     label(ratings, again, teacher=str(output / "teacher"), workers=0, device="cpu")
     found = read_labels(again)

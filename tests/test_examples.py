@@ -33,7 +33,7 @@ def test_minimal_distillation(speech, tmp_path):
     shown = run("minimal_distill.py", speech, tmp_path, "--epochs", 2, "--batch-size", 4)
     found = re.findall(r"CCC with the teacher (\S+) (\S+) (\S+)", shown)
     assert len(found) == 3
-    # The file says what the student said after its last epoch.
+    # The file predicts what the student predicted after its last epoch.
     for file, student in zip(found[2], found[1], strict=True):
         assert float(file) == pytest.approx(float(student), abs=0.02)
     card = (tmp_path / "bundle" / "README.md").read_text()

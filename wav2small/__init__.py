@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:  # what type checkers see; the table below says the same at run time
+if TYPE_CHECKING:  # what type checkers see; the table below is the same at run time
     import wav2small.students as students
     import wav2small.teachers as teachers
     from wav2small.benchmarks.audit.audit import audit as audit

@@ -5,11 +5,11 @@ same samples, made again from the same clip, seed and folders. The order of what
 sound is nature's: the voice (`wav2small.voice`), another voice, the room, its noise, the
 microphone, the channel, the volume control.
 
-What a variant's label is true of, `Settings.targets` says:
+What a variant's label is true of, by `Settings.targets`:
 
 * "heard": the teacher labels the variant itself.
 * "clean": the teacher labels the clip after the first step only. A voice that was changed gets a
-  label of its own; noise, rooms, channels and levels, through which people still hear the same
+  label of its own; noise, rooms, channels and levels, through which people still perceive the same
   emotion, do not move it.
 """
 
@@ -358,7 +358,7 @@ def read(
         settings: of the variants
         sampling_rate: of the result, in Hz
         channel: see `audio.read`
-        labelled: read what the teacher labels, which `settings.targets` says, not what the
+        labelled: read what the teacher labels, as in `settings.targets`, not what the
             student gets
 
     Raises:

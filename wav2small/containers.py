@@ -1,6 +1,6 @@
 """What an audio file promises against what it holds: cut, joined and streamed files.
 
-libsndfile reads what a header promises, or as far as the file goes, and says nothing of the rest.
+libsndfile reads what a header promises, or as far as the file goes, and reports no truncation.
 Here the parts of a container are counted without decoding them: chunks (WAV, RF64, W64, AIFF, CAF,
 AU), pages (Ogg), frames (MP3, FLAC).
 """

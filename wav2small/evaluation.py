@@ -76,7 +76,7 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values; intervals as {"value", "low", "high"}.
 
-        A figure that is not defined is null, and "reason" says why.
+        A figure that is not defined is null, and "reason" states why.
         """
         return {
             **_plain(vars(self)),

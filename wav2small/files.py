@@ -38,7 +38,7 @@ def special(path: str | os.PathLike[str]) -> bool:
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well.
+    """A temporary path next to `path` that takes its place when the block ends well.
 
     The data is on disk before the name changes, so that a crash or a full disk leaves either
     the old file or the new one, never half of it. A link stays a link: the file it points to is

@@ -2,7 +2,7 @@
 
 Signals are (samples,) at 16 kHz, -1..1. None of the functions changes its input, and the same
 state of the random generator gives the same samples. What the trust suite does to clips follows
-audEERING's ser-tests ("method tests") unless a docstring says otherwise.
+audEERING's ser-tests ("method tests") unless a docstring states otherwise.
 """
 
 from __future__ import annotations

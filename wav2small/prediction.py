@@ -242,7 +242,7 @@ def _estimate(
         total_s = audio.duration(path)
         stop_s = total_s if end_s is None else end_s
         if stop_s > total_s + window_s:
-            audio.read(path, start_s=start_s, end_s=stop_s, channel=channel)  # says what is wrong
+            audio.read(path, start_s=start_s, end_s=stop_s, channel=channel)  # raises
         cut = spans(stop_s - start_s, window_s=window_s, hop_s=hop_s)
     except AudioError as error:
         return [], str(error)

@@ -1,4 +1,4 @@
-"""The short-time spectrum the acoustic teacher listens to, and the pitch read from it."""
+"""The short-time spectrum of the acoustic teacher, and the pitch read from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pitch(power: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """F0 and periodicity of every frame.
 
     The autocorrelation of Boersma (1993), divided by that of the window. Each frame's peak is
-    looked for twice: freely, then again near the clip's typical F0, which mends octave errors.
+    looked for twice: freely, then again near the clip's typical F0, which corrects octave errors.
 
     Args:
         power: (frames, bins) power spectra

@@ -68,7 +68,7 @@ class Stream:
         memory: seconds of audio that an estimate remembers. Causal students fade: audio
             from `memory` seconds ago weighs 1/e. Others use a window of that length.
         hop: seconds between estimates of a student that is not causal; at most `memory`. A causal
-            one gives an estimate per 16 ms, whatever this says.
+            one gives an estimate per 16 ms, whatever this is.
         gate: silence does not move the estimate
         open_db: RMS level in dBFS from which a frame counts
         close_db: level below which it stops to, after `hold` seconds

@@ -135,7 +135,7 @@ def cells(words: Iterable[Word]) -> list[dict[str, Any]]:
 
 
 def digest(frame: pd.DataFrame) -> str:
-    """Hash of what an index says was said."""
+    """Hash of an index's transcripts."""
     import hashlib
 
     present = [name for name in COLUMNS if name in frame]

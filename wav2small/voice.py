@@ -22,7 +22,7 @@ RANGE_ST = 4.0  # semitones by which intonation may bend the voice locally
 def stretch(signal: np.ndarray, factor: float) -> np.ndarray:
     """Speak slower or faster at the same pitch.
 
-    WSOLA (Verhelst and Roelands 1993): frames are laid beside each other where they fit best.
+    WSOLA (Verhelst and Roelands 1993): frames are laid next to each other where they fit best.
 
     Args:
         signal: (samples,) at 16 kHz

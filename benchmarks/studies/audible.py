@@ -1,9 +1,9 @@
-"""What a student can hear: `python -m wav2small.benchmarks.studies.audible --corpus EMODB`.
+"""What a student can extract: `python -m wav2small.benchmarks.studies.audible --corpus EMODB`.
 
-A student of 72K parameters learns to tell the statistics of the embedded teacher from the
-waveform; what it explains of each on speakers it never heard (R², 0..1) goes to
-`acoustic_heard.json`, by which `fit_acoustic` decides how much to lean on each. A teacher that
-listens for what its student cannot hear teaches noise.
+A student of 72K parameters learns to estimate the statistics of the embedded teacher from the
+waveform; what it explains of each on unseen speakers (R², 0..1) goes to
+`teachers/acoustic/audible.json`, by which `teachers/acoustic/fit.py` decides how much to lean on each. A teacher that
+relies on what its student cannot extract teaches noise.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", help="JSON file (default: the package's)")
     args = parser.parse_args(argv)
     try:
-        print(heard(args.corpus, args.output, copies=args.copies))
+        print(audible(args.corpus, args.output, copies=args.copies))
     except Wav2SmallError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def heard(corpus: str | Path, output: str | Path | None = None, *, copies: int = 2) -> Path:
+def audible(corpus: str | Path, output: str | Path | None = None, *, copies: int = 2) -> Path:
     """Measure R² per statistic and write the file.
 
     Args:
@@ -95,19 +95,21 @@ def heard(corpus: str | Path, output: str | Path | None = None, *, copies: int =
         print(f"epoch {epoch + 1} of {EPOCHS}: {float(loss):.3f}", file=sys.stderr)
     student.eval()
     with torch.no_grad():
-        told = torch.cat([head(student.embed(part, None)) for part in audio_[judged].split(BATCH)])
+        outputs = torch.cat(
+            [head(student.embed(part, None)) for part in audio_[judged].split(BATCH)]
+        )
     truth = goal[judged]
-    explained = 1 - ((told.numpy() - truth) ** 2).mean(0) / truth.var(0)
+    explained = 1 - ((outputs.numpy() - truth) ** 2).mean(0) / truth.var(0)
     document = {
-        "what": "Share of each statistic's variance that a wav2small student hears, 0..1",
+        "what": "Share of each statistic's variance that a wav2small student explains, 0..1",
         "command": "python -m wav2small.benchmarks.studies.audible --corpus EMODB",
         "licence": "MIT, measured on Emo-DB (CC0-1.0)",
-        "heard": {
+        "explained": {
             name: round(float(np.clip(share, 0, 1)), 2)
             for name, share in zip(acoustic_features.FEATURES, explained, strict=True)
         },
     }
-    path = Path(output or fit_acoustic.HEARD)
+    path = Path(output or fit_acoustic.AUDIBLE)
     with files.atomic(path) as temporary:
         temporary.write_text(json.dumps(document, indent=1) + "\n")
     return path

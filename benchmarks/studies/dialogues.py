@@ -49,7 +49,7 @@ FRAMES = (
     "your {noun} looks {one} and {two}",
     "what a {one} and {two} {noun}",
 )
-#: Nouns of a place, and the frequency in Hz of what is heard there in the background.
+#: Nouns of a place, and the frequency in Hz of its background sound.
 PLACES = {
     "kitchen": (("soup", "kettle", "bread"), 200.0),
     "harbour": (("boat", "anchor", "captain"), 360.0),

@@ -1,4 +1,4 @@
-"""What an export costs: bytes, latency, memory and agreement, beside what was asked for.
+"""What an export costs: bytes, latency, memory and agreement, next to what was asked for.
 
     python -m wav2small.benchmarks.studies.export_sizes
     python -m wav2small.benchmarks.studies.export_sizes --run RUN [--run RUN ...] --json
@@ -36,7 +36,7 @@ PLAIN = "wav2small plain"  # torch.onnx.export as it comes
 
 
 class Row(NamedTuple):
-    """A figure beside its bounds; smaller is better."""
+    """A figure next to its bounds; smaller is better."""
 
     what: str
     measured: float | None

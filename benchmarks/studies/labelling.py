@@ -5,7 +5,7 @@
     python -m wav2small.benchmarks.studies.labelling million           # one million rows
 
 Audio is made on the spot, weights are random: neither changes how long the arithmetic takes.
-Compared ways run in turns, and ratios are taken within a turn: machines drift, turns are short.
+Compared ways run interleaved, and ratios are taken within a round: machines drift, rounds are short.
 """
 
 from __future__ import annotations

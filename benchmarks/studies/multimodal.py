@@ -9,7 +9,7 @@ Everything is made on the spot (`wav2small.benchmarks.studies.dialogues`, `small
 what is done there already is taken as it is, so the command goes on where it was stopped. Printed
 as JSON: CCC of the teacher of speech alone, of each system with text and with text taken away,
 what a system's pretraining has learned, and, with `--distill`, CCC of a student of the best system
-beside that of a student of the teacher of speech alone. All on sentences kept for judging, whose
+compared with that of a student of the teacher of speech alone. All on sentences kept for judging, whose
 pairs of adjectives none of them learned from; no epoch is chosen on them.
 """
 

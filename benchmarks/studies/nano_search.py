@@ -3,8 +3,8 @@
     python -m wav2small.benchmarks.studies.nano_search TRAIN.parquet TEST.parquet --variant base bands48
 
 Label tables as `wav2small label` writes them (augmented copies welcome in TRAIN). Features are
-computed once and kept beside TRAIN, so that a variant trains in little more than a minute on one
-core: whole clips, the loss of `distill`, a moving average of the weights. One line of JSON each.
+computed once and kept next to TRAIN, so that a variant trains in little more than a minute on one
+core: full clips, the loss of `distill`, a moving average of the weights. One line of JSON each.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Variant:
     Attributes:
         frontend: options of `nano` that change its features
         level: "max" of the band mean over the last 4 s; "max_power" of the mean power;
-            "mean", cumulative since the start; "clip", the loudest frame of the whole clip,
+            "mean", cumulative since the start; "clip", the loudest frame of the full clip,
             which is not causal: a bound of what a level can give
         loudness: gates are multiplied by 2 ^ (loudness x level), loud passages count more
-        deviation: weighted standard deviation beside the weighted mean
+        deviation: weighted standard deviation next to the weighted mean
         image: two 3 x 3 convolutions of 8 channels on the log-mel image before the body
         residual: blocks are added to their input
         channels, stem_kernel, dilations, pooled: as in `nano`
@@ -178,7 +178,7 @@ class Features:
 
 
 def features(table: str | Path, options: dict[str, int]) -> Features:
-    """Features of a label table, from the cache beside it if there."""
+    """Features of a label table, from the cache next to it if there."""
     from wav2small.tables import read_labels
     from wav2small.training.clips import Clips
 

@@ -140,8 +140,7 @@ def _identity(bundle: Path) -> tuple[str, str]:
         return str(facts["student"]), str(facts["precision"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Wav2SmallError(
-            f"{bundle}/provenance.json does not say which student and precision this is; "
-            "export it again"
+            f"{bundle}/provenance.json does not name student and precision this is; export it again"
         ) from error
 
 

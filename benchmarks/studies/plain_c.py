@@ -59,7 +59,7 @@ class PlainC:
         return state
 
     def predict(self, samples: np.ndarray) -> np.ndarray:
-        """int16 samples of a whole clip, gate off -> float32 (3,)."""
+        """int16 samples of a full clip, gate off -> float32 (3,)."""
         state = self.begin()
         self.function("set_gate")(state, 0)
         samples = np.ascontiguousarray(samples)

@@ -7,7 +7,7 @@ SPEECH is a label table or folder, NOISE a folder of recordings without speech. 
 - `speech`: frames within 30 dB of their clip's loudest, and how many of them counted
 - `after`, `before`: seconds of noise at a level below the clip's speech ("digital" = zeros) after
   and before each clip. `counted` is the share of the noise that passed the gate, `moved` how far
-  the estimate over everything went in any dimension, in a file that was heard to its end.
+  the estimate over everything went in any dimension, in a file that was processed to its end.
 """
 
 from __future__ import annotations
@@ -69,20 +69,20 @@ def silence(
         active, level = _active(signal)
         counted = _counted(stream, signal)
         passed.append(float(np.mean(counted[active[: len(counted)]])))
-        wanted = _hear(stream, signal)
-        heard = stream.heard
+        wanted = _push(stream, signal)
+        counted_s = stream.heard
         if wanted is None:
             unheard += 1
             continue
-        alone.append(heard)
+        alone.append(counted_s)
         for name in LEVELS:
             quiet = _noise(noises, level, name, rng)
             for place in found:
                 parts = [quiet, signal] if place == "before" else [signal, quiet]
-                estimate = _hear(stream, np.concatenate(parts))
+                estimate = _push(stream, np.concatenate(parts))
                 assert estimate is not None
                 moved = np.abs(np.subtract(estimate.overall, wanted.overall)).max()
-                share = (stream.heard - heard) / SILENCE_S
+                share = (stream.heard - counted_s) / SILENCE_S
                 found[place].setdefault(str(name), []).append((share, float(moved)))
     return {
         "clips": len(files),
@@ -97,7 +97,7 @@ def silence(
     }  # fmt: skip
 
 
-def _hear(stream: Stream, signal: np.ndarray) -> Estimate | None:
+def _push(stream: Stream, signal: np.ndarray) -> Estimate | None:
     stream.reset()
     estimates = stream.push(signal)
     return estimates[-1] if estimates else None
@@ -127,8 +127,8 @@ def _noise(noises: np.ndarray, level: float, name: Any, rng: np.random.Generator
     if name == "digital":
         return np.zeros(size, np.float32)
     start = int(rng.integers(0, len(noises) - size))
-    piece = noises[start : start + size]
-    return (piece / _rms(piece) * level * 10 ** (-name / 20)).astype(np.float32)
+    part = noises[start : start + size]
+    return (part / _rms(part) * level * 10 ** (-name / 20)).astype(np.float32)
 
 
 def _rms(signal: np.ndarray) -> float:

@@ -5,7 +5,7 @@ scratch on the spoken dialogues, without any download.
 
 The speech encoder is a WavLM whose first layers are laid out as a filter bank, so that it gives
 a spectrum before it has learned anything: band-pass filters on the mel scale, then means over
-time. The text encoder is a RoBERTa with a tokenizer of whole words.
+time. The text encoder is a RoBERTa with a word-level tokenizer.
 """
 
 from __future__ import annotations

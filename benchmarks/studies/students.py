@@ -85,7 +85,7 @@ def measure(
     online: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Train one student without the test voices, then let it hear their whole clips.
+    """Train one student without the test voices, then test it on their full clips.
 
     Args:
         labels: table of clips, windows and variants
@@ -113,7 +113,7 @@ def measure(
         online=teacher if online else None,
         **settings,
     )
-    test = np.flatnonzero(tested & ~altered(frame))
+    test = np.flatnonzero(tested & ~is_variant(frame))
     truth, prediction = predict(output, labels, test)
     figures = {
         name: metrics.bootstrap(truth[:, i], prediction[:, i])._asdict()
@@ -132,7 +132,7 @@ def measure(
     }
 
 
-def altered(frame: pd.DataFrame) -> np.ndarray:
+def is_variant(frame: pd.DataFrame) -> np.ndarray:
     """Which rows are variants."""
     if "variant" not in frame:
         return np.zeros(len(frame), dtype=bool)
@@ -208,7 +208,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def speed(labels: Labels, *, student: str, steps: int, **settings: Any) -> dict[str, float]:
     """Steps per second of the batcher against the same loop on tensors already in memory.
 
-    The first epoch, which decodes, is timed beside the later ones, which find audio in the cache.
+    The first epoch, which decodes, is timed apart from the later ones, which find audio in the cache.
     """
     config = resolve(Config(student=student, **settings), len(labels.frame))
     clips = Clips(labels.frame, labels.root, made_with=labels.provenance.get("variants"))
@@ -291,7 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def growth(labels: Labels, *, student: str, turns: int = 3, **settings: Any) -> dict[str, float]:
+def growth(labels: Labels, *, student: str, rounds: int = 3, **settings: Any) -> dict[str, float]:
     """Seconds of one epoch on a tenth of the table and on ten times as much, decoding included.
 
     Every long epoch stands between two short ones, so that a machine that slows down slows both.
@@ -319,11 +319,11 @@ def growth(labels: Labels, *, student: str, turns: int = 3, **settings: Any) -> 
         return time.perf_counter() - began
 
     epoch(1)  # warm up
-    rounds = [(epoch(1), epoch(10), epoch(1)) for _ in range(turns)]
+    times = [(epoch(1), epoch(10), epoch(1)) for _ in range(rounds)]
     return {
-        "x1_s": float(np.median([(one[0] + one[2]) / 2 for one in rounds])),
-        "x10_s": float(np.median([one[1] for one in rounds])),
-        "ratio": float(np.median([2 * one[1] / (one[0] + one[2]) for one in rounds])),
+        "x1_s": float(np.median([(one[0] + one[2]) / 2 for one in times])),
+        "x10_s": float(np.median([one[1] for one in times])),
+        "ratio": float(np.median([2 * one[1] / (one[0] + one[2]) for one in times])),
     }
 
 

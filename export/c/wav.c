@@ -59,7 +59,7 @@ static size_t skip_chunks(const uint8_t *bytes, size_t size, size_t at) {
     return size;
 }
 
-/* Bytes of samples that are there; 0, or a sentence that says why they are not what the header
+/* Bytes of samples that are there; 0, or a sentence on why they are not what the header
  * promises. Programs that write into a pipe leave 0 or a huge number. */
 static const char *find_samples(const uint8_t *bytes, size_t size, size_t start, size_t length,
                                 const w2s_wav *wav, size_t *held) {

@@ -1,9 +1,9 @@
-"""What the acoustic teacher hears: prosodic and spectral statistics of one clip.
+"""What the acoustic teacher measures: prosodic and spectral statistics of one clip.
 
 One short-time spectrum (40 ms Hann, every 10 ms) gives everything: levels in mel bands, and by
 its inverse transform the autocorrelation that F0 and voicing are read from. Frames count by
-how loud they are beside the clip's own loud frames, so silence around the speech, its length
-and the recording level have no say. All weights are smooth: no frame falls in or out at once.
+how loud they are relative to the clip's own loud frames, so silence around the speech, its length
+and the recording level have no effect. All weights are smooth: no frame falls in or out at once.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _rhythm(level: np.ndarray, active: np.ndarray) -> dict[str, float]:
         modulation[(rate >= start) & (rate < stop)].sum()
         for start, stop in ((0.7, 3), (3, 7), (7, 16))
     )
-    whole = slow + syllable + fast + steady
+    full = slow + syllable + fast + steady
     spoken = (rate >= 1) & (rate < 14)
     centre = (modulation[spoken] @ np.log2(rate[spoken]) + 2 * steady) / (
         modulation[spoken].sum() + steady
@@ -199,9 +199,9 @@ def _rhythm(level: np.ndarray, active: np.ndarray) -> dict[str, float]:
         "loudness_rise": (pair @ np.maximum(rise, 0)) / (pair.sum() + 1),
         "loudness_jump": weighted_quantile(np.abs(rise), pair + TINY, 0.9),
         "modulation_centre": centre,
-        "modulation_slow": np.sqrt(slow / whole),
-        "modulation_syllable": np.sqrt(syllable / whole),
-        "modulation_fast": np.sqrt(fast / whole),
+        "modulation_slow": np.sqrt(slow / full),
+        "modulation_syllable": np.sqrt(syllable / full),
+        "modulation_fast": np.sqrt(fast / full),
         "pause_share": 1 - active.sum() / inside.sum(),
     }
 

@@ -24,17 +24,17 @@ from .placement import placed, placements
 from .rooms import disturbed
 from .teacher import COEFFICIENTS, Regression, bounded, squashed
 
-COPIES = 5  # disturbed copies of every clip, beside the clip itself
-ORIGINAL = 2.0  # weight of the clip itself beside that of each copy
-RIDGE = 0.1  # penalty on weights per standard deviation, beside the mean squared error
-SPEAKERS = 3.0  # penalty on what tells speakers apart
-UNHEARD = 5.0  # penalty on what a student cannot hear
-HEARD = Path(__file__).with_name("audible.json")  # written by benchmarks/studies/audible.py
+COPIES = 5  # disturbed copies of every clip, next to the clip itself
+ORIGINAL = 2.0  # weight of the clip itself next to that of each copy
+RIDGE = 0.1  # penalty on weights per standard deviation, next to the mean squared error
+SPEAKERS = 3.0  # penalty on what distinguishes speakers
+UNHEARD = 5.0  # penalty on what a student cannot extract
+AUDIBLE = Path(__file__).with_name("audible.json")  # written by benchmarks/studies/audible.py
 #: Mean and deviation of the outputs on Emo-DB. Listeners use .15 to .2 of the scale; stage acting
 #: is at the wide end of speech, so other recordings come out narrower than this.
 MEAN = (0.54, 0.50, 0.36)
 SPREAD = (0.24, 0.19, 0.22)
-UNRATED = 0.6  # weight of a clip that no listener judged
+UNRATED = 0.6  # weight of a clip without ratings
 SEED = 1
 
 
@@ -74,7 +74,7 @@ def fit(corpus: str | os.PathLike[str], output: str | os.PathLike[str]) -> dict[
     """
     table = read_table(corpus)
     truth = placed(table, places := placements(table))
-    heard = hear(corpus, table.file, copies=COPIES)
+    measured = measure(corpus, table.file, copies=COPIES)
     document = {
         "what": "Coefficients of wav2small's embedded teacher of arousal, dominance, valence",
         "command": "python -m wav2small.teachers.acoustic.fit --corpus EMODB",
@@ -102,20 +102,20 @@ def fit(corpus: str | os.PathLike[str], output: str | os.PathLike[str]) -> dict[
             emotion: dict(zip(DIMENSIONS, (round(float(v), 3) for v in place), strict=True))
             for emotion, place in places.items()
         },
-        **regress(heard, truth, table),
+        **regress(measured, truth, table),
     }
     with files.atomic(output) as temporary:
         temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return document
 
 
-def regress(heard: np.ndarray, truth: np.ndarray, table: Any) -> dict[str, Any]:
+def regress(measured: np.ndarray, truth: np.ndarray, table: Any) -> dict[str, Any]:
     """Ridge regression that keeps away from speakers, then the spread of human ratings.
 
-    * Beside the usual penalty, weights are penalised for telling speakers apart: what differs
+    * Besides the usual penalty, weights are penalised for distinguishing speakers: what differs
       between the means of two speakers who acted the same emotions is voice, sex or microphone.
-    * A student can only learn what it can hear: statistics that a 72K-parameter network cannot tell
-      from the waveform (F0's range and speed, jitter) are penalised by the share it misses, as in
+    * A student can only learn what it can extract: statistics that a 72K-parameter network
+      cannot estimate (F0's range and speed, jitter) are penalised by the share it misses, as in
       regression on noisy measurements.
     * Emo-DB's choice of emotions ties valence to arousal; another corpus's choice ties them
       otherwise. Valence is left with what arousal does not explain.
@@ -123,17 +123,17 @@ def regress(heard: np.ndarray, truth: np.ndarray, table: Any) -> dict[str, Any]:
       error, and listeners do not shrink: outputs are brought to `MEAN` and `SPREAD`.
 
     Args:
-        heard: (clips, 1 + copies, len(FEATURES)); the first of each clip is the clip itself
+        measured: (clips, 1 + copies, len(FEATURES)); the first of each clip is the clip itself
         truth: (clips, 3), -1..1
         table: the clips' rows
 
     Returns:
         `intercept` and `statistics` of the document, rounded
     """
-    clips, versions, count = heard.shape
+    clips, versions, count = measured.shape
     weight = np.outer(weigh(table), [ORIGINAL] + [1.0] * (versions - 1))  # (clips, versions)
     weight = (weight / weight.sum()).reshape(-1)
-    values = heard.reshape(-1, count)
+    values = measured.reshape(-1, count)
     mean = weight @ values
     sd = np.sqrt(weight @ (values - mean) ** 2)
     inputs = bounded(values, mean, sd)
@@ -162,9 +162,9 @@ def regress(heard: np.ndarray, truth: np.ndarray, table: Any) -> dict[str, Any]:
 
 
 def _unheard() -> np.ndarray:
-    """Share of each statistic's variance that a student cannot tell from the waveform."""
-    heard = json.loads(HEARD.read_text(encoding="utf-8"))["heard"]
-    return np.array([1 - heard[name] for name in FEATURES])
+    """Share of each statistic's variance that a student cannot estimate from the waveform."""
+    explained = json.loads(AUDIBLE.read_text(encoding="utf-8"))["explained"]
+    return np.array([1 - explained[name] for name in FEATURES])
 
 
 def _between_speakers(inputs: np.ndarray, table: Any) -> np.ndarray:
@@ -190,7 +190,7 @@ def _calibrate(
     return slopes, offset
 
 
-def hear(corpus: str | os.PathLike[str], names: Any, *, copies: int = 0) -> np.ndarray:
+def measure(corpus: str | os.PathLike[str], names: Any, *, copies: int = 0) -> np.ndarray:
     """Statistics of clips and of their disturbed copies, (clips, 1 + copies, len(FEATURES))."""
     result = []
     for number, name in enumerate(names):
@@ -203,7 +203,7 @@ def hear(corpus: str | os.PathLike[str], names: Any, *, copies: int = 0) -> np.n
 
 
 def weigh(table: Any) -> np.ndarray:
-    """Weight of every clip: the share of listeners who recognised the emotion."""
+    """Weight of every clip: the share of raters who recognised the emotion."""
     return (table.recognised_pct / 100).fillna(UNRATED).to_numpy()
 
 
@@ -235,17 +235,17 @@ def report(corpus: str | os.PathLike[str], folders: list[str]) -> None:
     table = read_table(corpus)
     places = placements(table)
     truth = placed(table, places)
-    heard = hear(corpus, table.file, copies=COPIES)
+    measured = measure(corpus, table.file, copies=COPIES)
     held_out = np.zeros_like(truth)
     for speaker in _speakers(table):
         out = (table.speaker == speaker).to_numpy()
-        document = regress(heard[~out], truth[~out], table[~out])
-        held_out[out] = Regression(document)(heard[out, 0])
+        document = regress(measured[~out], truth[~out], table[~out])
+        held_out[out] = Regression(document)(measured[out, 0])
     _print(f"{corpus}, each speaker held out", truth, held_out)
     package = Regression(json.loads(COEFFICIENTS.read_text(encoding="utf-8")))
     for folder in folders:
         other = read_table(folder)
-        _print(folder, placed(other, places), package(hear(folder, other.file)[:, 0]))
+        _print(folder, placed(other, places), package(measure(folder, other.file)[:, 0]))
 
 
 def _print(what: str, truth: np.ndarray, prediction: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """Where acted emotions stand in arousal, dominance, valence: the truth the teacher is fitted to.
 
 No corpus that may be shipped has human ratings of all three dimensions, so each emotion gets
-the mean of what three sources say of it, -1..1, NaN where a source is silent:
+the mean of three sources, -1..1, NaN where a source is silent:
 
 * `WORDS`: ratings of the words, Russell & Mehrabian (1977), Evidence for a three-factor theory
   of emotions, Journal of Research in Personality 11, 273-294 (calm: their "relaxed").
@@ -9,7 +9,7 @@ the mean of what three sources say of it, -1..1, NaN where a source is silent:
   neutral 0, high .5.
 * the mean of the human ratings of clips of that emotion, where a corpus has at least three.
 * for dominance, `DOMINANCE_OF_AROUSAL` times the place in arousal: who rates speech rather than
-  words hears the two together (fear is shrill before it is weak).
+  words perceives the two together (fear is shrill before it is weak).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ RANGES = {
     "sadness": (-0.5, -0.5, -0.5),
     "surprise": (0.5, 0.0, _),
 }
-#: Chosen: most of arousal, so that the words and the ranges still tell anger from fear.
+#: Chosen: most of arousal, so that the words and the ranges still separate anger from fear.
 DOMINANCE_OF_AROUSAL = 0.75
 
 

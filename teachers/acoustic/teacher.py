@@ -1,7 +1,7 @@
 """The embedded teacher: a regression on prosodic and spectral statistics, no download.
 
-`acoustic.json` beside this file holds the coefficients. `fit_acoustic` writes it from Emo-DB;
-docs/acoustic.md says how, and what to expect.
+`acoustic.json` next to this file holds the coefficients. `fit_acoustic` writes it from Emo-DB;
+docs/acoustic.md describes how, and what to expect.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Acoustic:
         )
 
     def predict(self, batch: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
-        """Label a batch; each clip is heard alone, whatever it is padded with.
+        """Label a batch; each clip is independent of the others and of its padding.
 
         Args:
             batch: float32 (clips, samples) at 16 kHz

@@ -15,7 +15,7 @@ from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.tables import Labels
 from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.base import MultimodalNetwork
-from wav2small.teachers.multimodal.turns import (
+from wav2small.teachers.multimodal.dialogue import (
     Passage,
     Script,
     Turn,

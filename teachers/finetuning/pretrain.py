@@ -33,7 +33,7 @@ from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.index import Index, load_source
 from wav2small.tables import Labels
 from wav2small.teachers.labelling import plan
-from wav2small.teachers.multimodal.turns import Turn
+from wav2small.teachers.multimodal.dialogue import Turn
 from wav2small.teachers.speech import checkpoint
 from wav2small.training import checkpoint as checkpoints
 from wav2small.training import weights

@@ -35,7 +35,7 @@ from wav2small.training import weights
 
 from .options import RatingOptions
 
-FEWEST = 30  # clips; fewer cannot tell a penalty from another
+FEWEST = 30  # clips; fewer cannot rank penalties
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # on weights per standard deviation
 MOST_FOLDS = 10
 TOGETHER = 5  # neighbouring layers that a probe reads
@@ -125,7 +125,7 @@ def fit_probe(
     """Fit a probe to human ratings.
 
     Args:
-        labels: ratings; see `read_labels`. A column `speaker` says who is left out together
+        labels: ratings; see `read_labels`. A column `speaker` names who is left out together
         output: folder for the teacher
         probe: see `ProbeOptions`
         ratings: see `RatingOptions`
@@ -143,7 +143,7 @@ def fit_probe(
     options, ratings = probe or ProbeOptions(), ratings or RatingOptions()
     table = _read(labels, options, ratings)
     encoder = open_encoder(options.encoder, device=device)
-    rows, values, rejected = _hear(encoder, table, options.copies)
+    rows, values, rejected = _embed_clips(encoder, table, options.copies)
     warnings: list[str] = []
     if len(rows) < FEWEST:
         reason = f"; the first rejected: {rejected[0]}" if rejected else ""
@@ -211,7 +211,7 @@ def ridge(values: np.ndarray, truth: np.ndarray, penalty: float) -> dict[str, np
     Args:
         values: (clips, versions, n), every version of a clip has its truth
         truth: (clips, 3), 0..1
-        penalty: beside the mean squared error, on weights per standard deviation
+        penalty: added to the mean squared error, on weights per standard deviation
 
     Returns:
         `mean` and `sd` (n,), `slopes` (n, 3), `intercept` (3,), in scores around 0
@@ -313,7 +313,7 @@ def _read(labels: Any, options: ProbeOptions, ratings: RatingOptions) -> Labels:
     return Labels(frame.assign(**dict(zip(DIMENSIONS, truth.T, strict=True))), index.root)
 
 
-def _hear(
+def _embed_clips(
     encoder: Encoder, table: Labels, copies: int
 ) -> tuple[list[int], list[np.ndarray], list[str]]:
     """Rows that can be used; of every layer and of prosody (clips, versions, n); reasons."""

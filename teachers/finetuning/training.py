@@ -79,7 +79,7 @@ class RatedClips(Clips):
         return Part((padded, lengths), np.array(list(found), dtype=np.int64))
 
     def cut(self, row: int, draw: float | None) -> np.ndarray:
-        """A clip cropped for training where `draw` (0..1) says, or its front for validation."""
+        """A clip cropped for training at `draw` (0..1), or its front for validation."""
         signal = self.signal(row)
         most = round(LONGEST_S * audio.SAMPLING_RATE) if draw is None else self.crop
         first = 0 if draw is None else int(draw * max(1, len(signal) - most + 1))

@@ -19,7 +19,7 @@ import numpy as np
 
 from wav2small.teachers import base as teachers
 from wav2small.teachers.base import Teacher
-from wav2small.teachers.multimodal.turns import Passage
+from wav2small.teachers.multimodal.dialogue import Passage
 from wav2small.training.threads import Pace, asked, available
 
 from .clips import Batch, Item, Outcome, Reader, Rejection, SourceRow, rejection

@@ -10,8 +10,8 @@ import numpy as np
 from wav2small import audio, index, places
 from wav2small import augmentation as variants
 from wav2small.errors import AudioError, Wav2SmallError
-from wav2small.teachers.multimodal import turns
-from wav2small.teachers.multimodal.turns import Context, Passage, Turn
+from wav2small.teachers.multimodal import dialogue
+from wav2small.teachers.multimodal.dialogue import Context, Passage, Turn
 
 _NS = 1_000_000_000  # nanoseconds per second, audformat's unit of time
 
@@ -190,8 +190,8 @@ class Reader:
         if not items or items[0].passage is None:
             return None
         return [
-            turns.with_audio(
-                item.passage, turns.audio_places(self.context, item.passage), self._decode
+            dialogue.with_audio(
+                item.passage, dialogue.audio_places(self.context, item.passage), self._decode
             )
             for item in items
             if item.passage is not None
@@ -201,11 +201,11 @@ class Reader:
         """The passage of a row, with the ends of its audio, and seconds of its context."""
         if row.passage is None:
             return None, 0.0
-        wrong = turns.fault(row.passage.own, row.start + round(length * _NS))
+        wrong = dialogue.fault(row.passage.own, row.start + round(length * _NS))
         if wrong:
             raise AudioError(f"{row.file}: {wrong}; correct `words` (seconds of the file)")
         found, context_s = list(row.passage.turns), 0.0
-        for place in turns.audio_places(self.context, row.passage):
+        for place in dialogue.audio_places(self.context, row.passage):
             turn = found[place]
             try:
                 if turn.end is None:

@@ -13,12 +13,12 @@ from wav2small.index import check_window
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """What a teacher is asked for that does not say all of it itself.
+    """What a teacher's own files leave open.
 
     Attributes:
         output: output of an ONNX model (default: logits, or the only one)
         dimensions: what the columns of an ONNX model's output are, in their order, such as
-            valence arousal dominance (default: as its model.yaml says)
+            valence arousal dominance (default: as in its model.yaml)
         scale: lowest and highest output of an ONNX model, mapped to 0..1 (default: 0 1)
         embedding: output of an ONNX model that becomes the column `embedding`, such as
             hidden_states
@@ -104,7 +104,7 @@ class VariantOptions:
         rooms: room impulse responses for variants
         mixture: speech that variants mix in
         targets: "heard": the teacher labels the variant; "clean": it labels the voice before noise,
-            rooms and channels are added, through which people hear the same emotion
+            rooms and channels are added, through which people perceive the same emotion
         noise_licence: of --noise, for provenance
         rooms_licence: of --rooms, for provenance
         mixture_licence: of --mixture, for provenance
@@ -133,10 +133,10 @@ class VariantOptions:
             known = " or ".join(augmentation.TARGETS)
             raise Wav2SmallError(f"--targets {self.targets}: give {known}")
         if self.targets != "heard" and not self.variants:
-            raise Wav2SmallError("--targets is for variants; say how many with --variants K")
+            raise Wav2SmallError("--targets is for variants; give how many with --variants K")
         for name in ("noise", "rooms", "mixture"):
             if getattr(self, name) and not self.variants:
-                raise Wav2SmallError(f"--{name} is for variants; say how many with --variants K")
+                raise Wav2SmallError(f"--{name} is for variants; give how many with --variants K")
             licence = getattr(self, f"{name}_licence")
             if licence != provenance.UNKNOWN and not getattr(self, name):
                 raise Wav2SmallError(f"--{name}-licence {licence}: it is for --{name} FOLDER")

@@ -14,7 +14,7 @@ from wav2small.folders import Folder
 from wav2small.index import Index, load_source
 from wav2small.teachers import registry
 from wav2small.teachers.base import Teacher, licensed, runs_in_workers, uses_text
-from wav2small.teachers.multimodal.turns import Context, Script
+from wav2small.teachers.multimodal.dialogue import Context, Script
 from wav2small.training.threads import available
 
 from . import batched, local, plan

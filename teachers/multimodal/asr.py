@@ -2,7 +2,7 @@
 
 `label --asr FOLDER|HUB_ID` fills `text` and `words` of the clips that have no `text`; both stay in
 the label table. One clip at a time, in the process that was started, whatever engine labels
-afterwards. What is transcribed lies beside the unfinished table: a run that was broken off goes on.
+afterwards. Transcripts lie next to the unfinished table: an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def _transcribed(
         try:
             signal = audio.read(source.path(clip["file"]), start_s=start_s, end_s=end_s)
         except AudioError:
-            yield row, []  # the labelling run says why
+            yield row, []  # the labelling run reports why
             continue
         found = transcriber.words(signal)
         yield row, [Word(w.word, w.start + start_s, w.end + start_s) for w in found]

@@ -4,7 +4,7 @@ A system is one file: `NAME.py` with a class `Network(MultimodalNetwork)`, and i
 `teacher.SYSTEMS`. The class has the attributes
 
     system      its name, `model_type` in config.json
-    context     what of the dialogue it asks for beside the turn (`turns.Context`)
+    context     what of the dialogue it asks for besides the turn (`dialogue.Context`)
     defaults    its sizes, which config.json may change
     own_encoder the configuration of a speech encoder of its own, if it has one, that `build_speech`
                 builds; it then needs no `--speech`
@@ -12,7 +12,7 @@ A system is one file: `NAME.py` with a class `Network(MultimodalNetwork)`, and i
 and the methods
 
     __init__(config, tokenizer)   calls `super().__init__`, builds its own layers from `self.config`
-    collate(passages) -> batch    host side: `turns.Passage`s, own turn with its signal, to
+    collate(passages) -> batch    host side: `dialogue.Passage`s, own turn with its signal, to
                                   anything with
                                   `.to(device)`; `self.audio_batch(turns)` and
                                   `self.text_batch(id lists)` pad
@@ -29,7 +29,7 @@ or transcript becomes one position with the learned embedding of a missing modal
 downstream needs to know. `self.head(pooled)` gives outputs and logits. Loading, saving, labelling,
 fine-tuning (`finetune --teacher NAME`), resume and provenance then work: nothing else to write. In
 training a share `text_dropout` of the transcripts is hidden, so that the teacher also learns to do
-without; a system with masking of its own sets it to 0. Losses are taken over the whole batch
+without; a system with masking of its own sets it to 0. Losses are taken over the full batch
 however small the parts in memory (`accumulation`), so `forward` must not mix rows of the batch.
 """
 
@@ -50,8 +50,8 @@ from wav2small.teachers.speech import checkpoint
 from wav2small.training import losses
 
 from . import encoders, lora
+from .dialogue import Context, Passage, Turn
 from .encoders import Tokenizer
-from .turns import Context, Passage, Turn
 
 FIELDS = ("speech_config", "text_config", "mean", "std", "id2label")
 
@@ -218,7 +218,7 @@ class MultimodalNetwork(nn.Module):
         logits: Tensor | None,
         *rest: Tensor | None,
     ) -> Tensor:
-        """Of a whole batch; classes -1 are not known; the first of `rest` says which have text."""
+        """Of a full batch; classes -1 are not known; the first of `rest` marks which have text."""
         return losses.rating_loss(truth, classes, outputs, logits, *rest[:1])
 
 
@@ -342,7 +342,7 @@ def info_nce(one: Tensor, other: Tensor, scale: Tensor | float) -> Tensor:
 def retrieved(one: Tensor, other: Tensor) -> Tensor:
     """Whether each turn of one view finds its counterpart in the other: (N,) bool.
 
-    The same counterpart twice counts as found: nobody can tell the two apart.
+    The same counterpart twice counts as found: the two are indistinguishable.
 
     Example:
         >>> import torch

@@ -33,8 +33,8 @@ from .base import (
     MultimodalNetwork,
     SpeechTextBatch,
 )
+from .dialogue import Passage
 from .encoders import Tokenizer
-from .turns import Passage
 
 
 class Refinement(nn.Module):
@@ -48,7 +48,7 @@ class Refinement(nn.Module):
         self.norm = nn.LayerNorm(size)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, size), of which the mask (B, L) says what counts -> the same shape."""
+        """(B, L, size), whose mask (B, L) marks what counts -> the same shape."""
         return self.norm(self.layer(states, src_key_padding_mask=~mask))
 
 

@@ -17,7 +17,7 @@
 Published: SpecTran over linearised patches of a spectrogram, contrastive pretraining that aligns
 sound with the input embedding space of a pretrained language model (`calm_objectives`), a
 multimodal transformer over acoustic and lexical tokens with context of the utterance. Not
-implemented: contrast between acoustic inputs, and information at the rate of words beside that of
+implemented: contrast between acoustic inputs, and information at the rate of words next to that of
 frames and utterances, both of which the abstract names. Ours: every size; lexical tokens are the
 language model's hidden states; the context of the utterance is one position for the mean of the
 speech and one for that of the text, both in the space of the alignment; the head reads these two.
@@ -48,8 +48,8 @@ from .base import (
     missing,
     sinusoid,
 )
+from .dialogue import Passage, Turn
 from .encoders import Tokenizer
-from .turns import Passage, Turn
 
 MODEL_TYPE = "spectran"
 #: Its configuration; all numbers are ours.

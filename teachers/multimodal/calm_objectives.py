@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .base import OnDevice, SpeechTextBatch, info_nce, retrieved
 from .calm import Network
-from .turns import Passage, Turn
+from .dialogue import Passage, Turn
 
 TEMPERATURE = 0.07  # at the beginning (CLIP's, Radford et al. 2021, arXiv 2103.00020)
 _MOST = math.log(100)  # of the logarithm of 1 / temperature (CLIP's)
@@ -37,7 +37,7 @@ class Task(OnDevice):
 
 
 class Objectives(nn.Module):
-    """The temperature, beside the network.
+    """The temperature, next to the network.
 
     Args:
         network: to be pretrained; only its speech encoder and the alignment will learn

@@ -22,7 +22,7 @@ from wav2small.teachers.speech.checkpoint import Checkpoint
 from wav2small.training import weights
 from wav2small.transcripts import Word
 
-#: Files of a tokenizer, beside those of `checkpoint`.
+#: Files of a tokenizer, next to those of `checkpoint`.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -145,7 +145,7 @@ class Tokenizer:
 
     Attributes:
         first: id that begins a sequence
-        last: id that ends one and parts its pieces
+        last: id that ends one and separates its parts
         pad: id that fills
         mask: id that hides a token, or None
         size: number of ids
@@ -176,7 +176,7 @@ class Tokenizer:
         found = self._encode(text.rstrip(), return_offsets_mapping=True)
         places = [(-1, -1)] * len(words)
         for place, (begin, end) in enumerate(found["offset_mapping"]):
-            # Byte-level tokenizers count the blank before a word to it: its last letter tells.
+            # Byte-level tokenizers count the blank before a word to it: visible in its last letter.
             number = sum(start < end for start in begins) - 1
             if text[begin:end].strip():
                 first = places[number][0]

@@ -16,7 +16,7 @@ ALPHA = 2  # times the rank, which scales what the adapters add (chosen)
 
 
 def adapt(model: nn.Module, rank: int) -> None:
-    """Freeze a model and put adapters beside all its linear layers, in place.
+    """Freeze a model and put adapters next to all its linear layers, in place.
 
     Raises:
         Wav2SmallError: `peft` is not installed, or there is nothing to adapt
@@ -33,7 +33,7 @@ def adapt(model: nn.Module, rank: int) -> None:
     if not names:
         raise Wav2SmallError("--lora: an encoder has no linear layers; train it without")
     model.requires_grad_(False)
-    # peft takes names by their ends; whole ones name nothing else.
+    # peft takes names by their ends; full names match nothing else.
     settings: Any = LoraConfig(r=rank, lora_alpha=ALPHA * rank, target_modules=names)
     inject_adapter_in_model(settings, model)
 

@@ -15,10 +15,9 @@ Published: the two context experts, the cross-modal expert, the gate and its tem
 contrastive loss between paired speech and text, the divergence between experts, and that nobody
 asks who speaks. Ours: an utterance is the mean of its hidden states; `TURNS` turns on both sides
 stand for the conversation, `AUDIO_TURNS` of them with audio; ratings agree by their squared
-difference;
-turns of the same category are positives of each other, and without categories turns whose ratings
-differ by no more than `NEAR`; each expert also learns for itself; the weights. The encoders learn
-whole, or through LoRA (`--lora`).
+difference; turns of the same category are positives of each other, and without categories those
+whose ratings differ by no more than `NEAR`; each expert also learns for itself; the weights. The
+encoders learn in full, or through LoRA (`--lora`).
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 from wav2small.training.losses import rating_loss
 
 from .base import AudioBatch, CrossAttention, MultimodalNetwork, OnDevice, TextBatch, contrast, mean
+from .dialogue import Context, Passage
 from .encoders import Tokenizer
-from .turns import Context, Passage
 
 TURNS = 4  # on both sides whose text is encoded (chosen)
 AUDIO_TURNS = 1  # of these, those whose audio is encoded; each costs labelling a turn (chosen)
@@ -85,14 +84,14 @@ class ContextExpert(nn.Module):
         )
         self.norm = nn.LayerNorm(size)
 
-    def forward(self, turns: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, size), zeros after the last turn, and (B,) on the CPU -> the same shape."""
-        across = turns.transpose(1, 2)
+        across = states.transpose(1, 2)
         mixed = torch.stack([layer(across) for layer in self.convolutions]).sum(0).transpose(1, 2)
         packed = pack_padded_sequence(mixed, lengths, batch_first=True, enforce_sorted=False)
         found, _ = self.recurrent(packed)
-        followed, _ = pad_packed_sequence(found, batch_first=True, total_length=turns.shape[1])
-        return self.norm(turns + followed)
+        followed, _ = pad_packed_sequence(found, batch_first=True, total_length=states.shape[1])
+        return self.norm(states + followed)
 
 
 class CoAttention(nn.Module):
@@ -150,10 +149,10 @@ class Network(MultimodalNetwork):
 
     def collate(self, passages: Sequence[Passage]) -> Batch:
         turns = [turn for passage in passages for turn in passage.turns]
-        heard = [turn for turn in turns if turn.signal is not None]
+        audible = [turn for turn in turns if turn.signal is not None]
         read = [self.sequence(turn.text) for turn in turns if turn.text is not None]
         return Batch(
-            audio=self.audio_batch(heard) if heard else None,
+            audio=self.audio_batch(audible) if audible else None,
             text=self.text_batch(read) if read else None,
             has_audio=torch.tensor([turn.signal is not None for turn in turns]),
             has_text=torch.tensor([turn.text is not None for turn in turns]),
@@ -166,13 +165,13 @@ class Network(MultimodalNetwork):
         speech and text of the own turn (B, contrast_size), and whether it has both (B,)."""
         rows = torch.arange(len(batch.at), device=batch.at.device)
 
-        def own(turns: Tensor) -> Tensor:
-            return turns[rows, batch.at]
+        def own(sequence: Tensor) -> Tensor:
+            return sequence[rows, batch.at]
 
-        speech = self._turns(self.project_speech(self._speech(batch)), batch)
-        text = self._turns(self.project_text(self._text(batch)), batch)
+        speech = self._sequences(self.project_speech(self._speech(batch)), batch)
+        text = self._sequences(self.project_text(self._text(batch)), batch)
         pair = self.contrast_speech(own(speech)), self.contrast_text(own(text))
-        both = own(self._turns((batch.has_audio & batch.has_text).to(speech.dtype), batch))
+        both = own(self._sequences((batch.has_audio & batch.has_text).to(speech.dtype), batch))
 
         speech = self.follow_speech(speech, batch.lengths)
         text = self.follow_text(text, batch.lengths)
@@ -209,27 +208,27 @@ class Network(MultimodalNetwork):
 
     def _speech(self, batch: Batch) -> Tensor:
         """The embedding of each turn by its audio: (N, size)."""
-        turns = self.no_speech.expand(len(batch.has_audio), -1)
+        states = self.no_speech.expand(len(batch.has_audio), -1)
         if batch.audio is None:
-            return turns
-        return _put(turns, batch.has_audio, self.encode_speech(batch.audio))
+            return states
+        return _put(states, batch.has_audio, self.encode_speech(batch.audio))
 
     def _text(self, batch: Batch) -> Tensor:
         """The embedding of each turn by its transcript: (N, size)."""
-        turns = self.no_text.expand(len(batch.has_text), -1)
+        states = self.no_text.expand(len(batch.has_text), -1)
         if batch.text is None:
-            return turns
-        return _put(turns, batch.has_text, self.encode_text(batch.text))
+            return states
+        return _put(states, batch.has_text, self.encode_text(batch.text))
 
-    def _turns(self, flat: Tensor, batch: Batch) -> Tensor:
+    def _sequences(self, flat: Tensor, batch: Batch) -> Tensor:
         """(N, ...) -> (B, T, ...), zeros after the last turn of a passage."""
         return pad_sequence(list(flat.split(batch.lengths.tolist())), batch_first=True)
 
 
-def _put(turns: Tensor, present: Tensor, hidden: tuple[Tensor, Tensor]) -> Tensor:
+def _put(states: Tensor, present: Tensor, hidden: tuple[Tensor, Tensor]) -> Tensor:
     """Means of the hidden states in the rows that are present."""
     means = mean(*hidden)
-    return turns.to(means.dtype).index_put((present,), means)
+    return states.to(means.dtype).index_put((present,), means)
 
 
 def mixture_loss(
@@ -245,7 +244,7 @@ def mixture_loss(
 ) -> Tensor:
     """Ratings and categories of the mixture and of each expert, agreement, contrast.
 
-    Of a whole batch.
+    Of a full batch.
 
     Args:
         truth: (B, D), 0..1

@@ -31,8 +31,8 @@ from wav2small import audio
 from wav2small.teachers.speech import backbones
 
 from .base import AudioBatch, MultimodalNetwork, OnDevice, TextBatch, missing, sinusoid
+from .dialogue import Context, Passage, Turn
 from .encoders import Tokenizer
-from .turns import Context, Passage, Turn
 
 HISTORY = 8  # turns before the own whose text is encoded (paper)
 MOST_TOKENS = 512  # of history and own turn (paper)
@@ -58,7 +58,7 @@ class Batch(OnDevice):
 
 @dataclass
 class Fused:
-    """What the fusion layer gives; masks say which positions count.
+    """What the fusion layer gives; masks mark the positions that count.
 
     Attributes:
         text: (B, L, size) own turn and history
@@ -144,16 +144,16 @@ class Network(MultimodalNetwork):
         limit = min(self.tokenizer.limit, MOST_TOKENS)
         own = self.tokenizer.ids(passage.own.text or "") if own is None else own
         history = range(1, min(passage.at, HISTORY) + 1)
-        pieces = [(0, own)] + [
+        parts = [(0, own)] + [
             (distance, self.tokenizer.ids(passage.turns[passage.at - distance].text or ""))
             for distance in history
         ]
         ids: list[int] = []
         distances: list[int] = []
-        for distance, piece in pieces:
+        for distance, part in parts:
             room = limit - 2 - len(ids)
-            if piece and room > 0:
-                ids += [*piece[:room], self.tokenizer.last]
+            if part and room > 0:
+                ids += [*part[:room], self.tokenizer.last]
                 distances += [distance] * (len(ids) - len(distances))
         if not ids:
             return None, []

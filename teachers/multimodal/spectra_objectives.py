@@ -15,7 +15,7 @@ dialogue responds to nothing, so it is not asked about; the heads of times and r
 the spoken dialogues of `wav2small.benchmarks.studies.multimodal`, heads of the word and of the
 first position alone stayed at errors of .14 s and at 45 % of the responses.
 
-Every loss is a mean over the whole batch of what it counts: tokens, frames, words, turns.
+Every loss is a mean over the full batch of what it counts: tokens, frames, words, turns.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from wav2small.errors import Wav2SmallError
 from wav2small.teachers.speech import backbones
 
 from .base import OnDevice
+from .dialogue import Passage, Turn
 from .spectra import Batch, Fused, Network
-from .turns import Passage, Turn
 
 NAMES = ("language", "acoustic", "position", "response")
 SHARE = 0.15  # of tokens and frames that are masked (paper)
@@ -73,7 +73,7 @@ class Task(OnDevice):
 
 
 class Objectives(nn.Module):
-    """Heads that only pretraining needs, beside the network.
+    """Heads that only pretraining needs, next to the network.
 
     Args:
         network: to be pretrained
@@ -82,7 +82,7 @@ class Objectives(nn.Module):
         Wav2SmallError: the tokenizer cannot hide a token
     """
 
-    negatives = 2  # other turns that `collate` wants beside each passage
+    negatives = 2  # other turns that `collate` wants besides each passage
 
     def __init__(self, network: Network):
         super().__init__()
@@ -154,7 +154,7 @@ class Objectives(nn.Module):
         )
 
     def _words(self, batch: Batch) -> Tensor:
-        """(B, L) bool, tokens that are neither first nor last of a piece."""
+        """(B, L) bool, tokens that are neither first nor last of a part."""
         tokens, tokenizer = batch.text.tokens, self.network.tokenizer
         special = (tokens == tokenizer.first) | (tokens == tokenizer.last)
         return batch.text.mask & batch.text.present[:, None] & ~special
@@ -301,8 +301,8 @@ def _summed(values: Tensor, row: Tensor, rows: int) -> Tensor:
 class Timing(nn.Module):
     """When words begin and end: one layer over the own turn, a head for starts, one for ends.
 
-    The squared error of .1 s over 10 s is a ten-thousandth, beside losses around 1 that it is added
-    to unweighted: what is shared hardly moves for it, so it has a layer that learns nothing else.
+    The squared error of .1 s over 10 s is a ten-thousandth, added unweighted to losses around
+    1: what is shared hardly moves for it, so it has a layer that learns nothing else.
 
     Args:
         size: of the states

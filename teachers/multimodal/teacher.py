@@ -22,8 +22,8 @@ from wav2small.teachers.speech.neural import NeuralTeacher
 
 from . import encoders, lora
 from .base import FIELDS, MultimodalNetwork
+from .dialogue import Passage, Turn
 from .encoders import Tokenizer
-from .turns import Passage, Turn
 
 SYSTEMS = ("spectra", "calm", "bridge", "mister_e")
 
@@ -121,7 +121,7 @@ def build(
     trained: bool = True,
     **changes: Any,
 ) -> MultimodalNetwork:
-    """A network with the encoders' weights and new layers beside them.
+    """A network with the encoders' weights and new layers next to them.
 
     Args:
         system: see `SYSTEMS`
@@ -206,7 +206,7 @@ def load(source: Checkpoint, **options: Any) -> MultimodalTeacher:
     """Build the teacher of a checkpoint.
 
     Raises:
-        Wav2SmallError: the checkpoint cannot be used; the line says why
+        Wav2SmallError: the checkpoint cannot be used; the line states why
     """
     config, where = source.config, source.folder / checkpoint.CONFIG
     checkpoint.require(config, FIELDS, where)

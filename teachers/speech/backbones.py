@@ -74,7 +74,7 @@ def build(config: Mapping[str, Any], where: Any) -> nn.Module:
     if config.get("add_adapter"):
         raise Wav2SmallError(f"{where}: add_adapter is set; backbones with adapters are not known")
     config_class, model_class = families[config["model_type"]]
-    # `layerdrop` would drop whole layers at random in training, `id2label` is the head's matter.
+    # `layerdrop` would drop entire layers at random in training, `id2label` is the head's matter.
     fields = {name: value for name, value in config.items() if name not in ("id2label", "label2id")}
     try:
         model = model_class(config_class.from_dict(fields | {"layerdrop": 0.0}))

@@ -53,7 +53,7 @@ class Ensemble:
                 )
         rates = {member.sampling_rate for member in self.members}
         if len(rates) > 1:
-            raise Wav2SmallError(f"ensemble: members listen at {sorted(rates)} Hz; give one rate")
+            raise Wav2SmallError(f"ensemble: members want {sorted(rates)} Hz; give one rate")
         self.weights = [share / sum(shares) for share in shares]
         self.sampling_rate = rates.pop()
         judged = {name for member in self.members for name in member.dimensions}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wav2small import audio
 from wav2small.errors import Wav2SmallError
-from wav2small.teachers.multimodal.turns import Passage
+from wav2small.teachers.multimodal.dialogue import Passage
 
 from .checkpoint import Checkpoint
 

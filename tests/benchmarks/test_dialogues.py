@@ -72,7 +72,7 @@ def test_a_corpus_is_an_index_with_words(corpus):
 
 
 @pytest.mark.parametrize("size", [1.0, 1.2])
-def test_words_are_where_they_are_heard(size):
+def test_words_are_where_they_are_spoken(size):
     """The longest pause, found in the signal alone, ends where the second clause begins."""
     text = "papa, papa"
     signal, words = Speaker().synthesise_timed(
@@ -87,7 +87,7 @@ def test_words_are_where_they_are_heard(size):
     assert words[0].end <= words[1].start
 
 
-def test_a_place_is_heard_at_its_frequency():
+def test_a_place_sounds_at_its_frequency():
     voice = np.random.default_rng(0).normal(0, 0.1, 32000)
     for place, (_, frequency) in PLACES.items():
         sound = background(place, voice, seed=1)

@@ -4,7 +4,7 @@ from wav2small.benchmarks.studies import dialogues
 from wav2small.benchmarks.studies import multimodal as study
 
 
-def test_it_measures_what_it_says_and_does_nothing_twice(tmp_path, monkeypatch):
+def test_it_measures_what_it_claims_and_does_nothing_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "DIALOGUES", 6)
     monkeypatch.setattr(study, "HELD_OUT_DIALOGUES", 2)
     monkeypatch.setattr(study, "UNRATED_DIALOGUES", 6)

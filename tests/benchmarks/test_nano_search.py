@@ -1,4 +1,4 @@
-"""The search trains what it says: its base variant is `nano` itself."""
+"""The search trains what it claims: its base variant is `nano` itself."""
 
 import json
 

@@ -81,7 +81,7 @@ def test_document_without_marks(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [("model.onnx", None, "no model.onnx"), ("provenance.json", "{}", "does not say")],
+    [("model.onnx", None, "no model.onnx"), ("provenance.json", "{}", "does not name")],
 )
 def test_bundle_that_is_none(bundle, tmp_path, name, content, message):
     for path in bundle.iterdir():

@@ -337,12 +337,12 @@ def test_renders_in_a_browser(browse, page, width, scheme):
 def test_audio_clips_play(browse, page):
     tab, complaints = browse(page, flags=["--autoplay-policy=no-user-gesture-required"])
     durations = tab.evaluate(
-        """async () => Promise.all([...document.querySelectorAll('audio')].map(async player => {
-            player.muted = true;
-            await player.play();
-            await new Promise(done => player.addEventListener('timeupdate', done, {once: true}));
-            player.pause();
-            return player.duration;
+        """async () => Promise.all([...document.querySelectorAll('audio')].map(async audio => {
+            audio.muted = true;
+            await audio.play();
+            await new Promise(done => audio.addEventListener('timeupdate', done, {once: true}));
+            audio.pause();
+            return audio.duration;
         }))"""
     )
     assert len(durations) == 6 and min(durations) > 0.5

@@ -50,7 +50,7 @@ def test_channels_are_chosen_or_averaged(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["wav", "flac", "mp3", "ogg"])
-def test_a_segment_is_the_slice_of_the_whole(tmp_path, ending):
+def test_a_segment_is_the_slice_of_the_file(tmp_path, ending):
     file = tmp_path / f"a.{ending}"
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 32000).astype("float32")
     soundfile.write(file, noise, 16000)
@@ -169,7 +169,7 @@ def test_a_file_without_permission_is_rejected(tmp_path):
             os.seteuid(0)
 
 
-def test_real_speech_is_heard_at_its_level(emodb):
+def test_real_speech_has_its_level(emodb):
     file = emodb / "03a01Fa.flac"
     expected, rate = soundfile.read(file)
     assert rate == 16000

@@ -120,16 +120,16 @@ def test_parts_join_to_the_variant(clip):
 
 def test_clean_targets_are_of_the_voice(speech):
     file = sorted(speech.glob("*.flac"))[0]
-    clean, heard = variants.settings(targets="clean"), variants.settings()
+    clean, default = variants.settings(targets="clean"), variants.settings()
     clip = variants.read(file)
     voice = variants.variant(clip, 9, part="voice")
     np.testing.assert_array_equal(
         variants.read(file, variant=9, settings=clean, labelled=True), voice
     )
     full = variants.read(file, variant=9, settings=clean)  # what the student gets
-    np.testing.assert_array_equal(full, variants.read(file, variant=9, settings=heard))
+    np.testing.assert_array_equal(full, variants.read(file, variant=9, settings=default))
     np.testing.assert_array_equal(
-        variants.read(file, variant=9, settings=heard, labelled=True), full
+        variants.read(file, variant=9, settings=default, labelled=True), full
     )
 
 

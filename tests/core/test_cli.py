@@ -1,4 +1,4 @@
-"""The command line as a whole: help, usage errors, and what may not be imported."""
+"""The command line: help, usage errors, and what may not be imported."""
 
 import argparse
 import dataclasses

@@ -68,7 +68,7 @@ FIGURES = {
 
 
 @pytest.mark.parametrize("speakers", [5, 6, 8, 12, 24])
-def test_intervals_that_draw_speakers_cover_as_often_as_they_say(speakers):
+def test_intervals_that_draw_speakers_cover_as_often_as_claimed(speakers):
     random = np.random.default_rng(speakers)
     true = sums(*correlated(random, 50_000, 8)).mean(axis=1)
     trials, inside = 1000, dict.fromkeys(FIGURES, 0)

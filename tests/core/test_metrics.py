@@ -44,7 +44,7 @@ def test_known_answers(truth, prediction, ccc, pcc, mae):
         assert metric(truth, prediction) == pytest.approx(expected, nan_ok=True)
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say():
+def test_intervals_hold_the_truth_as_often_as_claimed():
     random = np.random.default_rng(1)
     inside = 0
     for trial in range(60):

@@ -35,7 +35,7 @@ def test_they_are_what_was_exported_and_permissive(name):
 
 
 @pytest.mark.parametrize("name", models.NAMES)
-def test_they_hear_emotion(name, emodb):
+def test_they_recognise_emotion(name, emodb):
     # Angry clips are more aroused and less positive than sad ones are aroused, happy ones positive.
     import pandas as pd
 

@@ -1,6 +1,6 @@
 """Seeded mutations of audio, tables and bundles: one line each, and no audio left out silently.
 
-The whole set of 300 runs with `-m slow`; every tenth in the normal run.
+The full set of 300 runs with `-m slow`; every tenth in the normal run.
 """
 
 import io
@@ -133,7 +133,7 @@ def test_tables(toy, signal, tmp_path, seed):
 
 @pytest.mark.parametrize("seed", seeds(50))
 def test_bundles(bundle, signal, tmp_path, seed):
-    """`verify` finds every change; `predict` reads what is left or says why not."""
+    """`verify` finds every change; `predict` reads what is left or reports why not."""
     from wav2small.export.verification import verify_bundle
 
     random = np.random.default_rng(seed)

@@ -26,7 +26,7 @@ def command(*arguments, **options):
     )
 
 
-def test_labels_run_and_bundle_tell_the_same_story(speech, labels, run, bundle):
+def test_labels_run_and_bundle_agree(speech, labels, run, bundle):
     table = read_labels(labels)
     assert len(table.frame) == 24 and "speaker" in table.frame
     lineages = [table.provenance] + [

@@ -288,7 +288,7 @@ def test_only_nano_streams_causally():
         streaming.build(registry.create("wav2small2").eval())
 
 
-def test_follow_reads_odd_pieces(bundle, signals):
+def test_follow_reads_odd_parts(bundle, signals):
     """A pipe may cut a sample in two."""
     pcm = np.round(signals[0] * 32767).astype("<i2")
 

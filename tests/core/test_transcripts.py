@@ -48,7 +48,7 @@ def write(folder, kind):
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "audformat"])
-def test_every_source_says_the_same(kind, tmp_path):
+def test_every_source_gives_the_same(kind, tmp_path):
     frame = transcripts.normalise(load_source(write(tmp_path, kind)).frame, kind)
     assert list(frame["text"]) == ["None left", "two lines", None]
     assert transcripts.parse(frame["words"][0], "") == tuple(Word(**word) for word in WORDS)

@@ -120,7 +120,9 @@ def test_without_torch_it_predicts_and_evaluates(python_with_data, speech, tmp_p
 
 
 @pytest.mark.parametrize("verb", ["label", "distill", "export", "demo"])
-def test_without_torch_other_commands_say_what_to_install(python_with_data, verb, tmp_path, speech):
+def test_without_torch_other_commands_name_what_to_install(
+    python_with_data, verb, tmp_path, speech
+):
     arguments = {
         "label": [speech, "-o", tmp_path / "l.parquet", "--teacher", str(tmp_path)],
         "distill": [tmp_path / "l.parquet", "-o", tmp_path / "run"],

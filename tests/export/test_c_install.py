@@ -84,7 +84,7 @@ def prefix(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def consumer(speech, tmp_path_factory):
-    """A project, a bundle, and what Python says of the clip."""
+    """A project, a bundle, and Python's estimate of the clip."""
     from wav2small.export.onnx import models
     from wav2small.students import registry
 

@@ -263,7 +263,7 @@ def test_wav_formats(programs, bundles, clips, tmp_path, subtype):
 
 
 @pytest.mark.parametrize(
-    ("size", "says"),
+    ("size", "message"),
     [
         *[(size, "") for size in (0, 0xFFFFFFFF, 0x7FFFF000, 0x80000000, -1, 2)],
         (1000, "holds more"),
@@ -271,7 +271,7 @@ def test_wav_formats(programs, bundles, clips, tmp_path, subtype):
         ("half", "was cut"),
     ],
 )
-def test_wav_sizes(programs, bundles, clips, tmp_path, size, says):
+def test_wav_sizes(programs, bundles, clips, tmp_path, size, message):
     """The same files are read, and rejected, as in Python."""
     soundfile.write(tmp_path / "clip.wav", soundfile.read(clips[0])[0], 16000, subtype="PCM_16")
     data = bytearray((tmp_path / "clip.wav").read_bytes())
@@ -283,8 +283,8 @@ def test_wav_sizes(programs, bundles, clips, tmp_path, size, says):
     (tmp_path / "clip.wav").write_bytes(data)
     command = [programs / "classify", bundles / "window", tmp_path / "clip.wav"]
     done = run(command, check=False)
-    if says:
-        assert done.returncode == 1 and says in done.stderr.decode()
+    if message:
+        assert done.returncode == 1 and message in done.stderr.decode()
         with pytest.raises(wav2small.errors.AudioError):
             wav2small.audio.read(tmp_path / "clip.wav")
         return

@@ -1,4 +1,4 @@
-"""The embedded teacher: what it hears, what it must not hear, and how it was fitted."""
+"""The embedded teacher: what it measures, what it must ignore, and how it was fitted."""
 
 import json
 
@@ -23,7 +23,7 @@ def teacher():
     return load_teacher("acoustic")
 
 
-def say(teacher, signal):
+def predict(teacher, signal):
     signal = np.asarray(signal, dtype=np.float32)
     return teacher.predict(signal[None], np.array([len(signal)]))[0]
 
@@ -95,26 +95,26 @@ def test_modulation_of_a_beating_tone(rate):
 
 
 @pytest.mark.parametrize("decibel", [-40, -20, -6, 6, 20])
-def test_recording_level_has_no_say(teacher, clip, decibel):
+def test_recording_level_has_no_effect(teacher, clip, decibel):
     louder = clip.astype(np.float64) * 10 ** (decibel / 20)
-    np.testing.assert_allclose(say(teacher, louder), say(teacher, clip), atol=1e-5)
+    np.testing.assert_allclose(predict(teacher, louder), predict(teacher, clip), atol=1e-5)
 
 
-def test_silence_around_has_next_to_no_say(teacher, clip):
+def test_silence_around_has_next_to_no_effect(teacher, clip):
     quiet = 1e-4 * np.random.default_rng(0).standard_normal(RATE)
     around = np.concatenate([quiet, clip, quiet])
-    np.testing.assert_allclose(say(teacher, around), say(teacher, clip), atol=0.05)
+    np.testing.assert_allclose(predict(teacher, around), predict(teacher, clip), atol=0.05)
 
 
 @pytest.mark.parametrize("filling", [0.0, 0.5, np.nan])
-def test_padding_has_no_say(teacher, speech, filling):
+def test_padding_has_no_effect(teacher, speech, filling):
     signals = [soundfile.read(file, dtype="float32")[0] for file in sorted(speech.glob("*.flac"))]
     signals = [signals[0], signals[1][: RATE // 2], signals[2]]
     lengths = np.array([len(signal) for signal in signals])
     batch = np.full((len(signals), lengths.max() + 777), filling, dtype=np.float32)
     for row, signal in zip(batch, signals, strict=True):
         row[: len(signal)] = signal
-    alone = np.stack([say(teacher, signal) for signal in signals])
+    alone = np.stack([predict(teacher, signal) for signal in signals])
     np.testing.assert_array_equal(teacher.predict(batch, lengths), alone)
 
 
@@ -138,7 +138,7 @@ ODD = {
 def test_any_sound_gets_finite_numbers(teacher, what):
     signal = ODD[what]()
     assert np.isfinite(features.statistics(signal)).all()
-    output = say(teacher, signal)
+    output = predict(teacher, signal)
     assert ((output > 0) & (output < 1)).all()
 
 
@@ -149,7 +149,7 @@ def test_small_changes_change_little(teacher, emodb):
     for file in sorted(emodb.glob("*.flac"))[::12]:
         signal = soundfile.read(file)[0]
         hiss = draw.standard_normal(len(signal)) * signal.std() / 100
-        moved.append(np.abs(say(teacher, signal + hiss) - say(teacher, signal)))
+        moved.append(np.abs(predict(teacher, signal + hiss) - predict(teacher, signal)))
     assert np.mean(np.array(moved) < 0.05) > 0.95
 
 
@@ -167,7 +167,7 @@ def test_disturbed_copies_repeat_and_differ(clip):
     assert len(first) != len(other) or not np.allclose(first, other)
 
 
-def test_what_it_says_of_itself(teacher):
+def test_its_description(teacher):
     assert (teacher.name, teacher.licence, teacher.sampling_rate) == ("acoustic", "MIT", RATE)
     assert teacher.dimensions == ("arousal", "dominance", "valence")
     assert teacher.invariances == {"gain"} and teacher.in_workers
@@ -217,7 +217,7 @@ def test_committed_coefficients_are_what_the_command_writes(emodb, tmp_path):
     assert found["placements"] == committed["placements"]
     # Spread like listeners' ratings: the outputs on Emo-DB have the promised moments.
     table = fit_acoustic.read_table(emodb)
-    outputs = Acoustic()._regression(fit_acoustic.hear(emodb, table.file[::5])[:, 0])
+    outputs = Acoustic()._regression(fit_acoustic.measure(emodb, table.file[::5])[:, 0])
     np.testing.assert_allclose(outputs.mean(0), fit_acoustic.MEAN, atol=0.06)
     np.testing.assert_allclose(outputs.std(0), fit_acoustic.SPREAD, atol=0.05)
 
@@ -227,7 +227,7 @@ def test_agreement_on_a_corpus_it_was_not_fitted_on(teacher, emodb, ravdess):
     places = placements(fit_acoustic.read_table(emodb))
     table = fit_acoustic.read_table(ravdess).iloc[::4]
     truth = (placed(table, places) + 1) / 2
-    outputs = teacher._regression(fit_acoustic.hear(ravdess, table.file)[:, 0])
+    outputs = teacher._regression(fit_acoustic.measure(ravdess, table.file)[:, 0])
     for column, bound in enumerate((0.45, 0.22, 0.15)):
         assert metrics.ccc(truth[:, column], outputs[:, column]) > bound
     strong = (table.intensity == "strong").to_numpy()

@@ -13,14 +13,14 @@ from wav2small.errors import Wav2SmallError
 from wav2small.folders import Folder
 from wav2small.index import load_source
 from wav2small.teachers.multimodal import asr
-from wav2small.teachers.multimodal.turns import Context
+from wav2small.teachers.multimodal.dialogue import Context
 from wav2small.transcripts import Word, fault
 
 SPECIALS = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
 
 
 class Reads:
-    """A teacher that says how much it read."""
+    """A teacher that reports how much it read."""
 
     name = id = "reads"
     revision, licence, sampling_rate = "1", "MIT", 16000
@@ -88,7 +88,7 @@ def test_words_lie_inside_the_signal_and_in_order(whisper, clip):
     assert len(words) >= 1 and all(word.word.strip() == word.word != "" for word in words)
     assert fault(words, 0.0, len(clip) / 16000) is None
     assert words == transcriber.words(clip)
-    long = np.tile(clip, 1 + 35 * 16000 // len(clip))  # heard in two parts
+    long = np.tile(clip, 1 + 35 * 16000 // len(clip))  # transcribed in two parts
     found = transcriber.words(long)
     assert fault(found, 0.0, len(long) / 16000) is None
     assert found[-1].end > 30 or found[-1].start >= 0
@@ -110,7 +110,7 @@ def test_tokens_become_words():
     assert asr.grouped(Tokenizer(), [0], [0.0], 1.5) == []
 
 
-def test_what_was_heard_is_read_and_kept(whisper, speech, tmp_path):
+def test_transcripts_are_used_and_kept(whisper, speech, tmp_path):
     table = pd.read_csv(speech / "labels.csv")[["file"]][:4]
     table["text"] = [None, "said so", None, None]
     table["file"] = [str(speech / file) for file in table["file"]]
@@ -141,23 +141,23 @@ def test_a_run_that_was_broken_off_goes_on(whisper, speech, tmp_path, monkeypatc
     index.frame = index.frame[["file", "start", "end"]][:3]
     folder = Folder(str(tmp_path))
     transcriber = asr.Transcriber(asr.Recogniser(str(whisper)).source, device="cpu")
-    whole = asr.fill(index, transcriber, Folder(str(tmp_path / "other")))
+    full = asr.fill(index, transcriber, Folder(str(tmp_path / "other")))
     monkeypatch.setattr(asr, "_FLUSH_S", 0.0)
-    heard = []
+    lengths = []
 
     class Broken:
         def words(self, signal):
-            if len(heard) == 2:
+            if len(lengths) == 2:
                 raise KeyboardInterrupt
-            heard.append(len(signal))
+            lengths.append(len(signal))
             return transcriber.words(signal)
 
     with pytest.raises(KeyboardInterrupt):
         asr.fill(index, Broken(), folder)
-    heard.clear()
+    lengths.clear()
     again = asr.fill(index, Broken(), folder)
-    assert len(heard) == 1
-    pd.testing.assert_frame_equal(again.frame, whole.frame)
+    assert len(lengths) == 1
+    pd.testing.assert_frame_equal(again.frame, full.frame)
 
 
 def test_another_model_is_named(tmp_path):

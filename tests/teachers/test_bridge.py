@@ -9,7 +9,7 @@ from multimodal_cases import CLASSES, passages, truth, turn
 
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers.multimodal import teacher as multimodal
-from wav2small.teachers.multimodal.turns import Passage
+from wav2small.teachers.multimodal.dialogue import Passage
 
 SMALL = {"fusion_size": 16, "fusion_heads": 2}
 
@@ -23,7 +23,7 @@ def test_a_padded_batch_is_its_items(network):
     multimodal_cases.assert_items_are_rows(network)
 
 
-def test_it_reads_and_hears_its_turn_alone(network):
+def test_it_uses_its_own_turn_alone(network):
     one = passages()[0]
     found = network(
         network.collate(
@@ -40,7 +40,7 @@ def test_it_reads_and_hears_its_turn_alone(network):
 
 
 @pytest.mark.parametrize("classes", [CLASSES, torch.full((5,), -1), None])
-def test_the_loss_is_what_numpy_says(network, classes):
+def test_the_loss_is_what_numpy_computes(network, classes):
     with torch.no_grad():
         outputs, logits = network(network.collate(passages()))
         value = float(network.loss(truth(), classes, outputs, logits))
@@ -65,14 +65,14 @@ def test_modalities_are_masked_in_training_only(network):
     batch = network.collate([Passage((one,), 0) for one in kinds * 400])
     torch.manual_seed(0)
     masked = network.masked(batch)
-    heard, read = (
+    has_speech, has_text = (
         present.view(400, 3).float() for present in (masked.audio.present, masked.text.present)
     )
-    assert heard[:, 0].mean() == pytest.approx(0.9, abs=0.06)
-    assert read[:, 0].mean() == pytest.approx(0.6, abs=0.08)
-    assert (heard[:, 0] + read[:, 0]).min() == 1  # never both
-    assert not heard[:, 1].any() and read[:, 1].all()  # what is alone stays
-    assert heard[:, 2].all() and not read[:, 2].any()
+    assert has_speech[:, 0].mean() == pytest.approx(0.9, abs=0.06)
+    assert has_text[:, 0].mean() == pytest.approx(0.6, abs=0.08)
+    assert (has_speech[:, 0] + has_text[:, 0]).min() == 1  # never both
+    assert not has_speech[:, 1].any() and has_text[:, 1].all()  # what is alone stays
+    assert has_speech[:, 2].all() and not has_text[:, 2].any()
 
     few = network.collate([Passage((turn(n, 0.3),), 0) for n in range(12)])
     quiet = network(few)[0]

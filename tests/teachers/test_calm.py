@@ -12,7 +12,7 @@ from wav2small.teachers import load_teacher
 from wav2small.teachers.multimodal import calm
 from wav2small.teachers.multimodal.base import retrieved
 from wav2small.teachers.multimodal.calm_objectives import Objectives
-from wav2small.teachers.multimodal.turns import Passage
+from wav2small.teachers.multimodal.dialogue import Passage
 
 SPECTRAN = {
     **calm.CONFIG,
@@ -38,12 +38,12 @@ def test_patches_are_what_numpy_cuts(mels):
     """Frames inside the clip, decibels of mel bands, rectangles; the last one ends in silence."""
     from wav2small.students.frontend import hann, mel_bands
 
-    ear = calm.SpecTran({**SPECTRAN, "patch_mels": mels}, 0.02, 0.1, "here")
+    encoder = calm.SpecTran({**SPECTRAN, "patch_mels": mels}, 0.02, 0.1, "here")
     random = np.random.default_rng(0)
     long, short = random.normal(0.02, 0.1, 9000), random.normal(0.02, 0.1, 5003)
     padded = torch.zeros(2, 9000)
     padded[0], padded[1, :5003] = torch.tensor(long), torch.tensor(short)
-    found, mask = ear.patches(padded, torch.tensor([9000, 5003]))
+    found, mask = encoder.patches(padded, torch.tensor([9000, 5003]))
     for row, signal in enumerate((long, short)):
         scaled = (signal - 0.02) / 0.1
         frames = (len(signal) - 512) // 160 + 1
@@ -62,16 +62,16 @@ def test_patches_are_what_numpy_cuts(mels):
 
 @pytest.mark.parametrize("samples", [1, 511, 512, 3071, 3073])
 def test_the_shortest_clips_have_a_patch(samples):
-    ear = calm.SpecTran(SPECTRAN, 0.0, 0.1, "here").eval()
+    encoder = calm.SpecTran(SPECTRAN, 0.0, 0.1, "here").eval()
     signal = torch.randn(2, 4000)
     signal[0, samples:] = 0
-    hidden, mask = ear(signal, torch.tensor([samples, 4000]))
-    alone, all_ = ear(signal[:1, :samples], torch.tensor([samples]))
+    hidden, mask = encoder(signal, torch.tensor([samples, 4000]))
+    alone, all_ = encoder(signal[:1, :samples], torch.tensor([samples]))
     assert all_.all() and mask[0].sum() == all_.shape[1]
     torch.testing.assert_close(hidden[0, : all_.shape[1]], alone[0], atol=1e-5, rtol=0)
 
 
-def test_an_ear_of_another_kind_is_named():
+def test_a_speech_encoder_of_another_kind_is_named():
     for change in ({"model_type": "wavlm"}, {"patch_mels": 5}):
         with pytest.raises(Wav2SmallError, match="here: speech_config is no spectran"):
             calm.SpecTran({**SPECTRAN, **change}, 0.0, 1.0, "here")
@@ -82,12 +82,12 @@ def task_of(network):
     return objectives, objectives.collate(passages(), [[]] * 5, np.random.default_rng(0))
 
 
-def test_the_loss_is_what_numpy_says(network):
+def test_the_loss_is_what_numpy_computes(network):
     objectives, task = task_of(network)
     with torch.no_grad():
-        heard, read, both = objectives(task)
-        value = float(objectives.loss(heard, read, both))
-        figures = objectives.figures(heard, read, both)
+        speech, text, both = objectives(task)
+        value = float(objectives.loss(speech, text, both))
+        figures = objectives.figures(speech, text, both)
         hidden, mask = network.speech(task.batch.audio.signal, task.batch.audio.lengths)
         aligned = network.align(hidden).double().numpy()
     assert both.tolist() == [1, 1, 0, 1, 0]
@@ -99,8 +99,8 @@ def test_the_loss_is_what_numpy_says(network):
         ids = network.tokenizer.ids(passages()[row].own.text)
         others.append(table[ids].mean(axis=0))
     ones, others = np.stack(ones), np.stack(others)
-    np.testing.assert_allclose(heard[[0, 1, 3]], ones, atol=1e-5)
-    np.testing.assert_allclose(read[[0, 1, 3]], others, atol=1e-5)
+    np.testing.assert_allclose(speech[[0, 1, 3]], ones, atol=1e-5)
+    np.testing.assert_allclose(text[[0, 1, 3]], others, atol=1e-5)
     ones /= np.linalg.norm(ones, axis=1, keepdims=True)
     others /= np.linalg.norm(others, axis=1, keepdims=True)
     cosines = ones @ others.T / 0.07
@@ -111,11 +111,11 @@ def test_the_loss_is_what_numpy_says(network):
 
 
 def test_retrieval_counts_what_is_found():
-    read = torch.eye(4)
-    heard = read[[0, 1, 3, 3]] + 0.01
-    assert retrieved(heard, read).tolist() == [True, True, False, True]
-    assert retrieved(heard[[0, 0]], read[[0, 0]]).all()  # the same words twice
-    assert len(retrieved(heard[:0], read[:0])) == 0
+    text = torch.eye(4)
+    speech = text[[0, 1, 3, 3]] + 0.01
+    assert retrieved(speech, text).tolist() == [True, True, False, True]
+    assert retrieved(speech[[0, 0]], text[[0, 0]]).all()  # the same words twice
+    assert len(retrieved(speech[:0], text[:0])) == 0
 
 
 def test_gradients_reach_every_part_that_learns(network):
@@ -135,7 +135,7 @@ def test_gradients_reach_every_part_that_learns(network):
     multimodal_cases.assert_all_learn(network, value)
 
 
-def test_it_reads_and_hears(network):
+def test_it_uses_both(network):
     one = passages()[0]
     changes = [
         one.with_own(one.own._replace(text="bad today")),

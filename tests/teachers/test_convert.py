@@ -30,8 +30,8 @@ def folder(tmp_path):
 
 def shards(path, *, ending):
     """Split weights in two, as transformers does."""
-    whole = path / "pytorch_model.bin"
-    weights = torch.load(whole, weights_only=True)
+    full = path / "pytorch_model.bin"
+    weights = torch.load(full, weights_only=True)
     stem = "pytorch_model" if ending == "bin" else "model"
     where = {}
     for part, keys in enumerate((sorted(weights)[::2], sorted(weights)[1::2]), start=1):
@@ -41,7 +41,7 @@ def shards(path, *, ending):
         where |= dict.fromkeys(keys, name)
     index = {"metadata": {}, "weight_map": where}
     (path / f"{stem}.{ending}.index.json").write_text(json.dumps(index))
-    whole.unlink()
+    full.unlink()
 
 
 def labels(path):
@@ -49,9 +49,9 @@ def labels(path):
 
 
 def expected(folder):
-    whole = shutil.copytree(folder, folder.parent / "whole")
-    shutil.copyfile(folder.parent / "original.safetensors", whole / "model.safetensors")
-    return labels(whole)
+    full = shutil.copytree(folder, folder.parent / "full")
+    shutil.copyfile(folder.parent / "original.safetensors", full / "model.safetensors")
+    return labels(full)
 
 
 def test_a_pickle_is_rejected_with_the_line_that_converts_it(folder, capsys):

@@ -66,8 +66,8 @@ def test_other_language_models_are_text_encoders(family, roberta, copy):
         size |= {"num_attention_heads": 2, "max_position_embeddings": 64}
     ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "vocab_size": 11}
     config = transformers.AutoConfig.for_model(family, **size, **ids)
-    whole = transformers.AutoModelForCausalLM if family != "bert" else transformers.BertForMaskedLM
-    model = whole.from_config(config) if family != "bert" else whole(config)
+    full = transformers.AutoModelForCausalLM if family != "bert" else transformers.BertForMaskedLM
+    model = full.from_config(config) if family != "bert" else full(config)
     (copy / "config.json").unlink()
     model.save_pretrained(copy)  # with its head, under its own prefix
     start = encoders.load_text(str(copy))
@@ -170,7 +170,7 @@ def test_only_safe_folders_are_teachers_that_read(copy):
         multimodal_teacher.load(source)
 
 
-def test_the_filter_bank_hears_frequencies():
+def test_the_filter_bank_separates_frequencies():
     bank = small_encoders.filter_bank(48, 160)[:, 0].numpy()
     power = np.abs(np.fft.rfft(bank, 1024)) ** 2
     peaks = power.argmax(axis=1) * 16000 / 1024

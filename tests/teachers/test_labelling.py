@@ -333,10 +333,10 @@ def test_killed_at_random_moments(workers, speech, tmp_path):
     for file in speech.glob("*.flac"):
         shutil.copy(file, tmp_path / "in")
     (tmp_path / "in" / "fatal.flac").unlink()
-    whole = tmp_path / "whole.parquet"
+    full = tmp_path / "full.parquet"
     began = time.monotonic()
     expected = label(
-        tmp_path / "in", whole, teacher="toy_teachers:Slow", workers=workers, variants=1
+        tmp_path / "in", full, teacher="toy_teachers:Slow", workers=workers, variants=1
     )
     takes_s = time.monotonic() - began
     context = multiprocessing.get_context("fork")
@@ -354,18 +354,18 @@ def test_killed_at_random_moments(workers, speech, tmp_path):
             assert child.exitcode == 0
         if output.exists() and not plan.parts(output).exists():
             finished += 1
-            pd.testing.assert_frame_equal(frame(output), frame(whole))
+            pd.testing.assert_frame_equal(frame(output), frame(full))
             output.unlink()
     result = label(
         tmp_path / "in", output, teacher="toy_teachers:Slow", workers=workers, variants=1
     )
-    pd.testing.assert_frame_equal(frame(output), frame(whole))
+    pd.testing.assert_frame_equal(frame(output), frame(full))
     assert result.errors == expected.errors
     lines = pd.read_csv(tmp_path / "errors.csv")
     columns = ["file", "start", "end", "reason"]
     ours, theirs = (
         lines[lines["table"] == name][columns].reset_index(drop=True)
-        for name in ("killed.parquet", "whole.parquet")
+        for name in ("killed.parquet", "full.parquet")
     )
     pd.testing.assert_frame_equal(ours, theirs)
 
@@ -382,15 +382,15 @@ def test_goes_on_and_does_not_begin_again(speech, tmp_path, monkeypatch):
 
     monkeypatch.setattr(labelling, "_shown", stop)
     options = {"teacher": "toy_teachers:Batched", "workers": 0, "batch_s": 1.0}
-    whole = tmp_path / "l.parquet"
+    full = tmp_path / "l.parquet"
     with pytest.raises(KeyboardInterrupt):
-        label(speech, whole, **options)
+        label(speech, full, **options)
     first = sum(seen, [])
     seen.clear()
     monkeypatch.setattr(
         labelling, "_shown", lambda outcomes, *_: (seen.append(o.rows) or o for o in outcomes)
     )
-    label(speech, whole, **options)
+    label(speech, full, **options)
     assert first and not set(first) & set(sum(seen, []))
     assert sorted(first + sum(seen, [])) == list(range(24))
 
@@ -452,7 +452,7 @@ def double(room):
 
 
 def test_arrays_of_workers_arrive_whole():
-    """Large ones, which a pipe takes in many pieces, beside empty ones."""
+    """Large ones, which a pipe takes in many parts, next to empty ones."""
     with pools.Pool(2, "test_labelling:double", 0.5) as pool:
         for number in (3000, 0, 1, 700):
             pool.submit(number)

@@ -17,7 +17,7 @@ SMALL = {"fusion_size": 16, "fusion_heads": 2, "contrast_size": 6}
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="pip install peft")
 
 
-def test_without_peft_it_says_what_to_install(monkeypatch):
+def test_without_peft_it_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(Wav2SmallError, match="--lora needs peft, .*: pip install peft"):
         lora.adapt(torch.nn.Linear(2, 2), 8)

@@ -8,7 +8,7 @@ from multimodal_cases import CLASSES, log_softmax, passages, truth, turn
 
 from wav2small.teachers.multimodal import mister_e
 from wav2small.teachers.multimodal.base import contrast, info_nce
-from wav2small.teachers.multimodal.turns import Passage, Turn
+from wav2small.teachers.multimodal.dialogue import Passage, Turn
 
 SMALL = {"fusion_size": 16, "fusion_heads": 2, "contrast_size": 6}
 
@@ -22,7 +22,7 @@ def test_a_padded_batch_is_its_items(network):
     multimodal_cases.assert_items_are_rows(network)
 
 
-def test_the_turns_around_are_read_and_heard(network):
+def test_the_turns_around_are_used(network):
     """A gap is a turn that is neither: it is not the same as a dialogue without it."""
     before, own, after = turn(1), turn(2, 0.9, "on a mat"), turn(3, 0.4, "very good")
     one = Passage((before, own, after), 1)
@@ -62,13 +62,13 @@ def test_the_mixture_is_that_of_the_experts(network):
 
 
 @pytest.mark.parametrize("classes", [CLASSES, None])
-def test_the_loss_is_what_numpy_says(network, classes):
+def test_the_loss_is_what_numpy_computes(network, classes):
     with torch.no_grad():
         given = network(network.collate(passages()))
         ratings = truth()
         ratings[3] = ratings[0] + 0.14  # near each other
         value = float(network.loss(ratings, classes, *given))
-    outputs, logits, rated, told, speech, text, both = (
+    outputs, logits, rated, categories, speech, text, both = (
         None if tensor is None else tensor.numpy().astype(np.float64) for tensor in given
     )
     expected = multimodal_cases.ccc_loss(ratings, outputs)
@@ -76,13 +76,15 @@ def test_the_loss_is_what_numpy_says(network, classes):
     differences, divergences = [], []
     for a, b in ((0, 1), (0, 2), (1, 2)):
         differences.append(np.mean((rated[:, a] - rated[:, b]) ** 2))
-        for p, q in zip(told[:, a], told[:, b], strict=True):
+        for p, q in zip(categories[:, a], categories[:, b], strict=True):
             p, q = log_softmax(p), log_softmax(q)
             divergences.append((np.exp(p) * (p - q)).sum() + (np.exp(q) * (q - p)).sum())
     expected += 0.1 * np.mean(differences)
     if classes is not None:
         expected += 0.3 * multimodal_cases.entropy(logits, classes)
-        expected += 0.3 * np.mean([multimodal_cases.entropy(told[:, e], classes) for e in range(3)])
+        expected += 0.3 * np.mean(
+            [multimodal_cases.entropy(categories[:, e], classes) for e in range(3)]
+        )
     expected += 0.1 * np.mean(divergences)
     assert both.tolist() == [1, 1, 0, 1, 0]
     rows = [0, 1, 3]
@@ -132,9 +134,9 @@ def test_gradients_reach_every_part_that_learns(network):
     multimodal_cases.assert_all_learn(network, value)
 
 
-def test_nothing_heard_and_nothing_read(network):
-    unheard, untold = turn(1)._replace(signal=None), turn(1, text=None)
-    for one in (unheard, untold):
+def test_neither_audio_nor_text(network):
+    text_only, untold = turn(1)._replace(signal=None), turn(1, text=None)
+    for one in (text_only, untold):
         found = network(network.collate([Passage((one,), 0), Passage((one,), 0)]))
         value = network.loss(truth()[:2], None, *found)
         assert torch.isfinite(value) and found[-1].sum() == 0
@@ -152,11 +154,11 @@ def test_from_finetuning_to_a_label_table(encoders, corpus, tmp_path, capsys, mo
     # The label of a clip is the network's for its passage, read from the table by hand.
     from wav2small import audio
 
-    def heard(number):
+    def with_audio(number):
         row = labels.frame.iloc[number]
         return Turn(f"{number}.wav", text=row["text"], signal=audio.read(corpus / f"{number}.wav"))
 
-    unheard = [heard(number)._replace(signal=None) for number in (4, 7)]  # but read
-    dialogue = (unheard[0], heard(5), heard(6), Turn(), unheard[1])
+    text_only = [with_audio(number)._replace(signal=None) for number in (4, 7)]  # but read
+    dialogue = (text_only[0], with_audio(5), with_audio(6), Turn(), text_only[1])
     own = teacher.network(teacher.network.collate([Passage(dialogue, 2)]))[0]
     np.testing.assert_allclose(own[0].detach().clamp(0, 1), labels.values[6], atol=1e-4)

@@ -17,6 +17,7 @@ from wav2small.errors import Wav2SmallError
 from wav2small.teachers import load_teacher
 from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.base import sinusoid
+from wav2small.teachers.multimodal.dialogue import Passage, Turn
 from wav2small.teachers.multimodal.spectra import Fused
 from wav2small.teachers.multimodal.spectra_objectives import (
     Objectives,
@@ -26,7 +27,6 @@ from wav2small.teachers.multimodal.spectra_objectives import (
     hide,
     mask_frames,
 )
-from wav2small.teachers.multimodal.turns import Passage, Turn
 from wav2small.transcripts import Word
 
 TINY = {
@@ -95,7 +95,7 @@ def test_a_padded_batch_is_its_items(network):
 
 
 @pytest.mark.parametrize("change", ["text", "history", "sound", "before"])
-def test_it_reads_and_hears_what_it_says(network, change):
+def test_it_uses_the_documented_inputs(network, change):
     one = passages()[0]
     other = {
         "text": one.with_own(one.own._replace(text="bad today")),
@@ -140,10 +140,10 @@ def task_of(network):
     raise AssertionError
 
 
-def test_the_four_losses_are_what_numpy_says(network):
+def test_the_four_losses_are_what_numpy_computes(network):
     objectives, task = task_of(network)
     with torch.no_grad():
-        sums, counts, told = objectives(task)
+        sums, counts, rest = objectives(task)
         features = network.features(task.batch.audio)
         at = task.source[..., None].expand(-1, -1, features.shape[2])
         corrupted = features.gather(1, at)
@@ -175,8 +175,8 @@ def test_the_four_losses_are_what_numpy_says(network):
     kinds = [language, acoustic, position, response]
     assert all(len(kind) >= 2 for kind in kinds)
     expected = sum(np.mean(kind) for kind in kinds)
-    assert float(objectives.loss(sums, counts, told)) == pytest.approx(expected, abs=1e-5)
-    figures = objectives.figures(sums, counts, told)
+    assert float(objectives.loss(sums, counts, rest)) == pytest.approx(expected, abs=1e-5)
+    figures = objectives.figures(sums, counts, rest)
     for name, kind in zip(("language", "acoustic", "position", "response"), kinds, strict=True):
         assert figures[name] == pytest.approx(np.mean(kind), abs=1e-5)
     assert figures["position_mae_s"] == pytest.approx(np.mean(away), abs=1e-5)
@@ -187,13 +187,13 @@ def test_the_four_losses_are_what_numpy_says(network):
 def test_losses_of_parts_are_those_of_the_whole(network):
     objectives, task = task_of(network)
     with torch.no_grad():
-        whole = objectives(task)
-        sums, counts, told = (tensor.repeat(2, 1) for tensor in whole)
-    one, two = objectives.loss(*whole), objectives.loss(sums, counts, told)
+        full = objectives(task)
+        sums, counts, rest = (tensor.repeat(2, 1) for tensor in full)
+    one, two = objectives.loss(*full), objectives.loss(sums, counts, rest)
     torch.testing.assert_close(one, two)
 
 
-def test_a_summary_is_what_numpy_says():
+def test_a_summary_is_what_numpy_computes():
     torch.manual_seed(0)
     summary, states = Summary(6), torch.randn(3, 5, 6)
     mask = torch.tensor([[1, 1, 0, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()
@@ -218,7 +218,7 @@ def test_a_summary_is_what_numpy_says():
         ("previous", (0, 6), False, False),
     ],
 )
-def test_heads_look_where_they_say(part, place, times, answers):
+def test_heads_look_where_documented(part, place, times, answers):
     """Which of the two change when one position does; 7 frames, 6 tokens."""
     torch.manual_seed(0)
     timing, response = Timing(8, 2).eval(), Response(8).eval()
@@ -261,7 +261,7 @@ def test_words_are_timed_at_their_tokens(network):
         np.testing.assert_allclose(task.times[place].numpy(), expected, atol=1e-6)
 
 
-def test_responses_are_wrong_as_they_say(network):
+def test_responses_are_wrong_as_documented(network):
     objectives = Objectives(network)
     own = Passage((turn(1), passages()[1].own), 1)
     text, sound = turn(40, 0.5, "good today"), turn(41, 0.8)
@@ -270,8 +270,8 @@ def test_responses_are_wrong_as_they_say(network):
         task = objectives.collate([own], [[text, sound]], np.random.default_rng(seed))
         kind = int(task.response[0])
         seen.add(kind)
-        heard = sound.signal if kind & 1 else own.own.signal
-        assert int(task.batch.audio.lengths[1]) == len(heard)
+        expected = sound.signal if kind & 1 else own.own.signal
+        assert int(task.batch.audio.lengths[1]) == len(expected)
         read = network.tokenizer.ids("good today" if kind & 2 else "the cat sat")
         tokens = torch.where(task.targets >= 0, task.targets, task.batch.text.tokens)
         assert tokens[0, 1 : 1 + len(read)].tolist() == read
@@ -318,9 +318,9 @@ def test_clips_that_are_read_agree_for_themselves(read, groups, network):
     assert float(found) == pytest.approx(expected, abs=1e-6)
 
 
-def test_what_was_read_is_told(network):
-    told = network(network.collate(passages()))[2]
-    assert told.tolist() == [1, 1, 0, 1, 1]  # the last reads what went before
+def test_use_of_text_is_reported(network):
+    has_text = network(network.collate(passages()))[2]
+    assert has_text.tolist() == [1, 1, 0, 1, 1]  # the last reads what went before
 
 
 def test_tokens_are_hidden_as_often_as_promised(network):
@@ -418,16 +418,16 @@ def test_from_pretraining_to_a_label_table(encoders, corpus, tmp_path, capsys):
     labels = read_labels(table)
     assert {"probability_high", "probability_low", "text"} <= set(labels.frame)
     assert labels.frame["arousal"].nunique() > 10
-    # The best epoch is chosen by what the teacher says of validation clips, read or not.
+    # The best epoch is chosen by what the teacher predicts for validation clips, read or not.
     truth = pd.read_csv(ratings)
     truth.drop(columns=["text", "words"]).to_csv(corpus / "unread.csv", index=False)
     unread = tmp_path / "unread.parquet"
     label(corpus / "unread.csv", unread, teacher=str(tmp_path / "teacher"), workers=0, device="cpu")
     held_out = truth["speaker"].isin(["s0", "s1"]).to_numpy()
-    for found, told in ((labels, result.ccc), (read_labels(unread), result.ccc_without_text)):
+    for found, reported in ((labels, result.ccc), (read_labels(unread), result.ccc_without_text)):
         for name in ("arousal", "dominance", "valence"):
             expected = metrics.ccc(truth[name][held_out].values, found.frame[name][held_out].values)
-            assert told[name] == pytest.approx(expected, abs=1e-4)
+            assert reported[name] == pytest.approx(expected, abs=1e-4)
     assert result.ccc != result.ccc_without_text
     scores = pd.read_csv(tmp_path / "teacher/metrics.csv")
     best = scores.iloc[result.best_epoch - 1]
@@ -439,15 +439,15 @@ def test_from_pretraining_to_a_label_table(encoders, corpus, tmp_path, capsys):
     for name, folder in (("speech encoder", speech), ("text encoder", text)):
         assert entries[name]["id"] == folder and entries[name]["licence"] == "unknown"
     assert "unknown" in result.licence
-    # The teacher says for a clip what the network says for its passage.
+    # The teacher predicts for a clip what the network predicts for its passage.
     teacher = load_teacher(str(tmp_path / "teacher"), device="cpu")
     assert teacher.dimensions == ("arousal", "dominance", "valence")
-    heard = [(np.stack([turn(n).signal for n in range(4)])), np.full(4, 8000)]
+    audio_batch = [(np.stack([turn(n).signal for n in range(4)])), np.full(4, 8000)]
     read = [Passage((turn(n)._replace(signal=None),), 0) for n in range(4)]
-    whole = teacher.predict_columns(*heard, read)
+    full = teacher.predict_columns(*audio_batch, read)
     teacher._fits = 1.0  # as after a GPU ran out of memory: batches are halved
-    halves = teacher.predict_columns(*heard, read)
-    np.testing.assert_allclose(halves["valence"], whole["valence"], atol=1e-5)
+    halves = teacher.predict_columns(*audio_batch, read)
+    np.testing.assert_allclose(halves["valence"], full["valence"], atol=1e-5)
     silent = teacher.predict(np.ones((2, 8000), np.float32) * 0.1, np.array([8000, 6000]))
     assert silent.shape == (2, 3) and np.isfinite(silent).all()
 
@@ -460,15 +460,15 @@ def test_pretraining_goes_on_where_it_was(encoders, corpus, tmp_path, monkeypatc
         **OPTIONS,
     }
     source = corpus / "ratings.csv"
-    whole = pretrain("spectra", source, tmp_path / "whole", **options)
+    full = pretrain("spectra", source, tmp_path / "full", **options)
     for step in (1, 2):
         with finetuning_cases.stop_after(monkeypatch, step), pytest.raises(KeyboardInterrupt):
             pretrain("spectra", source, tmp_path / "parts", **options)
     with pytest.raises(Wav2SmallError, match=r"batch_size = 6 \(now 5\)"):
         pretrain("spectra", source, tmp_path / "parts", **(options | {"batch_size": 5}))
     parts = pretrain("spectra", source, tmp_path / "parts", **options)
-    assert parts.losses == whole.losses
-    assert dataclasses.asdict(parts) | {"output": ""} == dataclasses.asdict(whole) | {"output": ""}
+    assert parts.losses == full.losses
+    assert dataclasses.asdict(parts) | {"output": ""} == dataclasses.asdict(full) | {"output": ""}
 
 
 @pytest.mark.parametrize(

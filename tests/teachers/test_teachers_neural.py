@@ -426,7 +426,7 @@ def test_inference_is_what_transformers_computes(family, stable, gpu, monkeypatc
 
 
 def test_adapters_are_not_passed_over():
-    """A wrapped layer computes more than its weight says."""
+    """A wrapped layer computes more than its weight."""
     model = backbones.build({"model_type": "wavlm", **SMALL}, "here").eval()
     with torch.no_grad():
         assert inference.fits(model)

@@ -141,6 +141,6 @@ def test_two_processes_compute_what_one_does(tmp_path, unused_port):
 def unused_port():
     import socket
 
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]

@@ -43,8 +43,8 @@ def test_quota(name, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
     assert threads._quota(tmp_path) == expected
-    whole = CORES if expected > CORES else max(1, -(-expected // 1))
-    assert threads.available(tmp_path) == whole
+    full = CORES if expected > CORES else max(1, -(-expected // 1))
+    assert threads.available(tmp_path) == full
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_gpu_is_left_alone(applied):
     assert applied == []
 
 
-def test_threads_wait_without_spinning_unless_told_otherwise():
+def test_threads_wait_without_spinning_by_default():
     program = "import os, wav2small.students.{0}; print(os.environ.get('OMP_WAIT_POLICY'))"
     clean = {name: v for name, v in os.environ.items() if name not in threads._POLICIES}
     for given, expected in (({}, "passive"), ({"GOMP_SPINCOUNT": "100"}, "None")):

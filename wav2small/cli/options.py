@@ -58,7 +58,7 @@ def add(
 
 
 def add_teacher(parser: argparse.ArgumentParser) -> None:
-    """Add what a teacher is asked for that does not say all of it itself."""
+    """Add what a teacher's own files leave open."""
     names = (
         "teacher_output",
         "teacher_dimensions",

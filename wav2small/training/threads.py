@@ -3,7 +3,7 @@
 Small networks spend their time in short parallel regions that wait for the slowest thread. Where
 another program keeps a core busy, two threads can be ten times slower than one, and threads that
 spin while they wait make it worse. Where nothing else runs, all cores are the fastest. Which of
-the two it is, a few steps tell. Nothing here imports torch before it is needed.
+the two it is, a few timed steps show. Nothing here imports torch before it is needed.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _limit(folder: Path) -> float:
         cores = float("inf") if quota == "max" else float(quota) / float(period)
     except (OSError, ValueError, ZeroDivisionError):
         return math.inf
-    return cores if cores > 0 else math.inf  # version 1 says -1 for no limit
+    return cores if cores > 0 else math.inf  # version 1 has -1 for no limit
 
 
 def asked() -> int:

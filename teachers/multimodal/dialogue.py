@@ -53,7 +53,7 @@ class Turn(NamedTuple):
     def within(self, start: int, end: int) -> Turn:
         """The part of a turn between two times of the file, in nanoseconds.
 
-        It has the words whose middle lies there; where no times are known, the whole text.
+        It has the words whose middle lies there; where no times are known, the full text.
         """
         part = self._replace(start=start, end=end)
         if self.words is None:
@@ -89,7 +89,7 @@ class Passage(NamedTuple):
 
 @dataclass(frozen=True)
 class Context:
-    """What of a dialogue a teacher wants beside the turn it labels, in turns.
+    """What of a dialogue a teacher wants besides the turn it labels.
 
     Attributes:
         before: turns before it whose text is used

@@ -1,4 +1,4 @@
-"""Passages: the transcript and the dialogue around a clip, through the whole labelling run."""
+"""Passages: the transcript and the dialogue around a clip, through the full labelling run."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from wav2small import read_labels, transcripts
 from wav2small.errors import Wav2SmallError
 from wav2small.index import load_source
 from wav2small.teachers import load_teacher
-from wav2small.teachers.multimodal.turns import Context, Script, Turn
+from wav2small.teachers.multimodal.dialogue import Context, Script, Turn
 from wav2small.transcripts import Word
 
 
@@ -32,7 +32,7 @@ class Counting:
                     "own": len((passage.own.text or "").split()),
                     "read": sum(len((turn.text or "").split()) for turn in turns),
                     "seen": len(turns),
-                    "heard": sum(len(turn.signal) for turn in turns if turn.signal is not None),
+                    "others": sum(len(turn.signal) for turn in turns if turn.signal is not None),
                     "samples": length,
                 }
             )
@@ -88,7 +88,7 @@ def test_the_run_hands_passages_to_a_multimodal_teacher(teacher, workers, tmp_pa
     assert list(frame["own"]) == [1, 2, 0, 4, 1]
     assert list(frame["read"]) == [3, 3, 6, 4, 1]
     assert list(frame["seen"]) == [2, 3, 4, 3, 1]
-    assert list(frame["heard"]) == [0, 8000, 0, 11200, 0]  # the turn before, if it is there
+    assert list(frame["others"]) == [0, 8000, 0, 11200, 0]  # the turn before, if it is there
     assert list(frame["samples"]) == [8000, 9600, 11200, 12800, 14400]
     assert list(frame["text"])[:2] == ["one", "one two"]  # kept
     said = capsys.readouterr().err
@@ -112,7 +112,7 @@ def test_an_actor_of_ray_hands_passages_on(tmp_path):
     actor = Labeller(Counting(), {}, pickle.loads(pickle.dumps(reader)), 2.0)
     outcomes = [pickle.loads(one) for one in actor({"rows": [pickle.dumps(sent)]})["outcome"]]
     found = {
-        item.row: (outcome.columns["read"][n], outcome.columns["heard"][n])
+        item.row: (outcome.columns["read"][n], outcome.columns["others"][n])
         for outcome in outcomes
         for n, item in enumerate(outcome.items)
     }
@@ -134,7 +134,7 @@ def test_windows_read_their_own_words(tmp_path):
     frame = read_labels(tmp_path / "l.parquet").frame
     first = frame[frame["file"] == "0.wav"]
     assert len(first) == 2 and list(first["own"]) == [2, 3]  # a middle on the edge counts later
-    assert first["read"].min() > first["own"].min()  # the next turn is whole
+    assert first["read"].min() > first["own"].min()  # the next turn is complete
 
 
 @pytest.mark.parametrize(
@@ -153,13 +153,13 @@ def test_word_times_that_cannot_be_are_listed(words, reason, tmp_path):
     assert list(listed["file"]) == ["0.wav"] and reason in listed["reason"][0]
 
 
-def test_text_without_audio_is_listed_and_not_heard_by_its_neighbour(tmp_path):
+def test_text_without_audio_is_listed_and_not_in_the_audio_of_its_neighbour(tmp_path):
     source = corpus(tmp_path)
     (tmp_path / "0.wav").write_text("no sound")
     result = label(source, tmp_path / "l.parquet", teacher=f"{__name__}:Counting", workers=0)
     assert result.rows == 4 and result.errors == 1
     frame = read_labels(tmp_path / "l.parquet").frame
-    assert frame["heard"][0] == 0 and frame["read"][0] == 3  # read, not heard
+    assert frame["others"][0] == 0 and frame["read"][0] == 3  # its text, not its audio
 
 
 def test_an_ensemble_does_not_read():
