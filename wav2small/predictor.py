@@ -13,7 +13,7 @@ from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import SilentError, Wav2SmallError
 from wav2small.session import Model
 
-from . import audio, models
+from . import audio, hub, models
 
 WINDOW_S = 12.0  # longest stretch of audio that gets one estimate unless asked otherwise
 LONG_S = 60.0  # longer clips are never run at once: memory grows with their length
@@ -28,8 +28,8 @@ class Predictor:
     It can be pickled (by its path), copied, and used by several threads and after a fork.
 
     Args:
-        bundle: the model in the box, "nano"; a bundle folder; or an `.onnx` file with
-            input `signal` float32 [1, samples] and an output `logits` [1, 3]
+        bundle: the model in the box, "nano"; a bundle folder; a bundle of the hub, owner/name; or
+            an `.onnx` file with input `signal` float32 [1, samples] and an output `logits` [1, 3]
         threads: threads of ONNX Runtime
 
     Attributes:
@@ -48,7 +48,7 @@ class Predictor:
 
     def __init__(self, bundle: str | os.PathLike[str] = models.DEFAULT, *, threads: int = 1):
         self.path = model_path(bundle)
-        self._folder = models.locate(bundle).is_dir()
+        self._folder = self.path != models.locate(bundle)
         self.model = Model(self.path, threads)
         self._streaming: Model | None = None
         check_signature(self.session, self.path)
@@ -189,7 +189,7 @@ def load(name: str | os.PathLike[str] = models.DEFAULT, *, threads: int = 1) -> 
     """Load a model, by default the one in the box; needs no download and no torch.
 
     Args:
-        name: "nano", a bundle folder, or an `.onnx` file
+        name: "nano", a bundle folder, a bundle of the hub, owner/name, or an `.onnx` file
         threads: threads of ONNX Runtime
 
     Raises:
@@ -203,16 +203,18 @@ def load(name: str | os.PathLike[str] = models.DEFAULT, *, threads: int = 1) -> 
 
 
 def model_path(bundle: str | os.PathLike[str]) -> Path:
-    """The `.onnx` file of a model in the box or a bundle folder, or the file itself.
+    """The `.onnx` file of a model in the box, a bundle folder or a bundle of the hub, or itself.
 
     Raises:
-        Wav2SmallError: nothing there, or a folder without a model
+        Wav2SmallError: nothing there, a folder without a model, or the hub cannot be reached
 
     Example:
         >>> model_path("bundle").name
         'model.onnx'
     """
     path = models.locate(bundle)
+    if hub.is_id(path):
+        path = hub.fetch(os.fspath(bundle), hub.BUNDLE, option="wav2small predict")
     if path.is_dir():
         path = path / "model.onnx"
         if not path.exists():

@@ -17,6 +17,7 @@ from wav2small import files, provenance
 from wav2small.dimensions import DIMENSIONS
 from wav2small.emotions import common
 from wav2small.errors import Wav2SmallError
+from wav2small.hub import fetch
 
 if TYPE_CHECKING:
     import torch
@@ -206,48 +207,6 @@ def hub(spec: str, *, extra: Iterable[str] = (), option: str = "--teacher") -> C
             "-o FOLDER"
         )
     return Checkpoint(folder, name, revision_of(folder), licence_of(folder, name))
-
-
-def fetch(spec: str, patterns: Iterable[str], *, option: str) -> Path:
-    """Files of a repository of the hub, or of the local copy of an earlier download.
-
-    Args:
-        spec: `owner/name` or `owner/name@revision`
-        patterns: names or patterns of the files
-        option: of the command line that named it, for the remedy
-
-    Raises:
-        Wav2SmallError: no such repository or revision, or no network
-    """
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    name, _, revision = spec.partition("@")
-    put = f"put the files of {name} into a folder and name the folder instead ({option} FOLDER)"
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name,
-                revision=revision or None,
-                allow_patterns=list(patterns),
-            )
-        )
-    except errors.GatedRepoError as error:
-        raise Wav2SmallError(f"{spec}: access must be asked for on the hub; or {put}") from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise Wav2SmallError(
-            f"{spec}: no such repository on the hub (or private); or {put}"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise Wav2SmallError(f"{spec}: the repository has no revision {revision}") from error
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-        raise Wav2SmallError(
-            f"{spec}: the hub cannot be reached and there is no local copy; {put}"
-        ) from error
-    except Exception as error:  # the client's own network errors are of many families
-        if "httpx" not in type(error).__module__ and "requests" not in type(error).__module__:
-            raise
-        raise Wav2SmallError(f"{spec}: the hub cannot be reached; {put}") from error
 
 
 def revision_of(folder: Path) -> str:

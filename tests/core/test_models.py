@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +114,42 @@ def test_predict_names_what_is_missing(words, why, tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 2 and why in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """Variables for a hub out of reach, with a bundle in the client's local copies."""
+    copy_of = tmp_path / "cache" / "models--owner--name"
+    shutil.copytree(FOLDER / "nano", copy_of / "snapshots" / ("a" * 40))
+    (copy_of / "refs").mkdir()
+    (copy_of / "refs" / "main").write_text("a" * 40)
+    unreachable = {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    return {**os.environ, **unreachable}
+
+
+@pytest.mark.parametrize(
+    ("bundle", "code", "message"),
+    [
+        ("owner/name", 0, ""),
+        ("owner/name@main", 0, ""),
+        ("owner/other", 2, "owner/other: no such folder here, and no hub within reach; put"),
+    ],
+)
+def test_a_bundle_of_the_hub(bundle, code, message, hub, speech, tmp_path):
+    file = sorted(speech.glob("*.flac"))[0]
+    done = subprocess.run(
+        [sys.executable, "-m", "wav2small", "predict", bundle, str(file)],
+        capture_output=True,
+        text=True,
+        env=hub,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, bool(message)), done.stderr
+    assert message in done.stderr
+    if not code:
+        found = done.stdout.splitlines()[1].split(",")[3:6]
+        expected = wav2small.load("nano").predict_file(file)
+        np.testing.assert_allclose(list(map(float, found)), expected, atol=1e-4)
 
 
 def _at(signal: np.ndarray, rate: int) -> np.ndarray:

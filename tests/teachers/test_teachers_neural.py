@@ -359,7 +359,7 @@ def test_without_network(monkeypatch, tmp_path):
     for spec in ("wavlm", "wav2vec2", "somebody/something@main"):
         with pytest.raises(Wav2SmallError) as caught:
             load_teacher(spec)
-        assert "put config.json and model.safetensors" in str(caught.value)
+        assert "into a folder and name the folder instead" in str(caught.value)
         assert "\n" not in str(caught.value)
 
 

@@ -9,6 +9,7 @@ from wav2small.cli import options
 EXAMPLE = """\
 wav2small predict recording.wav
 wav2small predict nano recordings/ --json
+wav2small predict owner/name recordings/
 wav2small predict bundle/ recordings/ -o predictions.csv
 ffmpeg -i talk.mp4 -f s16le -ac 1 -ar 16000 - | wav2small predict bundle/ --follow -"""
 
@@ -22,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs="*",
         metavar="[BUNDLE] SOURCE",
-        help="a bundle folder, an .onnx file or the model in the box, nano (the "
-        "default); then audio files, folders, CSV or parquet tables with a column `file`, or an "
-        "audformat database",
+        help="a bundle folder, an .onnx file, a bundle of the hub (owner/name) or the model in "
+        "the box, nano (the default); then audio files, folders, CSV or parquet tables with a "
+        "column `file`, or an audformat database",
     )
     options.add(
         parser,
@@ -54,10 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from wav2small import models
+    from wav2small import hub, models
     from wav2small.errors import Wav2SmallError
 
     named = bool(args.words) and models.is_bundle(args.words[0])
+    if len(args.words) > 1 or args.words and args.follow:  # alone it is audio that is not there
+        named = named or hub.is_id(args.words[0])
     args.bundle = args.words[0] if named else models.DEFAULT
     args.source = args.words[named:]
     if args.follow:
