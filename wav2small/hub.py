@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wav2small.errors import Wav2SmallError
 
-from . import audio
+from . import audio, media, table_files
 
 #: The files of a bundle.
 BUNDLE = ("*.onnx", "*.json", "model.yaml", "README.md")
@@ -24,7 +24,7 @@ def is_id(spec: str | os.PathLike[str]) -> bool:
         (True, False, False)
     """
     name = os.fspath(spec)
-    other = audio.EXTENSIONS | audio.UNREADABLE_EXTENSIONS | {".onnx", ".csv", ".tsv", ".parquet"}
+    other = {".onnx", *table_files.EXTENSIONS} | audio.EXTENSIONS | media.EXTENSIONS
     suffix = os.path.splitext(name)[1].lower()
     return bool(_ID.fullmatch(name)) and suffix not in other and not os.path.exists(name)
 
