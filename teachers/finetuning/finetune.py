@@ -20,6 +20,7 @@ from wav2small import audio, files, provenance, transcripts
 from wav2small.errors import Wav2SmallError
 from wav2small.index import KEYS, fingerprint
 from wav2small.tables import Labels, read_labels
+from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.speech import checkpoint, wav2vec2, wavlm
 from wav2small.teachers.speech.pretrained import Backbone, load
 from wav2small.training.split import split
@@ -150,6 +151,7 @@ def choose_recipe(
     text: str | None = None,
     pretrained: str | None = None,
     lora: int | None = None,
+    changes: Sequence[str] = (),
 ) -> AudioRecipe | MultimodalRecipe:
     """The recipe that the options of the command line name.
 
@@ -161,7 +163,10 @@ def choose_recipe(
         speech: its speech encoder, as --backbone
         text: its text encoder, with a tokenizer: RoBERTa, BERT, a LLM ...
         pretrained: folder of `pretrain`, instead of --speech and --text
-        lora: of --teacher: its encoders learn through adapters of this rank (needs peft)
+        lora: of --teacher: its encoders learn through adapters of this rank (needs peft); without
+            a rank, of the published ones
+        changes: of --teacher: options of the system, NAME=VALUE, or small for little data; see
+            docs/multimodal.md
 
     Raises:
         Wav2SmallError: options that do not go together, or encoders that cannot be used
@@ -178,7 +183,11 @@ adapters
                 f"--teacher {teacher}: its speech encoder is --speech; --backbone and --layers are "
                 "for teachers of speech alone"
             )
-        return MultimodalRecipe(teacher, speech, text, pretrained=pretrained, lora=lora)
+        options = multimodal.options(teacher, changes)
+        start: dict[str, Any] = {"pretrained": pretrained, "lora": lora, "options": options}
+        return MultimodalRecipe(teacher, speech, text, **start)
+    if changes:
+        raise Wav2SmallError("--set is for --teacher NAME; a backbone has no such options")
     if lora is not None:
         raise Wav2SmallError("--lora is for --teacher NAME; a backbone learns without adapters")
     if backbone is None or (speech or text or pretrained) is not None:

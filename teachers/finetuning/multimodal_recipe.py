@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from wav2small.tables import Labels
 from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.base import MultimodalNetwork
 from wav2small.teachers.multimodal.dialogue import (
+    Context,
     Passage,
     Script,
     Turn,
@@ -27,6 +29,7 @@ from wav2small.teachers.multimodal.dialogue import (
 from .training import LONGEST_S, Part, RatedClips
 
 WITHOUT_TEXT = "_without_text"  # ends the names of figures with transcripts taken away
+CACHED_TURNS = 256  # of other turns of the dialogues, that stay in memory; chosen
 _NS = 1_000_000_000
 
 
@@ -38,7 +41,9 @@ class MultimodalRecipe:
         speech: folder or hub id of a backbone
         text: folder or hub id of a language model
         pretrained: folder of `pretrain`, instead of these two
-        lora: rank of the adapters that the encoders learn through; None = they learn themselves
+        lora: rank of the adapters that the encoders learn through, 0 = the system's own; None =
+            they learn themselves
+        options: changes of the system's `defaults`
 
     Attributes:
         identity: what makes two runs the same run
@@ -57,8 +62,10 @@ class MultimodalRecipe:
         *,
         pretrained: str | None = None,
         lora: int | None = None,
+        options: Mapping[str, Any] | None = None,
     ):
         self.kind = multimodal.network_class(system)
+        self.options = dict(options or {})
         self.lora = lora
         if pretrained is not None and speech is None and text is None:
             self.start = multimodal.from_pretrained(pretrained, system)
@@ -80,13 +87,20 @@ class MultimodalRecipe:
         self.system = system
         self.entries = self.start.entries
         self.scale = self.start.scale
-        self.identity = {
+        self.identity: dict[str, Any] = {
             "backbone": " + ".join(entry["id"] for entry in self.entries),
             "revision": self.start.identity,
             "teacher": system,
             "lora": lora,
         }
+        if self.options:
+            self.identity["options"] = self.options
         self._network: MultimodalNetwork | None = None
+
+    @property
+    def context(self) -> Context:
+        """What of a dialogue the system asks for, with these options."""
+        return self.kind.wanted({**self.kind.defaults, **self.start.config, **self.options})
 
     def clips(self, table: Labels, classes: np.ndarray | None, crop_s: float) -> MultimodalClips:
         """Clips of a table with transcripts."""
@@ -108,6 +122,7 @@ class MultimodalRecipe:
             categories=categories,
             scale=scale,
             trained=trained,
+            **self.options,
         )
         network.speech.freeze_front()
         if self.lora is not None:
@@ -134,9 +149,19 @@ class MultimodalClips(RatedClips):
     ):
         super().__init__(table, classes, crop_s)
         self.recipe = recipe
-        self.script = Script(table.frame, recipe.kind.context)
+        self.script = Script(table.frame, recipe.context)
         self.script.report(recipe.start.tokenizer.too_long)
         self._text = True
+        self._cached = functools.lru_cache(CACHED_TURNS)(self._read)
+
+    def shuffled(self, rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Dialogue by dialogue, where the system learns from whole conversations."""
+        order = super().shuffled(rows, random)
+        if not self.recipe.kind.by_dialogue:
+            return order
+        codes = self.script.dialogues(order)
+        ranks = random.permutation(int(codes.max(initial=-1)) + 2)
+        return order[np.argsort(ranks[codes], kind="stable")]
 
     def conditions(self) -> dict[str, contextlib.AbstractContextManager[None]]:
         """With transcripts, and without."""
@@ -187,8 +212,11 @@ class MultimodalClips(RatedClips):
         return with_audio(passage, audio_places(self.script.context, passage), self._decode)
 
     def _decode(self, turn: Turn) -> np.ndarray:
-        end_s = None if turn.end is None else turn.end / _NS
-        signal = audio.read(self.table.path(turn.file or ""), start_s=turn.start / _NS, end_s=end_s)
+        return self._cached(turn.file or "", turn.start, turn.end)
+
+    def _read(self, file: str, start: int, end: int | None) -> np.ndarray:
+        end_s = None if end is None else end / _NS
+        signal = audio.read(self.table.path(file), start_s=start / _NS, end_s=end_s)
         return signal[-round(LONGEST_S * audio.SAMPLING_RATE) :]
 
 

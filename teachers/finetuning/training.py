@@ -58,6 +58,10 @@ class RatedClips(Clips):
         self.classes = None if classes is None else torch.tensor(classes)
         self.crop = round(crop_s * audio.SAMPLING_RATE)
 
+    def shuffled(self, rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """The rows in the order of an epoch."""
+        return random.permutation(rows)
+
     def conditions(self) -> dict[str, contextlib.AbstractContextManager[None]]:
         """What a network is validated under, by the ending of the names of its figures."""
         return {"": contextlib.nullcontext()}
@@ -154,7 +158,7 @@ class FineTuning(Training):
     def batches(self, epoch: int, first: int) -> Iterator[list[Part]]:
         """Batches in random order; one with fewer than two readable clips is left out."""
         random = np.random.default_rng([self.options.seed, epoch + 1])
-        order = random.permutation(self.train)
+        order = self.clips.shuffled(self.train, random)
         draws = np.stack([random.random(len(self.train)) for _ in range(2)], axis=1)
 
         def load(step: int) -> list[Part]:

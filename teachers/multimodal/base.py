@@ -5,7 +5,9 @@ A system is one file: `NAME.py` with a class `Network(MultimodalNetwork)`, and i
 
     system      its name, `model_type` in config.json
     context     what of the dialogue it asks for besides the turn (`dialogue.Context`)
-    defaults    its sizes, which config.json may change
+    defaults    its options, as published; config.json, `--set NAME=VALUE` may change them
+    small       changes of these for little data, `--set small`
+    adapters    how `--lora` adapts its encoders
     own_encoder the configuration of a speech encoder of its own, if it has one, that `build_speech`
                 builds; it then needs no `--speech`
 
@@ -129,8 +131,14 @@ class MultimodalNetwork(nn.Module):
     """
 
     system: ClassVar[str]
-    context: ClassVar[Context] = Context()
+    context: Context = Context()
+    by_dialogue: ClassVar[bool] = False  # whether dialogues are shuffled, instead of turns
     defaults: ClassVar[Mapping[str, Any]] = {}
+    small: ClassVar[Mapping[str, Any]] = {}
+    adapters: ClassVar[Mapping[str, lora.Adapter]] = {
+        "text": lora.Adapter(),
+        "speech": lora.Adapter(),
+    }
     text_dropout: ClassVar[float] = 0.4  # (chosen)
     own_encoder: ClassVar[Mapping[str, Any] | None] = None
     speech: Any  # of `build_speech`
@@ -139,11 +147,17 @@ class MultimodalNetwork(nn.Module):
         super().__init__()
         checkpoint.require(config, FIELDS, where)
         self.config = {**self.defaults, **config, "model_type": self.system}
+        self.context = self.wanted(self.config)
         self.tokenizer = tokenizer
         self.speech = self.build_speech(float(config["mean"]), float(config["std"]), where)
         self.text = encoders.Text(config["text_config"], where)
         self.no_speech = nn.Parameter(0.02 * torch.randn(self.speech.size))
         self.no_text = nn.Parameter(0.02 * torch.randn(self.text.size))
+
+    @classmethod
+    def wanted(cls, config: Mapping[str, Any]) -> Context:
+        """The context that a network of such options asks for."""
+        return cls.context
 
     def build_speech(self, mean: float, std: float, where: Any) -> nn.Module:
         """The speech encoder, for samples of that mean and deviation."""
@@ -162,10 +176,10 @@ class MultimodalNetwork(nn.Module):
         return self.outputs(pooled), self.categories(pooled) if self.categories else None
 
     def adapt(self, rank: int) -> None:
-        """Let the encoders learn through adapters only; see `lora`."""
-        lora.adapt(self.text.model, rank)
+        """Let the encoders learn through adapters of a rank, 0 = of that of `adapters`."""
+        lora.adapt(self.text.model, self.adapters["text"].of_rank(rank))
         if self.own_encoder is None:
-            lora.adapt(self.speech.model, rank)
+            lora.adapt(self.speech.model, self.adapters["speech"].of_rank(rank))
 
     def audio_batch(self, turns: Sequence[Turn]) -> AudioBatch:
         """Pad the signals of turns; those without signal are noted."""
@@ -295,48 +309,31 @@ def mean(states: Tensor, mask: Tensor) -> Tensor:
     return (states * counted).sum(1) / counted.sum(1)
 
 
-def contrast(one: Tensor, other: Tensor, scale: Tensor | float, positives: Tensor) -> Tensor:
-    """Supervised contrastive loss in both directions (Khosla et al. 2020, arXiv 2004.11362).
+def info_nce(one: Tensor, other: Tensor, scale: Tensor | float) -> Tensor:
+    """Each turn of one view is to find its counterpart in the other, and the other way round.
 
-    Each turn of one view is to find its positives among all turns of the other:
-    -log softmax of the cosines, mean over the positives of a turn, then over turns and directions.
-    With each turn's own counterpart as its only positive it is symmetric InfoNCE.
+    -log softmax of the cosines, mean over turns and both directions (van den Oord et al. 2018,
+    arXiv 1807.03748).
 
     Args:
         one: (N, size)
         other: (N, size) of the same turns
         scale: of the cosines, 1 / temperature
-        positives: (N, N) bool, symmetric, the diagonal is set
 
     Returns:
         scalar; 0 if there are no turns
 
     Example:
         >>> import torch
-        >>> states = torch.eye(2)
-        >>> round(contrast(states, states, 1.0, torch.ones(2, 2, dtype=torch.bool)).item(), 4)
-        0.8133
-    """
-    if not len(one):
-        return one.sum() + other.sum()
-    cosines = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T
-    shares = positives / positives.sum(dim=1, keepdim=True)
-    both = [
-        -(shares * (scale * view).log_softmax(dim=1)).sum(dim=1).mean()
-        for view in (cosines, cosines.T)
-    ]
-    return (both[0] + both[1]) / 2
-
-
-def info_nce(one: Tensor, other: Tensor, scale: Tensor | float) -> Tensor:
-    """`contrast` where only a turn's own counterpart is positive.
-
-    Example:
-        >>> import torch
         >>> round(info_nce(torch.eye(2), torch.eye(2), 1.0).item(), 4)  # -log(e / (e + 1))
         0.3133
     """
-    return contrast(one, other, scale, torch.eye(len(one), device=one.device).bool())
+    if not len(one):
+        return one.sum() + other.sum()
+    cosines = scale * functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T
+    own = torch.arange(len(one), device=one.device)
+    both = [functional.cross_entropy(view, own) for view in (cosines, cosines.T)]
+    return (both[0] + both[1]) / 2
 
 
 def retrieved(one: Tensor, other: Tensor) -> Tensor:

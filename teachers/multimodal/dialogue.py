@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NS = 1_000_000_000
+WHOLE = 1_000_000  # turns: those of the whole dialogue
 
 
 class Turn(NamedTuple):
@@ -96,6 +97,8 @@ class Context:
         after: turns after it whose text is used
         audio_before: of these, the nearest whose audio is used
         audio_after: the same
+
+    `WHOLE` of a kind is all of them.
     """
 
     before: int = 0
@@ -166,6 +169,10 @@ class Script:
             turns.append(self._turn(int(rows[place])) if there else Turn())
         turns[number - first] = own
         return Passage(tuple(turns), number - first)
+
+    def dialogues(self, rows: np.ndarray) -> np.ndarray:
+        """A number for the dialogue of each row, -1 = none."""
+        return np.full(len(rows), -1) if self._codes is None else self._codes[rows]
 
     def _turn(self, row: int) -> Turn:
         words = None if self._words is None else transcripts.parse(self._words[row], "words")

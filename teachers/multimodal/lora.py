@@ -6,35 +6,67 @@ it loads and labels without `peft`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from wav2small.errors import Wav2SmallError
 
-ALPHA = 2  # times the rank, which scales what the adapters add (chosen)
+
+@dataclass(frozen=True)
+class Adapter:
+    """How an encoder is adapted.
+
+    Attributes:
+        rank: of what the adapters add to a weight
+        alpha: alpha / rank scales what they add
+        layers: last parts of the names of the linear layers that get one; empty = all
+
+    Example:
+        >>> Adapter(rank=8, alpha=32).of_rank(4)
+        Adapter(rank=4, alpha=16, layers=())
+    """
+
+    rank: int = 8  # chosen
+    alpha: int = 16  # twice the rank (chosen)
+    layers: tuple[str, ...] = ()
+
+    def of_rank(self, rank: int) -> Adapter:
+        """The same of another rank, 0 = its own, with what is added scaled alike.
+
+        Raises:
+            Wav2SmallError: a rank below 0
+        """
+        if rank < 0:
+            raise Wav2SmallError(f"--lora {rank}: give a rank of at least 1, such as 8")
+        rank = rank or self.rank
+        return replace(self, rank=rank, alpha=max(1, round(self.alpha * rank / self.rank)))
 
 
-def adapt(model: nn.Module, rank: int) -> None:
-    """Freeze a model and put adapters next to all its linear layers, in place.
+def adapt(model: nn.Module, adapter: Adapter) -> None:
+    """Freeze a model and put adapters next to its linear layers, in place.
 
     Raises:
         Wav2SmallError: `peft` is not installed, or there is nothing to adapt
     """
-    if rank < 1:
-        raise Wav2SmallError(f"--lora {rank}: give a rank of at least 1, such as 8")
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise Wav2SmallError(
             "--lora needs peft, which is not installed: pip install peft"
         ) from error
-    names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    names = [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+        and (not adapter.layers or name.rpartition(".")[2] in adapter.layers)
+    ]
     if not names:
         raise Wav2SmallError("--lora: an encoder has no linear layers; train it without")
     model.requires_grad_(False)
     # peft takes names by their ends; full names match nothing else.
-    settings: Any = LoraConfig(r=rank, lora_alpha=ALPHA * rank, target_modules=names)
+    settings: Any = LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=names)
     inject_adapter_in_model(settings, model)
 
 

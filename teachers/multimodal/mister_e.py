@@ -1,112 +1,180 @@
-"""MiSTER-E (arXiv 2602.23300): experts for speech, text and both, over a conversation.
+"""MiSTER-E (arXiv 2602.23300): experts for speech, text and both, over a whole conversation.
 
-    turns before, own, turns after
+    every turn of the conversation
        |                    |
-    speech encoder      text encoder        one embedding of each turn
-       |                    |
-    context expert      context expert      Conv1d k 1/3/5 summed, 3 layers of BiGRU, skip
-       |     |              |     |
-       |     +-> co-attention <-+ |         4 blocks over the turns
-       |              |           |
-     speech         cross        text       each: outputs, categories
-       +------- gate: softmax / 2 ----+     their mixture
+    speech encoder      text encoder        a turn: mean of frames; attentive statistics of tokens
+       |    |               |    |
+    context |             context|          ReLU of Conv1d k 1/3/5 summed, 3 layers of BiGRU, skip
+    expert  |             expert |
+       |    +- cross-modal -+    |          4 blocks of cross- and self-attention, skip, norm
+       |         expert          |
+     speech       both         text         each: outputs, categories
+       +------- gate: MLP / 2 ---+          their mixture
 
-Published: the two context experts, the cross-modal expert, the gate and its temperature, the
-contrastive loss between paired speech and text, the divergence between experts, and that nobody
-asks who speaks. Ours: an utterance is the mean of its hidden states; `TURNS` turns on both sides
-stand for the conversation, `AUDIO_TURNS` of them with audio; ratings agree by their squared
-difference; turns of the same category are positives of each other, and without categories those
-whose ratings differ by no more than `NEAR`; each expert also learns for itself; the weights. The
-encoders learn in full, or through LoRA (`--lora`).
+The published structure and loss are the default, with 1 - CCC in the place of the focal loss for
+ratings. `SMALL` names what does with little data and little time. docs/multimodal.md compares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
-from wav2small.training.losses import rating_loss
+from wav2small.training.losses import ccc
 
-from .base import AudioBatch, CrossAttention, MultimodalNetwork, OnDevice, TextBatch, contrast, mean
-from .dialogue import Context, Passage
+from .base import AudioBatch, MultimodalNetwork, OnDevice, TextBatch, mean
+from .dialogue import WHOLE, Context, Passage
 from .encoders import Tokenizer
+from .lora import Adapter
 
-TURNS = 4  # on both sides whose text is encoded (chosen)
-AUDIO_TURNS = 1  # of these, those whose audio is encoded; each costs labelling a turn (chosen)
-KERNELS = (1, 3, 5)  # paper
-GRU_LAYERS = 3  # paper
-BLOCKS = 4  # of co-attention (paper)
-TEMPERATURE = 2.0  # of the gate (paper)
-EXPERT_WEIGHT = 1.0  # else the gate starves the expert that learns last (chosen)
-CONTRAST_WEIGHT = 0.1  # (chosen)
-AGREEMENT_WEIGHT = 0.1  # (chosen)
-CONTRAST_TEMPERATURE = 0.1  # (chosen)
-NEAR = 0.15  # by which the ratings of positives differ at most, where no category is known (chosen)
+KERNELS = (1, 3, 5)  # published
+GRU_LAYERS = 3  # published
+BLOCKS = 4  # published
+GATE_SIZE = 10  # published
+TEMPERATURE = 2.0  # of the gate (published)
+NEAR = 0.15  # distance of A/D/V at which two turns are alike by exp(-1/2) (chosen)
+EPSILON = 1e-6  # of the norms (published)
+#: For little data: neighbours instead of the conversation, a narrow network, and the weights of
+#: contrast and dropout that were chosen for it.
+SMALL = {
+    "turns": 4,
+    "audio_turns": 1,
+    "context_size": 256,
+    "cross_size": 256,
+    "cross_dropout": 0.1,
+    "contrast_weight": 0.1,
+    "contrast_temperature": 0.1,
+}
 
 
 @dataclass
 class Batch(OnDevice):
     """The turns of some passages, N in all, one passage after the other.
 
+    A turn that is in several passages is encoded once.
+
     Attributes:
-        audio: of the turns with a signal
-        text: of the turns that have a transcript
-        has_audio: (N,) bool
-        has_text: (N,) bool
+        audio: the different signals, or None
+        text: the different transcripts, or None
+        audio_at: (N,) the signal of each turn; their number = it has none
+        text_at: (N,) the transcript of each turn, in the same way
         lengths: (B,) turns of each passage, on the CPU
         at: (B,) place of its own turn
     """
 
     audio: AudioBatch | None
     text: TextBatch | None
-    has_audio: Tensor
-    has_text: Tensor
+    audio_at: Tensor
+    text_at: Tensor
     lengths: Tensor
     at: Tensor
 
 
 class ContextExpert(nn.Module):
-    """Each turn in the context of the turns around it."""
+    """Each turn in the context of the turns around it.
 
-    def __init__(self, size: int, dropout: float):
+    Args:
+        inputs: size of an embedding
+        size: of the states, even
+    """
+
+    def __init__(self, inputs: int, size: int):
         super().__init__()
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(size, size, kernel, padding=kernel // 2) for kernel in KERNELS
+            nn.Conv1d(inputs, size, kernel, padding=kernel // 2) for kernel in KERNELS
         )
-        self.recurrent = nn.GRU(
-            size, size // 2, GRU_LAYERS, batch_first=True, bidirectional=True, dropout=dropout
+        self.recurrent = nn.GRU(size, size // 2, GRU_LAYERS, batch_first=True, bidirectional=True)
+        self.skip = nn.Linear(inputs, size)
+
+    def forward(self, turns: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, inputs), zeros after the last turn, and (B,) on the CPU -> (B, T, size)."""
+        across = turns.transpose(1, 2)
+        mixed = torch.stack([layer(across).relu() for layer in self.convolutions]).sum(0)
+        packed = pack_padded_sequence(
+            mixed.transpose(1, 2), lengths, batch_first=True, enforce_sorted=False
         )
-        self.norm = nn.LayerNorm(size)
-
-    def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, size), zeros after the last turn, and (B,) on the CPU -> the same shape."""
-        across = states.transpose(1, 2)
-        mixed = torch.stack([layer(across) for layer in self.convolutions]).sum(0).transpose(1, 2)
-        packed = pack_padded_sequence(mixed, lengths, batch_first=True, enforce_sorted=False)
-        found, _ = self.recurrent(packed)
-        followed, _ = pad_packed_sequence(found, batch_first=True, total_length=states.shape[1])
-        return self.norm(states + followed)
+        states, _ = self.recurrent(packed)
+        followed, _ = pad_packed_sequence(states, batch_first=True, total_length=turns.shape[1])
+        return followed + self.skip(turns)
 
 
-class CoAttention(nn.Module):
-    """Speech attends to text, and text to speech."""
+class NarrowAttention(nn.Module):
+    """Attention to a sequence in a space of `inner` numbers, a skip, and a norm of the sum."""
 
-    def __init__(self, size: int, heads: int, dropout: float):
+    def __init__(self, size: int, inner: int, heads: int, dropout: float):
         super().__init__()
-        self.speech = CrossAttention(size, heads, dropout)
-        self.text = CrossAttention(size, heads, dropout)
+        self.query, self.key, self.value = (nn.Linear(size, inner) for _ in range(3))
+        self.attention = nn.MultiheadAttention(inner, heads, 0.1, batch_first=True)  # published
+        self.out = nn.Linear(inner, size)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(size, EPSILON)
+
+    def forward(self, states: Tensor, sequence: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, size) attend to (B, T, size), whose mask (B, T) marks what counts."""
+        attended, _ = self.attention(
+            self.query(states),
+            self.key(sequence),
+            self.value(sequence),
+            key_padding_mask=~mask,
+            need_weights=False,
+        )
+        return self.norm(states + self.dropout(self.out(attended)))
+
+
+class CrossBlock(nn.Module):
+    """Speech attends to text and text to speech, then each to itself."""
+
+    def __init__(self, *sizes: Any):
+        super().__init__()
+        self.cross_speech, self.cross_text = NarrowAttention(*sizes), NarrowAttention(*sizes)
+        self.self_speech, self.self_text = NarrowAttention(*sizes), NarrowAttention(*sizes)
 
     def forward(self, speech: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return self.speech(speech, text, mask), self.text(text, speech, mask)
+        crossed = self.cross_speech(speech, text, mask), self.cross_text(text, speech, mask)
+        return (
+            self.self_speech(crossed[0], crossed[0], mask),
+            self.self_text(crossed[1], crossed[1], mask),
+        )
 
 
-class Expert(nn.Module):
+class CrossModalExpert(nn.Module):
+    """Both modalities from their raw embeddings.
+
+    Args:
+        speech: size of an embedding of speech
+        text: size of one of text
+        size: of the states
+        inner: of the attention
+        heads: of the attention
+        dropout: in training
+    """
+
+    def __init__(self, speech: int, text: int, size: int, inner: int, heads: int, dropout: float):
+        super().__init__()
+        self.enter_speech, self.skip_speech = (nn.Linear(speech, size) for _ in range(2))
+        self.enter_text, self.skip_text = (nn.Linear(text, size) for _ in range(2))
+        self.blocks = nn.ModuleList(CrossBlock(size, inner, heads, dropout) for _ in range(BLOCKS))
+        self.norm = nn.LayerNorm(2 * size, EPSILON)
+        self.join = nn.Linear(2 * size, size)
+
+    def forward(self, speech: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Fused states of speech and of text, and of both, for the head: each (B, T, size)."""
+        one, other = self.enter_speech(speech), self.enter_text(text)
+        for block in self.blocks:
+            one, other = block(one, other, mask)
+        one, other = one + self.skip_speech(speech), other + self.skip_text(text)
+        joined = self.join(self.norm(torch.cat([other, one], dim=-1)))
+        return one, other, joined.relu()
+
+
+class Head(nn.Module):
     """Outputs and logits from the states of a turn."""
 
     def __init__(self, size: int, dimensions: int, categories: int):
@@ -120,80 +188,121 @@ class Expert(nn.Module):
         return self.outputs(states), self.categories(states) if self.categories else None
 
 
+class AttentiveStatistics(nn.Module):
+    """Mean and deviation over time, weighted by attention (Okabe et al. 2018, arXiv 1803.10963)."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.hidden = nn.Linear(size, size)
+        self.weight = nn.Linear(size, 1)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, size), with the mask (B, L) of valid positions -> (B, 2 size)."""
+        weights = self.weight(self.hidden(states).tanh())[..., 0].float()
+        shares = weights.masked_fill(~mask, float("-inf")).softmax(dim=1)[..., None]
+        average = (shares * states).sum(1)
+        square = (shares * (states - average[:, None]).square()).sum(1)
+        return torch.cat([average, (square + EPSILON).sqrt()], dim=1)
+
+
 class Network(MultimodalNetwork):
     """See the module."""
 
     system = "mister_e"
-    context = Context(before=TURNS, after=TURNS, audio_before=AUDIO_TURNS, audio_after=AUDIO_TURNS)
+    by_dialogue = True
+    small = SMALL
+    adapters: ClassVar[Mapping[str, Adapter]] = {
+        "text": Adapter(rank=8, alpha=32),  # published
+        "speech": Adapter(rank=16, alpha=8, layers=("q_proj", "k_proj", "query", "key")),
+    }
     defaults: ClassVar[Mapping[str, Any]] = {
-        "fusion_size": 256,
-        "fusion_heads": 4,
-        "fusion_dropout": 0.1,
-        "contrast_size": 64,
+        "turns": None,  # on both sides whose text is encoded; None = the conversation (published)
+        "audio_turns": None,  # of these, those whose audio is encoded; each costs labelling a turn
+        "context_size": 1024,  # published
+        "cross_size": 1024,  # published
+        "cross_inner": 120,  # published
+        "cross_heads": 3,  # published
+        "cross_dropout": 0.5,  # published
+        "focus": 3.0,  # gamma of the focal loss (published)
+        "contrast_weight": 2.0,  # published
+        "contrast_temperature": 1.0,  # published
+        "agreement_weight": 0.1,  # published
     }
 
     def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer, where: Any = "config.json"):
         super().__init__(config, tokenizer, where)
-        size, heads = self.config["fusion_size"], self.config["fusion_heads"]
-        dropout = self.config["fusion_dropout"]
-        self.project_speech = nn.Linear(self.speech.size, size)
-        self.project_text = nn.Linear(self.text.size, size)
-        self.contrast_speech = nn.Linear(size, self.config["contrast_size"])
-        self.contrast_text = nn.Linear(size, self.config["contrast_size"])
-        self.follow_speech = ContextExpert(size, dropout)
-        self.follow_text = ContextExpert(size, dropout)
-        self.cross = nn.ModuleList(CoAttention(size, heads, dropout) for _ in range(BLOCKS))
-        counts = len(self.config["id2label"]), len(self.config.get("categories") or ())
-        self.experts = nn.ModuleList(Expert(width, *counts) for width in (size, size, 2 * size))
-        self.gate = nn.Linear(4 * size, len(self.experts))
+        own = self.config
+        speech, text = self.speech.size, 2 * self.text.size
+        self.pool_text = AttentiveStatistics(self.text.size)
+        self.no_text = nn.Parameter(0.02 * torch.randn(text))  # of a turn, not of a token
+        self.follow_speech = ContextExpert(speech, own["context_size"])
+        self.follow_text = ContextExpert(text, own["context_size"])
+        self.cross = CrossModalExpert(
+            speech, text, *(own[f"cross_{name}"] for name in ("size", "inner", "heads", "dropout"))
+        )
+        counts = len(own["id2label"]), len(own.get("categories") or ())
+        widths = own["context_size"], own["context_size"], own["cross_size"]
+        self.experts = nn.ModuleList(Head(width, *counts) for width in widths)
+        self.gate = nn.Sequential(
+            nn.Linear(len(widths) * sum(counts), GATE_SIZE),
+            nn.ReLU(),
+            nn.Linear(GATE_SIZE, len(widths)),
+        )
+
+    @classmethod
+    def wanted(cls, config: Mapping[str, Any]) -> Context:
+        turns, audio = (
+            WHOLE if config[name] is None else config[name] for name in ("turns", "audio_turns")
+        )
+        return Context(turns, turns, min(turns, audio), min(turns, audio))
 
     def collate(self, passages: Sequence[Passage]) -> Batch:
         turns = [turn for passage in passages for turn in passage.turns]
-        audible = [turn for turn in turns if turn.signal is not None]
-        read = [self.sequence(turn.text) for turn in turns if turn.text is not None]
+        sounds, audio_at = distinct(
+            [None if turn.signal is None else turn.signal.tobytes() for turn in turns]
+        )
+        texts, text_at = distinct([turn.text for turn in turns])
         return Batch(
-            audio=self.audio_batch(audible) if audible else None,
-            text=self.text_batch(read) if read else None,
-            has_audio=torch.tensor([turn.signal is not None for turn in turns]),
-            has_text=torch.tensor([turn.text is not None for turn in turns]),
+            audio=self.audio_batch([turns[n] for n in sounds]) if sounds else None,
+            text=self.text_batch([self.sequence(turns[n].text) for n in texts]) if texts else None,
+            audio_at=torch.tensor(audio_at),
+            text_at=torch.tensor(text_at),
             lengths=torch.tensor([len(passage.turns) for passage in passages]),
             at=torch.tensor([passage.at for passage in passages]),
         )
 
     def forward(self, batch: Batch) -> tuple[Tensor | None, ...]:
         """Outputs and logits of the mixture, of the experts (B, 3, ...), then what is contrasted:
-        speech and text of the own turn (B, contrast_size), and whether it has both (B,)."""
+        fused states of speech and text of the own turn (B, size), and whether it has both (B,)."""
         rows = torch.arange(len(batch.at), device=batch.at.device)
 
-        def own(sequence: Tensor) -> Tensor:
-            return sequence[rows, batch.at]
+        def own(turns: Tensor) -> Tensor:
+            return turns[rows, batch.at]
 
-        speech = self._sequences(self.project_speech(self._speech(batch)), batch)
-        text = self._sequences(self.project_text(self._text(batch)), batch)
-        pair = self.contrast_speech(own(speech)), self.contrast_text(own(text))
-        both = own(self._sequences((batch.has_audio & batch.has_text).to(speech.dtype), batch))
-
-        speech = self.follow_speech(speech, batch.lengths)
-        text = self.follow_text(text, batch.lengths)
+        speech, has_speech = self._speech(batch)
+        text, has_text = self._text(batch)
+        speech, text = self._turns(speech, batch), self._turns(text, batch)
         steps = torch.arange(speech.shape[1], device=speech.device)
         mask = steps < batch.lengths.to(speech.device)[:, None]
-        crossed_speech, crossed_text = speech, text
-        for block in self.cross:
-            crossed_speech, crossed_text = block(crossed_speech, crossed_text, mask)
-        states = [
-            own(speech),
-            own(text),
-            torch.cat([own(crossed_speech), own(crossed_text)], dim=1),
-        ]
-        found = [expert(state) for expert, state in zip(self.experts, states, strict=True)]
-        shares = (self.gate(torch.cat(states, dim=1)) / TEMPERATURE).softmax(dim=1)[..., None]
-        outputs = torch.stack([ratings for ratings, _ in found], dim=1)
+        fused_speech, fused_text, joined = self.cross(speech, text, mask)
+        states = (
+            self.follow_speech(speech, batch.lengths),
+            self.follow_text(text, batch.lengths),
+            joined,
+        )
+        each = [head(own(state)) for head, state in zip(self.experts, states, strict=True)]
+        outputs = torch.stack([ratings for ratings, _ in each], dim=1)
+        given = [outputs]
+        logits = None
+        if each[0][1] is not None:
+            logits = torch.stack([logits for _, logits in each], dim=1)
+            given.append(logits)
+        told = torch.cat(given, dim=2).flatten(1)
+        shares = (self.gate(told) / TEMPERATURE).softmax(dim=1)[..., None]
         mixed = (shares * outputs).sum(1)
-        if found[0][1] is None:
-            return mixed, None, outputs, None, *pair, both
-        logits = torch.stack([logits for _, logits in found], dim=1).float()
-        mixture = (shares.float().log() + logits.log_softmax(dim=2)).logsumexp(dim=1)
-        return mixed, mixture, outputs, logits, *pair, both
+        mixture = None if logits is None else (shares * logits).sum(1)
+        both = own(self._turns((has_speech & has_text).to(speech.dtype), batch))
+        return mixed, mixture, outputs, logits, own(fused_speech), own(fused_text), both
 
     def loss(
         self,
@@ -203,80 +312,145 @@ class Network(MultimodalNetwork):
         logits: Tensor | None,
         *rest: Tensor | None,
     ) -> Tensor:
-        """See `mixture_loss`."""
-        return mixture_loss(truth, classes, outputs, logits, *rest)
+        """Of the mixture, of each expert, of contrast and of agreement; of a full batch.
 
-    def _speech(self, batch: Batch) -> Tensor:
-        """The embedding of each turn by its audio: (N, size)."""
-        states = self.no_speech.expand(len(batch.has_audio), -1)
-        if batch.audio is None:
-            return states
-        return _put(states, batch.has_audio, self.encode_speech(batch.audio))
+        `rest` is, as `forward` gives it: ratings (B, E, D) and logits (B, E, C) of the experts,
+        fused states of speech and of text (B, size), and which turns have both (B,).
+        """
+        expert_outputs, expert_logits, speech, text, both = rest
+        assert expert_outputs is not None
+        assert speech is not None and text is not None and both is not None
+        agreement = differences(expert_outputs)
+        each_logits: Sequence[Tensor | None] = [None] * expert_outputs.shape[1]
+        if expert_logits is not None:
+            agreement = agreement + divergence(expert_logits)
+            each_logits = expert_logits.unbind(dim=1)
+        all_outputs = [outputs, *expert_outputs.unbind(dim=1)]
+        value = torch.stack(
+            [
+                (1 - ccc(truth, ratings)).sum() + focal(classes, told, self.config["focus"])
+                for ratings, told in zip(all_outputs, [logits, *each_logits], strict=True)
+            ]
+        ).sum()
+        paired = both > 0.5
+        alike = likeness(truth, classes)[paired][:, paired]
+        contrasted = contrast(
+            speech[paired], text[paired], alike, self.config["contrast_temperature"]
+        )
+        return (
+            value
+            + self.config["contrast_weight"] * contrasted
+            + self.config["agreement_weight"] * agreement
+        )
 
-    def _text(self, batch: Batch) -> Tensor:
-        """The embedding of each turn by its transcript: (N, size)."""
-        states = self.no_text.expand(len(batch.has_text), -1)
-        if batch.text is None:
-            return states
-        return _put(states, batch.has_text, self.encode_text(batch.text))
+    def _speech(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The embedding of each turn by its audio (N, size), and which have one (N,)."""
+        own = self.no_speech[None]
+        if batch.audio is not None:
+            own = torch.cat([mean(*self.encode_speech(batch.audio)), own])
+        return own[batch.audio_at], batch.audio_at < len(own) - 1
 
-    def _sequences(self, flat: Tensor, batch: Batch) -> Tensor:
+    def _text(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The embedding of each turn by its transcript (N, 2 size), and which have one (N,)."""
+        own = self.no_text[None]
+        if batch.text is not None:
+            states = self.text(batch.text.tokens, batch.text.mask)
+            own = torch.cat([self.pool_text(states, batch.text.mask), own])
+        return own[batch.text_at], batch.text_at < len(own) - 1
+
+    def _turns(self, flat: Tensor, batch: Batch) -> Tensor:
         """(N, ...) -> (B, T, ...), zeros after the last turn of a passage."""
         return pad_sequence(list(flat.split(batch.lengths.tolist())), batch_first=True)
 
 
-def _put(states: Tensor, present: Tensor, hidden: tuple[Tensor, Tensor]) -> Tensor:
-    """Means of the hidden states in the rows that are present."""
-    means = mean(*hidden)
-    return states.to(means.dtype).index_put((present,), means)
+def distinct(values: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """Where each different value is first, and for each value which of them it is.
+
+    None is no value: its number is that of the different values.
+
+    Example:
+        >>> distinct(["a", None, "b", "a"])
+        ([0, 2], [0, 2, 1, 0])
+    """
+    first: dict[Hashable, int] = {}
+    for place, value in enumerate(values):
+        if value is not None:
+            first.setdefault(value, place)
+    numbers = {value: number for number, value in enumerate(first)}
+    return list(first.values()), [numbers.get(value, len(first)) for value in values]
 
 
-def mixture_loss(
-    truth: Tensor,
-    classes: Tensor | None,
-    outputs: Tensor,
-    logits: Tensor | None,
-    expert_outputs: Tensor | None,
-    expert_logits: Tensor | None,
-    speech: Tensor | None,
-    text: Tensor | None,
-    both: Tensor | None,
-) -> Tensor:
-    """Ratings and categories of the mixture and of each expert, agreement, contrast.
-
-    Of a full batch.
+def focal(classes: Tensor | None, logits: Tensor | None, focus: float) -> Tensor | float:
+    """Cross-entropy of known categories times (1 - probability) ** focus (arXiv 1708.02002); mean.
 
     Args:
-        truth: (B, D), 0..1
-        classes: (B,) categories, -1 = not known; None = there are none
-        outputs: (B, D) of the mixture
-        logits: (B, C) of the mixture
-        expert_outputs: (B, E, D)
-        expert_logits: (B, E, C)
-        speech: (B, size) of the turn's audio
-        text: (B, size) of its transcript
-        both: (B,) 1 = both are present, else 0
+        classes: (B,) numbers of categories, -1 = not known; None = there are none
+        logits: (B, C), or None
+        focus: gamma; 0 = cross-entropy
+
+    Example:
+        >>> import torch
+        >>> round(focal(torch.tensor([0, -1]), torch.zeros(2, 2), 1.0).item(), 4)  # log(2) / 2
+        0.3466
     """
-    assert expert_outputs is not None
-    assert speech is not None and text is not None and both is not None
-    value = rating_loss(truth, classes, outputs, logits) + EXPERT_WEIGHT * alone(
-        truth, classes, expert_outputs, expert_logits
-    )
-    agreement = differences(expert_outputs)
-    if expert_logits is not None:
-        agreement = agreement + divergence(expert_logits)
-    paired = both > 0.5
-    alike = positives(truth, classes)[paired][:, paired]
-    contrasted = contrast(speech[paired], text[paired], 1 / CONTRAST_TEMPERATURE, alike)
-    return value + AGREEMENT_WEIGHT * agreement + CONTRAST_WEIGHT * contrasted
+    if classes is None or logits is None or not (classes >= 0).any():
+        return 0.0
+    known = classes >= 0
+    entropy = functional.cross_entropy(logits[known].float(), classes[known], reduction="none")
+    return ((1 - (-entropy).exp()) ** focus * entropy).mean()
 
 
-def alone(truth: Tensor, classes: Tensor | None, outputs: Tensor, logits: Tensor | None) -> Tensor:
-    """The loss of each expert's own outputs (B, E, D), logits (B, E, C); mean."""
-    count = outputs.shape[1]
-    each_logits = [None] * count if logits is None else logits.unbind(dim=1)
-    each = zip(outputs.unbind(dim=1), each_logits, strict=True)
-    return sum(rating_loss(truth, classes, *found) for found in each) / count  # type: ignore
+def contrast(speech: Tensor, text: Tensor, alike: Tensor, temperature: float) -> Tensor:
+    """Supervised contrast (arXiv 2004.11362) of all states of both modalities with each other.
+
+    -log softmax of the cosines to all other states, mean over a state's positives weighted by how
+    much they are alike, then over states.
+
+    Args:
+        speech: (N, size)
+        text: (N, size) of the same turns
+        alike: (N, N) 0..1, how much two turns are alike; 1 on the diagonal
+        temperature: of the cosines
+
+    Returns:
+        scalar; 0 if there are no turns
+
+    Example:
+        >>> import torch
+        >>> states = torch.eye(2)
+        >>> round(contrast(states, states, torch.eye(2), 1.0).item(), 4)  # -log(e / (e + 2))
+        0.5514
+    """
+    if not len(speech):
+        return speech.sum() + text.sum()
+    states = functional.normalize(torch.cat([speech, text]).float(), dim=1)
+    itself = torch.eye(len(states), dtype=torch.bool, device=states.device)
+    cosines = (states @ states.T / temperature).masked_fill(itself, float("-inf"))
+    logs = cosines.log_softmax(dim=1).masked_fill(itself, 0.0)
+    weights = alike.to(states.dtype).repeat(2, 2).masked_fill(itself, 0.0)
+    return -((weights * logs).sum(1) / weights.sum(1)).mean()
+
+
+def likeness(truth: Tensor, classes: Tensor | None) -> Tensor:
+    """How much two turns are alike: (B, B), 0..1, 1 on the diagonal.
+
+    Turns of the same known category are; where there are no categories it is
+    exp(-d^2 / (2 `NEAR`^2)) of the distance d of their ratings.
+
+    Example:
+        >>> import torch
+        >>> truth = torch.tensor([[0.1], [0.25], [0.9]])
+        >>> [round(value, 3) for value in likeness(truth, None)[0].tolist()]
+        [1.0, 0.607, 0.0]
+        >>> likeness(truth, torch.tensor([1, -1, 1])).int().tolist()
+        [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+    """
+    if classes is None:
+        square = (truth[:, None] - truth[None]).square().sum(dim=2)
+        return (-square / (2 * NEAR**2)).exp()
+    known = classes >= 0
+    same = (classes[:, None] == classes[None]) & known[:, None] & known[None]
+    return (same | torch.eye(len(truth), dtype=torch.bool, device=truth.device)).to(truth.dtype)
 
 
 def differences(outputs: Tensor) -> Tensor:
@@ -292,22 +466,13 @@ def differences(outputs: Tensor) -> Tensor:
 
 
 def divergence(logits: Tensor) -> Tensor:
-    """KL(p, q) + KL(q, p) of two experts' categories, mean over pairs and turns."""
-    logs = logits.log_softmax(dim=2).unbind(dim=1)
-    pairs = [((p.exp() - q.exp()) * (p - q)).sum(1).mean() for p, q in combinations(logs, 2)]
-    return torch.stack(pairs).mean()
-
-
-def positives(truth: Tensor, classes: Tensor | None) -> Tensor:
-    """Which turns are alike: (B, B) bool; each is like itself.
+    """KL(p, q) + KL(q, p) of two experts' categories, mean over pairs and turns.
 
     Example:
         >>> import torch
-        >>> positives(torch.tensor([[0.1], [0.2], [0.9]]), None).int().tolist()
-        [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+        >>> divergence(torch.zeros(1, 2, 3)).item()  # one turn, two experts, three categories
+        0.0
     """
-    own = torch.eye(len(truth), dtype=torch.bool, device=truth.device)
-    if classes is None:
-        return own | ((truth[:, None] - truth[None]).abs().amax(dim=2) <= NEAR)
-    known = classes >= 0
-    return own | ((classes[:, None] == classes[None]) & known[:, None] & known[None])
+    logs = logits.log_softmax(dim=2).unbind(dim=1)
+    pairs = [((p.exp() - q.exp()) * (p - q)).sum(1).mean() for p, q in combinations(logs, 2)]
+    return torch.stack(pairs).mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,38 @@ def network_class(system: str) -> type[MultimodalNetwork]:
     if system not in SYSTEMS:
         raise Wav2SmallError(f"--teacher {system}: give one of {', '.join(SYSTEMS)}")
     return import_module(f"wav2small.teachers.multimodal.{system}").Network
+
+
+def options(system: str, changes: Sequence[str]) -> dict[str, Any]:
+    """Options of a system from the words of a command line.
+
+    Args:
+        system: see `SYSTEMS`
+        changes: NAME=VALUE each, VALUE as in JSON; `small` = what the system changes for little
+            data
+
+    Raises:
+        Wav2SmallError: no such option
+
+    Example:
+        >>> options("mister_e", ["turns=2", "cross_size=64"])
+        {'turns': 2, 'cross_size': 64}
+    """
+    kind = network_class(system)
+    chosen: dict[str, Any] = {}
+    for word in changes:
+        name, equals, value = word.partition("=")
+        if word == "small" and kind.small:
+            chosen |= kind.small
+        elif equals and name in kind.defaults:
+            try:
+                chosen[name] = json.loads(value)
+            except json.JSONDecodeError:
+                chosen[name] = value
+        else:
+            known = ", ".join(f"{name}={json.dumps(now)}" for name, now in kind.defaults.items())
+            raise Wav2SmallError(f"--set {word}: {system} has small and NAME=VALUE of {known}")
+    return chosen
 
 
 @dataclass

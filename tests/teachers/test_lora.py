@@ -13,21 +13,21 @@ from wav2small.errors import Wav2SmallError
 from wav2small.teachers.multimodal import lora, mister_e
 from wav2small.teachers.multimodal import teacher as multimodal
 
-SMALL = {"fusion_size": 16, "fusion_heads": 2, "contrast_size": 6}
+SMALL = {"context_size": 16, "cross_size": 16, "cross_inner": 12}
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="pip install peft")
 
 
 def test_without_peft_it_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(Wav2SmallError, match="--lora needs peft, .*: pip install peft"):
-        lora.adapt(torch.nn.Linear(2, 2), 8)
+        lora.adapt(torch.nn.Linear(2, 2), lora.Adapter())
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
         ({"lora": 8}, "--lora is for --teacher NAME"),
-        ({"lora": 0, "teacher": "mister_e"}, "--lora 0: give a rank of at least 1"),
+        ({"lora": -1, "teacher": "mister_e"}, "--lora -1: give a rank of at least 1"),
     ],
 )
 def test_wrong_usage(options, message, encoders, corpus, tmp_path):
@@ -64,6 +64,24 @@ def test_adapters_learn_and_merge(encoders):
     other.load_state_dict(lora.merged(network))
     torch.testing.assert_close(other(batch)[0], network(batch)[0], atol=1e-5, rtol=0)
     assert (other(batch)[0] - before).abs().max() > 1e-5
+
+
+@needs_peft
+def test_without_a_rank_it_is_the_published_one(encoders):
+    """Rank 8, alpha 32 in all of the text; 16, 8 in queries and keys of the speech encoder."""
+    network = multimodal_cases.build("mister_e", encoders, **SMALL)
+    network.adapt(0)
+    found = {
+        part: {
+            (name.rpartition(".")[2], layer.r["default"], layer.scaling["default"])
+            for name, layer in getattr(network, part).named_modules()
+            if hasattr(layer, "lora_A")
+        }
+        for part in ("text", "speech")
+    }
+    assert found["speech"] == {("q_proj", 16, 0.5), ("k_proj", 16, 0.5)}
+    assert {(rank, scale) for _, rank, scale in found["text"]} == {(8, 4.0)}
+    assert {name for name, *_ in found["text"]} >= {"query", "key", "value", "dense"}
 
 
 @needs_peft

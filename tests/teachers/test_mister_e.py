@@ -1,16 +1,20 @@
 """MiSTER-E: conversations of any length, losses by independent numpy, the way to a table."""
 
+from dataclasses import replace
+
 import multimodal_cases
 import numpy as np
 import pytest
 import torch
 from multimodal_cases import CLASSES, log_softmax, passages, truth, turn
 
+from wav2small.errors import Wav2SmallError
 from wav2small.teachers.multimodal import mister_e
-from wav2small.teachers.multimodal.base import contrast, info_nce
-from wav2small.teachers.multimodal.dialogue import Passage, Turn
+from wav2small.teachers.multimodal import teacher as multimodal
+from wav2small.teachers.multimodal.base import info_nce
+from wav2small.teachers.multimodal.dialogue import WHOLE, Context, Passage, Turn
 
-SMALL = {"fusion_size": 16, "fusion_heads": 2, "contrast_size": 6}
+SMALL = {"context_size": 16, "cross_size": 16, "cross_inner": 12}
 
 
 @pytest.fixture
@@ -22,7 +26,7 @@ def test_a_padded_batch_is_its_items(network):
     multimodal_cases.assert_items_are_rows(network)
 
 
-def test_the_turns_around_are_used(network):
+def test_the_turns_around_are_read_and_heard(network):
     """A gap is a turn that is neither: it is not the same as a dialogue without it."""
     before, own, after = turn(1), turn(2, 0.9, "on a mat"), turn(3, 0.4, "very good")
     one = Passage((before, own, after), 1)
@@ -47,85 +51,146 @@ def test_nobody_asks_who_speaks():
     assert set(Turn._fields) == {"file", "start", "end", "text", "words", "signal"}
 
 
+def test_a_context_expert_is_what_numpy_says():
+    """ReLU after each convolution, their sum, the recurrent layers, a linear skip."""
+    torch.manual_seed(0)
+    expert, turns = mister_e.ContextExpert(6, 4), torch.randn(2, 5, 6)
+    turns[1, 3:] = 0
+    with torch.no_grad():
+        found = expert(turns, torch.tensor([5, 3])).numpy()
+        for row, count in ((0, 5), (1, 3)):
+            x = turns[row, :count].double().numpy()
+            mixed = 0
+            for layer in expert.convolutions:
+                weight = layer.weight.double().numpy()
+                padded = np.pad(x, ((layer.padding[0],) * 2, (0, 0)))
+                cut = [padded[n : n + weight.shape[2]] for n in range(count)]
+                mixed += np.maximum(np.einsum("oik,nki->no", weight, cut) + layer.bias.numpy(), 0)
+            states, _ = expert.recurrent(torch.tensor(mixed).float()[None])
+            skip = x @ expert.skip.weight.double().numpy().T + expert.skip.bias.numpy()
+            np.testing.assert_allclose(found[row, :count], states[0].numpy() + skip, atol=1e-5)
+
+
+def test_attentive_statistics_are_what_numpy_says():
+    torch.manual_seed(0)
+    pool, states = mister_e.AttentiveStatistics(3), torch.randn(2, 4, 3)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+    with torch.no_grad():
+        found = pool(states, mask).numpy()
+        scores = pool.weight(pool.hidden(states).tanh())[..., 0].double().numpy()
+    for row, count in ((0, 4), (1, 2)):
+        shares = np.exp([log_softmax(scores[row, :count])])[0][:, None]
+        x = states[row, :count].double().numpy()
+        mean = (shares * x).sum(0)
+        deviation = np.sqrt((shares * (x - mean) ** 2).sum(0) + 1e-6)
+        np.testing.assert_allclose(found[row], np.r_[mean, deviation], atol=1e-5)
+
+
 def test_the_mixture_is_that_of_the_experts(network):
-    states = []
-    network.gate.register_forward_hook(lambda module, given, found: states.append(found))
+    """The gate sees what the experts say, and its softmax has a temperature of 2."""
+    given, gates = [], []
+    network.gate.register_forward_hook(lambda module, told, found: given.append(told[0]))
+    network.gate.register_forward_hook(lambda module, told, found: gates.append(found))
     with torch.no_grad():
         mixed, mixture, outputs, logits, *_ = network(network.collate(passages()))
-    shares = states[0].numpy().astype(np.float64) / 2
-    shares = np.exp(shares) / np.exp(shares).sum(axis=1, keepdims=True)
-    expected = np.einsum("be,bed->bd", shares, outputs.numpy())
-    np.testing.assert_allclose(mixed.numpy(), expected, atol=1e-5)
-    each = np.exp([[log_softmax(row) for row in rows] for rows in logits.numpy()])
-    found = np.exp([log_softmax(row) for row in mixture.numpy()])
-    np.testing.assert_allclose(found, np.einsum("be,bec->bc", shares, each), atol=1e-5)
+    told = np.concatenate([outputs.numpy(), logits.numpy()], axis=2).reshape(5, -1)
+    np.testing.assert_allclose(given[0].numpy(), told, atol=1e-6)
+    shares = np.exp([log_softmax(row / 2) for row in gates[0].numpy()])
+    for found, each in ((mixed, outputs), (mixture, logits)):
+        expected = np.einsum("be,bed->bd", shares, each.numpy())
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("classes", [CLASSES, None])
-def test_the_loss_is_what_numpy_computes(network, classes):
+def test_the_loss_is_what_numpy_says(network, classes):
     with torch.no_grad():
         given = network(network.collate(passages()))
         ratings = truth()
-        ratings[3] = ratings[0] + 0.14  # near each other
         value = float(network.loss(ratings, classes, *given))
-    outputs, logits, rated, categories, speech, text, both = (
-        None if tensor is None else tensor.numpy().astype(np.float64) for tensor in given
+    outputs, logits, rated, told, speech, text, both = (
+        tensor.numpy().astype(np.float64) for tensor in given
     )
     expected = multimodal_cases.ccc_loss(ratings, outputs)
-    expected += np.mean([multimodal_cases.ccc_loss(ratings, rated[:, e]) for e in range(3)])
+    expected += sum(multimodal_cases.ccc_loss(ratings, rated[:, e]) for e in range(3))
+    if classes is not None:
+        expected += focal(logits, classes) + sum(focal(told[:, e], classes) for e in range(3))
     differences, divergences = [], []
     for a, b in ((0, 1), (0, 2), (1, 2)):
         differences.append(np.mean((rated[:, a] - rated[:, b]) ** 2))
-        for p, q in zip(categories[:, a], categories[:, b], strict=True):
+        for p, q in zip(told[:, a], told[:, b], strict=True):
             p, q = log_softmax(p), log_softmax(q)
             divergences.append((np.exp(p) * (p - q)).sum() + (np.exp(q) * (q - p)).sum())
-    expected += 0.1 * np.mean(differences)
-    if classes is not None:
-        expected += 0.3 * multimodal_cases.entropy(logits, classes)
-        expected += 0.3 * np.mean(
-            [multimodal_cases.entropy(categories[:, e], classes) for e in range(3)]
-        )
-    expected += 0.1 * np.mean(divergences)
+    expected += 0.1 * (np.mean(differences) + np.mean(divergences))
     assert both.tolist() == [1, 1, 0, 1, 0]
     rows = [0, 1, 3]
     if classes is not None:  # 0 1 . 1 .
-        alike = {0: [0], 1: [1, 3], 3: [1, 3]}
+        alike = np.array([[1, 0, 0], [0, 1, 1], [0, 1, 1]], float)
     else:
-        alike = {0: [0, 3], 1: [1], 3: [0, 3]}
-    expected += 0.1 * supervised(speech, text, rows, alike)
+        away = ratings.numpy()[rows][:, None] - ratings.numpy()[rows][None]
+        alike = np.exp(-(away.astype(float) ** 2).sum(axis=2) / (2 * 0.15**2))
+    expected += 2 * supervised(speech[rows], text[rows], alike, 1.0)
     assert value == pytest.approx(expected, abs=1e-5)
 
 
-def supervised(one, other, rows, alike):
-    """Supervised contrast of temperature .1 in both directions, turn by turn."""
-    found = []
-    for a, b in ((one, other), (other, one)):
-        for row in rows:
-            cosines = [a[row] @ b[k] / np.linalg.norm(a[row]) / np.linalg.norm(b[k]) for k in rows]
-            logs = dict(zip(rows, log_softmax(np.array(cosines) / 0.1), strict=True))
-            found.append(-np.mean([logs[k] for k in alike[row]]))
-    return np.mean(found)
+def focal(logits, classes):
+    """Mean of (1 - p)^3 times the cross-entropy of the known classes."""
+    logs = [log_softmax(row)[n] for row, n in zip(logits, classes.tolist(), strict=True) if n >= 0]
+    return np.mean([(1 - np.exp(log)) ** 3 * -log for log in logs])
 
 
-def test_contrast():
+def supervised(speech, text, alike, temperature):
+    """Supervised contrast of all states of both modalities, state by state."""
+    states = np.concatenate([speech, text])
+    states /= np.linalg.norm(states, axis=1, keepdims=True)
+    turns = len(speech)
+    losses = []
+    for one in range(2 * turns):
+        others = [other for other in range(2 * turns) if other != one]
+        logs = log_softmax(np.array([states[one] @ states[k] for k in others]) / temperature)
+        weights = np.array([alike[one % turns, k % turns] for k in others])
+        losses.append(-(weights * logs).sum() / weights.sum())
+    return np.mean(losses)
+
+
+def test_contrast_of_few():
     random = np.random.default_rng(0)
-    one, other = random.normal(size=(2, 7, 5))
-    rows = list(range(7))
-    tensors = torch.tensor(one).float(), torch.tensor(other).float()
-    expected = supervised(one, other, rows, {row: [row] for row in rows})
-    assert float(info_nce(*tensors, 10.0)) == pytest.approx(expected, abs=1e-5)
-    nobody = info_nce(tensors[0][:0], tensors[1][:0], 10.0)
-    assert float(nobody) == 0
-    own = torch.eye(7).bool()
-    assert float(contrast(tensors[0], tensors[0], 100.0, own)) == pytest.approx(0, abs=1e-5)
+    speech, text = random.normal(size=(2, 7, 5))
+    tensors = torch.tensor(speech).float(), torch.tensor(text).float()
+    own = np.eye(7)
+    expected = supervised(speech, text, own, 0.5)
+    assert float(mister_e.contrast(*tensors, torch.eye(7), 0.5)) == pytest.approx(
+        expected, abs=1e-5
+    )
+    assert float(mister_e.contrast(tensors[0][:0], tensors[1][:0], torch.eye(0), 1.0)) == 0
+    assert float(info_nce(tensors[0][:0], tensors[1][:0], 10.0)) == 0
 
 
-def test_who_is_alike():
-    ratings = torch.tensor([[0.1, 0.2, 0.3], [0.2, 0.1, 0.4], [0.3, 0.2, 0.3], [0.1, 0.2, 0.9]])
-    near = mister_e.positives(ratings, None)
-    assert near.int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
-    named = mister_e.positives(ratings, torch.tensor([2, -1, 2, -1]))
-    assert named.int().tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
+def test_a_turn_of_several_passages_is_encoded_once(network):
+    turns = turn(1), turn(2, 0.9, "on a mat"), turn(3, 0.4, None), turn(1)
+    batch = network.collate([Passage(turns, at) for at in range(4)])
+    assert len(batch.audio.signal) == 3 and len(batch.text.tokens) == 2
+    assert batch.audio_at.tolist() == [0, 1, 2, 0] * 4
+    assert batch.text_at.tolist() == [0, 1, 2, 0] * 4  # 2: none
+    with torch.no_grad():
+        together = network(batch)[0]
+        alone = [network(network.collate([Passage(turns, at)]))[0][0] for at in range(4)]
+    torch.testing.assert_close(together, torch.stack(alone), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [([], (WHOLE, WHOLE)), (["small"], (4, 1)), (["small", "turns=2", "audio_turns=0"], (2, 0))],
+)
+def test_the_context_is_the_conversation_or_what_the_options_say(options, expected, encoders):
+    changes = multimodal.options("mister_e", options)
+    context = multimodal_cases.build("mister_e", encoders, **{**changes, **SMALL}).context
+    assert context == Context(expected[0], expected[0], expected[1], expected[1])
+
+
+@pytest.mark.parametrize("word", ["turn=2", "turns", "large"])
+def test_options_that_are_none_are_named(word):
+    with pytest.raises(Wav2SmallError, match=f"--set {word}: mister_e has small and .*turns=null"):
+        multimodal.options("mister_e", [word])
 
 
 def test_gradients_reach_every_part_that_learns(network):
@@ -134,9 +199,9 @@ def test_gradients_reach_every_part_that_learns(network):
     multimodal_cases.assert_all_learn(network, value)
 
 
-def test_neither_audio_nor_text(network):
-    text_only, untold = turn(1)._replace(signal=None), turn(1, text=None)
-    for one in (text_only, untold):
+def test_nothing_heard_and_nothing_read(network):
+    unheard, untold = turn(1)._replace(signal=None), turn(1, text=None)
+    for one in (unheard, untold):
         found = network(network.collate([Passage((one,), 0), Passage((one,), 0)]))
         value = network.loss(truth()[:2], None, *found)
         assert torch.isfinite(value) and found[-1].sum() == 0
@@ -154,11 +219,27 @@ def test_from_finetuning_to_a_label_table(encoders, corpus, tmp_path, capsys, mo
     # The label of a clip is the network's for its passage, read from the table by hand.
     from wav2small import audio
 
-    def with_audio(number):
+    def heard(number):
         row = labels.frame.iloc[number]
         return Turn(f"{number}.wav", text=row["text"], signal=audio.read(corpus / f"{number}.wav"))
 
-    text_only = [with_audio(number)._replace(signal=None) for number in (4, 7)]  # but read
-    dialogue = (text_only[0], with_audio(5), with_audio(6), Turn(), text_only[1])
+    dialogue = (heard(4), heard(5), heard(6), Turn(), heard(7))  # the whole conversation
     own = teacher.network(teacher.network.collate([Passage(dialogue, 2)]))[0]
     np.testing.assert_allclose(own[0].detach().clamp(0, 1), labels.values[6], atol=1e-4)
+
+
+def test_an_epoch_goes_dialogue_by_dialogue(encoders, corpus):
+    from wav2small import transcripts
+    from wav2small.tables import read_labels
+    from wav2small.teachers.finetuning.multimodal_recipe import MultimodalRecipe
+
+    table = read_labels(corpus / "ratings.csv")
+    table = replace(table, frame=transcripts.normalise(table.frame, "ratings.csv"))
+    orders = {}
+    for system in ("mister_e", "bridge"):
+        clips = MultimodalRecipe(system, **encoders).clips(table, None, 3.0)
+        orders[system] = clips.shuffled(np.arange(16), np.random.default_rng(0))
+        assert sorted(orders[system]) == list(range(16))
+    dialogues = orders["mister_e"].reshape(4, 4) // 4
+    assert (dialogues == dialogues[:, :1]).all() and dialogues[:, 0].tolist() != [0, 1, 2, 3]
+    assert np.diff(orders["bridge"] // 4).astype(bool).sum() > 5  # turn by turn

@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text=ENCODER,
         pretrained={"metavar": "FOLDER"},
         pooling={"choices": ["attentive", "mean"]},
-        lora={"metavar": "RANK"},
+        lora={"metavar": "RANK", "nargs": "?", "const": 0},
+        changes={"flags": ["--set"], "metavar": "NAME=VALUE"},
     )
     options.add(
         parser,

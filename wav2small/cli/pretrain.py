@@ -22,9 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "speech",
         "text",
         "pretrained",
+        "changes",
         speech=ENCODER,
         text=ENCODER,
         pretrained={"metavar": "FOLDER", "help": "go on from here instead of --speech and --text"},
+        changes={"flags": ["--set"], "metavar": "NAME=VALUE"},
     )
     options.add(
         parser,
