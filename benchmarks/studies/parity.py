@@ -3,8 +3,8 @@
     python -m wav2small.benchmarks.studies.parity BUNDLE --wheel onnxruntime-1.22.1-...-aarch64.whl
 
 Cross-compiles a small program over the C library in `export/c`, runs it with the aarch64 library
-of ONNX Runtime on every recorded signal up to two seconds but the constant ones, and compares with what the export
-recorded on its own machine. Needs (Debian) `qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+of ONNX Runtime on every recorded signal up to two seconds but the constant ones, and compares
+with what the export recorded on its own machine. Needs (Debian) `qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 libstdc++6-arm64-cross`, and the wheel:
 
     pip download --no-deps --only-binary :all: --platform manylinux_2_28_aarch64 \\
