@@ -2,7 +2,7 @@
 
 A label table keeps the seed of each variant (0 = the clip as it is); the student later gets the
 same samples, made again from the same clip, seed and folders. The order of what happens to the
-sound is nature's: the voice (`wav2small.voice`), another voice, the room, its noise, the
+sound is nature's: the voice (`wav2small.voice`), pauses, another voice, the room, its noise, the
 microphone, the channel, the volume control.
 
 What a variant's label is true of, by `Settings.targets`:
@@ -27,7 +27,7 @@ from wav2small.errors import AudioError, Wav2SmallError
 from . import audio, operations
 
 RATE = audio.SAMPLING_RATE  # variants are made at this rate, whatever rate the teacher takes
-RECIPES = "2"  # part of the digest; raise it when a seed comes to mean something else
+RECIPES = "3"  # part of the digest; raise it when a seed comes to mean something else
 TARGETS = ("heard", "clean")
 _USED_S = 60.0  # seconds of a noise or mixture file that are used
 _CHECKED = 200  # files of a folder that are read before a run begins
@@ -39,9 +39,11 @@ _EFFORT = (0.4, -6.0, 6.0)  # dB per octave
 _DYNAMICS = (0.3, 0.6, 1.6)  # exponent of the loudness contour
 _INTONATION = (0.4, 0.3, 2.2)  # factor of F0's range
 _MIXTURE = (0.3, 5.0, 20.0)  # dB by which the clip is louder than the other voice
+_PAUSE = (0.4, 0.0, 1.5)  # s before the voice, and as much or less or more after it
 _ROOM = 0.4
 _REVERBERATION = (0.15, 0.9), (-6.0, 12.0)  # of made rooms: 60 dB time in s, direct sound in dB
 _NOISE = (0.7, 5.0, 35.0)  # signal-to-noise ratio in dB
+_FLOOR = (45.0, 80.0)  # dB by which the noise of a quiet recording is softer than the clip
 _COLOUR = (0.0, 2.0)  # of made noise: power falls with frequency ** -colour, white to brown
 _WIND = (0.05, 0.0, 20.0)  # dB
 _MICROPHONE = (0.35, -3.0, 3.0), (20.0, 500.0)  # dB per octave; Hz of the high-pass
@@ -88,8 +90,10 @@ class Recipe:
     dynamics: float | None
     intonation: float | None
     mixture: tuple[float, float, float] | None  # which file, where in it (0..1), dB
+    pause: tuple[float, float] | None  # s before, s after
     room: tuple[float, float, float] | None  # which file, 0..1; of a made room: s, dB
     noise: tuple[float, float, float] | None  # which file, where in it, dB
+    floor_db: float  # of the recording, where there is no other noise
     colour: float
     wind_db: float | None
     microphone: tuple[float, float] | None  # dB per octave, Hz
@@ -200,6 +204,10 @@ def recipe(seed: int, *, mixture: bool = False) -> Recipe:
         if channel is None and place < share:
             channel = name
         place -= share
+    low_pass_hz, rate = between(*_LOW_PASS), _RATES[int(next(draw) * len(_RATES))]
+    offset, cut = maybe(_OFFSET[0], -_OFFSET[1], _OFFSET[1]), maybe(*_CLIP)
+    gain_db = between(*_GAIN)
+    pause = happens(_PAUSE[0]), (between(*_PAUSE[1:]), between(*_PAUSE[1:]))
     return Recipe(
         speed=speed,
         stretch=stretch,
@@ -207,17 +215,19 @@ def recipe(seed: int, *, mixture: bool = False) -> Recipe:
         dynamics=dynamics,
         intonation=intonation,
         mixture=other[1] if other[0] and mixture else None,
+        pause=pause[1] if pause[0] else None,
         room=room[1] if room[0] else None,
         noise=noise[1] if noise[0] else None,
+        floor_db=between(*_FLOOR),
         colour=colour,
         wind_db=wind_db,
         microphone=microphone[1] if microphone[0] else None,
         channel=channel,
-        low_pass_hz=between(*_LOW_PASS),
-        rate=_RATES[int(next(draw) * len(_RATES))],
-        offset=maybe(_OFFSET[0], -_OFFSET[1], _OFFSET[1]),
-        clip=maybe(*_CLIP),
-        gain_db=between(*_GAIN),
+        low_pass_hz=low_pass_hz,
+        rate=rate,
+        offset=offset,
+        clip=cut,
+        gain_db=gain_db,
     )
 
 
@@ -233,7 +243,7 @@ def variant(
         part: "all"; "voice", the first step only; or "channel", all others
 
     Returns:
-        float32 (.6 to 1.6 times the samples,), peak at most 1
+        float32 (.6 to 1.7 times the samples, up to 3 s more,), peak at most 1
 
     Raises:
         Wav2SmallError: a folder is missing or is not what it was
@@ -291,7 +301,10 @@ def _surroundings(
     rooms: str | None,
     mixture: str | None,
 ) -> np.ndarray:
-    """Other voices, the room and its noise."""
+    """Pauses, other voices, the room and its noise."""
+    if steps.pause:
+        before, after = (round(pause * RATE) for pause in steps.pause)
+        sound = np.pad(sound, (before, after))
     if steps.mixture and mixture:
         other = _excerpt(mixture, len(sound), *steps.mixture[:2])
         sound = operations.add(sound, other, steps.mixture[2])
@@ -309,6 +322,9 @@ def _surroundings(
         else:
             background = operations.coloured_noise(_white(seed, len(sound)), steps.colour)
         sound = operations.add(sound, background, steps.noise[2])
+    else:
+        floor = operations.coloured_noise(_white(seed, len(sound)), steps.colour)
+        sound = operations.add(sound, floor, steps.floor_db)
     if steps.wind_db is not None:
         sound = operations.wind(sound, _white(seed, len(sound), 3), steps.wind_db)
     return sound

@@ -24,8 +24,8 @@ from wav2small.teachers.finetuning.options import RatingOptions
 from wav2small.teachers.finetuning.probe import ProbeOptions, fit_probe
 from wav2small.teachers.labelling.options import SourceOptions, VariantOptions
 
-EVERY = 2  # of cc0_voices, every second clip: neutral speech in balance with the acted
-VARIANTS = 5  # of each clip
+EVERY = 3  # of cc0_voices, every third clip: neutral speech in balance with the acted
+VARIANTS = 8  # of each clip
 #: Mean and deviation of the probe's outputs on Emo-DB's speakers when they are left out; chosen.
 #: Emo-DB is at the wide end of speech and has five negative emotions and one positive. People who
 #: rate use .15 to .20 of the scale, around its middle, and outputs shrink by about half on the way
@@ -34,7 +34,7 @@ MEAN, SPREAD = (0.64, 0.54, 0.48), (0.30, 0.23, 0.26)
 #: Held out, to judge the students by: two actors and a reader.
 HELD_OUT = "speaker=emodb/03,emodb/08,cc0_voices/nathalie"
 STUDENTS: dict[str, dict[str, Any]] = {
-    "nano": {"epochs": 14, "quantise": "int8", "quantise_epochs": 2},
+    "nano": {"epochs": 16, "quantise": "int8", "quantise_epochs": 2},
     "wav2small": {"epochs": 2, "crop_s": 2.0, "quantise": "int4", "quantise_epochs": 1},
 }
 LICENCE = "CC0-1.0"

@@ -65,7 +65,8 @@ def test_bounds(clip, settings):
         signal = variants.variant(clip, seed, settings)
         assert signal.dtype == np.float32
         assert np.isfinite(signal).all() and np.abs(signal).max() <= 1
-        assert 0.56 < len(signal) / len(clip) < 1.71  # speed and rate at their bounds
+        pauses = sum(variants.recipe(seed, mixture=True).pause or ()) * RATE
+        assert 0.56 < (len(signal) - pauses) / len(clip) < 1.71  # speed and rate at their bounds
 
 
 def test_recipe_does_not_depend_on_the_library():
@@ -85,6 +86,7 @@ def test_recipe_does_not_depend_on_the_library():
         ("dynamics", 0.3),
         ("intonation", 0.4),
         ("mixture", 0.3),
+        ("pause", 0.4),
         ("room", 0.4),
         ("noise", 0.7),
         ("wind_db", 0.05),
@@ -116,6 +118,21 @@ def test_parts_join_to_the_variant(clip):
         other = parts[changed]
         assert len(other) != len(clip) or not np.allclose(other, clip)
         assert len(other) != len(parts["all"]) or not np.allclose(other, parts["all"])
+
+
+def test_pauses_are_quiet_and_keep_the_voice(clip):
+    seed = next(
+        s for s in range(1, 4000)
+        if (r := variants.recipe(s)).pause and min(r.pause) > 0.2
+        and not (r.room or r.noise or r.wind_db or r.microphone or r.channel or r.offset or r.clip)
+    )  # fmt: skip
+    before, after = (round(pause * RATE) for pause in variants.recipe(seed).pause)
+    padded = variants.variant(clip, seed, part="channel")
+    assert len(padded) == before + len(clip) + after
+    voice = padded[before : len(padded) - after]
+    assert np.corrcoef(voice, clip)[0, 1] > 0.999
+    for silence in (padded[:before], padded[len(padded) - after :]):
+        assert 0 < operations.power(silence) < 10**-4.4 * operations.power(voice)
 
 
 def test_clean_targets_are_of_the_voice(speech):
