@@ -113,7 +113,7 @@ def text(folder: Path, texts: Iterable[str], *, seed: int = 0, **changes: Any) -
     tokenizer = word_tokenizer(words)
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in _IDS.items()}
     config = transformers.RobertaConfig(
-        vocab_size=len(tokenizer), type_vocab_size=1, **{**TEXT, **ids, **changes}
+        vocab_size=len(tokenizer), **{"type_vocab_size": 1, **TEXT, **ids, **changes}
     )
     model = transformers.RobertaModel(config, add_pooling_layer=False)
     model.save_pretrained(folder, safe_serialization=True)

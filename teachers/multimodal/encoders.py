@@ -95,9 +95,17 @@ class Text(nn.Module):
             raise Wav2SmallError(f"{where}: no text encoder can be built ({error})") from error
         self.size: int = self.model.config.hidden_size
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """(B, L) ids and the mask of those that count -> last hidden state (B, L, size)."""
-        return self.model(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+    def forward(self, tokens: Tensor, mask: Tensor, types: Tensor | None = None) -> Tensor:
+        """(B, L) ids and the mask of those that count -> last hidden state (B, L, size).
+
+        Types (B, L, size), if given, are added to the input embeddings.
+        """
+        given = (
+            {"input_ids": tokens}
+            if types is None
+            else {"inputs_embeds": self.embed(tokens) + types}
+        )
+        return self.model(**given, attention_mask=mask.long()).last_hidden_state
 
     def embed(self, tokens: Tensor) -> Tensor:
         """The input embeddings of tokens: (..., size)."""

@@ -1,20 +1,20 @@
 """SPECTRA (Yu et al. 2023, arXiv 2305.11579): speech and text of a dialogue in one fusion layer.
 
-    text, own turn and up to 8 before it             speech, previous and own turn
+    [first] up to 8 turns, own turn            [audio_cls] previous turn [audio_sep] own turn
             |                                                |
+       input embeddings                          features of the CNN, projected
+            |  + type: own turn or not                       |  + the same types
        text encoder                                    speech encoder
-            |  + modality + turn                             |  + modality + turn + time
+            |  + modality                                    |  + modality
             +----------------------+-------------------------+
                           one transformer layer
                                    |
-                    first position: outputs, categories
+              first position: dense, GELU, outputs, categories
 
-Published: the encoders, the modality and turn embeddings, the single fusion layer, the context,
-the four objectives of pretraining (`spectra_objectives`) and the head on the first position. Ours:
-the own turn comes first, so that its positions do not depend on the history; turn embeddings are
-added where the encoders end, so that these stay as they were published; a sinusoid of the time in
-its turn is added to each frame; encoders of other sizes are projected; a turn without transcript
-or audio is one learned position.
+The published structure is the default. `SMALL` names what does with little data: a sinusoid of the
+time in its turn at every frame, and heads and masks of pretraining (`spectra_objectives`).
+docs/multimodal.md compares. Ours throughout: encoders of other sizes are projected; a turn without
+audio, and a dialogue without text, is one learned position.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ from .base import AudioBatch, MultimodalNetwork, OnDevice, TextBatch, missing, s
 from .dialogue import Context, Passage, Turn
 from .encoders import Tokenizer
 
-HISTORY = 8  # turns before the own whose text is encoded (paper)
-MOST_TOKENS = 512  # of history and own turn (paper)
-_AUDIO_TURNS = 2  # of the audio: the previous and the own (paper)
-#: Deviation of new embeddings, half of the encoders' states: attention sees them at once. (chosen)
-_APART = 0.5
+HISTORY = 8  # turns before the own whose text is encoded (published)
+MOST_TOKENS = 512  # of history and own turn (published)
+SMALL = {
+    "frame_times": True,
+    "word_times": "layer",
+    "response": "compared",
+    "acoustic_share": 0.15,
+}
 
 
 @dataclass
@@ -47,13 +50,36 @@ class Batch(OnDevice):
 
     Attributes:
         text: (B, L) history and own turn
-        turns: (B, L) how many turns before the own a token is
+        distance: (B, L) how many turns before the own a token is
         audio: (2 B, T) the previous turns, then the own ones
     """
 
     text: TextBatch
-    turns: Tensor
+    distance: Tensor
     audio: AudioBatch
+
+
+@dataclass
+class Joint:
+    """Two turns of audio as one sequence.
+
+    Attributes:
+        hidden: (S, J, size) states of the speech encoder
+        source: (S, J) frame among all (N x F) that a position is, -1 = none
+        previous: (S, J) bool, of the previous turn
+        own: (S, J) bool, of the own turn
+        mask: (S, J) bool, positions that count
+    """
+
+    hidden: Tensor
+    source: Tensor
+    previous: Tensor
+    own: Tensor
+    mask: Tensor
+
+    def rows(self, index: Tensor) -> Joint:
+        """The sequences of some rows."""
+        return Joint(*(value[index] for value in vars(self).values()))
 
 
 @dataclass
@@ -61,26 +87,30 @@ class Fused:
     """What the fusion layer gives; masks mark the positions that count.
 
     Attributes:
-        text: (B, L, size) own turn and history
-        own: (B, L) bool, of the own turn
-        history: (B, L) bool
-        speech: (B, frames, size) of the own turn
-        speech_mask: (B, frames) bool
-        previous: (B, frames, size) of the previous turn
-        previous_mask: (B, frames) bool
+        text: (S, L, size) history and own turn
+        own: (S, L) bool, tokens of the own turn
+        history: (S, L) bool
+        speech: (S, J, size)
+        own_frames: (S, J) bool, frames of the own turn
+        previous_frames: (S, J) bool
+        frames: (S, J) bool, all positions of the audio
     """
 
     text: Tensor
     own: Tensor
     history: Tensor
     speech: Tensor
-    speech_mask: Tensor
-    previous: Tensor
-    previous_mask: Tensor
+    own_frames: Tensor
+    previous_frames: Tensor
+    frames: Tensor
+
+    def rows(self, index: slice) -> Fused:
+        """The sequences of some rows."""
+        return Fused(*(value[index] for value in vars(self).values()))
 
     @property
     def pooled(self) -> Tensor:
-        """The first position: (B, size)."""
+        """The first position: (S, size)."""
         return self.text[:, 0]
 
 
@@ -88,18 +118,28 @@ class Network(MultimodalNetwork):
     """See the module."""
 
     system = "spectra"
-    context = Context(before=HISTORY, audio_before=_AUDIO_TURNS - 1)
-    #: None = as in the text encoder
-    defaults: ClassVar[Mapping[str, Any]] = {"fusion_heads": None, "fusion_dropout": None}
+    context = Context(before=HISTORY, audio_before=1)
+    small = SMALL
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "fusion_heads": None,  # None = as in the text encoder (published)
+        "fusion_dropout": None,  # the same
+        "frame_times": False,  # a sinusoid of the time in its turn is added to each frame
+        "word_times": "linear",  # head of pretraining; or "layer"
+        "response": "first",  # position that pretraining's response selection reads; or "compared"
+        "acoustic_share": None,  # of frames masked in pretraining; None = as published
+    }
 
     def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer, where: Any = "config.json"):
         super().__init__(config, tokenizer, where)
-        size = self.text.size
-        same = self.speech.size == size
-        self.project = nn.Identity() if same else nn.Linear(self.speech.size, size)
-        self.modality = nn.Parameter(_APART * torch.randn(2, size))
-        self.text_turn = nn.Parameter(_APART * torch.randn(HISTORY + 1, size))
-        self.speech_turn = nn.Parameter(_APART * torch.randn(_AUDIO_TURNS, size))
+        size, speech = self.text.size, self.speech.size
+        same = speech == size
+        self.project = nn.Identity() if same else nn.Linear(speech, size)
+        self.types = nn.Embedding(2, size)  # another turn's, the own turn's
+        nn.init.normal_(self.types.weight, std=0.02)
+        self.project_types = nn.Identity() if same else nn.Linear(size, speech, bias=False)
+        self.audio_cls = nn.Parameter(torch.randn(speech))
+        self.audio_sep = nn.Parameter(torch.randn(speech))
+        self.modality = nn.Embedding(2, size)  # text, speech
         inner = self.text.model.config
         heads = self.config["fusion_heads"] or inner.num_attention_heads
         dropout = self.config["fusion_dropout"]
@@ -108,84 +148,147 @@ class Network(MultimodalNetwork):
         self.fusion = nn.TransformerEncoderLayer(
             size,
             heads,
-            4 * size,
+            getattr(inner, "intermediate_size", 4 * size),
             dropout=dropout,
             activation="gelu",
+            layer_norm_eps=getattr(inner, "layer_norm_eps", 1e-5),
             batch_first=True,
         )
+        self.dense = nn.Sequential(nn.Linear(size, size), nn.GELU())
         self.build_head(size)
 
     def collate(self, passages: Sequence[Passage]) -> Batch:
-        return self.batch(passages, [self.tokens(passage) for passage in passages])
+        before = [passage.turns[passage.at - 1] if passage.at else Turn() for passage in passages]
+        turns = [*before, *(passage.own for passage in passages)]
+        return self.batch([self.tokens(passage)[:2] for passage in passages], turns)
 
     def batch(
-        self, passages: Sequence[Passage], rows: Sequence[tuple[list[int] | None, list[int]]]
+        self, rows: Sequence[tuple[list[int] | None, list[int]]], turns: Sequence[Turn]
     ) -> Batch:
-        """`collate` with the ids of `tokens` given."""
+        """Pad ids and distances of `tokens`, and the signals of turns."""
         text = self.text_batch([ids for ids, _ in rows])
-        turns = torch.zeros_like(text.tokens)
+        distance = torch.zeros_like(text.tokens)
         for number, (_, distances) in enumerate(rows):
-            turns[number, : len(distances)] = torch.tensor(distances, dtype=torch.long)
-        before = [p.turns[p.at - 1] if p.at else Turn() for p in passages]
-        return Batch(text, turns, self.audio_batch([*before, *(p.own for p in passages)]))
+            distance[number, : len(distances)] = torch.tensor(distances, dtype=torch.long)
+        return Batch(text, distance, self.audio_batch(turns))
 
     def tokens(
-        self, passage: Passage, own: list[int] | None = None
-    ) -> tuple[list[int] | None, list[int]]:
-        """Ids of a passage, and of each how many turns before the own it is.
+        self, passage: Passage, known: Mapping[int, list[int]] | None = None
+    ) -> tuple[list[int] | None, list[int], dict[int, int]]:
+        """Ids of a passage, of each how many turns before the own it is, and where turns begin.
 
-        The own turn comes first, then the history from the nearest on, as far as it fits. None:
-        there is no text.
+        The first token, the history from the oldest turn on, then the own turn. What does not fit
+        is missing from the front. A turn may begin before the first token: its front is missing.
+        No ids (None): there is no text.
 
         Args:
             passage: turns with text
-            own: ids of its own turn; None = of its text
+            known: ids of some turns by distance; of the others those of their text
         """
         limit = min(self.tokenizer.limit, MOST_TOKENS)
-        own = self.tokenizer.ids(passage.own.text or "") if own is None else own
-        history = range(1, min(passage.at, HISTORY) + 1)
-        parts = [(0, own)] + [
-            (distance, self.tokenizer.ids(passage.turns[passage.at - distance].text or ""))
-            for distance in history
-        ]
+        known = known or {}
         ids: list[int] = []
         distances: list[int] = []
-        for distance, part in parts:
-            room = limit - 2 - len(ids)
-            if part and room > 0:
-                ids += [*part[:room], self.tokenizer.last]
-                distances += [distance] * (len(ids) - len(distances))
+        begins: dict[int, int] = {}  # from the end
+        for distance in range(min(passage.at, HISTORY) + 1):
+            part = known.get(distance)
+            if part is None:
+                part = self.tokenizer.ids(passage.turns[passage.at - distance].text or "")
+            room = limit - 1 - len(ids)
+            if not part or room < 2:
+                continue
+            begins[distance] = len(ids) + 1 + len(part)
+            if distance == 0:  # the own turn keeps its front
+                part = part[: room - 1]
+                begins[distance] = 1 + len(part)
+            part = [*part, self.tokenizer.last][-room:]
+            ids, distances = part + ids, [distance] * len(part) + distances
         if not ids:
-            return None, []
-        return [self.tokenizer.first, *ids], [0, *distances]
+            return None, [], {}
+        total = 1 + len(ids)
+        begins = {distance: total - begin for distance, begin in begins.items()}
+        return [self.tokenizer.first, *ids], [distances[0], *distances], begins
 
     def forward(self, batch: Batch) -> tuple[Tensor | None, ...]:
-        return (*self.head(self.fuse(batch).pooled), batch.text.present.float())
+        rows = torch.arange(len(batch.audio.present) // 2, device=batch.distance.device)
+        joint = self.encode_joint(batch.audio, torch.stack([rows, rows + len(rows)], dim=1))
+        text, mask = self.encode_dialogue(batch)
+        fused = self.fuse(text, mask, batch.distance, joint)
+        return (*self.head(self.dense(fused.pooled)), batch.text.present.float())
 
-    def fuse(self, batch: Batch, features: Tensor | None = None) -> Fused:
-        """Encoders and fusion layer.
+    def encode_dialogue(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The text encoder with the types of the tokens: (B, L, size) and mask."""
+        types = self.types((batch.distance == 0).long())
+        hidden = self.text(batch.text.tokens, batch.text.mask, types)
+        return missing(hidden, batch.text.mask, batch.text.present, self.no_text)
+
+    def encode_joint(
+        self, batch: AudioBatch, pairs: Tensor, features: Tensor | None = None
+    ) -> Joint:
+        """The speech encoder over pairs of turns.
 
         Args:
-            batch: of `collate`
-            features: (2 B, frames, conv_dim), other features than those of the audio itself
+            batch: N turns
+            pairs: (S, 2) rows of the previous and the own turn
+            features: (N, F, conv_dim) instead of those of the audio itself
         """
-        text, text_mask = self.encode_text(batch.text)
-        speech, speech_mask = self._encode(batch.audio, features)
-        frames = speech.shape[1]
-        seconds = torch.arange(frames, device=speech.device) * self.hop_s
-        speech = self.project(speech) + sinusoid(seconds, text.shape[2]).to(speech.dtype)
-        before, own = speech.chunk(2)
-        text = text + self.modality[0] + self.text_turn[batch.turns]
-        before = before + self.modality[1] + self.speech_turn[1]
-        own = own + self.modality[1] + self.speech_turn[0]
-        together = torch.cat([text, own, before], dim=1)
-        previous_mask, own_mask = speech_mask.chunk(2)
-        mask = torch.cat([text_mask, own_mask, previous_mask], dim=1)
-        fused = self.fusion(together, src_key_padding_mask=~mask)
-        text, own, before = fused.split([text.shape[1], frames, frames], dim=1)
-        latest = batch.turns == 0
+        model = self.speech.model
+        if features is None:
+            features = self.features(batch)
+        hidden = backbones.project(model, features)
+        rows, frames = hidden.shape[:2]
+        device = hidden.device
+        counts = backbones.frames(model, batch.lengths).to(device)
+        before, after = counts.where(batch.present, counts.new_tensor(1))[pairs].T[..., None]
+        there = batch.present[pairs].T[..., None]
+        place = torch.arange(int((before + after).max()) + 2, device=device)[None]
+        previous, own = (place >= 1) & (place <= before), place > before + 1
+        mask = place < before + after + 2
+        own = own & mask
+        # The states of all frames, then those of a turn without audio, audio_cls and audio_sep.
+        first = rows * frames
+        source = torch.where(
+            previous, pairs[:, :1] * frames + place - 1, pairs[:, 1:] * frames + place - before - 2
+        )
+        source = source.where((previous & there[0]) | (own & there[1]), first)
+        special = torch.stack([self.no_speech, self.audio_cls, self.audio_sep])
+        bank = torch.cat([hidden.flatten(0, 1), special.to(hidden.dtype)])
+        index = source.where(place > 0, first + 1)
+        index = index.where(place != before + 1, first + 2)
+        types = self.project_types(self.types((place > before).long()))
+        states = backbones.contextualise(model, bank[index] + types.to(bank.dtype), mask)
+        return Joint(states, source.where(source < first, -1), previous, own, mask)
+
+    def fuse(self, text: Tensor, text_mask: Tensor, distance: Tensor, joint: Joint) -> Fused:
+        """The fusion layer.
+
+        Args:
+            text: (S, L, size)
+            text_mask: (S, L) positions that count
+            distance: (S, L) of the tokens, in turns before the own
+            joint: S sequences of audio
+        """
+        speech = self.project(joint.hidden)
+        if self.config["frame_times"]:
+            own = joint.own.long()
+            place = torch.where(
+                joint.own, own.cumsum(1) - 1, joint.previous.long().cumsum(1) - 1
+            ).clamp(min=0)
+            speech = speech + sinusoid(place * self.hop_s, speech.shape[2]).to(speech.dtype)
+        text = text + self.modality.weight[0]
+        speech = speech + self.modality.weight[1]
+        mask = torch.cat([text_mask, joint.mask], dim=1)
+        fused = self.fusion(torch.cat([text, speech], dim=1), src_key_padding_mask=~mask)
+        text, speech = fused.split([text.shape[1], speech.shape[1]], dim=1)
+        latest = distance == 0
         return Fused(
-            text, text_mask & latest, text_mask & ~latest, own, own_mask, before, previous_mask
+            text,
+            text_mask & latest,
+            text_mask & ~latest,
+            speech,
+            joint.own,
+            joint.previous,
+            joint.mask,
         )
 
     @property
@@ -197,9 +300,3 @@ class Network(MultimodalNetwork):
         """Convolutional features: (N, frames, conv_dim)."""
         scaled = self.speech.scaled(batch.signal, batch.lengths)
         return backbones.features(self.speech.model, scaled, batch.lengths)
-
-    def _encode(self, batch: AudioBatch, features: Tensor | None) -> tuple[Tensor, Tensor]:
-        if features is None:
-            return self.encode_speech(batch)
-        hidden, mask = backbones.encode(self.speech.model, features, batch.lengths)
-        return missing(hidden, mask, batch.present, self.no_speech)

@@ -21,7 +21,7 @@ from wav2small.teachers.speech import checkpoint, pretrained
 from wav2small.teachers.speech.checkpoint import Checkpoint
 from wav2small.teachers.speech.neural import NeuralTeacher
 
-from . import encoders, lora
+from . import encoders, lora, spectra_checkpoint
 from .base import FIELDS, MultimodalNetwork
 from .dialogue import Passage, Turn
 from .encoders import Tokenizer
@@ -120,11 +120,14 @@ def from_encoders(
 
 
 def from_pretrained(folder: str, system: str) -> Start:
-    """Begin with what `wav2small pretrain` wrote.
+    """Begin with what `wav2small pretrain` wrote, or with SPECTRA as it was published.
 
     Raises:
-        Wav2SmallError: another system's
+        Wav2SmallError: another system's, or a field of config.json is missing
     """
+    if system == "spectra" and spectra_checkpoint.published(Path(folder)):
+        source, config, tokenizer, weights = spectra_checkpoint.load(Path(folder))
+        return Start(config, tokenizer, weights, [source.entry("pretrained spectra")], None)
     source = checkpoint.local(folder)
     config = source.config
     if config.get("model_type") != system:
@@ -132,6 +135,7 @@ def from_pretrained(folder: str, system: str) -> Start:
             f"{source.folder / checkpoint.CONFIG}: model_type {config.get('model_type')!r} is no "
             f"{system}; give the folder of `wav2small pretrain {system}`"
         )
+    checkpoint.require(config, FIELDS, source.folder / checkpoint.CONFIG)
     weights = checkpoint.read_weights(source)
     tokenizer = encoders.load_tokenizer(source.folder, config["text_config"])
     history = lineage(source)

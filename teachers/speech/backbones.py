@@ -121,12 +121,30 @@ def encode(model: Any, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tenso
     mask = steps < counts.to(features.device, non_blocking=True)[:, None]
     if inference.fits(model):
         return inference.encode(model, features, mask), mask
+    return contextualise(model, project(model, features), mask), mask
+
+
+def project(model: Any, features: Tensor) -> Tensor:
+    """Features of the CNN as the transformer takes them: (B, frames, hidden)."""
     hidden = model.feature_projection(features)
-    hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-    needed = None if int(counts.min()) == hidden.shape[1] else mask
+    return hidden[0] if isinstance(hidden, tuple) else hidden
+
+
+def contextualise(model: Any, hidden: Tensor, mask: Tensor) -> Tensor:
+    """The transformer of a backbone.
+
+    Args:
+        model: of `build`
+        hidden: (B, frames, hidden), of `project`
+        mask: (B, frames), True where a frame counts
+
+    Returns:
+        last hidden state (B, frames, hidden)
+    """
+    needed = None if bool(mask.all()) else mask
     if model.training:
         hidden = model._mask_hidden_states(hidden, attention_mask=needed)
-    return model.encoder(hidden, attention_mask=needed).last_hidden_state, mask
+    return model.encoder(hidden, attention_mask=needed).last_hidden_state
 
 
 def features(model: Any, signal: Tensor, lengths: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ LICENCES = {
     "audeering/wav2vec2-large-robust-24-ft-age-gender": "CC-BY-NC-SA-4.0",
     "audeering/wav2vec2-large-robust-6-ft-age-gender": "CC-BY-NC-SA-4.0",
     "audeering/wav2small": "CC-BY-NC-SA-4.0",
+    "publicstaticvo/SPECTRA-base": "CC-BY-4.0",
 }
 
 #: Keys of weights with their sizes (see `fingerprint`) -> licence of the published checkpoint that
@@ -90,7 +91,11 @@ class Checkpoint:
 
 
 def local(
-    folder: str | os.PathLike[str], *, id: str | None = None, option: str = "--teacher"
+    folder: str | os.PathLike[str],
+    *,
+    id: str | None = None,
+    option: str = "--teacher",
+    config: str = CONFIG,
 ) -> Checkpoint:
     """A checkpoint in a folder; its weights may be in shards.
 
@@ -98,14 +103,15 @@ def local(
         folder: of the checkpoint
         id: what it is known as; None = the folder
         option: of the command line that named it, for the remedy
+        config: name of its configuration
 
     Raises:
         Wav2SmallError: a file is missing, or the weights are a pickle
     """
     path = Path(folder)
-    if not (path / CONFIG).is_file():
+    if not (path / config).is_file():
         raise Wav2SmallError(
-            f"{path}: no {CONFIG}; a teacher's folder holds {CONFIG} and {WEIGHTS}"
+            f"{path}: no {config}; a teacher's folder holds {config} and {WEIGHTS}"
         )
     if not weight_files(path):
         for name in _PICKLES:

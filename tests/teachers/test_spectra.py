@@ -10,11 +10,13 @@ import pytest
 import torch
 from finetuning_cases import finetune, pretrain
 from labelling_cases import label
+from multimodal_cases import log_softmax
 
 from wav2small import metrics, read_labels
 from wav2small.benchmarks.studies import small_encoders
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers import load_teacher
+from wav2small.teachers.multimodal import spectra, spectra_objectives
 from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.base import sinusoid
 from wav2small.teachers.multimodal.dialogue import Passage, Turn
@@ -55,14 +57,19 @@ def encoders(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def network(encoders):
+def build(encoders, **changes):
     torch.manual_seed(0)
     start = multimodal.from_encoders(str(encoders / "speech"), str(encoders / "text"))
     dimensions = ("arousal", "dominance", "valence")
     return multimodal.build(
-        "spectra", start, dimensions=dimensions, categories=("x", "y"), scale=(0.0, 0.1)
+        "spectra", start, dimensions=dimensions, categories=("x", "y"), scale=(0.0, 0.1), **changes
     ).eval()
+
+
+@pytest.fixture
+def network(encoders, monkeypatch):
+    monkeypatch.setattr(spectra_objectives, "SPAN", (3, 5))  # turns of half a second
+    return build(encoders)
 
 
 def turn(seed, seconds=0.5, text="the cat sat"):
@@ -108,17 +115,49 @@ def test_it_uses_the_documented_inputs(network, change):
 
 
 def test_long_texts_keep_the_own_turn_and_the_nearest_history(network):
+    """The oldest turn first; what does not fit is missing from the front."""
     limit = network.tokenizer.limit
     assert limit == 40  # 42 positions; RoBERTa's begin after the padding id
     history = [turn(n, text="cat " * 12) for n in range(3)]
     own = turn(9, text="mat " * 20)
-    ids, distances = network.tokens(Passage((*history, own), 3))
-    assert len(ids) == limit
-    assert distances == [0] * 22 + [1] * 13 + [2] * (limit - 35)
-    ids, distances = network.tokens(Passage((turn(1, text="mat " * 60),), 0))
+    ids, distances, begins = network.tokens(Passage((*history, own), 3))
     assert len(ids) == limit and ids[-1] == network.tokenizer.last
+    assert distances == [2] * (limit - 34) + [1] * 13 + [0] * 21
+    assert begins == {0: 19, 1: 6, 2: -7}  # the front of turn 2 is missing
+    ids, distances, begins = network.tokens(Passage((turn(1, text="mat " * 60),), 0))
+    assert len(ids) == limit and ids[-1] == network.tokenizer.last and begins == {0: 1}
     network(network.collate([Passage((*history, own), 3)]))
     assert network.tokenizer.too_long(["mat " * 38, "mat " * 39]) == 1
+
+
+def test_both_turns_go_through_the_encoder_jointly(network):
+    """[audio_cls] previous [audio_sep] own, with the types that the text has, too."""
+    one = passages()[0]
+    batch = network.collate([one, passages()[2]])  # the second has no previous turn
+    with torch.no_grad():
+        found = network.encode_joint(batch.audio, torch.tensor([[0, 2], [1, 3]]))
+        model, frames = network.speech.model, []
+        for signal in (one.turns[0].signal, one.own.signal, passages()[2].own.signal):
+            scaled = (torch.tensor(signal) - network.speech.mean) / (network.speech.std + 1e-6)
+            projected = model.feature_projection(
+                model.feature_extractor(scaled[None]).transpose(1, 2)
+            )
+            frames.append(projected[0][0])
+        types = network.project_types(network.types.weight)
+        for row, (before, own) in enumerate(
+            ((frames[0], frames[1]), (network.no_speech[None], frames[2]))
+        ):
+            first = torch.cat([network.audio_cls[None], before]) + types[0]
+            second = torch.cat([network.audio_sep[None], own]) + types[1]
+            expected = model.encoder(torch.cat([first, second])[None]).last_hidden_state[0]
+            length = len(expected)
+            assert found.mask[row].sum() == length
+            torch.testing.assert_close(found.hidden[row, :length], expected, atol=1e-5, rtol=0)
+            assert found.own[row].nonzero()[:, 0].tolist() == list(range(2 + len(before), length))
+        types = network.types(torch.tensor([[0] * 5 + [1] * 6]))
+        tokens = batch.text.tokens[:1]
+        read = network.text(tokens, batch.text.mask[:1], types)
+        torch.testing.assert_close(network.encode_dialogue(batch)[0][:1], read)
 
 
 def test_the_sinusoid_of_a_time():
@@ -135,53 +174,85 @@ def task_of(network):
     others = [[turn(20 + n, 0.5, "good today"), turn(30 + n, 0.8)] for n in range(5)]
     for seed in range(100):
         task = objectives.collate(passages(), others, np.random.default_rng(seed))
-        if (task.targets >= 0).sum() > 2 and task.response[0] == 0 and task.silent.any():
+        if (task.targets >= 0).sum() > 2 and task.silent.any():
             return objectives, task
     raise AssertionError
 
 
-def test_the_four_losses_are_what_numpy_computes(network):
+@pytest.fixture(params=["published", "small"])
+def either(request, encoders, monkeypatch):
+    """A network with the published objectives, or with those for little data."""
+    monkeypatch.setattr(spectra_objectives, "SPAN", (3, 5))  # turns of half a second
+    return build(encoders, **(spectra.SMALL if request.param == "small" else {}))
+
+
+def test_the_four_losses_are_what_numpy_says(either):
+    """Of fusions one by one, each with its own text and audio."""
+    network = either
     objectives, task = task_of(network)
+    batch, frames = task.batch, task.masked.shape[1]
     with torch.no_grad():
-        sums, counts, rest = objectives(task)
-        features = network.features(task.batch.audio)
-        at = task.source[..., None].expand(-1, -1, features.shape[2])
-        corrupted = features.gather(1, at)
-        corrupted[task.silent] = 0
-        fused = network.fuse(task.batch, corrupted)
+        sums, counts, told = objectives(task)
+        features = network.features(batch.audio)
+        corrupted = features.clone()
+        for row in range(15):
+            for place in range(frames):
+                corrupted[row, place] = features[row, task.source[row, place]]
+                corrupted[row, place] *= not task.silent[row, place]
+        text, mask = network.encode_dialogue(batch)
+        fusions = {}
+        for row in range(5):
+            for kind in range(4):
+                read = row + 5 * (kind // 2)
+                pair = torch.tensor([[row, 5 + row + 5 * (kind % 2)]])
+                joint = network.encode_joint(batch.audio, pair, corrupted)
+                at = slice(read, read + 1)
+                fusions[row, kind] = network.fuse(text[at], mask[at], batch.distance[at], joint)
         embeddings = network.text.model.get_input_embeddings().weight
-        logits = (objectives.language(fused.text) @ embeddings.T + objectives.language_bias).numpy()
-        frames = objectives.acoustic(fused.speech).numpy()
-        placed = objectives.timing(fused, task.row, task.first, task.last).numpy()
-        choice = objectives.response(fused).numpy()
-
-    def entropy(row, target):
-        row = row.astype(np.float64)
-        return np.log(np.exp(row - row.max()).sum()) + row.max() - row[target]
-
-    targets = task.targets.numpy()
-    language = [entropy(logits[b, n], targets[b, n]) for b, n in np.argwhere(targets >= 0)]
-    own = features[5:].numpy()
-    acoustic = [
-        np.abs(frames[b, n] - own[b, n]).mean() for b, n in np.argwhere(task.masked.numpy())
-    ]
-    position, away = [], []
-    for seconds, times in zip(placed, task.times.numpy(), strict=True):
-        error = seconds / 10 - times
-        position.append((error**2).sum())
-        away.append(10 * np.abs(error).mean())
-    asked = zip(choice, task.response.tolist(), strict=True)
-    response = [entropy(row, target) for row, target in asked if target >= 0]
+        language, acoustic, position, away, response, right = ([] for _ in range(6))
+        lengths = [[int(n) for n in task_frames(network, batch.audio.lengths[row::5])]
+                   for row in range(5)]  # fmt: skip
+        for row in range(5):
+            fused = fusions[row, 0]
+            said = objectives.language(fused.text[0]) @ embeddings.T + objectives.language_bias
+            for place, target in enumerate(task.targets[row].tolist()):
+                if target >= 0:
+                    language.append(-log_softmax(said[place].numpy())[target])
+            predicted = objectives.acoustic(fused.speech[0]).numpy()
+            before = lengths[row][0] if batch.audio.present[row] else 1
+            for turn_row, begin in ((row, 1), (5 + row, before + 2)):
+                for place in np.flatnonzero(task.masked[turn_row]):
+                    error = predicted[begin + place] - features[turn_row, place].numpy()
+                    acoustic.append(np.abs(error).mean())
+            words = task.row == row
+            if words.any():
+                at = torch.zeros(int(words.sum()), dtype=torch.long)
+                placed = objectives.timing(fused, at, task.first[words], task.last[words])
+                error = placed.numpy() / 10 - task.times[words].numpy()
+                position += list((error**2).mean(axis=1))
+                away += list(10 * np.abs(error).mean(axis=1))
+            for kind in range(4):
+                choice = objectives.response(fusions[row, kind])[0].numpy()
+                if task.responds[row]:
+                    response.append(-log_softmax(choice)[kind])
+                    right.append(choice.argmax() == kind)
     kinds = [language, acoustic, position, response]
     assert all(len(kind) >= 2 for kind in kinds)
     expected = sum(np.mean(kind) for kind in kinds)
-    assert float(objectives.loss(sums, counts, rest)) == pytest.approx(expected, abs=1e-5)
-    figures = objectives.figures(sums, counts, rest)
+    assert float(objectives.loss(sums, counts, told)) == pytest.approx(expected, abs=1e-5)
+    figures = objectives.figures(sums, counts, told)
     for name, kind in zip(("language", "acoustic", "position", "response"), kinds, strict=True):
         assert figures[name] == pytest.approx(np.mean(kind), abs=1e-5)
     assert figures["position_mae_s"] == pytest.approx(np.mean(away), abs=1e-5)
-    right = (choice.argmax(1) == task.response.numpy()).sum() / len(response)
-    assert figures["response_accuracy"] == pytest.approx(right)
+    assert figures["response_accuracy"] == pytest.approx(np.mean(right))
+
+
+def task_frames(network, lengths):
+    """Frames of clips, by the kernels and strides of the CNN."""
+    config = network.speech.model.config
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        lengths = (lengths - kernel) // stride + 1
+    return lengths
 
 
 def test_losses_of_parts_are_those_of_the_whole(network):
@@ -209,32 +280,31 @@ def test_a_summary_is_what_numpy_computes():
 @pytest.mark.parametrize(
     "part, place, times, answers",
     [
-        ("text", (0, 1), True, True),  # of the own turn
-        ("text", (0, 3), False, True),  # of the history
+        ("text", (0, 1), True, True),  # of the history
+        ("text", (0, 3), True, True),  # of the own turn
         ("text", (0, 5), False, False),  # padding
-        ("speech", (0, 2), True, True),
+        ("speech", (0, 1), True, True),  # previous
+        ("speech", (0, 3), True, False),  # audio_sep
+        ("speech", (0, 5), True, True),  # own
         ("speech", (0, 6), False, False),
-        ("previous", (0, 4), False, True),
-        ("previous", (0, 6), False, False),
     ],
 )
-def test_heads_look_where_documented(part, place, times, answers):
+def test_heads_for_little_data_look_where_documented(part, place, times, answers):
     """Which of the two change when one position does; 7 frames, 6 tokens."""
     torch.manual_seed(0)
-    timing, response = Timing(8, 2).eval(), Response(8).eval()
-    spans = {
-        "own": (0, 3, 6),
-        "history": (3, 5, 6),
-        "speech_mask": (0, 4, 7),
-        "previous_mask": (0, 5, 7),
-    }
+    timing, response = Timing(8, 2).eval(), Response(8, compared=True).eval()
+
+    def marked(count, *places):
+        return torch.tensor([[place in places for place in range(count)]])
+
     masks = {
-        name: ((torch.arange(count) >= begin) & (torch.arange(count) < end))[None]
-        for name, (begin, end, count) in spans.items()
+        "own": marked(6, 3, 4),
+        "history": marked(6, 0, 1, 2),
+        "own_frames": marked(7, 4, 5),
+        "previous_frames": marked(7, 1, 2),
+        "frames": marked(7, 0, 1, 2, 3, 4, 5),
     }
-    states = {
-        name: torch.randn(1, n, 8) for name, n in (("text", 6), ("speech", 7), ("previous", 7))
-    }
+    states = {"text": torch.randn(1, 6, 8), "speech": torch.randn(1, 7, 8)}
     at = torch.tensor([0]), torch.tensor([2]), torch.tensor([2])
     before = Fused(**states, **masks)
     states[part] = states[part].clone()
@@ -244,39 +314,55 @@ def test_heads_look_where_documented(part, place, times, answers):
     assert torch.equal(response(before), response(after)) != answers
 
 
-def test_words_are_timed_at_their_tokens(network):
-    """Only where text and audio are the turn's own; times over 10 s."""
+def test_words_of_both_turns_are_timed_at_their_tokens(network):
+    """Times over 10 s, from the beginning of the turn."""
     _, task = task_of(network)
-    kinds = task.response.tolist()
     rows = task.row.numpy()
-    assert {kinds[row] for row in rows} <= {0, -100}  # -100: a first turn responds to nothing
-    words = passages()[0].own.timed()
+    before, own = passages()[0].turns
+    ids, distances, _ = network.tokens(passages()[0])
     mine = np.flatnonzero(rows == 0)
-    ids, distances = network.tokens(passages()[0])
+    words = [(0, word) for word in own.timed()] + [(1, word) for word in before.timed()]
     assert len(mine) == len(words)
-    for place, word in zip(mine, words, strict=True):
+    for place, (distance, word) in zip(mine, words, strict=True):
         token = int(task.first[place])
-        assert distances[token] == 0 and ids[token] == network.tokenizer.ids(word.word)[0]
+        assert distances[token] == distance
+        assert ids[token] == network.tokenizer.ids(word.word)[0]
         expected = [word.start / 10, word.end / 10]
         np.testing.assert_allclose(task.times[place].numpy(), expected, atol=1e-6)
+    assert set(rows) == {0, 1, 3}  # the others have no words, or no audio
+
+
+def test_words_of_a_turn_that_lost_its_front_are_timed_in_what_is_there(network):
+    """Of a long previous turn the end is heard: its words are later in the file than there."""
+    before = turn(1, 1.0, "the cat sat on")
+    late = before._replace(end=1_000_000_000, signal=before.signal[8000:])
+    objectives = Objectives(network)
+    passage = Passage((late, turn(2)), 1)
+    task = objectives.collate([passage], [[turn(3), turn(4)]], np.random.default_rng(0))
+    times = 10 * task.times.numpy()[3:]  # after the three words of the own turn
+    np.testing.assert_allclose(times, [[0.0, 0.225], [0.25, 0.475]], atol=1e-5)
 
 
 def test_responses_are_wrong_as_documented(network):
     objectives = Objectives(network)
     own = Passage((turn(1), passages()[1].own), 1)
     text, sound = turn(40, 0.5, "good today"), turn(41, 0.8)
-    seen = set()
-    for seed in range(30):
-        task = objectives.collate([own], [[text, sound]], np.random.default_rng(seed))
-        kind = int(task.response[0])
-        seen.add(kind)
-        expected = sound.signal if kind & 1 else own.own.signal
-        assert int(task.batch.audio.lengths[1]) == len(expected)
-        read = network.tokenizer.ids("good today" if kind & 2 else "the cat sat")
-        tokens = torch.where(task.targets >= 0, task.targets, task.batch.text.tokens)
-        assert tokens[0, 1 : 1 + len(read)].tolist() == read
-        assert (len(task.row) == 3) == (kind == 0)
-    assert seen == {0, 1, 2, 3}
+    task = objectives.collate([own], [[text, sound]], np.random.default_rng(0))
+    assert task.responds.tolist() == [True]
+    lengths = [len(one.signal) for one in (own.turns[0], own.own, sound)]
+    assert task.batch.audio.lengths.tolist() == lengths
+    for row, words in enumerate(("the cat sat", "good today")):
+        expected = network.tokenizer.ids(words)
+        tokens = task.batch.text.tokens[row][task.batch.distance[row] == 0][: len(expected)]
+        hidden = tokens == network.tokenizer.mask
+        assert ((tokens == torch.tensor(expected)) | hidden).float().mean() > 0.5
+    # 2 x text is wrong + audio is wrong
+    fused, _, _ = objectives.fused(task)
+    same = [torch.equal(fused.own_frames[0], fused.own_frames[kind]) for kind in range(4)]
+    assert same == [True, False, True, False]
+    assert [int(fused.own[kind].sum()) for kind in range(4)] == [4, 4, 3, 3]
+    alone = objectives.collate([passages()[1]], [[text, sound]], np.random.default_rng(0))
+    assert alone.responds.tolist() == [False]  # it responds to nothing
 
 
 def test_gradients_reach_every_part_that_learns(network):
@@ -284,7 +370,7 @@ def test_gradients_reach_every_part_that_learns(network):
     network.speech.model.feature_extractor._freeze_parameters()
     objectives.loss(*objectives(task)).backward()
     for name, parameter in objectives.named_parameters():
-        fine_tuned = name.startswith(("network.outputs", "network.categories"))
+        fine_tuned = name.startswith(("network.outputs", "network.categories", "network.dense"))
         fine_tuned |= name in ("network.no_text", "network.no_speech")
         if parameter.requires_grad and not fine_tuned:
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
@@ -338,22 +424,40 @@ def test_tokens_are_hidden_as_often_as_promised(network):
     assert kept == pytest.approx(0.1, abs=0.04)
 
 
-def test_spans_of_frames_are_masked_as_promised():
-    frames = np.full(2000, 300)
-    masked, silent, source = mask_frames(frames, 0.02, np.random.default_rng(0))
-    own = slice(1000, None)
-    assert not masked[:1000].any() and not silent[:1000].any()
-    assert masked[own].mean() == pytest.approx(0.13, abs=0.025)  # spans may overlap
-    lengths = []
-    for row in masked[own]:
-        edges = np.flatnonzero(np.diff(np.r_[0, row, 0]))
-        lengths += list(edges[1::2] - edges[::2])
-    assert min(lengths) >= 20 and max(lengths) <= 50
-    moved = (source[own] != np.arange(300)) & masked[own]
-    assert not (source != np.arange(300))[~masked].any()
-    assert silent[own].sum() / masked[own].sum() == pytest.approx(0.8, abs=0.06)
-    assert moved.sum() / masked[own].sum() == pytest.approx(0.1, abs=0.05)
-    short, _, _ = mask_frames(np.array([5, 3]), 0.02, np.random.default_rng(0))
+def spans(row):
+    """Begins and lengths of what is masked."""
+    edges = np.flatnonzero(np.diff(np.r_[0, row, 0]))
+    return edges[::2], edges[1::2] - edges[::2]
+
+
+def test_frames_are_masked_as_published():
+    """Spans of one length per turn, 20 to 50 frames, about two thirds of a turn of 200."""
+    frames = np.full(1000, 200)
+    masked, silent, source = mask_frames(frames, np.random.default_rng(0))
+    assert masked.mean() == pytest.approx(0.65, abs=0.03)
+    seen = set()
+    for row in masked:
+        begins, lengths = spans(row)
+        assert len(set(lengths)) == 1 and 20 <= lengths[0] <= 50
+        assert (np.diff(begins) > 1.2 * lengths[0] - 1).all()
+        seen.add(int(lengths[0]))
+    assert len(seen) == 31
+    moved = (source != np.arange(200)) & masked
+    assert not (source != np.arange(200))[~masked].any() and not silent[~masked].any()
+    assert silent[masked].mean() == pytest.approx(0.8, abs=0.01)  # frame by frame
+    assert moved[masked].mean() == pytest.approx(0.1, abs=0.01)
+    short, _, _ = mask_frames(np.array([15, 200]), np.random.default_rng(0))
+    assert not short[0].any()  # no span fits
+
+
+def test_a_share_of_the_frames_is_masked_where_little_data_wants_it():
+    frames = np.full(1000, 300)
+    masked, silent, _ = mask_frames(frames, np.random.default_rng(0), share=0.15)
+    assert masked.mean() == pytest.approx(0.13, abs=0.025)  # spans may overlap
+    lengths = np.concatenate([spans(row)[1] for row in masked])
+    assert lengths.min() >= 20 and lengths.max() <= 50
+    assert silent[masked].mean() == pytest.approx(0.8, abs=0.02)
+    short, _, _ = mask_frames(np.array([5, 3]), np.random.default_rng(0), share=0.15)
     assert short[1].sum() == 3
 
 
@@ -498,3 +602,152 @@ def test_pretraining_needs_transcripts_and_dialogues(encoders, corpus, tmp_path)
             pretrain("spectra", corpus / f"{name}.csv", tmp_path / name, **options)
     with pytest.raises(Wav2SmallError, match="give one of"):
         pretrain("other", corpus / "ratings.csv", tmp_path / "c", **options)
+
+
+#: What of the published state dict is not an encoder, with the sizes of this test's encoders.
+PUBLISHED = {
+    "audio_encoder.audio_cls": (24,),
+    "audio_encoder.audio_sep": (24,),
+    "audio_encoder.masked_spec_embed": (24,),
+    "text_encoder.embeddings.position_ids": (1, 42),
+    "text_encoder.pooler.dense.weight": (24, 24),
+    "text_encoder.pooler.dense.bias": (24,),
+    "token_type_embeddings.weight": (2, 24),
+    **{
+        f"fused_encoder.0.{name}.{end}": shape if end == "weight" else shape[:1]
+        for name, shape in {
+            "attention.self.query": (24, 24),
+            "attention.self.key": (24, 24),
+            "attention.self.value": (24, 24),
+            "attention.output.dense": (24, 24),
+            "attention.output.LayerNorm": (24,),
+            "intermediate.dense": (40, 24),
+            "output.dense": (24, 40),
+            "output.LayerNorm": (24,),
+        }.items()
+        for end in ("weight", "bias")
+    },
+}
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A folder of the layout of SPECTRA-base, with a deep CNN as theirs and random weights."""
+    import transformers
+    from safetensors.torch import save_file
+
+    from wav2small.teachers.speech import backbones, checkpoint
+
+    folder = tmp_path / "spectra-base"
+    text = {**SMALL_TEXT, "intermediate_size": 40, "type_vocab_size": 2, "num_fused_layers": 1}
+    small_encoders.text(folder, [WORDS], **text)
+    (folder / "config.json").rename(folder / "text_config.json")
+    audio = {
+        **small_encoders.SPEECH,
+        **TINY,
+        "hidden_size": 24,
+        "conv_dim": [16] * 4,
+        "conv_kernel": [160, 8, 4, 2],
+        "conv_stride": [80, 4, 2, 2],
+        "num_feat_extract_layers": 4,
+    }
+    (folder / "audio_config.json").write_text(json.dumps(audio))
+    config = transformers.RobertaConfig(**json.loads((folder / "text_config.json").read_text()))
+    torch.manual_seed(0)
+    parts = {
+        "audio_encoder": backbones.build(audio, "here").state_dict(),
+        "text_encoder": transformers.RobertaModel(config, add_pooling_layer=False).state_dict(),
+    }
+    state = {
+        f"model.{part}.{checkpoint.published(key)}": value.clone()
+        for part, values in parts.items()
+        for key, value in values.items()
+    }
+    for key, shape in PUBLISHED.items():
+        state[f"model.{key}"] = torch.randn(shape)
+    state["selection_head.weight"] = torch.randn(4, 24)
+    save_file({key: value.contiguous() for key, value in state.items()},
+              folder / "model.safetensors")  # fmt: skip
+    return folder
+
+
+def test_the_published_checkpoint_computes_what_its_own_code_would(published):
+    """Encoders of transformers and a RoBERTa layer, joined by hand as the authors' code does."""
+    import transformers
+    from safetensors.torch import load_file
+    from transformers.models.roberta.modeling_roberta import RobertaLayer
+
+    start = multimodal.from_pretrained(str(published), "spectra")
+    assert start.entries[0]["name"] == "pretrained spectra" and start.scale is None
+    network = multimodal.build("spectra", start, dimensions=("valence",), scale=(0.0, 0.1)).eval()
+    state = load_file(published / "model.safetensors")
+    config = transformers.RobertaConfig(
+        **json.loads((published / "text_config.json").read_text()), attn_implementation="eager"
+    )
+    layer = RobertaLayer(config).eval()
+    prefix = "model.fused_encoder.0."
+    layer.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if prefix in k})
+    text = transformers.RobertaModel(config, add_pooling_layer=False).eval()
+    prefix = "model.text_encoder."
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    own = {k: v for k, v in own.items() if "pooler" not in k and "position_ids" not in k}
+    text.load_state_dict(own, strict=False)
+    types = own["embeddings.token_type_embeddings.weight"]
+
+    batch = network.collate([passages()[0]])
+    with torch.no_grad():
+        kinds = (batch.distance == 0).long()
+        read = text(
+            input_ids=batch.text.tokens,
+            attention_mask=batch.text.mask.long(),
+            token_type_ids=kinds,
+        ).last_hidden_state
+        model = network.speech.model
+        hidden = model.feature_projection(network.features(batch.audio))[0]
+        before, after = task_frames(network, batch.audio.lengths).tolist()
+        cls, sep = (state[f"model.audio_encoder.audio_{name}"][None] for name in ("cls", "sep"))
+        joined = torch.cat([cls, hidden[0, :before], sep, hidden[1, :after]])
+        joined = joined + types[[0] * (before + 1) + [1] * (after + 1)]
+        heard = model.encoder(joined[None]).last_hidden_state
+        modality = state["model.token_type_embeddings.weight"]
+        both = torch.cat([read + modality[0], heard + modality[1]], dim=1)
+        expected = layer(both)
+        expected = expected[0] if isinstance(expected, tuple) else expected
+        joint = network.encode_joint(batch.audio, torch.tensor([[0, 1]]))
+        fused = network.fuse(*network.encode_dialogue(batch), batch.distance, joint)
+        found = torch.cat([fused.text, fused.speech], dim=1)
+    torch.testing.assert_close(found, expected.view_as(found), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"drop": "model.audio_encoder.audio_sep"}, "lacks key audio_sep"),
+        ({"drop": "model.fused_encoder.0.attention.self.key.bias"}, "lacks key fusion.self_attn"),
+        ({"add": "model.fused_encoder.1.output.dense.bias"}, "unexpected key fused_encoder.1"),
+        ({"text": {"num_fused_layers": 2}}, "2 fusion layers and 2 token types; SPECTRA-base has"),
+        ({"text": {"type_vocab_size": 1}}, "1 fusion layers and 1 token types"),
+    ],
+)
+def test_a_published_checkpoint_that_differs_is_one_clear_line(change, message, published):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(published / "model.safetensors")
+    state.pop(change.get("drop"), None)
+    if "add" in change:
+        state[change["add"]] = torch.zeros(2)
+    save_file(state, published / "model.safetensors")
+    text = json.loads((published / "text_config.json").read_text()) | change.get("text", {})
+    (published / "text_config.json").write_text(json.dumps(text))
+    with pytest.raises(Wav2SmallError, match=message) as caught:
+        multimodal.from_pretrained(str(published), "spectra")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_its_text_config_is_one_clear_line(network, tmp_path):
+    multimodal.save(network, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["text_config"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Wav2SmallError, match="config.json: no field `text_config`"):
+        multimodal.from_pretrained(str(tmp_path), "spectra")
