@@ -42,8 +42,9 @@ def test_it_uses_its_own_turn_alone(network):
 @pytest.mark.parametrize("classes", [CLASSES, torch.full((5,), -1), None])
 def test_the_loss_is_what_numpy_computes(network, classes):
     with torch.no_grad():
-        outputs, logits = network(network.collate(passages()))
-        value = float(network.loss(truth(), classes, outputs, logits))
+        outputs, logits, has_text = network(network.collate(passages()))
+        value = float(network.loss(truth(), classes, outputs, logits, has_text))
+    assert has_text.tolist() == [1, 1, 0, 1, 0]
     expected = multimodal_cases.ccc_loss(truth(), outputs)
     if classes is CLASSES:
         expected += multimodal_cases.entropy(logits, classes)
@@ -56,6 +57,18 @@ def test_gradients_reach_every_part_that_learns(network):
     batch = network.collate([*passages()[1:], Passage((unheard,), 0)])
     value = network.loss(truth(), CLASSES, *network(batch))
     multimodal_cases.assert_all_learn(network, value)
+
+
+def test_what_all_turns_have_in_common_squashes_nothing(network):
+    """However much a layer adds to every turn, turns differ by as much as before."""
+    batch = network.collate(passages())
+    with torch.no_grad():
+        before = network(batch)[0]
+        network.ask_speech.feed[-1].bias += 30.0
+        after = network(batch)[0]
+    assert (after - before).abs().min() > 0.1
+    torch.testing.assert_close(after - after[0], before - before[0], atol=1e-4, rtol=0)
+    assert (before - before[0])[1:].abs().amax(dim=1).min() > 1e-3
 
 
 def test_modalities_are_masked_in_training_only(network):
