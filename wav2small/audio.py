@@ -17,6 +17,7 @@ LARGEST = 1e6  # of a sample: the square of larger ones can overflow, and none w
 UNSCALED = 16.0  # larger ones are integers that somebody forgot to scale
 UPPER_DB = -50.0  # of the upper octave; see `is_band_limited`
 _FRAME, _FRAMES = 512, 400  # samples, and most frames that are looked at
+_WINDOW = np.hanning(_FRAME).astype(np.float32)
 SILENT = "digital silence"  # in the message of every `SilentError`
 MP3_PADDING = 3000  # samples that an encoder adds at most and a decoder takes away
 MIN_DURATION_S = 0.1  # shorter clips hold less than one syllable
@@ -202,13 +203,20 @@ def is_band_limited(signal: np.ndarray) -> bool:
     if len(signal) < _FRAME:
         return False
     frames = np.lib.stride_tricks.sliding_window_view(signal, _FRAME)[:: _FRAME // 2]
-    frames = frames[:: -(-len(frames) // _FRAMES)] * np.hanning(_FRAME)
-    power = np.abs(np.fft.rfft(frames, axis=1)) ** 2
-    loudest = np.sort(power, axis=0)[-max(1, len(power) // 20) :].mean(axis=0)
-
+    frames = frames[:: -(-len(frames) // _FRAMES)] * _WINDOW
     hz = np.fft.rfftfreq(_FRAME, 1 / SAMPLING_RATE)
-    upper = loudest[(hz >= 6000) & (hz <= 7500)].max()
-    return bool(upper < 10 ** (UPPER_DB / 10) * loudest[(hz >= 200) & (hz <= 3400)].max())
+    spectra = np.fft.rfft(frames, axis=1).T
+    voice, upper = (
+        _loudest(spectra[(hz >= low) & (hz <= high)]) for low, high in ((200, 3400), (6000, 7500))
+    )
+    return bool(upper < 10 ** (UPPER_DB / 10) * voice)
+
+
+def _loudest(spectra: np.ndarray) -> float:
+    """Power of the strongest frequency in the loudest 5 % of the frames."""
+    power = spectra.real**2 + spectra.imag**2
+    count = max(1, power.shape[1] // 20)
+    return float(np.partition(power, -count, axis=1)[:, -count:].mean(axis=1).max())
 
 
 def _span(start_s: float, end_s: float | None) -> str:

@@ -166,73 +166,96 @@ class Lock:
 class Journal:
     """What a run has done so far, one JSON line each, so that the same call resumes from it.
 
+    The values stay on disk; memory holds where each one is.
+
     Args:
         path: of the journal, `OUTPUT.part`; None = nothing is kept
         settings: JSON values that must be the same to resume
-
-    Attributes:
-        done: key -> what was added under it, by this run and by the one it resumes
 
     Raises:
         Wav2SmallError: another run writes it, or it cannot be written
 
     Example:
         >>> with Journal("out.csv.part", {"seed": 0}) as journal:
-        ...     journal.add("a.wav", 0.5)
+        ...     _ = journal.add("a.wav", 0.5)
         >>> with Journal("out.csv.part", {"seed": 0}) as journal:
-        ...     journal.done
-        {'a.wav': 0.5}
+        ...     journal.find("a.wav"), journal.find("b.wav")
+        ((12, 0.5), None)
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, settings: Any):
         self.path = None if path is None else Path(path)
-        self.done: dict[str, Any] = {}
         self._settings = json.loads(json.dumps(settings))
         self._stack = contextlib.ExitStack()
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
+        self._places: dict[bytes, int] = {}  # digest of the key -> place, of earlier runs
 
     def __enter__(self) -> Journal:
         if self.path is None:
             return self
         lock = self.path.with_name(f".{self.path.name.removesuffix('.part')}.lock")
         self._stack.enter_context(Lock(lock))
-        self.done = dict(self._read(self.path))
         try:
-            self._file = self._stack.enter_context(open(self.path, "w", encoding="utf-8"))
+            self._file = self._stack.enter_context(open(self.path, "a+b"))
         except OSError as error:
             raise Wav2SmallError(
                 f"cannot write {self.path}: {error.strerror}; choose another -o"
             ) from error
-        for entry in [self._settings, *self.done.items()]:
-            self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
-        if self.done:
-            progress.note(f"resuming from {self.path}: {len(self.done)} clips are done")
+        self._file.truncate(self._scan(self._file))
+        if self._file.tell() == 0 or not self._places:
+            self._file.truncate(0)
+            self._write(self._settings)
+        else:
+            progress.note(f"resuming from {self.path}: {len(self._places)} clips or parts are done")
         return self
 
-    def _read(self, path: Path) -> Iterator[Any]:
-        if not path.exists():
-            return
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file):
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:
-                    return  # the line that was being written when the run stopped
-                if number:
-                    yield entry
-                elif entry != self._settings:
-                    progress.note(f"{path} is of another model or other options: starting anew")
-                    return
+    def _scan(self, file: IO[bytes]) -> int:
+        """Find what is there; the end of what can be kept."""
+        end = 0
+        file.seek(0)
+        for line in file:
+            try:
+                entry = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                break
+            if entry is None:
+                break  # the line that was being written when the run stopped
+            if end:
+                self._places[_digest(entry[0])] = end
+            elif entry != self._settings:
+                progress.note(f"{self.path} is of another model or other options: starting anew")
+                break
+            end += len(line)
+        return end
 
-    def add(self, key: str, value: Any) -> None:
-        """Keep a JSON value; what is there already stays."""
-        if key in self.done:
-            return
-        self.done[key] = value
-        if self._file is not None:
-            self._file.write(json.dumps([key, value]) + "\n")
-            self._file.flush()
+    def _write(self, entry: Any) -> int:
+        assert self._file is not None
+        place = self._file.seek(0, os.SEEK_END)
+        self._file.write(json.dumps(entry).encode() + b"\n")
+        self._file.flush()
+        return place
+
+    def find(self, key: str) -> tuple[int, Any] | None:
+        """Place and value of what an earlier run added under a key, None = nothing."""
+        place = self._places.get(_digest(key))
+        return None if place is None else (place, self.read(place))
+
+    def read(self, place: int) -> Any:
+        """The value at a place."""
+        assert self._file is not None
+        self._file.seek(place)
+        return json.loads(self._file.readline())[1]
+
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """Keys and values of earlier runs."""
+        assert self._file is not None or not self._places
+        for place in self._places.values():
+            self._file.seek(place)  # type: ignore[union-attr]
+            yield tuple(json.loads(self._file.readline()))  # type: ignore[union-attr]
+
+    def add(self, key: str, value: Any) -> int:
+        """Keep a JSON value; its place in the file, -1 = nothing is kept."""
+        return -1 if self._file is None else self._write([key, value])
 
     def remove(self) -> None:
         """Delete the file: the run is complete."""
@@ -241,3 +264,7 @@ class Journal:
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=12).digest()

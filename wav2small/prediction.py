@@ -1,4 +1,8 @@
-"""`predict`: all audio of a source through a bundle, row by row, taken up where it stopped."""
+"""`predict`: all audio of a source through a bundle, row by row, taken up where it stopped.
+
+A clip is estimated in parts of up to `PART` windows. A part is what a worker process does at a
+time, what `FILE.part` keeps and what the progress shows; rows come in the order of the clips.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import numpy as np
 
@@ -18,10 +24,13 @@ from wav2small.errors import AudioError, SilentError, Wav2SmallError
 from wav2small.predictor import WINDOW_S, Predictor
 
 from . import audio, files, places, progress
+from .workers import Died, start
 
 if TYPE_CHECKING:
     import pandas as pd
 
+PART = 50  # windows of a clip: seconds of work
+_CLIPS_PER_TASK = 8  # of a worker process, so that messages cost little
 _Clip = tuple[str, float, float | None]  # file, start and end in seconds
 COLUMNS = ("file", "start", "end", *DIMENSIONS)
 LIMITED = "band_limited"
@@ -38,12 +47,14 @@ class Predictions:
         categories: their names
         rejected: (file, reason) of files that could not be estimated
         kept: names of the columns of the source
+        count: number of rows, also where they were not collected
     """
 
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     rejected: list[tuple[str, str]] = field(default_factory=list)
     categories: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    count: int = 0
 
     def to_frame(self) -> pd.DataFrame:
         """The rows as a table.
@@ -63,9 +74,8 @@ class Predictions:
 
     def __repr__(self) -> str:
         files = len({row[0] for row in self.rows})
-        return (
-            f"<Predictions: {len(self.rows)} rows of {files} files, {len(self.rejected)} rejected>"
-        )
+        count = f"{len(self.rows)} rows of {files} files" if self.rows else f"{self.count} rows"
+        return f"<Predictions: {count}, {len(self.rejected)} rejected>"
 
     def _repr_html_(self) -> str:
         return table(columns(self.categories, self.kept), map(_formatted, self.rows), repr(self))
@@ -112,7 +122,9 @@ def predict(
     root: str | None = None,
     time_unit: str = "s",
     keep: bool = False,
+    workers: int = 0,
     threads: int = 1,
+    collect: bool = True,
 ) -> Predictions:
     """Estimate all audio of a source.
 
@@ -131,7 +143,9 @@ def predict(
         root: folder that the files of a table are relative to
         time_unit: of times of a table that are plain numbers: s, ms or us
         keep: keep the other columns of a table
-        threads: threads of ONNX Runtime
+        workers: processes that estimate; 0 = none, all happens in this one
+        threads: threads of ONNX Runtime, in each process
+        collect: give the rows back, too; without, memory does not grow with them
 
     Raises:
         Wav2SmallError: the bundle or the source cannot be used at all
@@ -143,20 +157,26 @@ def predict(
     from wav2small.index import check_window
 
     check_window(window, hop)
+    if workers < 0:
+        raise Wav2SmallError(f"--workers {workers}: 0 or more")
     predictor = Predictor(bundle, threads=threads)
     sources = [source] if isinstance(source, str | os.PathLike) else source
     clips: list[_Clip] = []
-    extras: list[dict[str, Any]] = []
+    extras: dict[int, dict[Any, Any]] = {}  # clip -> other columns of its table
+    tables: list[tuple[int, int]] = []  # clips of a table, from and to
     result = Predictions(categories=predictor.categories)
     for one in sources:
-        listed, folder, unusable, own = _clips(one, root, time_unit)
+        listed, folder, unusable, own, is_table = _clips(one, root, time_unit)
         if sources is source:
             listed = [(os.path.join(folder, file), start, end) for file, start, end in listed]
+        if is_table:
+            tables.append((len(clips), len(clips) + len(listed)))
+        if keep and own is not None:
+            extras |= dict(enumerate(own.to_dict("records"), start=len(clips)))
         clips += listed
-        extras += own if keep and own else [{}] * len(listed)
         result.rejected += unusable
     folder = "" if sources is source else folder
-    result.kept = list(dict.fromkeys(name for extra in extras for name in extra))
+    result.kept = list(dict.fromkeys(name for extra in extras.values() for name in extra))
     header = columns(predictor.categories, result.kept)
     settings = {
         "bundle": files.sha256(predictor.path),
@@ -165,28 +185,33 @@ def predict(
         "channel": channel,
         "columns": columns(predictor.categories),
     }
+    reader = _Reader(folder, window, hop or window, channel)
+    limited, place = 0, header.index(LIMITED)
+
+    def shown(number: int, rows: list[Any]) -> list[tuple[Any, ...]]:
+        values = tuple(extras.get(number, {}).get(name) for name in result.kept)
+        return [(*row, *values) for row in rows]
+
     with (
-        _Journal(output, settings, header, json_lines) as journal,
+        _Output(output, settings, header, json_lines) as out,
         progress.bar(len(clips), unit="clip", desc="predict") as bar,
     ):
-        for (file, start_s, end_s), extra in zip(clips, extras, strict=True):
-            key = _key(places.join(folder, file), file, start_s, end_s)
-            rows, reason = journal.find(key) or _estimate(
-                predictor, folder, file, start_s, end_s, window, hop or window, channel
-            )
-            values = tuple(extra.get(name) for name in result.kept)
-            shown = [(*row, *values) for row in rows]
-            journal.add(key, rows, reason, shown)
-            result.rows += shown
-            if reason:
-                result.rejected.append((file, reason))
-            bar.update()
-        journal.finish(result.rows)
-    place = header.index(LIMITED)
-    limited = sum(bool(row[place]) for row in result.rows)
+        answers = _answers(clips, reader, predictor, out.journal, workers)
+        for number, answer, kept_at, last in _ordered(answers, bar):
+            new = shown(number, answer.rows)
+            out.add(number, new, kept_at)
+            result.count += len(new)
+            limited += sum(bool(row[place]) for row in new)
+            if collect:
+                result.rows += new
+            if last:
+                row = next((number - low + 1 for low, high in tables if low <= number < high), 0)
+                reason = f"row {row}: {last}" if row else last
+                result.rejected.append((clips[number][0], reason))
+        out.finish(shown)
     if limited:
         progress.note(
-            f"{limited} of {len(result.rows)} rows have nothing above 6 kHz (`{LIMITED}`): a model "
+            f"{limited} of {result.count} rows have nothing above 6 kHz (`{LIMITED}`): a model "
             "that was not trained on telephone audio can be far off there"
         )
     return result
@@ -194,8 +219,8 @@ def predict(
 
 def _clips(
     source: str | os.PathLike[str], root: str | None, time_unit: str
-) -> tuple[list[_Clip], str, list[tuple[str, str]], list[dict[str, Any]]]:
-    """Clips of a source, their folder, what it rejects, and the other columns of a table."""
+) -> tuple[list[_Clip], str, list[tuple[str, str]], pd.DataFrame | None, bool]:
+    """Clips of a source, their folder, what it rejects, other columns, whether it is a table."""
     from . import index
 
     name = places.expanded(os.fspath(source))
@@ -206,10 +231,10 @@ def _clips(
         folder, file = os.path.split(name)
         if not index.is_utf8(file):
             raise Wav2SmallError(f"{index.not_utf8(file)}; rename the file")
-        return [(file, 0.0, None)], folder, [], []
+        return [(file, 0.0, None)], folder, [], None, False
     if os.path.isdir(name) and not index.is_database(name) and not index.is_table(name):
         listed, rejected = index.list_audio(name)
-        return [(file, 0.0, None) for file in listed], name, rejected, []
+        return [(file, 0.0, None) for file in listed], name, rejected, None, False
     if "://" not in name and not index.is_table(name) and not os.path.exists(name):
         raise Wav2SmallError(index.nowhere(name))
     found = index.load_source(name, root=root, time_unit=time_unit)
@@ -220,67 +245,196 @@ def _clips(
     ]
     others = found.frame.drop(columns=index.KEYS)
     others.columns = others.columns.astype(str)
-    return clips, found.root, found.rejected, others.to_dict("records")  # type: ignore[return-value]
+    return clips, found.root, found.rejected, others, index.is_table(name)
 
 
-def _estimate(
-    predictor: Predictor,
-    folder: str,
-    file: str,
-    start_s: float,
-    end_s: float | None,
-    window_s: float,
-    hop_s: float,
-    channel: int | None,
-) -> tuple[list[tuple[Any, ...]], str]:
-    """Rows of one clip, and why it gave none. Windows without sound are passed over."""
-    from wav2small.index import spans
+class _Task(NamedTuple):
+    """A part of a clip: what a worker estimates at a time."""
 
-    path = places.join(folder, file)
-    rows: list[tuple[Any, ...]] = []
-    reason = silent = ""
-    try:
-        total_s = audio.duration(path)
-        stop_s = total_s if end_s is None else end_s
-        if stop_s > total_s + window_s:
-            audio.read(path, start_s=start_s, end_s=stop_s, channel=channel)  # raises
-        cut = spans(stop_s - start_s, window_s=window_s, hop_s=hop_s)
-    except AudioError as error:
-        return [], str(error)
-    for low, high in cut:
-        first, last = start_s + low, start_s + high
-        single = len(cut) == 1
+    number: int  # of the clip
+    part: int
+    clip: _Clip
+
+
+class _Answer(NamedTuple):
+    """What became of a part: JSON values."""
+
+    rows: list[Any]
+    reason: str  # why something of it was rejected
+    silent: str  # why a window of it was passed over
+    parts: int  # of its clip
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the windows of clips; travels to worker processes."""
+
+    folder: str
+    window_s: float
+    hop_s: float
+    channel: int | None
+
+    def path(self, file: str) -> str:
+        return places.join(self.folder, file)
+
+    def key(self, task: _Task) -> str:
+        """What must be the same for an answer of an earlier run to hold: the clip and its file."""
         try:
-            signal = audio.read(
-                path, start_s=first, end_s=end_s if single else last, channel=channel
-            )
-        except SilentError as error:
-            silent = silent or str(error)
-            continue
+            found = os.stat(self.path(task.clip[0]))
+            state = [found.st_size, found.st_mtime_ns]
+        except (OSError, ValueError):
+            state = []
+        return json.dumps([*task.clip, *state, task.part])
+
+    def estimate(self, predictor: Predictor, task: _Task) -> _Answer:
+        """Rows of a part of a clip. Windows without sound are passed over."""
+        from wav2small.index import spans
+
+        (file, start_s, end_s), part = task.clip, task.part
+        rows: list[tuple[Any, ...]] = []
+        reason = silent = ""
+        try:
+            with audio.Recording(self.path(file)) as recording:
+                total_s = recording.duration
+                stop_s = total_s if end_s is None else end_s
+                if stop_s > total_s + self.window_s:  # raises
+                    recording.read(start_s=start_s, end_s=stop_s, channel=self.channel)
+                cut = spans(stop_s - start_s, window_s=self.window_s, hop_s=self.hop_s)
+                for low, high in cut[part * PART : (part + 1) * PART]:
+                    first, last = start_s + low, start_s + high
+                    until = end_s if len(cut) == 1 else last
+                    try:
+                        signal = recording.read(start_s=first, end_s=until, channel=self.channel)
+                    except SilentError as error:
+                        silent = silent or str(error)
+                        continue
+                    except AudioError as error:
+                        reason = reason or str(error)
+                        continue
+                    estimate = np.concatenate(predictor.predict_categories(signal))
+                    values = (*map(float, estimate), audio.is_band_limited(signal))
+                    rows.append((file, round(first, 3), round(last, 3), *values))
         except AudioError as error:
-            reason = reason or str(error)
-            continue
-        estimate = np.concatenate(predictor.predict_categories(signal))
-        values = (*(float(value) for value in estimate), audio.is_band_limited(signal))
-        rows.append((file, round(first, 3), round(last, 3), *values))
-    return rows, reason or ("" if rows else silent)
+            return _Answer([], str(error), "", 1)
+        return _Answer(rows, reason, silent, -(-len(cut) // PART))
 
 
-def _key(path: str, file: str, start_s: float, end_s: float | None) -> str:
-    """What must be the same for an estimate of an earlier run to hold: the clip and its file."""
-    try:
-        found = os.stat(path)
-        state = [found.st_size, found.st_mtime_ns]
-    except (OSError, ValueError):
-        state = []
-    return json.dumps([file, start_s, end_s, *state])
+def estimator(
+    bundle: str | Predictor, threads: int, reader: _Reader
+) -> Callable[[list[_Task]], list[_Answer]]:
+    """Make the function of a worker process: parts in, their answers out.
+
+    Args:
+        bundle: path of the model, or one that is open
+        threads: of ONNX Runtime
+        reader: of the clips
+
+    Example:
+        >>> run = estimator("bundle", 1, _Reader("", 12.0, 12.0, None))
+        >>> run([_Task(0, 0, ("speech.wav", 0.0, None))])[0].parts
+        1
+    """
+    predictor = bundle if isinstance(bundle, Predictor) else Predictor(bundle, threads=threads)
+    return lambda tasks: [reader.estimate(predictor, task) for task in tasks]
 
 
-class _Journal:
-    """What a run has done so far, in `OUTPUT.part`, one JSON line per clip.
+def _answers(
+    clips: Sequence[_Clip],
+    reader: _Reader,
+    predictor: Predictor,
+    journal: files.Journal,
+    processes: int,
+) -> Iterator[tuple[_Task, _Answer, int]]:
+    """Every part of every clip as soon as it is done, and where the journal keeps it."""
+    todo = (_Task(number, 0, clip) for number, clip in enumerate(clips))
+    rest: deque[_Task] = deque()  # of clips of several parts
+    alone: deque[_Task] = deque()  # a process died on one of them
+    keys: dict[_Task, str] = {}  # of tasks that are at work
+    threads = predictor.model.threads
+    bundle = predictor.path if processes else predictor
 
-    An output that is no regular file (an open text file, a pipe, a device) gets each row at once
-    and cannot be taken up.
+    def done(task: _Task, answer: _Answer, place: int) -> tuple[_Task, _Answer, int]:
+        if task.part == 0:
+            rest.extend(task._replace(part=part) for part in range(1, answer.parts))
+        return task, answer, place
+
+    def fresh() -> Iterator[_Task | tuple[_Task, _Answer, int]]:
+        """The next tasks; in place of those that an earlier run did, what it found."""
+        while (task := rest.popleft() if rest else next(todo, None)) is not None:
+            keys[task] = reader.key(task) if journal.path else ""
+            if found := journal.find(keys[task]):
+                del keys[task]
+                yield done(task, _Answer(*found[1]), found[0])
+            else:
+                yield task
+
+    with start(processes, f"{__name__}:estimator", bundle, threads, reader) as pool:
+        while True:
+            while pool.free:
+                tasks = [alone.popleft()] if alone else []
+                most = 1 if tasks or not processes else _CLIPS_PER_TASK
+                for entry in fresh() if not tasks else ():
+                    if not isinstance(entry, _Task):
+                        yield entry
+                        continue
+                    tasks.append(entry)
+                    if len(tasks) == most or entry.part or rest:
+                        break
+                if not tasks:
+                    break
+                pool.submit(tasks)
+            if not pool.busy:
+                return
+            for tasks, answers in pool.receive():
+                if answers is Died and len(tasks) > 1:
+                    alone.extend(tasks)
+                    continue
+                died = answers is Died
+                for task, answer in zip(tasks, [_crashed(reader, tasks[0])] if died else answers,
+                                        strict=True):  # fmt: skip
+                    key = keys.pop(task)
+                    # What a process died on is not kept: the same call tries it again.
+                    yield done(task, answer, -1 if died else journal.add(key, answer))
+
+
+def _crashed(reader: _Reader, task: _Task) -> _Answer:
+    why = "the process that read it crashed; it is damaged, or does not fit in memory"
+    return _Answer([], f"{reader.path(task.clip[0])}: {why}", "", task.part + 1)
+
+
+def _ordered(
+    answers: Iterable[tuple[_Task, _Answer, int]], bar: Any
+) -> Iterator[tuple[int, _Answer, int, str | None]]:
+    """The parts in the order of the clips.
+
+    Yields:
+        number of the clip, the answer, its place in the journal; and with the last part of a clip
+        why something of it was rejected, "" = nothing was
+    """
+    waiting: dict[tuple[int, int], tuple[_Answer, int]] = {}
+    number = part = rows = parts = 0
+    reason = silent = ""
+    for task, answer, place in answers:
+        waiting[task.number, task.part] = answer, place
+        bar.update(1 / answer.parts)
+        while (number, part) in waiting:
+            answer, place = waiting.pop((number, part))
+            parts = answer.parts if part == 0 else parts
+            rows += len(answer.rows)
+            reason, silent = reason or answer.reason, silent or answer.silent
+            part += 1
+            if part < parts:
+                yield number, answer, place, None
+                continue
+            yield number, answer, place, reason or ("" if rows else silent)
+            number, part, rows, reason, silent = number + 1, 0, 0, "", ""
+
+
+class _Output:
+    """Where the rows go, and the journal of a run in `OUTPUT.part`.
+
+    A file is written at the end, from the journal. An output that is no regular file (an open text
+    file, a pipe, a device) gets each row at once and cannot be taken up.
     """
 
     def __init__(
@@ -296,10 +450,11 @@ class _Journal:
         self._output = output
         self._stream: TextIO | None = None
         self._regular = isinstance(output, str | os.PathLike) and not files.special(output)
-        self._kept = files.Journal(f"{output}.part" if self._regular else None, settings)
+        self.journal = files.Journal(f"{output}.part" if self._regular else None, settings)
+        self._order = array("q")  # places of the parts in the journal
 
-    def __enter__(self) -> _Journal:
-        self._stack.enter_context(self._kept)
+    def __enter__(self) -> _Output:
+        self._stack.enter_context(self.journal)
         if self._output is None or self._regular:
             return self
         if isinstance(self._output, str | os.PathLike):
@@ -310,22 +465,13 @@ class _Journal:
         self._write_header(self._stream)
         return self
 
-    def find(self, key: str) -> tuple[list[tuple[Any, ...]], str] | None:
-        """Rows and reason of a clip that is done, None = it is not."""
-        if not self._regular or key not in self._kept.done:
-            return None
-        rows, reason = self._kept.done[key]
-        return [tuple(row) for row in rows], reason
-
-    def add(
-        self, key: str, rows: list[tuple[Any, ...]], reason: str, shown: list[tuple[Any, ...]]
-    ) -> None:
-        """Keep the rows of a clip, or write them at once as they are shown."""
+    def add(self, number: int, rows: list[tuple[Any, ...]], place: int) -> None:
+        """Write the rows of a part at once, or remember where the journal keeps them."""
         if self._stream is not None:
-            self._write(self._stream, shown)
+            self._write(self._stream, rows)
             self._stream.flush()
-        elif self._regular:
-            self._kept.add(key, [rows, reason])
+        elif self._regular and rows:
+            self._order.extend((number, place))
 
     def _write_header(self, file: TextIO) -> None:
         if not self._json_lines:
@@ -342,7 +488,8 @@ class _Journal:
                 # A name with a carriage return could not be read back unquoted.
                 (quoted if "\r" in cells[0] else plain).writerow(cells)
 
-    def finish(self, rows: list[tuple[Any, ...]]) -> None:
+    def finish(self, shown: Callable[[int, list[Any]], list[tuple[Any, ...]]]) -> None:
+        """Write the file: `shown(number of the clip, its rows)`, part by part."""
         if not self._regular:
             return
         with (
@@ -350,8 +497,9 @@ class _Journal:
             open(temporary, "w", newline="", encoding="utf-8") as file,
         ):
             self._write_header(file)
-            self._write(file, rows)
-        self._kept.remove()
+            for number, place in zip(self._order[::2], self._order[1::2], strict=True):
+                self._write(file, shown(number, self.journal.read(place)[0]))
+        self.journal.remove()
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()

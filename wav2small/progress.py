@@ -33,7 +33,9 @@ def bar(total: float | None, *, unit: str, desc: str) -> Any:
     import tqdm.auto
 
     graphical = sys.stderr.isatty() or "ipykernel" in sys.modules
-    counted = "{n:.2f}/{total_fmt} {unit}" if unit == "h" else "{n_fmt}/{total_fmt} {unit}"
+    # Parts of a long clip count, too.
+    digits = 2 if unit == "h" or (total or 0) < 10 else 0
+    counted = f"{{n:.{digits}f}}/{{total_fmt}} {{unit}}"
     drawn = "|{bar}|" if graphical else ""
     return tqdm.auto.tqdm(
         total=round(total, 2) if total else total,

@@ -14,8 +14,8 @@ from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.files import Journal, sha256
 from wav2small.predictor import Predictor, model_path
-from wav2small.teachers.labelling.workers import Died, start
 from wav2small.training.threads import available
+from wav2small.workers import Died, start
 
 from . import pitch
 from .corpus import Corpus, read
@@ -119,15 +119,16 @@ def predict(
         progress.bar(len(corpus), unit="clip", desc="audit") as bar,
     ):
         clips = corpus.frame[["path", "start", "end"]].itertuples()
-        tasks = [tuple(clip) for clip in clips if str(clip.Index) not in kept.done]
+        entries |= {int(row): entry for row, entry in kept.values()}
+        tasks = [tuple(clip) for clip in clips if clip.Index not in entries]
         bar.update(len(corpus) - len(tasks))
         for (row, path, *_), entry in _run(tasks, setup, processes):
             if entry is Died:  # not kept: the same call tries it again
-                entries[row] = {"reason": f"{path}: a process died on it; is memory short?"}
+                entry = {"reason": f"{path}: a process died on it; is memory short?"}
             else:
                 kept.add(str(row), entry)
+            entries[row] = entry
             bar.update()
-        entries |= {int(row): entry for row, entry in kept.done.items()}
     rejected = [row for row in sorted(entries) if "reason" in entries[row]]
     rows = np.array(sorted(entries.keys() - set(rejected)), dtype=int)
     if len(rows) == 0:

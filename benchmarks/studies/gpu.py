@@ -170,7 +170,8 @@ class Study:
 
 def label(study: Study) -> dict[str, Any]:
     """`wav2small label` from files to the table, with the teacher loaded before."""
-    from wav2small.teachers.labelling import run, workers
+    from wav2small import workers
+    from wav2small.teachers.labelling import run
 
     teacher, count = study.teacher, study.scale.clips
     run.label(study.links("warm", study.scale.warm), study.folder / "w.parquet", teacher=teacher)

@@ -21,9 +21,9 @@ from wav2small.teachers import base as teachers
 from wav2small.teachers.base import Teacher
 from wav2small.teachers.multimodal.dialogue import Passage
 from wav2small.training.threads import Pace, asked, available
+from wav2small.workers import Died, Inline, Pool, start
 
 from .clips import Batch, Item, Outcome, Reader, Rejection, SourceRow, rejection
-from .workers import Died, Inline, Pool, start
 
 GPU_BATCH_S = 600.0
 CPU_BATCH_S = 2.0  # measured: on a CPU larger batches outgrow the caches and gain nothing

@@ -11,9 +11,9 @@ import numpy as np
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.teachers import registry
 from wav2small.teachers.base import Teacher, columns
+from wav2small.workers import Died, start
 
 from .clips import Outcome, Reader, SourceRow, reason, rejection
-from .workers import Died, start
 
 _ROWS_PER_TASK = 8  # some tenths of a second of work: little to lose, few messages
 

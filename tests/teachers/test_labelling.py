@@ -22,11 +22,11 @@ from labelling_cases import label
 
 from wav2small import augmentation as variants
 from wav2small import progress, read_labels
+from wav2small import workers as pools
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.teachers import load_teacher
 from wav2small.teachers.labelling import batched, clips, plan
 from wav2small.teachers.labelling import run as labelling
-from wav2small.teachers.labelling import workers as pools
 
 TESTS = str(Path(__file__).parents[1])
 KEYS = ["file", "start", "end"]

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(
         parser,
         FUNCTION,
-        skip=("bundle", "source"),
+        skip=("bundle", "source", "collect"),
         json_lines={"flags": ["--json"]},
         window={"metavar": "S"},
         hop={"metavar": "S"},
@@ -74,10 +74,10 @@ def run(args: argparse.Namespace) -> int:
     from wav2small.prediction import report_rejected
 
     source = args.source if len(args.source) > 1 else args.source[0]
-    given = {**vars(args), "source": source, "output": args.output or sys.stdout}
+    given = {**vars(args), "source": source, "output": args.output or sys.stdout, "collect": False}
     result = options.call(FUNCTION, **given)
     code = report_rejected(result.rejected)
-    if not result.rows:
+    if not result.count:
         raise Wav2SmallError(f"{' '.join(args.source)}: none of its audio can be used")
     return code
 

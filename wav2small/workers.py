@@ -173,9 +173,7 @@ class Pool:
         ours, theirs = Pipe()
         environment = {name: "1" for name in _THREADS} | os.environ
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        program = (
-            f"from wav2small.teachers.labelling.workers import serve; serve({theirs.fileno()})"
-        )
+        program = f"from wav2small.workers import serve; serve({theirs.fileno()})"
         process = subprocess.Popen(
             [sys.executable, "-c", program],
             pass_fds=[theirs.fileno()],
