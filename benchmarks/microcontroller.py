@@ -204,20 +204,6 @@ def microcontroller(
     )
 
 
-def on_host(
-    bundle: str | os.PathLike[str], clip: str | os.PathLike[str] | np.ndarray | None = None
-) -> dict[str, Any]:
-    """The same program on this machine; its `memory`, `overall` and `checksum` must be equal."""
-    source = _source(bundle)
-    with tempfile.TemporaryDirectory(prefix="wav2small-") as name:
-        folder = Path(name)
-        _write_clip(_clip(clip), folder)
-        command = ["cc", *_FLAGS, "-O2", "-DW2S_HOST", *_defines(source), str(source)]
-        command += [str(BOARD / "main.c"), str(folder / "clip.c"), "-o", str(folder / "program")]
-        _call(command)
-        return _parse(_call([str(folder / "program")]))
-
-
 def table(runs: Sequence[Run]) -> str:
     """Runs side by side, as text."""
     rows = [

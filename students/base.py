@@ -111,13 +111,9 @@ class Student(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json and model.safetensors, each atomically."""
         folder = Path(folder)
-        config = {
-            "student": self.name,
-            "wav2small_version": wav2small.__version__,
-            **self.config,
-        }
         weights.write(folder / WEIGHTS, self.state_dict())
-        files.write_json(folder / CONFIG, config)
+        version = {"student": self.name, "wav2small_version": wav2small.__version__}
+        files.write_json(folder / CONFIG, {**version, **self.config})
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Student:

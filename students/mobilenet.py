@@ -156,21 +156,16 @@ class MobileNet(Student):
         return net.flatten(net.act2(net.norm_head(net.conv_head(x))))
 
 
-def _register(name: str, timm_name: str, description: str) -> type[MobileNet]:
-    cls = type(name, (MobileNet,), {"timm_name": timm_name, "__module__": __name__})
-    cls.__doc__ = MobileNet.__doc__
-    return registry.register_student(name, description=description)(cls)
+def _register(name: str, timm_name: str, description: str) -> None:
+    members = {"timm_name": timm_name, "__module__": __name__, "__doc__": MobileNet.__doc__}
+    registry.register_student(name, description=description)(type(name, (MobileNet,), members))
 
 
-MobileNetV3Small = _register(
-    "mobilenetv3_small", "mobilenetv3_small_100", "squeeze-and-excitation; quickest of the four"
-)
-MobileNetV3Large = _register(
-    "mobilenetv3_large", "mobilenetv3_large_100", "squeeze-and-excitation; for servers"
-)
-MobileNetV4Small = _register(
-    "mobilenetv4_conv_small", "mobilenetv4_conv_small", "the paper's best: for phones, no SE layers"
-)
-MobileNetV4Medium = _register(
-    "mobilenetv4_conv_medium", "mobilenetv4_conv_medium", "largest: for a GPU or a server"
-)
+for _name, _timm_name, _description in (
+    ("mobilenetv3_small", "mobilenetv3_small_100", "squeeze-and-excitation; quickest of the four"),
+    ("mobilenetv3_large", "mobilenetv3_large_100", "squeeze-and-excitation; for servers"),
+    ("mobilenetv4_conv_small", "mobilenetv4_conv_small",
+     "the paper's best: for phones, no SE layers"),
+    ("mobilenetv4_conv_medium", "mobilenetv4_conv_medium", "largest: for a GPU or a server"),
+):  # fmt: skip
+    _register(_name, _timm_name, _description)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import wav2small
@@ -112,11 +113,7 @@ def load(folder: str | os.PathLike[str]) -> Student:
     folder = Path(folder)
     config = read_config(folder)
     student = create(config.pop("student"), **config)
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise Wav2SmallError(
-            f"{path}: no such file; a student's folder holds {CONFIG} and {WEIGHTS}"
-        )
+    path = _file(folder, WEIGHTS)
     student.load_weights(weights.read(path), path)
     return student.eval()
 
@@ -132,7 +129,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if "student" not in config:
         if not config.keys() >= _PUBLISHED_KEYS:
             raise Wav2SmallError(f"{path}: no `student` in it; is this a student's folder?")
-        return _object("wav2small.students.wav2small2:published_config")(config, path)
+        return resolve_name("wav2small.students.wav2small2:published_config")(config, path)
     version = str(config.pop("wav2small_version", "0"))
     if _version(version) > _version(wav2small.__version__):
         raise Wav2SmallError(
@@ -153,7 +150,7 @@ def provenance(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if path.is_file():
         return files.read_json(path)
     if "student" not in _read_config(Path(folder)):
-        published = _object("wav2small.students.wav2small2:PUBLISHED_PROVENANCE")
+        published = resolve_name("wav2small.students.wav2small2:PUBLISHED_PROVENANCE")
         return provenances.new(**published)
     return provenances.new(
         teachers=[{"name": "unknown", "id": str(folder), "revision": "", "licence": "unknown"}]
@@ -168,35 +165,29 @@ def list_students() -> list[dict[str, Any]]:
         `macs_per_second` (multiply-accumulates per second of audio, counted on 5 s),
         `macs_frontend` (the part of it before the first trained layer), `licence`, `description`
     """
-    count = _object("wav2small.students.costs:count")
+    count = resolve_name("wav2small.students.costs:count")
     rows = []
     for name in names():
         cls = _class(name)
-        student = create(name).eval()
-        cost = count(student)
-        rows.append(
-            {
-                "name": name,
-                "parameters": cost.parameters,
-                "constants": cost.constants,
-                "macs_per_second": cost.macs_per_second,
-                "macs_frontend": cost.macs_frontend,
-                "licence": getattr(cls, "licence", "MIT"),
-                "description": _DESCRIPTIONS[name],
-            }
-        )
+        row = {"name": name, **count(create(name).eval())._asdict()}
+        row |= {"licence": getattr(cls, "licence", "MIT"), "description": _DESCRIPTIONS[name]}
+        rows.append(row)
     return rows
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
     if not folder.is_dir():
         raise Wav2SmallError(f"{folder}: no such folder; give a run or a folder with {CONFIG}")
+    return files.read_json(_file(folder, CONFIG))
+
+
+def _file(folder: Path, name: str) -> Path:
+    path = folder / name
     if not path.is_file():
         raise Wav2SmallError(
             f"{path}: no such file; a student's folder holds {CONFIG} and {WEIGHTS}"
         )
-    return files.read_json(path)
+    return path
 
 
 def _class(name: str) -> type[Student]:
@@ -205,12 +196,6 @@ def _class(name: str) -> type[Student]:
     if name not in _STUDENTS:
         raise Wav2SmallError(f"no student {name!r}{_nearest(name, names())}")
     return _STUDENTS[name]
-
-
-def _object(spec: str) -> Any:
-    """`module:object`: this file knows the others by name only."""
-    module, _, name = spec.partition(":")
-    return getattr(import_module(module), name)
 
 
 def _nearest(word: str, choices: list[str]) -> str:

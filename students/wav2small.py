@@ -86,10 +86,8 @@ class Wav2Small(Student):
         self.vgg7 = Vgg7(
             nn.Linear(size, size),
             nn.Linear(size, size),
-            n_fft=n_fft,
-            hop=hop,
-            half_mel=half_mel,
-        )
+            n_fft=n_fft, hop=hop, half_mel=half_mel,
+        )  # fmt: skip
 
     def _embed(self, signal: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         x, mask = self.vgg7(normalise(signal, lengths), lengths)

@@ -23,16 +23,10 @@ from .wav2small import Vgg7
 
 #: Lineage of a folder in the published layout; the checkpoint forbids commercial use.
 PUBLISHED_PROVENANCE: dict[str, Any] = {
-    "teachers": [
-        {
-            "name": "wav2small2",
-            "id": "audeering/wav2small",
-            "revision": "",
-            "licence": "CC-BY-NC-SA-4.0",
-        }
-    ],
+    "teachers": [{"name": "wav2small2", "id": "audeering/wav2small", "revision": "",
+                  "licence": "CC-BY-NC-SA-4.0"}],
     "audio": [{"source": "MSP-Podcast and others, see arXiv 2408.13920", "licence": "unknown"}],
-}
+}  # fmt: skip
 
 
 def published_config(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
@@ -85,10 +79,8 @@ class Wav2Small2(Student):
         self.vgg7 = Vgg7(
             nn.Conv2d(half_mel, half_mel, 1),
             nn.Conv2d(half_mel, half_mel, 1),
-            n_fft=n_fft,
-            hop=hop,
-            half_mel=half_mel,
-        )
+            n_fft=n_fft, hop=hop, half_mel=half_mel,
+        )  # fmt: skip
         self.gram = Gram()
 
     def _embed(self, signal: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:

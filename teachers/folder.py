@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from wav2small.errors import Wav2SmallError
@@ -72,6 +72,5 @@ def _load(source: Checkpoint, options: dict[str, Any]) -> Teacher:
             f"{source.folder / checkpoint.CONFIG}: model_type {kind!r} is no teacher; known: "
             f"{', '.join(_LOADERS)} and students"
         )
-    module, _, name = maker.partition(":")
     chosen = {name: options[name] for name in ("device", "dtype") if name in options}
-    return getattr(import_module(module), name)(source, **chosen)
+    return resolve_name(maker)(source, **chosen)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from wav2small import models
@@ -128,7 +128,7 @@ def load_teacher(
         )
     if licence:
         teacher.licence = licence
-    return _object(_PLACED)(teacher) if placement else teacher
+    return resolve_name(_PLACED)(teacher) if placement else teacher
 
 
 def _load(spec: str, options: dict[str, Any]) -> Teacher:
@@ -138,7 +138,7 @@ def _load(spec: str, options: dict[str, Any]) -> Teacher:
     if spec in _registered:
         return _call(_registered[spec], options)
     if spec in _MAKERS:
-        return _call(_object(_MAKERS[spec]), options)
+        return _call(resolve_name(_MAKERS[spec]), options)
     if spec in MADE and not os.path.isdir(spec):
         raise Wav2SmallError(
             f"--teacher {spec}: no weights are published; make a teacher first: wav2small finetune "
@@ -146,15 +146,15 @@ def _load(spec: str, options: dict[str, Any]) -> Teacher:
             "--teacher teacher/"
         )
     if spec in models.NAMES and not os.path.isfile(os.path.join(spec, "config.json")):
-        return _object(_ONNX)(os.fspath(models.locate(spec)), **options)
+        return resolve_name(_ONNX)(os.fspath(models.locate(spec)), **options)
     if os.path.isdir(spec):
-        return _object(_FOLDER)(spec, **options)
+        return resolve_name(_FOLDER)(spec, **options)
     if spec.lower().endswith(".onnx") and os.path.isfile(spec):
-        return _object(_ONNX)(spec, **options)
+        return resolve_name(_ONNX)(spec, **options)
     if ":" in spec and "/" not in spec.partition(":")[0]:
         return _call(_imported(spec), options)
     if spec.count("/") == 1 and not os.path.exists(spec) and not spec.startswith((".", "/")):
-        return _object(_HUB)(spec, **options)
+        return resolve_name(_HUB)(spec, **options)
     known = ", ".join([*BUILT_IN, *(name for name in _registered if name not in BUILT_IN)])
     close = difflib.get_close_matches(spec, [*BUILT_IN, *_registered], n=1)
     hint = f"did you mean {close[0]}? " if close else ""
@@ -172,18 +172,11 @@ def _call(factory: Callable[..., Any], options: dict[str, Any]) -> Teacher:
     return factory(**{name: value for name, value in options.items() if name in parameters})
 
 
-def _object(spec: str) -> Any:
-    """`module:object`: this file knows the others by name only."""
-    module, _, name = spec.partition(":")
-    return getattr(import_module(module), name)
-
-
 def _imported(spec: str) -> Callable[..., Any]:
-    module, _, attribute = spec.partition(":")
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # console scripts do not look into the current folder
     try:
-        return getattr(import_module(module), attribute)
+        return resolve_name(spec)
     except (ImportError, AttributeError, ValueError) as error:
         raise Wav2SmallError(
             f"--teacher {spec}: {error}; give package.module:Class that Python can import"

@@ -1,8 +1,12 @@
-"""A nano that was never trained, with everything else as in a trained one."""
+"""A nano that was never trained, else as a trained one, and its C on this machine."""
+
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from wav2small.benchmarks import microcontroller
 from wav2small.students import registry
 
 
@@ -25,3 +29,16 @@ def random_nano(signals: list[np.ndarray], seed: int = 0):
         student.adv.weight.mul_(0.05 / (embedding @ student.adv.weight.T).std())
         student.adv.bias.add_(0.5 - student(batch).mean(0))
     return student
+
+
+def on_host(bundle, clip=None):
+    """What the program of `microcontroller` gives on this machine."""
+    source = microcontroller._source(bundle)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        microcontroller._write_clip(microcontroller._clip(clip), folder)
+        command = ["cc", *microcontroller._FLAGS, "-O2", "-DW2S_HOST", str(source)]
+        command += [*microcontroller._defines(source), str(microcontroller.BOARD / "main.c")]
+        command += [str(folder / "clip.c"), "-o", str(folder / "program")]
+        microcontroller._call(command)
+        return microcontroller._parse(microcontroller._call([str(folder / "program")]))

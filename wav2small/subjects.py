@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,7 +92,7 @@ def check(subject: str | os.PathLike[str]) -> None:
     name = os.fspath(subject)
     if name in models.NAMES or is_table(name) or os.path.exists(name) or ":" in name or "/" in name:
         return
-    teachers = import_module("wav2small.teachers.registry").list_teachers()
+    teachers = resolve_name("wav2small.teachers.registry:list_teachers")()
     if name not in {row["name"] for row in teachers}:
         raise Wav2SmallError(
             f"{name}: no such bundle, label table or teacher; name a folder, a file, or one of "
@@ -132,8 +132,7 @@ def _of_bundle(predictor: Predictor, clips: Index) -> Estimates:
 
 def _of_teacher(name: str, clips: Index, options: dict[str, Any]) -> Estimates:
     """Label the clips as `label` does: in worker processes or batches, long ones in windows."""
-    module, _, function = _LABEL.partition(":")
-    label = getattr(import_module(module), function)
+    label = resolve_name(_LABEL)
     with tempfile.TemporaryDirectory() as folder:
         output = os.path.join(folder, "labels.parquet")
         try:

@@ -15,8 +15,8 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable
-from importlib import import_module
 from multiprocessing.connection import Connection, Pipe, wait
+from pkgutil import resolve_name
 from typing import Any
 
 from wav2small.errors import Wav2SmallError
@@ -45,8 +45,7 @@ def start(count: int, build: str, *arguments: Any) -> Pool | Inline:
 
 
 def _function(build: str, arguments: tuple[Any, ...]) -> Callable[[Any], Any]:
-    module, _, name = build.partition(":")
-    return getattr(import_module(module), name)(*arguments)
+    return resolve_name(build)(*arguments)
 
 
 class Inline:

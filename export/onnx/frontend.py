@@ -20,18 +20,17 @@ FLOOR = students_frontend.FLOOR
 SAMPLING_RATE = students_frontend.SAMPLING_RATE
 
 
-def moments(graph: Graph, signal: str = "signal", *, exact: bool = False) -> tuple[str, str]:
-    """Mean [1, 1] and variance + 1e-7 [1, 1] of a signal [1, T].
+def moments(graph: Graph, *, exact: bool = False) -> tuple[str, str]:
+    """Mean [1, 1] and variance + 1e-7 [1, 1] of the input `signal` [1, T].
 
     Args:
         graph: where to
-        signal: name of the tensor
         exact: sum the mean in rows, which takes 1.7 MB more for 5 s. Where a recording is digitally
             silent its mean is all that remains, and one long float32 sum is a hundredth off: the
             outputs of a deep student move by 1e-4.
     """
-    mean = _mean(graph, signal) if exact else graph.add("ReduceMean", signal, axes=[1])
-    centred = graph.add("Sub", signal, mean)
+    mean = _mean(graph) if exact else graph.add("ReduceMean", "signal", axes=[1])
+    centred = graph.add("Sub", "signal", mean)
     if not exact:
         # The first mean is rounded: what it leaves of a constant offset would be amplified by
         # 1 / sqrt(1e-7) where nothing else is in the signal.
@@ -40,11 +39,11 @@ def moments(graph: Graph, signal: str = "signal", *, exact: bool = False) -> tup
     return mean, graph.add("Add", variance, graph.constant(1e-7))
 
 
-def _mean(graph: Graph, signal: str) -> str:
-    count = graph.add("Slice", graph.add("Shape", signal), graph.shape(1), graph.shape(2))
+def _mean(graph: Graph) -> str:
+    count = graph.add("Slice", graph.add("Shape", "signal"), graph.shape(1), graph.shape(2))
     short = graph.add("Mod", graph.add("Neg", count), graph.shape(512))
     pads = graph.add("Concat", graph.shape(0, 0, 0), short, axis=0)
-    rows = graph.add("Reshape", graph.add("Pad", signal, pads), graph.shape(-1, 512))
+    rows = graph.add("Reshape", graph.add("Pad", "signal", pads), graph.shape(-1, 512))
     total = graph.add("ReduceSum", graph.add("ReduceSum", rows, graph.shape(1)), graph.shape(0))
     return graph.add("Div", total, graph.add("Cast", count, to=TensorProto.FLOAT))
 

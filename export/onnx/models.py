@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
+from pkgutil import resolve_name
 
 import onnx
 
@@ -60,10 +60,7 @@ def find_builder(name: str) -> Builder:
             f"student {name!r} cannot be exported; "
             "add a builder with wav2small.export.onnx.models.register_builder (see docs/export.md)"
         )
-    if isinstance(builder, str):
-        module, _, attribute = builder.partition(":")
-        return getattr(import_module(module), attribute)
-    return builder
+    return resolve_name(builder) if isinstance(builder, str) else builder
 
 
 def build(

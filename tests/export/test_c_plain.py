@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from nanos import random_nano
+from nanos import on_host, random_nano
 
 from wav2small import audio, stream
 from wav2small.benchmarks import microcontroller
@@ -470,7 +470,7 @@ def test_rejections(nano, tmp_path):
 @NEEDS_BOARDS
 def test_same_on_every_processor(source, emodb):
     clip = sorted(emodb.rglob("*.flac"))[3]
-    here = microcontroller.on_host(source, clip)
+    here = on_host(source, clip)
     header = source.with_suffix(".h").read_text()
     runs = [microcontroller.microcontroller(source, target=t, clip=clip)
             for t in microcontroller.TARGETS]  # fmt: skip
@@ -550,7 +550,7 @@ def test_kernels_of_a_processor_equal_portable_ones(source, emodb, target, kind)
     }[kind]
     if kind == "silence":
         clip[:8000] = rng.integers(-9000, 9000, 8000)
-    here = microcontroller.on_host(source, clip)
+    here = on_host(source, clip)
     there = microcontroller.microcontroller(source, target=target, clip=clip)
     assert (there.checksum, there.memory, there.overall) == tuple(
         here[key] for key in ("checksum", "memory", "overall")

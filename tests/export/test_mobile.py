@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from nanos import random_nano
+from nanos import on_host, random_nano
 
 from wav2small.benchmarks import microcontroller
 from wav2small.export.c import emitter
@@ -44,7 +44,7 @@ def test_the_same_bits_on_aarch64(source, clips, tmp_path, flags):
     subprocess.run([*command, "-o", tmp_path / "program"], check=True)
     done = subprocess.run(["qemu-aarch64", tmp_path / "program"], capture_output=True, text=True,
                           check=True)  # fmt: skip
-    there, here = microcontroller._parse(done.stdout), microcontroller.on_host(source, samples)
+    there, here = microcontroller._parse(done.stdout), on_host(source, samples)
     for key in ("checksum", "memory", "overall", "counted"):
         assert there[key] == here[key]
 

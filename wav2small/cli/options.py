@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from wav2small.cli import signatures
@@ -154,10 +154,7 @@ def grouped(function: str | Callable[..., Any], *names: str, **options: Any) -> 
 
 
 def _target(function: str | Callable[..., Any]) -> Any:
-    if not isinstance(function, str):
-        return function
-    module, _, name = function.partition(":")
-    return getattr(import_module(module), name)
+    return resolve_name(function) if isinstance(function, str) else function
 
 
 def _group(function: Callable[..., Any], name: str) -> type | None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 from wav2small.dimensions import DIMENSIONS
@@ -91,8 +91,7 @@ def read_corpus(
     root = Path(folder)
     if not root.is_dir():
         raise Wav2SmallError(f"{folder}: no such folder; name the folder of {name}")
-    module, _, function = CORPORA[name.lower()].reader.partition(":")
-    reader: Callable[..., list[dict[str, Any]]] = getattr(import_module(module), function)
+    reader: Callable[..., list[dict[str, Any]]] = resolve_name(CORPORA[name.lower()].reader)
     rows = reader(root) if into is None else reader(root, into)
     there, missing = [], []
     known: dict[str, bool] = {}

@@ -7,7 +7,7 @@ unexpected, of another shape) is named in one line.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +57,6 @@ def check(
     module: nn.Module,
     state: Mapping[str, Tensor],
     source: str | os.PathLike[str],
-    *,
-    optional: Iterable[str] = OPTIONAL,
 ) -> None:
     """Reject weights that are not exactly those of a network.
 
@@ -66,7 +64,6 @@ def check(
         module: the network, on any device
         state: the weights
         source: where they come from, named in the error
-        optional: last parts of keys that may be absent on either side
 
     Raises:
         Wav2SmallError: keys that are missing or unexpected, or shapes that differ
@@ -78,9 +75,9 @@ def check(
         wav2small.errors.Wav2SmallError: a.safetensors does not fit Linear: lacks key bias; \
 weight has shape (3, 1) instead of (3, 2); take config.json and weights from the same folder
     """
-    own, last = module.state_dict(), tuple(optional)
-    missing = sorted(key for key in own.keys() - state.keys() if not key.endswith(last))
-    unexpected = sorted(key for key in state.keys() - own.keys() if not key.endswith(last))
+    own = module.state_dict()
+    missing = sorted(key for key in own.keys() - state.keys() if not key.endswith(OPTIONAL))
+    unexpected = sorted(key for key in state.keys() - own.keys() if not key.endswith(OPTIONAL))
     shapes = [
         f"{key} has shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
         for key in sorted(own.keys() & state.keys())
@@ -108,19 +105,13 @@ def reject(
         )
 
 
-def fill(
-    module: nn.Module,
-    state: Mapping[str, Tensor],
-    source: str | os.PathLike[str],
-    *,
-    optional: Iterable[str] = OPTIONAL,
-) -> None:
+def fill(module: nn.Module, state: Mapping[str, Tensor], source: str | os.PathLike[str]) -> None:
     """Give a network its weights, after `check`; arguments and errors are the same.
 
     A network on the device "meta", which was built without memory, comes to the CPU: its
     parameters are replaced. Values take the precision of the network.
     """
-    check(module, state, source, optional=optional)
+    check(module, state, source)
     own = module.state_dict()
     meta = any(value.is_meta for value in own.values())
     filled = {
@@ -132,6 +123,6 @@ def fill(
     module.load_state_dict(filled, assign=meta)
 
 
-def _some(names: Sequence[str], shown: int = 3) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
