@@ -37,17 +37,9 @@ def card(
         streaming: the bundle also holds `streaming.onnx`
         c: likewise `c/` with this .h and .c
     """
-    return "\n".join(
-        [
-            front_matter(provenance),
-            _head(record, provenance, categories),
-            _usage(categories, record["precision"]),
-            *_embedded(streaming, c),
-            _figures(record),
-            _limits(),
-            _lineage(provenance),
-        ]
-    )
+    head = [front_matter(provenance), _head(record, provenance, categories)]
+    usage = [_usage(categories, record["precision"]), *_embedded(streaming, c)]
+    return "\n".join([*head, *usage, _figures(record), LIMITS, _lineage(provenance)])
 
 
 #: Licences that the hub knows, by its names for them.
@@ -55,6 +47,12 @@ _HUB_LICENCES = (
     "apache-2.0 bsd-2-clause bsd-3-clause cc-by-4.0 cc-by-nc-4.0 cc-by-nc-nd-4.0 cc-by-nc-sa-4.0 "
     "cc-by-sa-4.0 cc0-1.0 gpl-3.0 mit odbl"
 ).split()
+
+
+_HUB_TAGS = """\
+library_name: wav2small
+pipeline_tag: audio-classification
+tags: [speech-emotion-recognition, arousal, dominance, valence]"""
 
 
 def front_matter(provenance: Mapping[str, Any]) -> str:
@@ -80,16 +78,7 @@ def front_matter(provenance: Mapping[str, Any]) -> str:
     lines = [f"license: {name}" if name in _HUB_LICENCES else "license: other"]
     if lines[0].endswith("other"):
         lines.append("license_name: see-provenance-json")
-    return "\n".join(
-        [
-            "---",
-            *lines,
-            "library_name: wav2small",
-            "pipeline_tag: audio-classification",
-            "tags: [speech-emotion-recognition, arousal, dominance, valence]",
-            "---",
-        ]
-    )
+    return "\n".join(["---", *lines, _HUB_TAGS, "---"])
 
 
 def _head(
@@ -260,8 +249,7 @@ def _figures(record: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _limits() -> str:
-    return """\
+LIMITS = """\
 ## Limits
 
 - It estimates how speech sounds, not what a person feels. Do not decide about people with it.
@@ -285,29 +273,26 @@ def _lineage(provenance: Mapping[str, Any]) -> str:
     ]
     code = provenance.get("code", {})
     rows.append(("code", code.get("name"), "", "", code.get("licence")))
-    table = [
+    table = "\n".join(
         f"| {kind} | {name or UNKNOWN} | {id_ or ''} | {revision or ''} | {licence or UNKNOWN} |"
         for kind, name, id_, revision, licence in rows
-    ]
+    )
     verdict = (
         "Commercial use is **not** allowed, or not known to be, by: " + "; ".join(forbidding)
         if forbidding
         else "Every part of the lineage allows commercial use under its licence's terms."
     )
-    return "\n".join(
-        [
-            "## Lineage and licences",
-            "",
-            "| | name | id | revision | licence |",
-            "|---|---|---|---|---|",
-            *table,
-            "",
-            verdict + ".",
-            "",
-            f"Licence line: {licence_line(provenance)}",
-            "",
-        ]
-    ).replace("..\n", ".\n")
+    return f"""\
+## Lineage and licences
+
+| | name | id | revision | licence |
+|---|---|---|---|---|
+{table}
+
+{verdict}.
+
+Licence line: {licence_line(provenance)}
+""".replace("..\n", ".\n")
 
 
 def _interval(value: Mapping[str, float | None]) -> str:

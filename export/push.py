@@ -20,21 +20,10 @@ from . import bundle, card, licences
 
 #: What a run or a teacher's folder offers; validation tables name files of this machine.
 _PATTERNS = (
-    "config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "provenance.json",
-    "preprocessor_config.json",
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "distill.toml",
-    "metrics.csv",
-    "training.png",
-    "README.md",
-    "LICENSE*",
-)
+    "config.json model*.safetensors model.safetensors.index.json provenance.json distill.toml "
+    "preprocessor_config.json tokenizer* vocab* merges.txt special_tokens_map.json metrics.csv "
+    "training.png README.md LICENSE*"
+).split()
 
 
 @dataclass(frozen=True)

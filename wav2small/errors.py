@@ -4,19 +4,11 @@ from __future__ import annotations
 
 #: Which extra of the package installs what; every other package comes with `train`.
 _EXTRAS = {
-    "audeer": "data",
-    "audmetric": "data",
+    **dict.fromkeys("audeer audmetric fsspec pandas pyarrow scipy tabulate yaml".split(), "data"),
+    **dict.fromkeys(("ray", "s3fs"), "ray"),
     "av": "av",
-    "fsspec": "data",
-    "pandas": "data",
-    "pyarrow": "data",
-    "scipy": "data",
-    "tabulate": "data",
-    "yaml": "data",
     "espeakng_loader": "demo",
     "peft": "lora",
-    "ray": "ray",
-    "s3fs": "ray",
     "sounddevice": "mic",
 }
 

@@ -37,40 +37,11 @@ VOICED, VOICED_WIDTH = 0.5, 0.06  # periodicity at which a frame counts half as 
 FEATURES: tuple[str, ...] = (
     *(f"cepstrum{order}_mean" for order in range(1, CEPSTRA + 1)),
     *(f"cepstrum{order}_sd" for order in range(1, CEPSTRA + 1)),
-    "alpha_ratio_mean",
-    "alpha_ratio_sd",
-    "hammarberg_mean",
-    "hammarberg_sd",
-    "slope_low_mean",
-    "slope_low_sd",
-    "slope_mid_mean",
-    "slope_mid_sd",
-    "tilt_loudness",
-    "flux",
-    "f0_mean",
-    "f0_sd",
-    "f0_low",
-    "f0_high",
-    "f0_speed",
-    "f0_trend",
-    "f0_loudness",
-    "f0_jitter",
-    "periodicity_mean",
-    "periodicity_sd",
-    "voiced_share",
-    "loudness_sd",
-    "loudness_low",
-    "loudness_high",
-    "loudness_speed",
-    "loudness_rise",
-    "loudness_jump",
-    "shimmer",
-    "voicing_changes",
-    "modulation_centre",
-    "modulation_slow",
-    "modulation_syllable",
-    "modulation_fast",
-    "pause_share",
+    *"alpha_ratio_mean alpha_ratio_sd hammarberg_mean hammarberg_sd slope_low_mean slope_low_sd "
+    "slope_mid_mean slope_mid_sd tilt_loudness flux f0_mean f0_sd f0_low f0_high f0_speed f0_trend "
+    "f0_loudness f0_jitter periodicity_mean periodicity_sd voiced_share loudness_sd loudness_low "
+    "loudness_high loudness_speed loudness_rise loudness_jump shimmer voicing_changes "
+    "modulation_centre modulation_slow modulation_syllable modulation_fast pause_share".split(),
 )
 
 

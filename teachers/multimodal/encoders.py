@@ -24,15 +24,9 @@ from wav2small.transcripts import Word
 
 #: Files of a tokenizer, next to those of `checkpoint`.
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "*.model",
-)
+    "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json "
+    "vocab.txt merges.txt *.model"
+).split()
 _MOST_TOKENS = 512  # of a sequence where the encoder names no limit, as LLMs' are beyond need
 
 

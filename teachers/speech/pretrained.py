@@ -18,18 +18,9 @@ from .checkpoint import Checkpoint
 
 FAMILIES = ("wavlm", "wav2vec2", "hubert")
 #: What pretraining, recognition or emotion checkpoints hold besides the backbone.
-_HEADS = (
-    "quantizer.",
-    "project_q.",
-    "project_hid.",
-    "lm_head.",
-    "projector.",
-    "classifier.",
-    "categories.",
-    "pool_model.",
-    "ser_model.",
-    "label_embeddings_concat",
-    "final_proj.",
+_HEADS = tuple(
+    "quantizer. project_q. project_hid. lm_head. projector. classifier. categories. pool_model. "
+    "ser_model. label_embeddings_concat final_proj.".split()
 )
 
 

@@ -28,15 +28,8 @@ HUB_ID = "3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes"
 MODEL_TYPE = "ser"
 _FIELDS = ("mean", "std", "hidden_size", "num_classes", "classifier_hidden_layers")
 #: Outputs of 3loi/SER-Odyssey-Baseline-WavLM-Categorical, whose configuration names none.
-PUBLISHED_CATEGORIES = (
-    "anger",
-    "sadness",
-    "happiness",
-    "surprise",
-    "fear",
-    "disgust",
-    "contempt",
-    "neutral",
+PUBLISHED_CATEGORIES = tuple(
+    "anger sadness happiness surprise fear disgust contempt neutral".split()
 )
 _LEAST_VARIANCE = 1e-5  # of the statistics pooling, as published
 

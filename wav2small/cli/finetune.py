@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from wav2small.cli import options
 
@@ -75,10 +76,13 @@ def run(args: argparse.Namespace) -> int:
     line = f"{result.output}: best epoch {result.best_epoch}, validation CCC {_figures(result.ccc)}"
     if result.ccc_without_text:
         line += f"; with transcripts taken away {_figures(result.ccc_without_text)}"
-    print(line, file=sys.stderr)
-    print(f"licences: {result.licence}", file=sys.stderr)
-    for reason in result.rejected:
-        print(f"rejected: {reason}", file=sys.stderr)
+    return finish(line, result)
+
+
+def finish(line: str, result: Any, warnings: Sequence[str] = ()) -> int:
+    """Print what was made, whom it binds and what was rejected; the exit code."""
+    lines = [line, f"licences: {result.licence}", *(f"note: {text}" for text in warnings)]
+    print(*lines, *(f"rejected: {reason}" for reason in result.rejected), sep="\n", file=sys.stderr)
     return 1 if result.rejected else 0
 
 
@@ -97,17 +101,11 @@ def _cross_validate(args: argparse.Namespace, recipe: object) -> int:
 def _run_probe(args: argparse.Namespace) -> int:
     result = options.call(PROBE, **vars(args))
     layers = ", ".join(map(str, result.layers))
-    print(
+    line = (
         f"{result.output}: {result.clips} clips, layers {layers} of {result.encoder_layers}, "
-        f"penalty {result.penalty:g}; CCC with left-out {result.groups} {_figures(result.ccc)}",
-        file=sys.stderr,
+        f"penalty {result.penalty:g}; CCC with left-out {result.groups} {_figures(result.ccc)}"
     )
-    print(f"licences: {result.licence}", file=sys.stderr)
-    for warning in result.warnings:
-        print(f"note: {warning}", file=sys.stderr)
-    for reason in result.rejected:
-        print(f"rejected: {reason}", file=sys.stderr)
-    return 1 if result.rejected else 0
+    return finish(line, result, result.warnings)
 
 
 def _figures(figures: Mapping[str, float]) -> str:

@@ -97,11 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             raise
         name = getattr(error, "filename", None)
-        where = f" {name}" if name else ""
-        return _reject(
-            verb,
-            f"cannot write{where}: {os.strerror(number)}; {remedy}, then run the command again",
-        )
+        what = f"cannot write {name}" if name else "cannot write"
+        return _reject(verb, f"{what}: {os.strerror(number)}; {remedy}, then run the command again")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -121,17 +118,10 @@ def _overview(verb: str) -> int:
         print(wav2small.__version__)
         return 0
     width = max(map(len, VERBS))
-    text = "\n".join(
-        [
-            "usage: wav2small VERB ...   (wav2small VERB --help for its options)",
-            "",
-            "Tiny on-device models of emotion in speech: arousal, dominance, valence.",
-            "",
-            *(f"  {name:<{width}}  {help_}" for name, help_ in VERBS.items()),
-        ]
-    )
     if verb in ("", "-h", "--help", "help"):
-        print(text)
+        print("usage: wav2small VERB ...   (wav2small VERB --help for its options)\n")
+        print("Tiny on-device models of emotion in speech: arousal, dominance, valence.\n")
+        print(*(f"  {name:<{width}}  {help_}" for name, help_ in VERBS.items()), sep="\n")
         return 0 if verb else 2
     import difflib
 
@@ -142,8 +132,7 @@ def _overview(verb: str) -> int:
 
 
 def _reject(verb: str, message: str) -> int:
-    line = " ".join(message.splitlines())
-    print(f"wav2small {verb}: {line}", file=sys.stderr)
+    print(f"wav2small {verb}:", *message.splitlines(), file=sys.stderr)
     return 2
 
 

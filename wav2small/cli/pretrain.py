@@ -1,11 +1,10 @@
 """`wav2small pretrain`."""
 
 import argparse
-import sys
 
 from wav2small.cli import options
 
-from .finetune import ENCODER, RECIPE
+from .finetune import ENCODER, RECIPE, finish
 
 EXAMPLE = """  wav2small pretrain spectra turns.parquet --speech FOLDER --text FOLDER -o pretrained/
   wav2small finetune ratings.csv --teacher spectra --pretrained pretrained/ -o teacher/"""
@@ -40,8 +39,4 @@ def run(args: argparse.Namespace) -> int:
     recipe = options.call(RECIPE, teacher=args.system, **vars(args))
     result = options.call(FUNCTION, **vars(args), recipe=recipe)
     figures = " ".join(f"{name} {value:.3f}" for name, value in result.figures.items())
-    print(f"{result.output}: best epoch {result.best_epoch}, {figures}", file=sys.stderr)
-    print(f"licences: {result.licence}", file=sys.stderr)
-    for reason in result.rejected:
-        print(f"rejected: {reason}", file=sys.stderr)
-    return 1 if result.rejected else 0
+    return finish(f"{result.output}: best epoch {result.best_epoch}, {figures}", result)

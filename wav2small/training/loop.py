@@ -102,19 +102,10 @@ class Training(ABC):
         self.device = device
         self.events: Any = None  # writer of TensorBoard events, if a subclass wants them
         self.state: dict[str, Any] = {
-            "identity": json.loads(json.dumps(identity)),
-            "epoch": 0,
-            "step": 0,
-            "loss": 0.0,
-            "trained": 0,
-            "rows": [],
-            "best": None,
-            "best_epoch": 0,
-            "epochs": options.epochs,
-            "seconds": 0.0,
-            "threads": None,
-            "finished": False,
-        }
+            "identity": json.loads(json.dumps(identity)), "epoch": 0, "step": 0,
+            "loss": 0.0, "trained": 0, "rows": [], "best": None, "best_epoch": 0,
+            "epochs": options.epochs, "seconds": 0.0, "threads": None, "finished": False,
+        }  # fmt: skip
 
     @property
     @abstractmethod
