@@ -74,6 +74,10 @@ class Spectrogram(nn.Module):
     Args:
         n_fft: window and DFT size in samples (periodic Hann)
         hop: distance of frames in samples
+
+    Example:
+        >>> Spectrogram(64, 32)(torch.zeros(2, 16000)).shape
+        torch.Size([2, 499, 33])
     """
 
     frontend = True  # counted as such by `costs`
@@ -100,7 +104,12 @@ class Spectrogram(nn.Module):
 
 
 class LogMel(nn.Module):
-    """Power -> mel bands in decibels: (B, frames, bins) -> (B, frames, n_mels)."""
+    """Power -> mel bands in decibels: (B, frames, bins) -> (B, frames, n_mels).
+
+    Example:
+        >>> LogMel(64, 26)(torch.zeros(1, 499, 33))[0, 0, 0]  # the floor, in decibels
+        tensor(-100.)
+    """
 
     melW: torch.Tensor
     frontend = True

@@ -29,6 +29,13 @@ class Lengths:
     """Valid frames of each clip at every time resolution of one forward pass.
 
     A resolution is known by its (padded) number of frames; a layer that changes it adds the next.
+
+    Example:
+        >>> lengths = Lengths()
+        >>> lengths.start(torch.tensor([2, 3]), size=3)
+        >>> lengths.mask(3)
+        tensor([[ True,  True, False],
+                [ True,  True,  True]])
     """
 
     def __init__(self) -> None:
@@ -122,6 +129,11 @@ class MobileNet(Student):
     Args:
         mels: bands
         **options: of `Student`: `categories`, names for an optional second head
+
+    Example:
+        >>> from wav2small.students.registry import create
+        >>> create("mobilenetv3_small").eval()(torch.zeros(1, 8000)).shape
+        torch.Size([1, 3])
     """
 
     timm_name = ""

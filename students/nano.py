@@ -55,6 +55,10 @@ class FactoredSpectrogram(nn.Module):
 
     The result is in the order of the products, (k1, k2) flattened; `bins` names the DFT bin
     each place holds, and `once` marks one place per bin (k1 = 0 and R/2 hold theirs twice).
+
+    Example:
+        >>> FactoredSpectrogram(512, 256, 32)(torch.zeros(1, 16000)).shape[:2]  # clips, frames
+        torch.Size([1, 61])
     """
 
     frontend = True
@@ -143,7 +147,12 @@ class Log2Mel(nn.Module):
 
 
 class Causal(nn.Module):
-    """Conv1d that looks back only, then BatchNorm: (B, C, T) -> (B, D, T)."""
+    """Conv1d that looks back only, then BatchNorm: (B, C, T) -> (B, D, T).
+
+    Example:
+        >>> Causal(40, 48, 3)(torch.zeros(1, 40, 10)).shape
+        torch.Size([1, 48, 10])
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1, groups=1):
         super().__init__()
@@ -165,7 +174,12 @@ class Causal(nn.Module):
 
 
 class Block(nn.Module):
-    """Depthwise along time, pointwise across channels, added to its input."""
+    """Depthwise along time, pointwise across channels, added to its input.
+
+    Example:
+        >>> Block(48, 5, 2)(torch.zeros(1, 48, 10)).shape
+        torch.Size([1, 48, 10])
+    """
 
     def __init__(self, channels: int, kernel: int, dilation: int):
         super().__init__()
@@ -217,6 +231,12 @@ class Nano(Student):
         dilations: of the depthwise convolutions, one block each
         pooled: size of the embedding
         **options: of `Student`: `categories`, names for an optional second head
+
+    Example:
+        >>> student = Nano().eval()
+        >>> embedding, state = student.push(torch.rand(1, 8000), student.initial_state())
+        >>> embedding.shape
+        torch.Size([1, 64])
     """
 
     def __init__(

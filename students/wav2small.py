@@ -19,7 +19,12 @@ from .masking import masked_batch_norm, normalise, out_length, time_mask
 
 
 class Block(nn.Module):
-    """Conv2d 3x3 without bias, BatchNorm, ReLU: (B, C, T, F) -> (B, D, T, F)."""
+    """Conv2d 3x3 without bias, BatchNorm, ReLU: (B, C, T, F) -> (B, D, T, F).
+
+    Example:
+        >>> Block(1, 13)(torch.zeros(2, 1, 50, 26)).shape
+        torch.Size([2, 13, 50, 26])
+    """
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -35,6 +40,11 @@ class Vgg7(nn.Module):
     """Normalised signal -> tokens: (B, T) -> (B, 13, frames / 2, 13), and its mask.
 
     `pool` is the student's: the two layers `lin` and `sof` differ between the 72K and 16K models.
+
+    Example:
+        >>> body = Vgg7(nn.Identity(), nn.Identity(), n_fft=64, hop=32, half_mel=13)
+        >>> body(torch.zeros(1, 16000))[0].shape
+        torch.Size([1, 13, 250, 13])
     """
 
     def __init__(self, lin: nn.Module, sof: nn.Module, *, n_fft: int, hop: int, half_mel: int):
@@ -78,6 +88,13 @@ class Wav2Small(Student):
         n_fft: DFT size in samples
         hop: distance of frames in samples
         **options: of `Student`: `categories`, names for an optional second head
+
+    Example:
+        >>> student = Wav2Small()
+        >>> sum(weight.numel() for weight in student.parameters())
+        67395
+        >>> student(torch.zeros(2, 16000)).shape
+        torch.Size([2, 3])
     """
 
     def __init__(self, *, half_mel: int = 13, n_fft: int = 64, hop: int = 32, **options: Any):

@@ -52,7 +52,12 @@ def published_config(config: Mapping[str, Any], path: str | Path) -> dict[str, A
 
 
 class Gram(nn.Module):
-    """Pooled map and the products of its channels: (B, C, F) -> (B, C, F + C)."""
+    """Pooled map and the products of its channels: (B, C, F) -> (B, C, F + C).
+
+    Example:
+        >>> Gram()(torch.ones(1, 13, 13)).shape
+        torch.Size([1, 13, 26])
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat((x, x @ x.transpose(1, 2)), dim=2)
@@ -72,6 +77,10 @@ class Wav2Small2(Student):
         n_fft: DFT size in samples
         hop: distance of frames in samples
         **options: of `Student`: `categories`, names for an optional second head
+
+    Example:
+        >>> Wav2Small2().embed(torch.zeros(2, 16000)).shape
+        torch.Size([2, 338])
     """
 
     def __init__(self, *, half_mel: int = 13, n_fft: int = 64, hop: int = 32, **options: Any):

@@ -67,6 +67,10 @@ class Acoustic:
 
     Raises:
         Wav2SmallError: no such file, or not coefficients of this teacher
+
+    Example:
+        >>> Acoustic().predict(signal[None]).shape
+        (1, 3)
     """
 
     name = "acoustic"

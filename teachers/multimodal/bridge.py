@@ -43,7 +43,13 @@ GAIN = 4.0  # brings what a fresh layer adds, about .25, to 1 (chosen)
 
 
 class Refinement(nn.Module):
-    """Self-attention within a modality, norms first, and a norm of what it gives."""
+    """Self-attention within a modality, norms first, and a norm of what it gives.
+
+    Example:
+        >>> mask = torch.ones(2, 5, dtype=torch.bool)
+        >>> Refinement(8, heads=2, dropout=0.0)(torch.rand(2, 5, 8), mask).shape
+        torch.Size([2, 5, 8])
+    """
 
     def __init__(self, size: int, heads: int, dropout: float):
         super().__init__()

@@ -83,6 +83,10 @@ class ContextExpert(nn.Module):
     Args:
         inputs: size of an embedding
         size: of the states, even
+
+    Example:
+        >>> ContextExpert(6, 8)(torch.rand(2, 4, 6), torch.tensor([4, 2])).shape
+        torch.Size([2, 4, 8])
     """
 
     def __init__(self, inputs: int, size: int):
@@ -154,6 +158,12 @@ class CrossModalExpert(nn.Module):
         inner: of the attention
         heads: of the attention
         dropout: in training
+
+    Example:
+        >>> expert = CrossModalExpert(6, 5, size=8, inner=4, heads=2, dropout=0.0)
+        >>> mask = torch.ones(2, 4, dtype=torch.bool)
+        >>> [states.shape for states in expert(torch.rand(2, 4, 6), torch.rand(2, 4, 5), mask)][0]
+        torch.Size([2, 4, 8])
     """
 
     def __init__(self, speech: int, text: int, size: int, inner: int, heads: int, dropout: float):
@@ -189,7 +199,13 @@ class Head(nn.Module):
 
 
 class AttentiveStatistics(nn.Module):
-    """Mean and deviation over time, weighted by attention (Okabe et al. 2018, arXiv 1803.10963)."""
+    """Mean and deviation over time, weighted by attention (Okabe et al. 2018, arXiv 1803.10963).
+
+    Example:
+        >>> mask = torch.ones(2, 5, dtype=torch.bool)
+        >>> AttentiveStatistics(4)(torch.rand(2, 5, 4), mask).shape
+        torch.Size([2, 8])
+    """
 
     def __init__(self, size: int):
         super().__init__()

@@ -423,7 +423,12 @@ class Response(nn.Module):
 
 
 class Summary(nn.Module):
-    """A sum of states, weighted by how much they matter; zeros where there are none."""
+    """A sum of states, weighted by how much they matter; zeros where there are none.
+
+    Example:
+        >>> Summary(4)(torch.rand(2, 5, 4), torch.ones(2, 5, dtype=torch.bool)).shape[0]
+        2
+    """
 
     def __init__(self, size: int):
         super().__init__()

@@ -146,7 +146,14 @@ class NeuralTeacher:
 
 
 class Categorical(nn.Module):
-    """A network whose outputs are logits of categories, as `NeuralTeacher` takes it."""
+    """A network whose outputs are logits of categories, as `NeuralTeacher` takes it.
+
+    Example:
+        >>> network = lambda signal, lengths: (torch.zeros(len(signal), 4), None)
+        >>> outputs, logits = Categorical(network)(torch.zeros(2, 800), torch.tensor([800, 800]))
+        >>> outputs.shape, logits.shape
+        (torch.Size([2, 0]), torch.Size([2, 4]))
+    """
 
     def __init__(self, network: nn.Module):
         super().__init__()

@@ -28,7 +28,12 @@ _LEAST_VARIANCE = 1e-7  # of transformers' feature extractor
 
 
 class Regression(nn.Module):
-    """Dense layer, tanh, outputs."""
+    """Dense layer, tanh, outputs.
+
+    Example:
+        >>> Regression(8, outputs=3, dropout=0.0)(torch.zeros(2, 8)).shape
+        torch.Size([2, 3])
+    """
 
     def __init__(self, size: int, outputs: int, dropout: float):
         super().__init__()
@@ -50,6 +55,15 @@ class Network(nn.Module):
 
     Raises:
         Wav2SmallError: a field is missing, or the backbone is not known
+
+    Example:
+        >>> config = {"model_type": "hubert", "hidden_size": 8, "num_hidden_layers": 1,
+        ...           "num_attention_heads": 2, "intermediate_size": 8, "conv_dim": [8],
+        ...           "conv_kernel": [10], "conv_stride": [5], "num_conv_pos_embedding_groups": 2,
+        ...           "feat_extract_norm": "group", "do_stable_layer_norm": False,
+        ...           "id2label": {"0": "arousal"}}
+        >>> Network(config).eval()(torch.rand(1, 800), torch.tensor([800]))[0].shape
+        torch.Size([1, 1])
     """
 
     def __init__(

@@ -35,7 +35,13 @@ _LEAST_VARIANCE = 1e-5  # of the statistics pooling, as published
 
 
 class AttentivePooling(nn.Module):
-    """Mean and standard deviation over time, weighted by attention (Okabe et al. 2018)."""
+    """Mean and standard deviation over time, weighted by attention (Okabe et al. 2018).
+
+    Example:
+        >>> mask = torch.ones(2, 9, dtype=torch.bool)
+        >>> AttentivePooling(4)(torch.rand(2, 9, 4), mask).shape
+        torch.Size([2, 8])
+    """
 
     def __init__(self, size: int):
         super().__init__()
@@ -54,7 +60,12 @@ class AttentivePooling(nn.Module):
 
 
 class Regression(nn.Module):
-    """`layers` hidden layers with LayerNorm and ReLU, then the outputs."""
+    """`layers` hidden layers with LayerNorm and ReLU, then the outputs.
+
+    Example:
+        >>> Regression(8, 4, layers=1, outputs=3, dropout=0.0)(torch.zeros(2, 8)).shape
+        torch.Size([2, 3])
+    """
 
     def __init__(self, inputs: int, size: int, layers: int, outputs: int, dropout: float):
         super().__init__()
@@ -82,6 +93,16 @@ class Network(nn.Module):
 
     Raises:
         Wav2SmallError: a field is missing, or the backbone is not known
+
+    Example:
+        >>> backbone = {"model_type": "wavlm", "hidden_size": 8, "num_hidden_layers": 1,
+        ...             "num_attention_heads": 2, "intermediate_size": 8, "conv_dim": [8],
+        ...             "conv_kernel": [10], "conv_stride": [5], "num_conv_pos_embedding_groups": 2}
+        >>> config = {"mean": 0.0, "std": 0.1, "hidden_size": 8, "num_classes": 3,
+        ...           "classifier_hidden_layers": 1, "ssl_config": backbone}
+        >>> outputs, logits = Network(config).eval()(torch.zeros(1, 800), torch.tensor([800]))
+        >>> outputs.shape, logits
+        (torch.Size([1, 3]), None)
     """
 
     def __init__(self, config: Mapping[str, Any], where: Any = "config.json"):
