@@ -128,7 +128,8 @@ def count(path: str | os.PathLike[str], feed: dict[str, np.ndarray]) -> dict[str
                 }
             )
     operators = {node.op_type for _, node in _nodes(proto)}
-    operators -= set() if _nested(proto) else {"Loop"}
+    if not any(loop and node.op_type == "Loop" for loop, node in _nodes(proto)):
+        operators.discard("Loop")
     return {
         "parameters": sum(layer["parameters"] for layer in layers),
         "macs": sum(layer["macs"] for layer in layers),
@@ -188,10 +189,6 @@ def _nodes(proto: Any) -> Iterator[tuple[str, Any]]:
         for body in _bodies(node):
             yield from ((node.output[0], inner) for inner in body.node)
         yield "", node
-
-
-def _nested(proto: Any) -> bool:
-    return any(loop and node.op_type == "Loop" for loop, node in _nodes(proto))
 
 
 _VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from wav2small.audio import SAMPLING_RATE
 
 from .base import Student
 
@@ -28,11 +31,11 @@ class Cost(NamedTuple):
     macs_frontend: int
 
 
-def count(student: Student, *, seconds: float = SECONDS) -> Cost:
-    """Count by running the student once on silence with hooks on every layer.
+def count(student: Student) -> Cost:
+    """Count by running the student once on silence.
 
-    Convolutions and linear layers are known; another module that multiplies has a method
-    `macs(inputs, output) -> int` and is counted without its children. Additions, activations
+    torch counts convolutions and matrix products; a module that computes less than its matrices
+    have, or more, has a method `macs(inputs, output) -> int` of its own. Additions, activations
     and divisions are not counted, as everywhere in the literature.
 
     Example:
@@ -40,47 +43,37 @@ def count(student: Student, *, seconds: float = SECONDS) -> Cost:
         >>> count(create("wav2small2")).parameters
         10806
     """
-    total = {"frontend": 0, "network": 0}
-
-    def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        part = "frontend" if getattr(module, "frontend", False) else "network"
-        total[part] += layer_macs(module, inputs, output)
-
+    own: dict[str, int] = {}
     handles = [
-        module.register_forward_hook(hook)
-        for module in student.modules()
-        if hasattr(module, "macs") or isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)
+        module.register_forward_hook(partial(_keep, own, name))
+        for name, module in student.named_modules()
+        if hasattr(module, "macs")
     ]
     training = student.training
     student.eval()
     try:
-        with torch.no_grad():
-            student(torch.zeros(1, round(seconds * 16000)))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            student(torch.zeros(1, round(SECONDS * SAMPLING_RATE)))
     finally:
         for handle in handles:
             handle.remove()
         student.train(training)
+    counts = counter.get_flop_counts()
+
+    def products(name: str) -> int:
+        return sum(counts[f"{type(student).__name__}.{name}"].values()) // 2
+
+    total = counter.get_total_flops() // 2 + sum(own[name] - products(name) for name in own)
+    named = student.named_modules()
+    frontend = [name for name, module in named if getattr(module, "frontend", False)]
     counters = ("running_mean", "running_var", "num_batches_tracked")
     return Cost(
         parameters=sum(p.numel() for p in student.parameters() if p.requires_grad),
-        constants=sum(
-            value.numel()
-            for key, value in student.named_buffers()
-            if key.rsplit(".", 1)[-1] not in counters
-        ),
-        macs_per_second=round(sum(total.values()) / seconds),
-        macs_frontend=round(total["frontend"] / seconds),
+        constants=sum(b.numel() for k, b in student.named_buffers() if not k.endswith(counters)),
+        macs_per_second=round(total / SECONDS),
+        macs_frontend=round(sum(own.get(n) or products(n) for n in frontend) / SECONDS),
     )
 
 
-def layer_macs(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
-    """Multiply-accumulates of one call of a layer."""
-    if hasattr(module, "macs"):
-        return int(module.macs(inputs, output))  # type: ignore[operator]
-    if isinstance(module, nn.Linear):
-        return output.numel() * module.in_features
-    assert isinstance(module, nn.Conv1d | nn.Conv2d)
-    taps = 1
-    for size in module.kernel_size:
-        taps *= size
-    return output.numel() * taps * module.in_channels // module.groups
+def _keep(own: dict[str, int], name: str, module: Any, inputs: Any, output: torch.Tensor) -> None:
+    own[name] = module.macs(inputs, output)

@@ -99,9 +99,6 @@ class Spectrogram(nn.Module):
         real, imag = spectrum.chunk(2, dim=1)
         return (real * real + imag * imag).transpose(1, 2)
 
-    def macs(self, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
-        return output.shape[1] * output.shape[2] * 2 * self.n_fft
-
 
 class LogMel(nn.Module):
     """Power -> mel bands in decibels: (B, frames, bins) -> (B, frames, n_mels).
@@ -121,9 +118,6 @@ class LogMel(nn.Module):
 
     def forward(self, power: torch.Tensor) -> torch.Tensor:
         return 10 * torch.log10(torch.clamp(power @ self.melW, min=FLOOR))
-
-    def macs(self, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
-        return output.shape[1] * self.melW.numel()
 
 
 def full_precision(model: nn.Module) -> None:

@@ -62,9 +62,6 @@ class Gram(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat((x, x @ x.transpose(1, 2)), dim=2)
 
-    def macs(self, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
-        return inputs[0].shape[1] ** 2 * inputs[0].shape[2]
-
 
 @registry.register_student(
     "wav2small2", description="the paper's successor: a sixth of the parameters, same cost"

@@ -63,10 +63,8 @@ class Figures:
         """
         groups = len(self.groups.get(test.column or "speaker", ()))
         if test.column and groups < 2:
-            return (
-                [],
-                f"fewer than two groups of {trust.MIN_CLIPS} clips by {test.column} ({groups})",
-            )
+            few = f"fewer than two groups of {trust.MIN_CLIPS} clips"
+            return [], f"{few} by {test.column} ({groups})"
         if "speaker" in test.needs and groups < 3:
             return [], f"fewer than three speakers with {trust.MIN_CLIPS} clips"
         figures: list[dict[str, Any]] = []

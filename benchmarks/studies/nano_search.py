@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from wav2small.dimensions import DIMENSIONS
 from wav2small.metrics import ccc
-from wav2small.students import costs, registry
+from wav2small.students import registry
 from wav2small.students.masking import masked_batch_norm
 from wav2small.students.nano import EMPTY, LIMIT, LOWEST, OFFSET, SCALE, Block, Causal
 
@@ -142,19 +143,9 @@ class Network(nn.Module):
 
     def macs_per_second(self, bands: int, frames: float) -> int:
         """Of everything behind the front end; `frames` per second."""
-        total = 0
-
-        def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            nonlocal total
-            total += costs.layer_macs(module, inputs, output)
-
-        layers = [m for m in self.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Linear)]
-        handles = [layer.register_forward_hook(hook) for layer in layers]
-        with torch.no_grad():
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
             self.eval()(torch.zeros(1, 100, bands), torch.ones(1, 100, dtype=torch.bool))
-        for handle in handles:
-            handle.remove()
-        return round(total * frames / 100)
+        return round(counter.get_total_flops() / 2 * frames / 100)
 
 
 @dataclass

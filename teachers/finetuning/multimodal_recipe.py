@@ -6,7 +6,6 @@ import contextlib
 import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,9 +129,7 @@ class MultimodalRecipe:
         self._network = network
         return network
 
-    def save(self, network: Any, folder: Path) -> None:
-        """See `multimodal.save`."""
-        multimodal.save(network, folder)
+    save = staticmethod(multimodal.save)
 
     @property
     def network(self) -> MultimodalNetwork:
