@@ -81,7 +81,7 @@ def parity(path: str | os.PathLike[str], wheel: str | os.PathLike[str]) -> dict[
             "gcc-aarch64-linux-gnu libc6-dev-arm64-cross libstdc++6-arm64-cross"
         )
     made = verification.signals()
-    # The C library refuses constant signals, as `predict` does.
+    # The C library rejects constant signals, as `predict` does.
     signals = {name: x for name, x in made.items() if 0 < len(x) <= LONGEST and np.ptp(x) > 0}
     rows = [row for row in record["signals"] if row["name"] in signals]
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,4 +1,4 @@
-"""MiSTER-E (arXiv 2602.23300): experts for speech, text and both, over a whole conversation.
+"""MiSTER-E (arXiv 2602.23300): experts for speech, text and both, over a full conversation.
 
     every turn of the conversation
        |                    |
@@ -313,8 +313,8 @@ class Network(MultimodalNetwork):
         if each[0][1] is not None:
             logits = torch.stack([logits for _, logits in each], dim=1)
             given.append(logits)
-        told = torch.cat(given, dim=2).flatten(1)
-        shares = (self.gate(told) / TEMPERATURE).softmax(dim=1)[..., None]
+        estimates = torch.cat(given, dim=2).flatten(1)
+        shares = (self.gate(estimates) / TEMPERATURE).softmax(dim=1)[..., None]
         mixed = (shares * outputs).sum(1)
         mixture = None if logits is None else (shares * logits).sum(1)
         both = own(self._turns((has_speech & has_text).to(speech.dtype), batch))
@@ -344,8 +344,8 @@ class Network(MultimodalNetwork):
         all_outputs = [outputs, *expert_outputs.unbind(dim=1)]
         value = torch.stack(
             [
-                (1 - ccc(truth, ratings)).sum() + focal(classes, told, self.config["focus"])
-                for ratings, told in zip(all_outputs, [logits, *each_logits], strict=True)
+                (1 - ccc(truth, ratings)).sum() + focal(classes, guesses, self.config["focus"])
+                for ratings, guesses in zip(all_outputs, [logits, *each_logits], strict=True)
             ]
         ).sum()
         paired = both > 0.5

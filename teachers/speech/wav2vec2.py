@@ -22,7 +22,6 @@ from .checkpoint import Checkpoint
 from .neural import Categorical, NeuralTeacher, valid
 
 HUB_ID = "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
-MODEL_TYPES = ("wav2vec2", "hubert", "wavlm")
 _FIELDS = ("feat_extract_norm", "do_stable_layer_norm", "id2label")
 _LEAST_VARIANCE = 1e-7  # of transformers' feature extractor
 

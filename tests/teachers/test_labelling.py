@@ -451,7 +451,7 @@ def double(room):
     return lambda number: {"number": number, "array": np.full((number, 1000), room + number)}
 
 
-def test_arrays_of_workers_arrive_whole():
+def test_arrays_of_workers_arrive_complete():
     """Large ones, which a pipe takes in many parts, next to empty ones."""
     with pools.Pool(2, "test_labelling:double", 0.5) as pool:
         for number in (3000, 0, 1, 700):

@@ -26,7 +26,7 @@ def test_a_padded_batch_is_its_items(network):
     multimodal_cases.assert_items_are_rows(network)
 
 
-def test_the_turns_around_are_read_and_heard(network):
+def test_the_turns_around_are_used(network):
     """A gap is a turn that is neither: it is not the same as a dialogue without it."""
     before, own, after = turn(1), turn(2, 0.9, "on a mat"), turn(3, 0.4, "very good")
     one = Passage((before, own, after), 1)
@@ -47,11 +47,11 @@ def test_the_turns_around_are_read_and_heard(network):
 
 
 def test_nobody_asks_who_speaks():
-    """A turn has no field that could tell."""
+    """A turn has no field for it."""
     assert set(Turn._fields) == {"file", "start", "end", "text", "words", "signal"}
 
 
-def test_a_context_expert_is_what_numpy_says():
+def test_a_context_expert_is_what_numpy_computes():
     """ReLU after each convolution, their sum, the recurrent layers, a linear skip."""
     torch.manual_seed(0)
     expert, turns = mister_e.ContextExpert(6, 4), torch.randn(2, 5, 6)
@@ -71,7 +71,7 @@ def test_a_context_expert_is_what_numpy_says():
             np.testing.assert_allclose(found[row, :count], states[0].numpy() + skip, atol=1e-5)
 
 
-def test_attentive_statistics_are_what_numpy_says():
+def test_attentive_statistics_are_what_numpy_computes():
     torch.manual_seed(0)
     pool, states = mister_e.AttentiveStatistics(3), torch.randn(2, 4, 3)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
@@ -87,14 +87,14 @@ def test_attentive_statistics_are_what_numpy_says():
 
 
 def test_the_mixture_is_that_of_the_experts(network):
-    """The gate sees what the experts say, and its softmax has a temperature of 2."""
+    """The gate sees the experts' estimates, and its softmax has a temperature of 2."""
     given, gates = [], []
-    network.gate.register_forward_hook(lambda module, told, found: given.append(told[0]))
-    network.gate.register_forward_hook(lambda module, told, found: gates.append(found))
+    network.gate.register_forward_hook(lambda module, inputs, output: given.append(inputs[0]))
+    network.gate.register_forward_hook(lambda module, inputs, output: gates.append(output))
     with torch.no_grad():
         mixed, mixture, outputs, logits, *_ = network(network.collate(passages()))
-    told = np.concatenate([outputs.numpy(), logits.numpy()], axis=2).reshape(5, -1)
-    np.testing.assert_allclose(given[0].numpy(), told, atol=1e-6)
+    estimates = np.concatenate([outputs.numpy(), logits.numpy()], axis=2).reshape(5, -1)
+    np.testing.assert_allclose(given[0].numpy(), estimates, atol=1e-6)
     shares = np.exp([log_softmax(row / 2) for row in gates[0].numpy()])
     for found, each in ((mixed, outputs), (mixture, logits)):
         expected = np.einsum("be,bed->bd", shares, each.numpy())
@@ -102,22 +102,22 @@ def test_the_mixture_is_that_of_the_experts(network):
 
 
 @pytest.mark.parametrize("classes", [CLASSES, None])
-def test_the_loss_is_what_numpy_says(network, classes):
+def test_the_loss_is_what_numpy_computes(network, classes):
     with torch.no_grad():
         given = network(network.collate(passages()))
         ratings = truth()
         value = float(network.loss(ratings, classes, *given))
-    outputs, logits, rated, told, speech, text, both = (
+    outputs, logits, rated, guesses, speech, text, both = (
         tensor.numpy().astype(np.float64) for tensor in given
     )
     expected = multimodal_cases.ccc_loss(ratings, outputs)
     expected += sum(multimodal_cases.ccc_loss(ratings, rated[:, e]) for e in range(3))
     if classes is not None:
-        expected += focal(logits, classes) + sum(focal(told[:, e], classes) for e in range(3))
+        expected += focal(logits, classes) + sum(focal(guesses[:, e], classes) for e in range(3))
     differences, divergences = [], []
     for a, b in ((0, 1), (0, 2), (1, 2)):
         differences.append(np.mean((rated[:, a] - rated[:, b]) ** 2))
-        for p, q in zip(told[:, a], told[:, b], strict=True):
+        for p, q in zip(guesses[:, a], guesses[:, b], strict=True):
             p, q = log_softmax(p), log_softmax(q)
             divergences.append((np.exp(p) * (p - q)).sum() + (np.exp(q) * (q - p)).sum())
     expected += 0.1 * (np.mean(differences) + np.mean(divergences))
@@ -181,7 +181,7 @@ def test_a_turn_of_several_passages_is_encoded_once(network):
     "options, expected",
     [([], (WHOLE, WHOLE)), (["small"], (4, 1)), (["small", "turns=2", "audio_turns=0"], (2, 0))],
 )
-def test_the_context_is_the_conversation_or_what_the_options_say(options, expected, encoders):
+def test_the_context_is_the_conversation_or_as_the_options_set(options, expected, encoders):
     changes = multimodal.options("mister_e", options)
     context = multimodal_cases.build("mister_e", encoders, **{**changes, **SMALL}).context
     assert context == Context(expected[0], expected[0], expected[1], expected[1])
@@ -199,9 +199,9 @@ def test_gradients_reach_every_part_that_learns(network):
     multimodal_cases.assert_all_learn(network, value)
 
 
-def test_nothing_heard_and_nothing_read(network):
-    unheard, untold = turn(1)._replace(signal=None), turn(1, text=None)
-    for one in (unheard, untold):
+def test_neither_audio_nor_text(network):
+    silent, wordless = turn(1)._replace(signal=None), turn(1, text=None)
+    for one in (silent, wordless):
         found = network(network.collate([Passage((one,), 0), Passage((one,), 0)]))
         value = network.loss(truth()[:2], None, *found)
         assert torch.isfinite(value) and found[-1].sum() == 0
@@ -219,11 +219,17 @@ def test_from_finetuning_to_a_label_table(encoders, corpus, tmp_path, capsys, mo
     # The label of a clip is the network's for its passage, read from the table by hand.
     from wav2small import audio
 
-    def heard(number):
+    def with_audio(number):
         row = labels.frame.iloc[number]
         return Turn(f"{number}.wav", text=row["text"], signal=audio.read(corpus / f"{number}.wav"))
 
-    dialogue = (heard(4), heard(5), heard(6), Turn(), heard(7))  # the whole conversation
+    dialogue = (
+        with_audio(4),
+        with_audio(5),
+        with_audio(6),
+        Turn(),
+        with_audio(7),
+    )
     own = teacher.network(teacher.network.collate([Passage(dialogue, 2)]))[0]
     np.testing.assert_allclose(own[0].detach().clamp(0, 1), labels.values[6], atol=1e-4)
 

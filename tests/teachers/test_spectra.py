@@ -255,7 +255,7 @@ def task_frames(network, lengths):
     return lengths
 
 
-def test_losses_of_parts_are_those_of_the_whole(network):
+def test_losses_of_parts_are_those_of_the_batch(network):
     objectives, task = task_of(network)
     with torch.no_grad():
         full = objectives(task)

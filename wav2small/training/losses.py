@@ -13,8 +13,6 @@ SMOOTH_L1_BETA = 0.1
 MIN_GROUP = 4  # clips that a CCC is taken over, where there are two groups; chosen
 CATEGORY_WEIGHT = 0.3  # of the cross-entropy next to the sum of three 1 - CCC; chosen
 
-REGRESSIONS = ("smooth_l1", "mse", "none")
-
 
 def at_least_float32(values: Tensor) -> Tensor:
     """Statistics need the digits that bfloat16 lacks; float64 stays as it is.
