@@ -46,7 +46,8 @@ def test_files_and_folders_are_predicted(audio_folder, tmp_path):
     for source in (audio_folder, audio_folder / "a.wav"):
         done = blocked("predict", bundle, source)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.decode().splitlines()[1] == "a.wav,0.000,1.000,0.2500,0.5000,0.7500"
+        line = done.stdout.decode().splitlines()[1]
+        assert line == "a.wav,0.000,1.000,0.2500,0.5000,0.7500,false"
     done = blocked("predict", bundle, audio_folder, "-o", tmp_path / "p.csv")
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 3
