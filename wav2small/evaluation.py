@@ -43,6 +43,7 @@ class Evaluation:
         raters: {"arousal": Interval, ...}: CCC of one rater with the mean of the others, where the
             truth has several: the best that is possible
         drawn: what the bootstrap draws, such as "24 speakers"
+        scale: lowest and highest rating of the truth; MAE is of ratings that were mapped to 0..1
         rejected: (file, reason) of clips that have no estimate
     """
 
@@ -53,6 +54,7 @@ class Evaluation:
     skipped: dict[str, list[str]] = field(default_factory=dict)
     raters: dict[str, metrics.Interval] = field(default_factory=dict)
     drawn: str = "clips"
+    scale: tuple[float, float] = (0.0, 1.0)
     rejected: list[tuple[str, str]] = field(default_factory=list)
 
     def __repr__(self) -> str:
@@ -91,6 +93,7 @@ def evaluate(
     by: Sequence[str] = (),
     scale: tuple[float, float] | None = None,
     root: str | None = None,
+    time_unit: str = "s",
     split: str | Sequence[str] | None = None,
     categories: str = EMOTION,
     threads: int = 1,
@@ -110,6 +113,7 @@ def evaluate(
         by: figures per group of this column too; may be given again. A sequence of columns
         scale: lowest and highest rating of the truth, mapped to 0..1; None = 0 1
         root: folder that the truth's files are relative to
+        time_unit: of times of the truth that are plain numbers: s, ms or us
         split: only clips whose column `split` has one of these values, such as test
         categories: column of the truth that is compared with the subject's probabilities
         threads: of a bundle, in ONNX Runtime
@@ -131,8 +135,9 @@ def evaluate(
         labels = replace(truth)
     else:
         labels = read_labels(
-            truth, root=root, scale=scale, partial=True, split=split, instead=categories
-        )
+            truth, root=root, scale=scale, partial=True, split=split, instead=categories,
+            time_unit=time_unit,
+        )  # fmt: skip
     frame = labels.frame
     for column in by:
         if column not in frame:
@@ -161,6 +166,7 @@ def evaluate(
         clips=int(compared.used.sum()),
         raters=raters,
         drawn=drawn,
+        scale=scale or (0.0, 1.0),
         rejected=estimates.rejected,
         **compared.figures(compared.used, groups, options),
     )

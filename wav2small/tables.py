@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,20 @@ from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
 from wav2small.index import KEYS, ROOT_KEY, load_source
 
-from . import folders, places
+from . import folders, places, progress
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 PROVENANCE_KEY = b"wav2small.provenance"
+
+#: Names that are taken for a dimension by those who write them, lower case.
+_NEAR_NAMES = {
+    "arousal": ("act", "activation", "activity", "aro"),
+    "dominance": ("dom", "control", "potency", "power"),
+    "valence": ("val", "evaluation", "pleasantness", "pleasure", "positivity"),
+}
 
 
 @dataclass(repr=False)
@@ -73,6 +81,7 @@ def read_labels(
     partial: bool = False,
     split: str | Sequence[str] | None = None,
     instead: str | None = None,
+    time_unit: str = "s",
 ) -> Labels:
     """Read a label table or human ratings: parquet, CSV or an audformat database.
 
@@ -83,6 +92,7 @@ def read_labels(
         partial: accept a table that rates only one or two of the dimensions
         split: keep only rows whose column `split` is this (or one of these), in any case
         instead: accept a table without any dimension if a column's name begins so
+        time_unit: of times that are plain numbers: "s", "ms" or "us"
 
     Raises:
         Wav2SmallError: columns are missing, no row is of the split, or a rating is not a number or
@@ -92,7 +102,7 @@ def read_labels(
         >>> read_labels("ratings.csv").values
         array([[0.2, 0.4, 0.8]])
     """
-    index = load_source(path, root=root)
+    index = load_source(path, root=root, time_unit=time_unit)
     frame = index.frame
     present = [name for name in DIMENSIONS if name in frame]
     if split:
@@ -101,10 +111,13 @@ def read_labels(
     if not (present or other) or (len(present) < len(DIMENSIONS) and not partial):
         missing = ", ".join(name for name in DIMENSIONS if name not in frame)
         found = ", ".join(map(str, frame.columns[:10]))
+        near = "; ".join(near_dimensions(frame))
+        remedy = near or "make one with `wav2small label`, or name the columns so"
         raise Wav2SmallError(
-            f"{path}: no label table: no column {missing} (its columns: {found}); "
-            "make one with `wav2small label`, or name the columns so"
+            f"{path}: no label table: no column {missing} (its columns: {found}); {remedy}"
         )
+    for hint in near_dimensions(frame):
+        progress.note(f"{path}: {hint}")
     low, high = scale or (0.0, 1.0)
     if not (high > low and abs(low) < float("inf") and abs(high) < float("inf")):
         raise Wav2SmallError(f"--scale {low:g} {high:g}: give the lowest rating, then the highest")
@@ -112,6 +125,26 @@ def read_labels(
         frame[name] = _rating(frame[name], low, high, f"{path}: column {name}")
     provenance = json.loads(index.metadata.get(PROVENANCE_KEY, b"{}"))
     return Labels(frame=frame, root=index.root, provenance=provenance)
+
+
+def near_dimensions(frame: pd.DataFrame) -> list[str]:
+    """One hint for each dimension that a table lacks, where a column may be meant as it.
+
+    Example:
+        >>> import pandas as pd
+        >>> near_dimensions(pd.DataFrame({"Activation": [0.5], "valence": [0.5]}))
+        ['column `Activation` is not read; if it rates arousal, name it `arousal`']
+    """
+    hints = []
+    for dimension, names in _NEAR_NAMES.items():
+        near = [
+            own for own in frame if re.sub(r"\W|_", "", str(own)).lower() in (dimension, *names)
+        ]
+        if near and dimension not in frame:
+            hints.append(
+                f"column `{near[0]}` is not read; if it rates {dimension}, name it `{dimension}`"
+            )
+    return hints
 
 
 def take_split(

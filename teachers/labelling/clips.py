@@ -139,6 +139,9 @@ class Reader:
         if length <= self.window_s:
             cut = [(row.start, row.end, length)]
         else:
+            end_s = 0.0 if row.end is None else row.end / _NS
+            if end_s > audio.duration(self.path(row.file)) + 0.1:
+                audio.read(self.path(row.file), start_s=row.start / _NS, end_s=end_s)  # raises
             hop_s = self.hop_s or self.window_s
             cut = [
                 (row.start + round(low * _NS), row.start + round(high * _NS), high - low)

@@ -64,6 +64,7 @@ class SourceOptions:
 
     Attributes:
         root: folder that the files of a table are relative to
+        time_unit: of times of a table that are plain numbers: s, ms or us
         limit: label the first N clips only
         window_s: clips longer than S seconds get one label per window of S
         hop_s: seconds between windows (default: the window)
@@ -81,6 +82,7 @@ class SourceOptions:
     """
 
     root: str | None = None
+    time_unit: str = "s"
     limit: int | None = None
     window_s: float = 12.0
     hop_s: float | None = None

@@ -88,7 +88,11 @@ def label(
     copies = variants or VariantOptions()
     compute = compute or ComputeOptions()
     folder, name = _target(output)
-    index = source if isinstance(source, Index) else load_source(source, root=clips.root)
+    index = (
+        source
+        if isinstance(source, Index)
+        else load_source(source, root=clips.root, time_unit=clips.time_unit)
+    )
     _check_source(source, index, os.fspath(output))
     index = replace(index, frame=index.frame[: clips.limit])
     options: dict[str, Any] = {"device": compute.device, "dtype": compute.dtype}

@@ -260,3 +260,58 @@ def test_columns_are_kept_and_times_in_milliseconds(toy, speech, tmp_path):
     assert "600.000 s" in reason and "--time-unit ms" in reason
     done = command("predict", toy, tmp_path / "list.csv", "--time-unit", "ms", "--keep")
     assert b"source_valence,note" in done.stdout and done.stdout.count(b"\n") == 3
+
+
+@pytest.mark.parametrize("name", ["Activation", "Arousal", " arousal_", "act"])
+def test_near_names_of_ratings_are_suggested(toy, speech, tmp_path, name, capfd):
+    clips = sorted(speech.glob("*.flac"))[:3]
+    rows = "".join(f"{clip},.{n}\n" for n, clip in enumerate(clips, start=1))
+    (tmp_path / "only.csv").write_text(f"file,{name}\n{rows}")
+    hint = f"column `{name.strip()}` is not read; if it rates arousal, name it `arousal`"
+    for read in (lambda path: evaluate(toy, path), wav2small.read_labels):
+        with pytest.raises(Wav2SmallError) as rejection:
+            read(tmp_path / "only.csv")
+        assert hint in str(rejection.value)
+    rows = "".join(f"{clip},.{n},.{n}\n" for n, clip in enumerate(clips, start=1))
+    (tmp_path / "both.csv").write_text(f"file,{name},valence\n{rows}")
+    capfd.readouterr()
+    assert list(evaluate(toy, tmp_path / "both.csv", resamples=10).dimensions) == ["valence"]
+    assert capfd.readouterr().err.strip().endswith(hint)
+
+
+def test_the_unit_of_mae_is_printed(toy, speech, tmp_path):
+    rows = "".join(f"{clip},{n % 7 + 1}\n" for n, clip in enumerate(speech.glob("*.flac")))
+    (tmp_path / "truth.csv").write_text("file,arousal\n" + rows)
+    done = command("evaluate", toy, tmp_path / "truth.csv", "--scale", "1", "7")
+    assert b"MAE is in units of 0..1; times 6 for ratings 1..7" in done.stdout, done.stderr
+    found = evaluate(toy, tmp_path / "truth.csv", scale=(1, 7), resamples=10)
+    assert found.to_json()["scale"] == (1, 7)
+    rated = np.array([n % 7 / 6 for n in range(24)])
+    values = [Predictor(toy).predict_file(clip)[0] for clip in speech.glob("*.flac")]
+    assert found.dimensions["arousal"]["mae"].value == pytest.approx(np.abs(values - rated).mean())
+
+
+def test_milliseconds_everywhere(toy, speech, tmp_path):
+    clip = sorted(speech.glob("*.flac"))[0]
+    for name, scale in (("ms", 1000), ("s", 1)):
+        rows = "".join(
+            f"{clip},{a * scale:g},{b * scale:g},.5\n" for a, b in ((0, 0.4), (0.2, 0.6))
+        )
+        (tmp_path / f"{name}.csv").write_text("file,start,end,arousal\n" + rows)
+    figures, tables = [], []
+    for unit in ("ms", "s"):
+        source = tmp_path / f"{unit}.csv"
+        found = evaluate(toy, source, time_unit=unit, resamples=10)
+        assert found.clips == 2
+        figures.append(found.dimensions["arousal"]["mae"].value)
+        output = tmp_path / f"{unit}.parquet"
+        assert label(source, output, time_unit=unit, workers=0).rows == 2
+        tables.append(wav2small.read_labels(output).frame)
+    assert figures[0] == figures[1]
+    pd.testing.assert_frame_equal(*tables)
+    words = ("--time-unit", "ms", "--workers", "0")
+    assert command("evaluate", toy, tmp_path / "ms.csv", *words).returncode == 0
+    done = command("label", tmp_path / "ms.csv", "-o", tmp_path / "l.parquet", *words)
+    assert done.returncode == 0 and b"2 labels" in done.stderr
+    with pytest.raises(Wav2SmallError, match="600.000 s but.*--time-unit ms"):
+        label(tmp_path / "ms.csv", tmp_path / "bad.parquet", workers=0)

@@ -47,6 +47,10 @@ def show(result: Any) -> int:
     from wav2small.prediction import report_rejected
 
     print(f"{result.clips} clips; in brackets the 95 % interval over {result.drawn}")
+    if result.dimensions:
+        low, high = result.scale
+        factor = "" if high - low == 1 else f"; times {high - low:g} for ratings {low:g}..{high:g}"
+        print(f"MAE is in units of 0..1{factor}")
     _figures(vars(result))
     if result.raters:
         ceiling = ", ".join(f"{name} {_cell(of)}" for name, of in result.raters.items())
