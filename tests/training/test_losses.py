@@ -48,7 +48,7 @@ def oracle(truth, prediction, ccc_weights, regression_weights, kind, dropped):
     return total
 
 
-@pytest.mark.parametrize("kind", losses.REGRESSIONS)
+@pytest.mark.parametrize("kind", ["smooth_l1", "mse", "none"])
 @pytest.mark.parametrize("trim, dropped", [(0.0, 0), (0.1, 2), (0.5, 12)])
 def test_loss_is_its_definition(kind, trim, dropped):
     truth, prediction = batch()
