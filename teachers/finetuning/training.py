@@ -144,6 +144,8 @@ class FineTuning(Training):
             ),
             device=device,
         )
+        if hasattr(network, "after_step"):
+            self.optimizer.register_step_post_hook(lambda *_: network.after_step())
         self.clips = clips
         self.train, self.valid = rows
         self.batch_size = options.batch_size

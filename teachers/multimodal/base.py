@@ -26,6 +26,8 @@ and the methods
                                   `forward` gives (B,) 1 = with text, 0 = without after the logits,
                                   CCC is of each of the two (`losses.disagreement`)
 
+and may have `after_step()`, called after each step of the optimiser in training.
+
 `self.encode_speech(batch)` and `self.encode_text(batch)` run the encoders; a turn without signal
 or transcript becomes one position with the learned embedding of a missing modality, so nothing
 downstream needs to know. `self.head(pooled)` gives outputs and logits. Loading, saving, labelling,
@@ -309,19 +311,23 @@ def mean(states: Tensor, mask: Tensor) -> Tensor:
     return (states * counted).sum(1) / counted.sum(1)
 
 
-def info_nce(one: Tensor, other: Tensor, scale: Tensor | float) -> Tensor:
-    """Each turn of one view is to find its counterpart in the other, and the other way round.
+def info_nce(
+    one: Tensor, other: Tensor, scale: Tensor | float, same: Tensor | None = None
+) -> Tensor:
+    """Each item of one view is to find its counterpart in the other, and the other way round.
 
-    -log softmax of the cosines, mean over turns and both directions (van den Oord et al. 2018,
+    -log softmax of the cosines, mean over items and both directions (van den Oord et al. 2018,
     arXiv 1807.03748).
 
     Args:
         one: (N, size)
-        other: (N, size) of the same turns
+        other: (N, size) of the same items
         scale: of the cosines, 1 / temperature
+        same: (N, N) bool, pairs that are no counterexamples to each other; None = all are but the
+            counterpart
 
     Returns:
-        scalar; 0 if there are no turns
+        scalar; 0 if there are no items
 
     Example:
         >>> import torch
@@ -332,14 +338,17 @@ def info_nce(one: Tensor, other: Tensor, scale: Tensor | float) -> Tensor:
         return one.sum() + other.sum()
     cosines = scale * functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T
     own = torch.arange(len(one), device=one.device)
+    if same is not None:
+        cosines = cosines.masked_fill(same & (own[:, None] != own), float("-inf"))
     both = [functional.cross_entropy(view, own) for view in (cosines, cosines.T)]
     return (both[0] + both[1]) / 2
 
 
-def retrieved(one: Tensor, other: Tensor) -> Tensor:
-    """Whether each turn of one view finds its counterpart in the other: (N,) bool.
+def retrieved(one: Tensor, other: Tensor, same: Tensor | None = None) -> Tensor:
+    """Whether each item of one view finds its counterpart in the other: (N,) bool.
 
-    The same counterpart twice counts as found: the two are indistinguishable.
+    The same counterpart twice counts as found: the two are indistinguishable. `same` is that of
+    `info_nce`.
 
     Example:
         >>> import torch
@@ -348,4 +357,6 @@ def retrieved(one: Tensor, other: Tensor) -> Tensor:
     """
     cosines = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T
     own = cosines.diagonal()
+    if same is not None:
+        cosines = cosines.masked_fill(same, -1.0)
     return own >= cosines.amax(dim=1) - 1e-6 if len(one) else own.bool()

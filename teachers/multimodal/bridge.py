@@ -8,16 +8,17 @@
                 |                          |
     8 tokens -> cross-attention ---> cross-attention
                 |                          |
-         means of what each adds to the tokens: outputs, categories
+      means of what each adds to the tokens, centred: outputs, categories
 
 Published: the parallel refinement, the bridge tokens that merge both modalities through two
 layers of cross-attention, masking one modality at random, the loss of cross-entropy and 1 - CCC.
 Chosen here: sizes, shares of masked turns, the order text, then speech, and that the head takes
 what each layer adds to the tokens. docs/multimodal.md compares.
 
-There is no norm before the head. A LayerNorm of the tokens' mean does not change with its length,
-so every step of Adam lengthens that mean, and nearly all of it is what all turns have in common:
-what differs between turns shrank from .24 of it to .0085, and nothing was learned.
+What the tokens' means of all turns have in common is several times as long as what differs between
+them. Through a LayerNorm it squashed that (from .24 of it at the start to .0085 in a run that
+learned nothing), and without a norm each step of the head's weights moves all outputs at once. So
+the head gets means less their running mean, over their running deviation (`Centred`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from .base import (
 from .dialogue import Passage
 from .encoders import Tokenizer
 
-GAIN = 4.0  # brings what a fresh layer adds, about .25, to 1 (chosen)
+MOMENTUM = 0.1  # of the running mean and deviation (chosen)
 
 
 class Refinement(nn.Module):
@@ -61,6 +62,55 @@ class Refinement(nn.Module):
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """(B, L, size), whose mask (B, L) marks what counts -> the same shape."""
         return self.norm(self.layer(states, src_key_padding_mask=~mask))
+
+
+class Centred(nn.Module):
+    """Features less their running mean, over their running deviation.
+
+    Other than in a BatchNorm, a batch in training is centred by the statistics of those before it:
+    rows do not depend on each other.
+
+    Args:
+        size: of the features
+
+    Example:
+        >>> import torch
+        >>> norm = Centred(1)
+        >>> norm.observe(torch.tensor([[9.0], [11.0]]))
+        >>> norm.advance()
+        >>> norm(torch.tensor([[12.0]])).item()
+        2.0
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    steps: Tensor
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("deviation", torch.ones(size))
+        self.register_buffer("steps", torch.tensor(0))
+        self._seen: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, size) -> (B, size)."""
+        return (features - self.mean) / self.deviation
+
+    def observe(self, features: Tensor) -> None:
+        """Note the statistics of a full batch (B, size)."""
+        deviation, mean = torch.std_mean(features.detach(), dim=0, correction=0)
+        self._seen = mean, deviation.clamp(min=1e-3)
+
+    def advance(self) -> None:
+        """Bring the running statistics nearer to those of the batch noted last; after a step."""
+        if self._seen is None:
+            return
+        share = max(MOMENTUM, 1 / (1 + int(self.steps)))
+        for running, seen in zip((self.mean, self.deviation), self._seen, strict=True):
+            running.lerp_(seen.to(running), share)
+        self.steps += 1
+        self._seen = None
 
 
 class Network(MultimodalNetwork):
@@ -88,6 +138,7 @@ class Network(MultimodalNetwork):
         self.bridge = nn.Parameter(0.02 * torch.randn(self.config["bridge_tokens"], size))
         self.ask_text = CrossAttention(size, heads, dropout)
         self.ask_speech = CrossAttention(size, heads, dropout)
+        self.centred = Centred(2 * size)
         self.build_head(2 * size)
 
     def collate(self, passages: Sequence[Passage]) -> SpeechTextBatch:
@@ -107,7 +158,11 @@ class Network(MultimodalNetwork):
         after_text = self.ask_text(bridge, text, text_mask)
         after_both = self.ask_speech(after_text, speech, speech_mask)
         added = torch.cat([after_text - bridge, after_both - after_text], dim=2).mean(dim=1)
-        return (*self.head(GAIN * added), batch.text.present.float())
+        return (*self.head(self.centred(added)), batch.text.present.float(), added)
+
+    def after_step(self) -> None:
+        """The running statistics move, once per step of the optimiser."""
+        self.centred.advance()
 
     def masked(self, batch: SpeechTextBatch) -> SpeechTextBatch:
         """Hide one modality of some turns, never both; what is alone is never hidden."""
@@ -129,7 +184,10 @@ class Network(MultimodalNetwork):
         logits: Tensor | None,
         *rest: Tensor | None,
     ) -> Tensor:
-        """Sum of 1 - CCC, and the cross-entropy of categories that are known."""
+        """Sum of 1 - CCC, of turns with text and of those without, and the cross-entropy of
+        categories that are known; `rest` is which have text (B,) and what the head centres."""
+        if self.training and len(rest) > 1 and rest[1] is not None:
+            self.centred.observe(rest[1])
         value = disagreement(truth, outputs, *rest[:1])
         if logits is not None and classes is not None and (classes >= 0).any():
             value = value + nn.functional.cross_entropy(logits, classes, ignore_index=-1)
