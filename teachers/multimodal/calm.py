@@ -1,36 +1,37 @@
-"""In the style of CALM (Sachidananda et al. 2022, arXiv 2202.03587): speech aligned with words.
+"""CALM, from its abstract (Sachidananda et al. 2022, arXiv 2202.03587): speech aligned with words.
 
     log-mel patches                 text
           |                           |
        SpecTran                input embeddings ---------+
           |                           |                  |
      aligned, patch by patch     language model          |
-          |      |                    |                  |
-          |      +-- mean: speech     |     mean: text --+
-          |            |              |        |
-        acoustic tokens    utterance    lexical tokens
-                |              |              |
-             multimodal transformer, two layers
-                               |
-           the two utterance positions: outputs, categories
+       |       |     |                |                  |
+       |  words' mean: mean: speech   |     mean: text --+
+       |       |     |                |        |
+     patches words utterance       tokens   utterance
+       +-------+-----+--------+-------+--------+
+           multimodal transformer, two layers
+                         |
+       the two utterance positions: outputs, categories
 
 Published: SpecTran over linearised patches of a spectrogram, contrastive pretraining that aligns
-sound with the input embedding space of a pretrained language model (`calm_objectives`), a
-multimodal transformer over acoustic and lexical tokens with context of the utterance. Not
-implemented: contrast between acoustic inputs, and information at the rate of words next to that of
-frames and utterances, both of which the abstract names. Ours: every size; lexical tokens are the
-language model's hidden states; the context of the utterance is one position for the mean of the
-speech and one for that of the text, both in the space of the alignment; the head reads these two.
+audio with the input embedding space of a pretrained language model and uses contrast between
+acoustic inputs (`calm_objectives`), information at several rates (patch, word, utterance), a
+multimodal transformer over acoustic and lexical tokens. The paper's full text is public, but this
+was written from its abstract: every size, what is pooled how, the position encodings of the rates
+and the weights of the losses are ours, and were not compared with those of the paper.
 
 It has its own speech encoder, so `--speech` is not needed.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,8 +42,9 @@ from wav2small.teachers.speech import checkpoint
 from wav2small.teachers.speech.neural import valid
 
 from .base import (
+    AudioBatch,
     MultimodalNetwork,
-    SpeechTextBatch,
+    OnDevice,
     TextBatch,
     mean,
     missing,
@@ -128,10 +130,8 @@ class SpecTran(nn.Module):
     def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T), 16 kHz, full scale 1, and (B,) on the CPU -> (B, patches, size), mask."""
         patches, mask = self.patches(signal, lengths)
-        hop_s = self.config["patch_step"] * self.config["hop"] / audio.SAMPLING_RATE
-        seconds = torch.arange(patches.shape[1], device=signal.device) * hop_s
-        hidden = self.patch(patches) + self.band  # (B, steps, bands, size)
-        hidden = (hidden + sinusoid(seconds, self.size)[:, None].to(hidden.dtype)).flatten(1, 2)
+        hidden = (self.patch(patches) + self.band).flatten(1, 2)  # from (B, steps, bands, size)
+        hidden = hidden + self.positions(hidden)
         mask = mask.repeat_interleave(self.bands, dim=1)
         for layer in self.layers:
             hidden = layer(hidden, src_key_padding_mask=~mask)
@@ -163,6 +163,25 @@ class SpecTran(nn.Module):
         inside = torch.arange(power.shape[2], device=signal.device) < frames[:, None]
         return _decibels(power.where(inside[:, None], power.new_tensor(0.0)))
 
+    def positions(self, tokens: Tensor) -> Tensor:
+        """Of patches (B, patches, size), by their time: (patches, size)."""
+        return sinusoid(self._begins(tokens.shape[1], tokens.device), tokens.shape[2]).to(
+            tokens.dtype
+        )
+
+    def overlaps(self, times: Tensor, patches: int) -> Tensor:
+        """Seconds that words, with start and end (W, 2), share with patches: (W, patches)."""
+        begins = self._begins(patches, times.device)
+        hop, n_fft = self.config["hop"], self.config["n_fft"]
+        wide_s = ((self.config["patch_frames"] - 1) * hop + n_fft) / audio.SAMPLING_RATE
+        ends = torch.minimum(times[:, 1:], begins + wide_s)
+        return (ends - torch.maximum(times[:, :1], begins)).clamp(min=0)
+
+    def _begins(self, patches: int, device: torch.device) -> Tensor:
+        """Seconds at which patches begin: (patches,)."""
+        hop_s = self.config["patch_step"] * self.config["hop"] / audio.SAMPLING_RATE
+        return hop_s * (torch.arange(patches, device=device) // self.bands)
+
     def freeze_front(self) -> None:
         """Nothing in it is published, so all of it learns."""
 
@@ -187,6 +206,36 @@ def _scaled(power: float) -> float:
 
 
 @dataclass
+class Words(OnDevice):
+    """The timed words of some turns, W in all.
+
+    Attributes:
+        row: (W,) the turn of each word
+        place: (W,) its number in the turn, from 0
+        first: (W,) the place of its first token
+        last: (W,) of its last one
+        times: (W, 2) start and end, seconds
+        name: (W,) the same number for the same word
+    """
+
+    row: Tensor
+    place: Tensor
+    first: Tensor
+    last: Tensor
+    times: Tensor
+    name: Tensor
+
+
+@dataclass
+class Batch(OnDevice):
+    """Some turns: their speech, text, and words with times as far as they are known."""
+
+    audio: AudioBatch
+    text: TextBatch
+    words: Words
+
+
+@dataclass
 class Aligned:
     """Speech in the space of the language model's input embeddings.
 
@@ -195,12 +244,16 @@ class Aligned:
         mask: (B, patches) bool
         speech: (B, size) their mean
         text: (B, size) the mean of the input embeddings of the transcript
+        words: (W, size) the mean of the patches of each word, weighted by how much of each it fills
+        timed: (W,) bool, some patch has a part in it
     """
 
     tokens: Tensor
     mask: Tensor
     speech: Tensor
     text: Tensor
+    words: Tensor
+    timed: Tensor
 
 
 class Network(MultimodalNetwork):
@@ -212,6 +265,8 @@ class Network(MultimodalNetwork):
         "fusion_layers": 2,
         "fusion_heads": 0,  # 0 = as the text's
         "fusion_dropout": 0.1,
+        "word_contrast": 1.0,  # weight in pretraining, next to that of utterances
+        "audio_contrast": 1.0,  # the same, of two views of an utterance's audio
     }
 
     def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer, where: Any = "config.json"):
@@ -234,42 +289,68 @@ class Network(MultimodalNetwork):
     def build_speech(self, mean: float, std: float, where: Any) -> nn.Module:
         return SpecTran(self.config["speech_config"], mean, std, where)
 
-    def collate(self, passages: Sequence[Passage]) -> SpeechTextBatch:
+    def collate(self, passages: Sequence[Passage]) -> Batch:
         return self.batch([passage.own for passage in passages])
 
-    def batch(self, turns: Sequence[Turn]) -> SpeechTextBatch:
+    def batch(self, turns: Sequence[Turn]) -> Batch:
         """`collate` of turns alone."""
-        return SpeechTextBatch(
-            self.audio_batch(turns), self.text_batch([self.sequence(turn.text) for turn in turns])
-        )
+        room = self.tokenizer.limit - 2
+        rows: list[list[int] | None] = []
+        found = []
+        for number, turn in enumerate(turns):
+            timed = turn.timed() if turn.signal is not None else []
+            if not timed:
+                rows.append(self.sequence(turn.text))
+                continue
+            ids, places = self.tokenizer.timed(timed)
+            rows.append([self.tokenizer.first, *ids[:room], self.tokenizer.last])
+            for place, (word, (first, last)) in enumerate(zip(timed, places, strict=True)):
+                if 0 <= first and last < room:
+                    name = zlib.crc32(word.word.lower().encode()) & 0xFFFFFF  # exact in float32
+                    found.append((number, place, 1 + first, 1 + last, name, word.start, word.end))
+        columns = np.array(found, dtype=np.float64).reshape(-1, 7)
+        row, place, first, last, name = torch.from_numpy(columns[:, :5].T.astype(np.int64))
+        times = torch.from_numpy(columns[:, 5:]).float()
+        words = Words(row, place, first, last, times, name)
+        return Batch(self.audio_batch(turns), self.text_batch(rows), words)
 
-    def forward(self, batch: SpeechTextBatch) -> tuple[Tensor | None, ...]:
+    def forward(self, batch: Batch) -> tuple[Tensor | None, ...]:
         aligned = self.aligned(batch)
         lexical, lexical_mask = self.encode_text(batch.text)
+        words, words_mask = self._rows(aligned, batch.words)
         utterance = aligned.speech[:, None], aligned.text[:, None]
-        sequences = (*utterance, lexical, aligned.tokens)
+        sequences = (*utterance, lexical, words, aligned.tokens)
+        positions = (0, 0, 0, self._positions(words), self.speech.positions(aligned.tokens))
         states = torch.cat(
             [
-                norm(sequence) + kind
-                for norm, sequence, kind in zip(self.norms, sequences, self.kinds, strict=True)
+                norm(sequence) + kind + position
+                for norm, sequence, kind, position in zip(
+                    self.norms, sequences, self.kinds, positions, strict=True
+                )
             ],
             dim=1,
         )
         always = lexical_mask.new_ones(len(lexical), len(utterance))
-        mask = torch.cat([always, lexical_mask, aligned.mask], dim=1)
+        mask = torch.cat([always, lexical_mask, words_mask, aligned.mask], dim=1)
         for layer in self.fusion:
             states = layer(states, src_key_padding_mask=~mask)
         outputs, logits = self.head(self.norm(states[:, : len(utterance)].flatten(1)))
         return outputs, logits, batch.text.present.float()
 
-    def aligned(self, batch: SpeechTextBatch) -> Aligned:
+    def aligned(self, batch: Batch) -> Aligned:
         """What contrastive pretraining aligns."""
         hidden, mask = self.encode_speech(batch.audio)
         tokens = self.align(hidden)
-        words, counted = self.words(batch.text)
-        return Aligned(tokens, mask, mean(tokens, mask), mean(words, counted))
+        embedded, counted = self.lexical(batch.text)
+        words = batch.words
+        shares = self.speech.overlaps(words.times, tokens.shape[1]) * mask[words.row]
+        total = shares.sum(1, keepdim=True)
+        pooled = torch.einsum("wp,wps->ws", shares / total.clamp(min=1e-6), tokens[words.row])
+        return Aligned(
+            tokens, mask, mean(tokens, mask), mean(embedded, counted), pooled, total[:, 0] > 0
+        )
 
-    def words(self, text: TextBatch) -> tuple[Tensor, Tensor]:
+    def lexical(self, text: TextBatch) -> tuple[Tensor, Tensor]:
         """Input embeddings of the transcripts, and the mask of the words among them."""
         ends = (text.tokens == self.tokenizer.first) | (text.tokens == self.tokenizer.last)
         inner = text.mask & ~ends
@@ -277,5 +358,19 @@ class Network(MultimodalNetwork):
         embedded = self.text.embed(text.tokens)
         return missing(embedded, torch.where(alone, inner, text.mask), text.present, self.no_text)
 
+    def _rows(self, aligned: Aligned, words: Words) -> tuple[Tensor, Tensor]:
+        """Words by turn: (B, most words, size), and the mask of those that count."""
+        count = int(words.place.max()) + 1 if len(words.place) else 0
+        rows, size = aligned.speech.shape
+        states = aligned.words.new_zeros(rows, count, size)
+        mask = torch.zeros(rows, count, dtype=torch.bool, device=states.device)
+        at = words.row, words.place
+        return states.index_put(at, aligned.words), mask.index_put(at, aligned.timed)
 
-_KINDS = ("speech", "text", "lexical", "acoustic")
+    def _positions(self, words: Tensor) -> Tensor:
+        """Of words, by their number: a tenth of a second each."""
+        number = torch.arange(words.shape[1], device=words.device)
+        return sinusoid(number / 10, words.shape[2]).to(words.dtype)
+
+
+_KINDS = ("speech", "text", "lexical", "words", "patches")

@@ -11,8 +11,9 @@ from wav2small.errors import Wav2SmallError
 from wav2small.teachers import load_teacher
 from wav2small.teachers.multimodal import calm
 from wav2small.teachers.multimodal.base import retrieved
-from wav2small.teachers.multimodal.calm_objectives import Objectives
+from wav2small.teachers.multimodal.calm_objectives import Objectives, cropped
 from wav2small.teachers.multimodal.dialogue import Passage
+from wav2small.transcripts import Word
 
 SPECTRAN = {
     **calm.CONFIG,
@@ -29,8 +30,49 @@ def network(encoders):
     return multimodal_cases.build("calm", encoders, speech_config=SPECTRAN)
 
 
-def test_a_padded_batch_is_its_items(network):
-    multimodal_cases.assert_items_are_rows(network)
+def spoken():
+    """`passages`, with times of the words of some turns."""
+    found = []
+    for number, passage in enumerate(passages()):
+        own = passage.own
+        if own.text and number != 1:
+            step = len(own.signal) / 16000 / len(own.text.split())
+            words = [Word(w, n * step, (n + 0.8) * step) for n, w in enumerate(own.text.split())]
+            passage = passage.with_own(own._replace(words=tuple(words)))
+        found.append(passage)
+    return found
+
+
+@pytest.mark.parametrize("cases", [passages, spoken])
+def test_a_padded_batch_is_its_items(network, cases):
+    multimodal_cases.assert_items_are_rows(network, cases())
+
+
+def test_word_times_change_what_it_gives(network):
+    with torch.no_grad():
+        with_times, without = (network(network.collate(cases()))[0] for cases in (spoken, passages))
+    away = (with_times - without).abs().amax(dim=1)
+    assert ((away > 1e-6).tolist()) == [True, False, False, True, False]
+
+
+def overlap(word, patch, step=8, wide=16):
+    """Seconds that a word and a patch share; patches begin every 80 ms and are 182 ms wide."""
+    begin = patch * step * 0.01
+    end = begin + (wide - 1) * 0.01 + 512 / 16000
+    return max(0.0, min(word.end, end) - max(word.start, begin))
+
+
+def test_words_are_means_of_their_patches(network):
+    batch = network.collate(spoken())
+    with torch.no_grad():
+        aligned = network.aligned(batch)
+    words = [(row, word) for row, one in enumerate(spoken()) for word in one.own.timed()]
+    assert batch.words.row.tolist() == [row for row, _ in words] and aligned.timed.all()
+    for (row, word), found in zip(words, aligned.words.numpy(), strict=True):
+        count = int(aligned.mask[row].sum())
+        shares = np.array([overlap(word, patch // 2) for patch in range(count)])  # two bands
+        tokens = aligned.tokens[row, :count].double().numpy()
+        np.testing.assert_allclose(found, shares @ tokens / shares.sum(), atol=1e-5)
 
 
 @pytest.mark.parametrize("mels", [16, 8])
@@ -79,35 +121,70 @@ def test_a_speech_encoder_of_another_kind_is_named():
 
 def task_of(network):
     objectives = Objectives(network)
-    return objectives, objectives.collate(passages(), [[]] * 5, np.random.default_rng(0))
+    return objectives, objectives.collate(spoken(), [[]] * 5, np.random.default_rng(0))
+
+
+def contrasted(one, other, names=None):
+    """Symmetric InfoNCE of temperature .07, and the share that is found; the same is no rival."""
+    one, other = (np.stack(view).astype(np.float64) for view in (one, other))
+    one /= np.linalg.norm(one, axis=1, keepdims=True)
+    other /= np.linalg.norm(other, axis=1, keepdims=True)
+    losses, right = [], []
+    for cosines in (one @ other.T, other @ one.T):
+        for n, row in enumerate(cosines):
+            rivals = [m for m in range(len(row)) if m == n or names is None or names[m] != names[n]]
+            losses.append(-log_softmax(row[rivals] / 0.07)[rivals.index(n)])
+            right.append(row[n] == row[rivals].max())
+    return np.mean(losses), np.mean(right[: len(one)])
 
 
 def test_the_loss_is_what_numpy_computes(network):
+    """Of utterances, of words, and of two views of the audio."""
+    network.config |= {"word_contrast": 0.5, "audio_contrast": 2.0}
     objectives, task = task_of(network)
     with torch.no_grad():
-        speech, text, both = objectives(task)
-        value = float(objectives.loss(speech, text, both))
-        figures = objectives.figures(speech, text, both)
-        hidden, mask = network.speech(task.batch.audio.signal, task.batch.audio.lengths)
-        aligned = network.align(hidden).double().numpy()
-    assert both.tolist() == [1, 1, 0, 1, 0]
+        states = objectives(task)
+        value = float(objectives.loss(*states))
+        figures = objectives.figures(*states)
+
+        def aligned(audio):
+            hidden, mask = network.speech(audio.signal, audio.lengths)
+            return [
+                row[kept].double().numpy() for row, kept in zip(network.align(hidden), mask,
+                                                                strict=True)
+            ]  # fmt: skip
+
+        whole, crop = aligned(task.batch.audio), aligned(task.crop)
+    assert states[3].tolist() == [1, 1, 0, 1, 0] and states[4].tolist() == [1, 1, 1, 1, 1]
     table = network.text.model.get_input_embeddings().weight.detach().double().numpy()
-    ones, others = [], []
-    for row in (0, 1, 3):
-        frames = aligned[row, mask[row].numpy()]
-        ones.append(frames.mean(axis=0))
-        ids = network.tokenizer.ids(passages()[row].own.text)
-        others.append(table[ids].mean(axis=0))
-    ones, others = np.stack(ones), np.stack(others)
-    np.testing.assert_allclose(speech[[0, 1, 3]], ones, atol=1e-5)
-    np.testing.assert_allclose(text[[0, 1, 3]], others, atol=1e-5)
-    ones /= np.linalg.norm(ones, axis=1, keepdims=True)
-    others /= np.linalg.norm(others, axis=1, keepdims=True)
-    cosines = ones @ others.T / 0.07
-    losses = [-log_softmax(view[n])[n] for view in (cosines, cosines.T) for n in range(3)]
-    assert value == pytest.approx(np.mean(losses), abs=1e-5)
-    assert figures["temperature"] == pytest.approx(0.07, abs=1e-5)
-    assert figures["retrieval_top1"] == pytest.approx(np.mean(cosines.argmax(1) == np.arange(3)))
+    read = [
+        table[network.tokenizer.ids(passages()[row].own.text)].mean(axis=0) for row in (0, 1, 3)
+    ]
+    utterances = contrasted([whole[row].mean(axis=0) for row in (0, 1, 3)], read)
+    audio = contrasted(*([frames.mean(axis=0) for frames in view] for view in (whole, crop)))
+    said, meant, names = [], [], []
+    for row, one in enumerate(spoken()):
+        for word in one.own.timed():
+            shares = np.array([overlap(word, patch // 2) for patch in range(len(whole[row]))])
+            said.append(shares @ whole[row] / shares.sum())
+            meant.append(table[network.tokenizer.ids(word.word)].mean(axis=0))
+            names.append(word.word)
+    words = contrasted(said, meant, names)
+    expected = utterances[0] + 0.5 * words[0] + 2 * audio[0]
+    assert value == pytest.approx(expected, abs=2e-5)
+    for name, (_, found) in (("", utterances), ("_word", words), ("_audio", audio)):
+        assert figures[f"temperature{name}"] == pytest.approx(0.07, abs=1e-5)
+        assert figures[f"retrieval_top1{name}"] == pytest.approx(found)
+
+
+def test_crops_are_parts_of_their_turn():
+    random = np.random.default_rng(0)
+    signal = np.arange(8000, dtype=np.float32)
+    crops = [cropped(signal, random) for _ in range(200)]
+    assert all(np.array_equal(crop, np.arange(crop[0], crop[0] + len(crop))) for crop in crops)
+    lengths = np.array([len(crop) for crop in crops])
+    assert lengths.min() >= 4000 and lengths.max() <= 6400 and len(set(lengths)) > 100
+    assert len(cropped(signal[:400], random)) == 400 and cropped(None, random) is None
 
 
 def test_retrieval_counts_what_is_found():
@@ -126,11 +203,11 @@ def test_gradients_reach_every_part_that_learns(network):
         for name, parameter in objectives.named_parameters()
         if parameter.requires_grad
     }
-    assert learn == {"log_scale", "network.speech", "network.align"}
+    assert learn == {"log_scales", "network.speech", "network.align"}
     network.zero_grad()
     network.requires_grad_(True)
     unheard = turn(9, text="again")._replace(signal=None)
-    batch = network.collate([*passages()[1:], Passage((unheard,), 0)])
+    batch = network.collate([*spoken()[1:], Passage((unheard,), 0)])
     value = network.loss(truth(), CLASSES, *network(batch))
     multimodal_cases.assert_all_learn(network, value)
 
