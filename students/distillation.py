@@ -38,6 +38,7 @@ from . import data, frontend, quantisation, registry, run_folder
 from .base import Student
 from .config import Config
 from .data import Batch, Batcher
+from .voice_activity import add_voice
 
 HEAD = "category."  # begins the names of the weights of the head that learns categories
 #: Peak rate of the quantisation-aware phase, as a share of the run's peak.
@@ -60,6 +61,7 @@ class Distillation:
         ccc: agreement with the teacher on the validation clips: each dimension and "mean"
         category_agreement: share of them whose most probable category is the teacher's; None =
             no categories were learned
+        voice: ROC AUC of the head for voice activity, by the ratio of speech to noise in dB
         seconds: of training and validation, over all sessions of the run
         rejected: {file: reason} of audio that could not be used
         warnings: what else the user should know
@@ -77,6 +79,7 @@ class Distillation:
     rejected: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     category_agreement: float | None = None
+    voice: dict[float, float] = field(default_factory=dict)
 
 
 def distill(
@@ -88,6 +91,7 @@ def distill(
     config: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     online: Any = None,
+    voice: bool = False,
     **settings: Any,
 ) -> Distillation:
     """Train a student on a label table.
@@ -106,6 +110,8 @@ def distill(
         overwrite: replace an existing run
         online: ask this teacher during training instead of taking the table's labels. These serve
             validation only
+        voice: then give nano its head for voice activity, on the frozen student; needs silero-vad,
+            wav2small[vad]. See `voice_activity.add_voice`
         settings: fields of `students.config.Config`, such as `epochs=20`; they win over `config`
 
     Raises:
@@ -187,7 +193,7 @@ def distill(
             picture = output / "training.png"
             run_folder.draw(picture, run.state["rows"], truth, prediction, title=title)
         ccc = [metrics.ccc(truth[:, i], prediction[:, i]) for i in range(D)]
-        return Distillation(
+        result = Distillation(
             output=str(output),
             student=resolved.student,
             parameters=sum(p.numel() for p in student.parameters() if p.requires_grad),
@@ -204,6 +210,9 @@ def distill(
             if names
             else None,
         )
+    if voice and rank == 0:
+        result.voice = add_voice(output, table).auc
+    return result
 
 
 class Distiller(Training):
@@ -425,6 +434,7 @@ def _student(config: Config, categories: list[str]) -> Student:
     if config.init:
         start = registry.load(config.init)
         state = start.state_dict()
+        state = {k: v for k, v in state.items() if not k.startswith("voice.")}
         if start.config["categories"] != categories:  # the second head begins anew
             own = student.state_dict().items()
             state = {k: v for k, v in state.items() if not k.startswith(HEAD)}

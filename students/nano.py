@@ -20,6 +20,8 @@ Exact structure; T frames of a clip, sizes of the defaults:
 7. Pooling: `gate = sigmoid(BN(G x))`, `value = ReLU(BN(V x))`, 64 each (pointwise), and
    `embedding = sum_t gate_t value_t / (sum_t gate_t + 1/256)` per channel.
 8. `adv`: Linear 64 -> 3.
+9. `voice`, optional, trained afterwards on frozen blocks (`voice_activity.py`): whether each frame
+   holds speech, from what the pooling gets; see `Voice`.
 
 Every convolution has no bias and is followed by a BatchNorm that folds into it.
 """
@@ -195,6 +197,28 @@ class Block(nn.Module):
         return x + torch.relu(self.pointwise(self.depthwise(x, mask, past), mask))
 
 
+class Voice(nn.Module):
+    """Voice activity of every frame: (B, channels, frames) -> logits (B, frames).
+
+    A pointwise layer, one causal convolution per dilation, each with ReLU, and a sum. With the
+    defaults 1,040 weights, and 40 frames (.64 s) of the past besides those that the blocks see.
+    Search on Emo-DB and read speech: 16 channels or one convolution less lose .002 of AUC.
+    """
+
+    def __init__(
+        self, channels: int, width: int = 8, kernel: int = 5, dilations: Sequence[int] = (2, 8)
+    ):
+        super().__init__()
+        self.reduce = Causal(channels, width)
+        self.context = nn.ModuleList(Causal(width, width, kernel, d) for d in dilations)
+        self.out = nn.Conv1d(width, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in (self.reduce, *self.context):
+            x = torch.relu(layer(x))
+        return self.out(x)[:, 0]
+
+
 @dataclass
 class State:
     """All that a stream keeps between blocks; sizes for one stream with the defaults.
@@ -230,6 +254,7 @@ class Nano(Student):
         kernel: taps of the depthwise convolutions
         dilations: of the depthwise convolutions, one block each
         pooled: size of the embedding
+        voice: a head for voice activity; `voice_activity.add_voice` makes it
         **options: of `Student`: `categories`, names for an optional second head
 
     Example:
@@ -251,8 +276,11 @@ class Nano(Student):
         kernel: int = 5,
         dilations: Sequence[int] = (1, 2, 4, 8),
         pooled: int = 64,
+        voice: bool = False,
         **options: Any,
     ):
+        if voice:  # only then: runs without it keep the configuration that they have
+            options["voice"] = True
         super().__init__(
             pooled,
             n_fft=n_fft,
@@ -274,6 +302,7 @@ class Nano(Student):
         self.blocks = nn.ModuleList(Block(channels, kernel, dilation) for dilation in dilations)
         self.gate = Causal(channels, pooled)
         self.value = Causal(channels, pooled)
+        self.voice = Voice(channels) if voice else None
 
     def features(
         self, signal: torch.Tensor, past: torch.Tensor | None = None
@@ -309,11 +338,19 @@ class Nano(Student):
         mask = None
         if lengths is not None:  # looking back only, valid frames never see padding
             mask = time_mask(self.spectrogram.frames(lengths), x.shape[2])
+        numerator, denominator = self._pool(self._body(x, mask), mask)
+        return numerator / (denominator + EMPTY)
+
+    def _body(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Steps 5 and 6: (B, mels, frames) -> (B, channels, frames)."""
         x = torch.relu(self.stem(x, mask))
         for block in self.blocks:
             x = block(x, mask)
-        numerator, denominator = self._pool(x, mask)
-        return numerator / (denominator + EMPTY)
+        return x
+
+    def frames(self, signal: torch.Tensor) -> torch.Tensor:
+        """What the pooling and the head for voice activity get: (B, T) -> (B, channels, frames)."""
+        return self._body(self.features(signal)[0])
 
     def initial_state(self) -> State:
         """The state of a stream at its beginning."""

@@ -10,10 +10,10 @@ from wav2small.benchmarks import microcontroller
 from wav2small.students import registry
 
 
-def random_nano(signals: list[np.ndarray], seed: int = 0):
+def random_nano(signals: list[np.ndarray], seed: int = 0, voice: bool = False):
     """Random weights, BatchNorm statistics of real speech, outputs spread around .5."""
     torch.manual_seed(seed)
-    student = registry.create("nano")
+    student = registry.create("nano", voice=voice)
     size = min(map(len, signals))
     batch = torch.tensor(np.stack([signal[:size] for signal in signals]))
     for module in student.modules():
@@ -24,6 +24,9 @@ def random_nano(signals: list[np.ndarray], seed: int = 0):
     with torch.no_grad():
         student.train()
         student(batch)
+        if voice:
+            student.voice(student.frames(batch))
+            student.voice.out.weight.mul_(4)
         student.eval()
         embedding = student.embed(batch)
         student.adv.weight.mul_(0.05 / (embedding @ student.adv.weight.T).std())

@@ -36,7 +36,7 @@ def follow(
     *,
     memory: float = MEMORY_S,
     hop: float = HOP_S,
-    gate: bool = True,
+    gate: bool | str | None = True,
     threads: int = 1,
 ) -> int:
     """Estimate a pipe.
@@ -45,10 +45,10 @@ def follow(
         bundle: bundle folder or `.onnx` file
         stdin: 16-bit little-endian mono PCM at 16 kHz, without a header
         stdout: gets `{"time": s, "heard": s, "arousal": .., "dominance": .., "valence": ..,
-            "overall": [a, d, v]}` per hop, flushed at once
+            "overall": [a, d, v]}` per hop, flushed at once; nano adds "speech", a probability
         memory: with --follow: seconds that an estimate remembers. See `Stream`
         hop: seconds between estimates of a bundle that does not stream. See `Stream`
-        gate: silence does not move the estimate
+        gate: silence does not move the estimate. See `Stream`
         threads: of ONNX Runtime
 
     Returns:
@@ -114,4 +114,5 @@ def _row(estimate: Any) -> dict[str, Any]:
         "dominance": round(estimate.dominance, 7),
         "valence": round(estimate.valence, 7),
         "overall": [round(value, 7) for value in estimate.overall],
+        **({} if estimate.speech is None else {"speech": round(estimate.speech, 4)}),
     }

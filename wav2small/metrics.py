@@ -74,6 +74,29 @@ def spearman(truth: np.ndarray, prediction: np.ndarray) -> float:
     return pcc(scipy.stats.rankdata(truth), scipy.stats.rankdata(prediction))
 
 
+def roc_auc(truth: np.ndarray, score: np.ndarray) -> float:
+    """Area under the ROC curve: how often a positive has the higher score (ties count half).
+
+    Args:
+        truth: bool (n,)
+        score: (n,)
+
+    Returns:
+        0..1; NaN unless both classes are there
+
+    Example:
+        >>> roc_auc(np.array([False, True, True]), np.array([0.1, 0.1, 0.9]))
+        0.75
+    """
+    _, places, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    positive, negative = int(truth.sum()), int((~truth).sum())
+    if not positive or not negative:
+        return float("nan")
+    above = ranks[truth].sum() - positive * (positive + 1) / 2
+    return float(above / (positive * negative))
+
+
 def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
     """Confusion matrix (classes, classes): rows are the truth, columns the prediction.
 

@@ -26,7 +26,7 @@ def listen(
     device: str | None = None,
     file: str | os.PathLike[str] | None = None,
     memory: float = MEMORY_S,
-    gate: bool = True,
+    gate: bool | str | None = True,
     threads: int = 1,
     output: TextIO | None = None,
 ) -> Estimate | None:
@@ -37,7 +37,7 @@ def listen(
         device: number or part of the name of the microphone; None = the system's
         file: an audio file instead of the microphone, as fast as it can be processed
         memory: seconds that an estimate remembers
-        gate: silence does not move the estimate
+        gate: silence does not move the estimate. See `Stream`
         threads: of ONNX Runtime
         output: gets the bars, redrawn in place in a terminal, else a line per second; None =
             standard output

@@ -34,6 +34,7 @@ _CLIPS_PER_TASK = 8  # of a worker process, so that messages cost little
 _Clip = tuple[str, float, float | None]  # file, start and end in seconds
 COLUMNS = ("file", "start", "end", *DIMENSIONS)
 LIMITED = "band_limited"
+SPEECH = "speech"
 
 
 @dataclass(repr=False)
@@ -42,12 +43,13 @@ class Predictions:
 
     Attributes:
         rows: (file, start, end, arousal, dominance, valence), times in seconds; then the
-            probabilities of the categories, if the student has any, whether the audio is
-            band-limited, and the columns of the source that were kept
+            probabilities of the categories, if the student has any, the share that is speech, if it
+            tells, whether the audio is band-limited, and the columns of the source that were kept
         categories: their names
         rejected: (file, reason) of files that could not be estimated
         kept: names of the columns of the source
         count: number of rows, also where they were not collected
+        speech: whether the student tells which part is speech
     """
 
     rows: list[tuple[Any, ...]] = field(default_factory=list)
@@ -55,6 +57,7 @@ class Predictions:
     categories: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     count: int = 0
+    speech: bool = False
 
     def to_frame(self) -> pd.DataFrame:
         """The rows as a table.
@@ -65,7 +68,7 @@ class Predictions:
         """
         import pandas as pd
 
-        return pd.DataFrame(self.rows, columns=columns(self.categories, self.kept))
+        return pd.DataFrame(self.rows, columns=columns(self.categories, self.kept, self.speech))
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -78,7 +81,8 @@ class Predictions:
         return f"<Predictions: {count}, {len(self.rejected)} rejected>"
 
     def _repr_html_(self) -> str:
-        return table(columns(self.categories, self.kept), map(_formatted, self.rows), repr(self))
+        header = columns(self.categories, self.kept, self.speech)
+        return table(header, map(_formatted, self.rows), repr(self))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
@@ -99,14 +103,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) ->
     return f"<table><caption>{escape(caption)}</caption>{head}{body}</table>"
 
 
-def columns(categories: Sequence[str], kept: Sequence[str] = ()) -> list[str]:
+def columns(categories: Sequence[str], kept: Sequence[str] = (), speech: bool = False) -> list[str]:
     """Names of the columns for a student with these categories, and columns of the source.
 
     Example:
         >>> columns(["anger"], ["speaker", "valence"])[-4:]
         ['probability_anger', 'band_limited', 'speaker', 'source_valence']
     """
-    own = [*COLUMNS, *(f"probability_{name}" for name in categories), LIMITED]
+    own = [*COLUMNS, *(f"probability_{name}" for name in categories)]
+    own += [SPEECH] * speech + [LIMITED]
     return [*own, *(f"source_{name}" if name in own else name for name in kept)]
 
 
@@ -122,6 +127,7 @@ def predict(
     root: str | None = None,
     time_unit: str = "s",
     keep: bool = False,
+    speech_only: bool = False,
     workers: int = 0,
     threads: int = 1,
     collect: bool = True,
@@ -143,6 +149,7 @@ def predict(
         root: folder that the files of a table are relative to
         time_unit: of times of a table that are plain numbers: s, ms or us
         keep: keep the other columns of a table
+        speech_only: estimate only what is speech; a model that tells is needed, such as nano
         workers: processes that estimate; 0 = none, all happens in this one
         threads: threads of ONNX Runtime, in each process
         collect: give the rows back, too; without, memory does not grow with them
@@ -160,11 +167,13 @@ def predict(
     if workers < 0:
         raise Wav2SmallError(f"--workers {workers}: 0 or more")
     predictor = Predictor(bundle, threads=threads)
+    if speech_only and not predictor.speech:
+        raise Wav2SmallError(f"{bundle}: does not tell speech from other sounds; take nano")
     sources = [source] if isinstance(source, str | os.PathLike) else source
     clips: list[_Clip] = []
     extras: dict[int, dict[Any, Any]] = {}  # clip -> other columns of its table
     tables: list[tuple[int, int]] = []  # clips of a table, from and to
-    result = Predictions(categories=predictor.categories)
+    result = Predictions(categories=predictor.categories, speech=predictor.speech)
     for one in sources:
         listed, folder, unusable, own, is_table = _clips(one, root, time_unit)
         if sources is source:
@@ -177,15 +186,16 @@ def predict(
         result.rejected += unusable
     folder = "" if sources is source else folder
     result.kept = list(dict.fromkeys(name for extra in extras.values() for name in extra))
-    header = columns(predictor.categories, result.kept)
+    header = columns(predictor.categories, result.kept, predictor.speech)
     settings = {
         "bundle": files.sha256(predictor.path),
         "window": window,
         "hop": hop,
         "channel": channel,
-        "columns": columns(predictor.categories),
+        "columns": columns(predictor.categories, (), predictor.speech),
+        **({"speech_only": True} if speech_only else {}),
     }
-    reader = _Reader(folder, window, hop or window, channel)
+    reader = _Reader(folder, window, hop or window, channel, speech_only)
     limited, place = 0, header.index(LIMITED)
 
     def shown(number: int, rows: list[Any]) -> list[tuple[Any, ...]]:
@@ -273,6 +283,7 @@ class _Reader:
     window_s: float
     hop_s: float
     channel: int | None
+    speech_only: bool = False
 
     def path(self, file: str) -> str:
         return places.join(self.folder, file)
@@ -311,8 +322,13 @@ class _Reader:
                     except AudioError as error:
                         reason = reason or str(error)
                         continue
-                    estimate = np.concatenate(predictor.predict_categories(signal))
-                    values = (*map(float, estimate), audio.is_band_limited(signal))
+                    details = predictor.predict_details(signal, speech_only=self.speech_only)
+                    estimate, shares, speech = details
+                    if self.speech_only and not speech:
+                        silent = silent or f"{file}: no speech in it; leave out --speech-only"
+                        continue
+                    numbers = [*estimate, *shares, *([] if speech is None else [speech])]
+                    values = (*map(float, numbers), audio.is_band_limited(signal))
                     rows.append((file, round(first, 3), round(last, 3), *values))
         except AudioError as error:
             return _Answer([], str(error), "", 1)

@@ -35,6 +35,7 @@ class Predictor:
     Attributes:
         path: of the `.onnx` file
         categories: names of the student's second head; empty = it has none
+        speech: whether the model tells which part of a signal is speech
 
     Raises:
         Wav2SmallError: no model there, not a model, or one with other inputs or outputs
@@ -54,6 +55,7 @@ class Predictor:
         check_signature(self.session, self.path)
         names = self.session.get_modelmeta().custom_metadata_map.get("wav2small.categories")
         self.categories: list[str] = json.loads(names) if names else []
+        self.speech = any(node.name == "speech_logits" for node in self.session.get_outputs())
 
     @property
     def session(self) -> Any:
@@ -99,11 +101,43 @@ class Predictor:
         Raises:
             Wav2SmallError: as `predict`
         """
-        if not self.categories:
-            return self.predict(signal, sampling_rate), np.zeros(0, dtype=np.float32)
-        estimate, logits = self._run(["logits", "categories"], signal, sampling_rate)
-        shares = np.exp(logits - logits.max())
-        return estimate, shares / shares.sum()
+        estimate, shares, _ = self.predict_details(signal, sampling_rate)
+        return estimate, shares
+
+    def predict_details(
+        self,
+        signal: np.ndarray,
+        sampling_rate: int = audio.SAMPLING_RATE,
+        *,
+        speech_only: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, float | None]:
+        """Estimate one signal with every head.
+
+        Args:
+            signal: as for `predict`
+            sampling_rate: as for `predict`
+            speech_only: estimate the frames that hold speech, as if there were no others
+
+        Returns:
+            float32 (3,) as of `predict`; the probabilities of `categories`, float32 (K,); and the
+            share of the signal that is speech, None if the model does not tell
+
+        Raises:
+            Wav2SmallError: as `predict`; or `speech_only` of a model that does not tell
+
+        Example:
+            >>> Predictor("bundle/").predict_details(np.arange(1600) / 1600)[2] is None
+            True
+        """
+        if speech_only and not self.speech:
+            raise Wav2SmallError(f"{self.path}: does not tell speech from other sounds")
+        names = ["speech_logits" if speech_only else "logits"]
+        names += ["categories"] * bool(self.categories) + ["speech"] * self.speech
+        outputs = dict(zip(names, self._run(names, signal, sampling_rate), strict=True))
+        logits = outputs.get("categories", np.zeros(0, np.float32))
+        shares = np.exp(logits - logits.max(initial=-np.inf))
+        share = float(outputs["speech"][0]) if self.speech else None
+        return outputs[names[0]], shares / shares.sum(), share
 
     def _run(self, outputs: list[str], signal: np.ndarray, sampling_rate: int) -> list[np.ndarray]:
         """Outputs of one signal, each without its axis of clips."""

@@ -5,11 +5,16 @@ of 16 ms is processed once and the past is a state. Every other bundle runs its 
 the last seconds, once per hop: with 4 s of memory and a hop of .5 s that is 8 times the work of
 one pass over the audio.
 
-Silence does not move an estimate. A frame counts from an RMS level of -55 dBFS on, if it is within
-30 dB of the loudest frame lately (which fades by 1 dB per second), until the level was 6 dB below
-that for more than .2 s. Frames that do not count are processed (the model's context goes on) but
-weigh nothing, and the memory does not fade meanwhile: it is a memory of speech, not of time. The
-probability of a voice activity detector of your own multiplies the weight.
+Only speech moves an estimate. A model with a head for voice activity (nano) says which hops hold
+speech, and the others weigh nothing (`gate="voice"`).
+
+Of other models silence does not move an estimate (`gate="energy"`): a frame counts from an RMS
+level of -55 dBFS on, if it is within 30 dB of the loudest frame lately (which fades by 1 dB per
+second), until the level was 6 dB below that for more than .2 s.
+
+Frames that do not count are processed (the model's context goes on) but weigh nothing, and the
+memory does not fade meanwhile: it is a memory of speech, not of time. The probability of a voice
+activity detector of your own multiplies the weight.
 """
 
 from __future__ import annotations
@@ -33,8 +38,13 @@ MEMORY_S = 4.0
 HOP_S = 0.5  # of students that are not causal
 OPEN_DB, CLOSE_DB, HOLD_S = -55.0, -61.0, 0.2
 RANGE_DB = 30.0
+SPOKEN = 0.5  # probability of speech from which a hop counts
 _GATE_FRAME = 160  # samples, of students that are not causal
 _MAX_HOPS = 32  # per run of a causal student: bounds memory
+
+
+#: Estimates, weights and probabilities of speech of each hop.
+_Hops = tuple[Any, np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,7 @@ class Estimate:
         time: end of the audio that it knows, in seconds since the last reset
         heard: seconds of it that counted (see the module)
         overall: arousal, dominance, valence over everything since the last reset
+        speech: probability that the last hop holds speech; None = the model does not tell
     """
 
     arousal: float
@@ -56,6 +67,7 @@ class Estimate:
     time: float
     heard: float
     overall: tuple[float, float, float]
+    speech: float | None = None
 
 
 class Stream:
@@ -69,7 +81,9 @@ class Stream:
             from `memory` seconds ago weighs 1/e. Others use a window of that length.
         hop: seconds between estimates of a student that is not causal; at most `memory`. A causal
             one gives an estimate per 16 ms, whatever this is.
-        gate: silence does not move the estimate
+        gate: what moves the estimate: "voice", hops that hold speech (models with a head for voice
+            activity); "energy", what is not silence; None, everything. True = "voice" where the
+            model has the head, else "energy"
         open_db: RMS level in dBFS from which a frame counts
         close_db: level below which it stops to, after `hold` seconds
         hold: see `close_db`
@@ -79,6 +93,7 @@ class Stream:
     Attributes:
         causal: processes each sample once
         hop_samples: samples between estimates
+        gate: "voice", "energy" or None, see above
         samples: in complete hops since the last reset, in samples
 
     Raises:
@@ -100,7 +115,7 @@ class Stream:
         *,
         memory: float = MEMORY_S,
         hop: float = HOP_S,
-        gate: bool = True,
+        gate: bool | str | None = True,
         open_db: float = OPEN_DB,
         close_db: float = CLOSE_DB,
         hold: float = HOLD_S,
@@ -122,7 +137,10 @@ class Stream:
                 raise Wav2SmallError(f"hop {hop:g} s is longer than memory {memory:g} s")
             self._engine = _Window(model, memory, hop)
         self.hop_samples = self._engine.hop
-        self._gate = Gate(self._engine.frame, gate, open_db, close_db, hold, range_db)
+        self.gate = _gate(gate, self._engine.voice, model.path)
+        self._engine.threshold = SPOKEN if self.gate == "voice" else 0.0
+        energy = self.gate == "energy"
+        self._gate = Gate(self._engine.frame, energy, open_db, close_db, hold, range_db)
         self.reset()
 
     @property
@@ -194,16 +212,17 @@ class Stream:
             return []
         per_hop = self.hop_samples // self._gate.frame
         sums = self._gate.take(hops * per_hop).reshape(hops, per_hop).sum(axis=1)
-        heard = self._heard + np.cumsum(sums)
         scale = self._gate.frame / audio.SAMPLING_RATE
-        results = self._engine.run(now, sums, heard * scale)
+        results, sums, speech = self._engine.run(now, sums, self._heard)
+        heard = self._heard + np.cumsum(sums)
         estimates = []
         for number, result in enumerate(results, start=1):
             heard_s = float(heard[number - 1] * scale)
             if heard_s >= FIRST_S and result is not None:
                 time = (self.samples + number * self.hop_samples) / audio.SAMPLING_RATE
                 a, d, v, *overall = map(float, result)
-                estimates.append(Estimate(a, d, v, time, heard_s, tuple(overall)))  # type: ignore[arg-type]
+                spoken = None if speech is None else float(speech[number - 1])
+                estimates.append(Estimate(a, d, v, time, heard_s, tuple(overall), spoken))  # type: ignore[arg-type]
         self._heard = float(heard[-1])
         self.samples += hops * self.hop_samples
         return estimates
@@ -230,6 +249,8 @@ class _Causal:
 
     def __init__(self, model: Model, memory: float):
         self.model = model
+        self.voice = any(node.name == "speech" for node in model.session.get_outputs())
+        self.threshold = 0.0
         metadata = model.session.get_modelmeta().custom_metadata_map
         inputs = {node.name: node.shape for node in model.session.get_inputs()}
         try:
@@ -250,23 +271,37 @@ class _Causal:
     def reset(self) -> None:
         self.state, self.pool = self._initial, self._empty
 
-    def run(self, signal: np.ndarray, weights: np.ndarray, heard_s: np.ndarray) -> Any:
-        """Samples of complete hops and the weight of each -> (hops, 6)."""
-        estimates, self.state, self.pool = self.model.session.run(
-            None,
-            {
-                "block": signal[None],
-                "weight": weights[None].astype(np.float32),
-                "log_keep": self._log_keep,
-                "state": self.state,
-                "pool": self.pool,
-            },
-        )
-        return estimates[0]
+    def run(self, signal: np.ndarray, weights: np.ndarray, heard: float) -> _Hops:
+        """Process complete hops.
+
+        Args:
+            signal: their samples
+            weights: of each hop, by the gate
+            heard: sum of the weights of all frames before
+
+        Returns:
+            estimates over the memory and over everything (hops, 6), the weights that counted, and
+            the probabilities of speech, None without a head for voice activity
+        """
+        inputs = {
+            "block": signal[None],
+            "weight": weights[None].astype(np.float32),
+            "log_keep": self._log_keep,
+            "state": self.state,
+            "pool": self.pool,
+        }
+        if not self.voice:
+            estimates, self.state, self.pool = self.model.session.run(None, inputs)
+            return estimates[0], weights, None
+        inputs["threshold"] = np.array([self.threshold], np.float32)
+        estimates, self.state, self.pool, speech = self.model.session.run(None, inputs)
+        return estimates[0], weights * (speech[0] >= self.threshold), speech[0]
 
 
 class _Window:
     """`model.onnx` on the last seconds, once per hop that counts."""
+
+    voice, threshold = False, 0.0
 
     def __init__(self, model: Model, memory: float, hop: float):
         self.model = model
@@ -282,9 +317,10 @@ class _Window:
         self._sum = np.zeros(3)
         self._weight = 0.0
 
-    def run(self, signal: np.ndarray, weights: np.ndarray, heard_s: np.ndarray) -> Any:
+    def run(self, signal: np.ndarray, weights: np.ndarray, heard: float) -> _Hops:
         """As `_Causal.run`; None in place of an estimate while there is none."""
         results: list[np.ndarray | None] = []
+        heard_s = (heard + np.cumsum(weights)) * (self.frame / audio.SAMPLING_RATE)
         for number, weight in enumerate(weights):
             new = signal[number * self.hop : (number + 1) * self.hop]
             self._buffer = np.concatenate((self._buffer, new))[-self.window :]
@@ -298,7 +334,18 @@ class _Window:
                 results.append(None)
             else:
                 results.append(np.concatenate((self._last, self._sum / self._weight)))
-        return results
+        return results, weights, None
+
+
+def _gate(gate: bool | str | None, voice: bool, path: str) -> str | None:
+    """The gate that `Stream` is asked for."""
+    if gate is True:
+        return "voice" if voice else "energy"
+    if gate not in (False, None, "voice", "energy"):
+        raise Wav2SmallError(f"gate {gate!r}: voice, energy or None")
+    if gate == "voice" and not voice:
+        raise Wav2SmallError(f"{path}: has no head for voice activity; give gate='energy'")
+    return gate or None  # type: ignore[return-value]
 
 
 def _samples(block: np.ndarray) -> np.ndarray:

@@ -3,12 +3,13 @@
 
 FOLDER holds CC0 speech: `emodb/` (Emo-DB, acted emotions; `labels.csv` with `file`, `speaker`,
 `emotion`) and `cc0_voices/` (read speech; `file`, `speaker`). Nothing else enters the weights but
-Moonshine's encoder (MIT). Every step is one verb:
+Moonshine's encoder and silero-vad (MIT). Every step is one verb:
 
 1. `finetune --freeze`: a probe on Moonshine's states, from Emo-DB's emotions
 2. `label`: all of the speech with variants, by the probe
 3. `distill`: nano (or with `--student wav2small` the 72K student)
-4. `export`: a verified bundle; `--install` copies it to `wav2small/models/`
+4. nano's head for voice activity, on the frozen student, from silero-vad (`add_voice`)
+5. `export`: a verified bundle; `--install` copies it to `wav2small/models/`
 """
 
 from __future__ import annotations
@@ -104,9 +105,12 @@ def make(student: str, labels: Path, output: Path, *, seed: int, threads: int) -
         seed=seed,
         threads=threads,
         cache_mb=4096,
+        voice=student == "nano",
         **settings,
     )
     progress.note(f"{student}: CCC with the teacher, speakers held out: {result.ccc}")
+    if result.voice:
+        progress.note(f"{student}: AUC of voice activity by dB: {result.voice}")
     wav2small.export_bundle(
         run,
         bundle,

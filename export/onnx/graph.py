@@ -57,6 +57,11 @@ class Graph:
             self._constants.append(numpy_helper.from_array(array, name))
         return self._known[key]
 
+    def default(self, name: str, value: Any) -> str:
+        """What an input of this name is where it is left out; describe the input to `model` too."""
+        self._constants.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
+        return name
+
     def integers(self, values: np.ndarray) -> str:
         """A table of int64, stored in the smallest type that holds it."""
         array = np.asarray(values)

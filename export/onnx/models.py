@@ -10,6 +10,7 @@ import onnx
 from wav2small.errors import Wav2SmallError
 from wav2small.students.base import Student
 
+from . import nano
 from .graph import Graph, value
 from .weights import Weights
 
@@ -72,7 +73,9 @@ def build(
 ) -> tuple[onnx.ModelProto, Graph]:
     """The ONNX model of a student, and the graph with the names of its layers.
 
-    Outputs: `logits` [1, 3], `hidden_states` [1, E] and, if the student has them, `categories`.
+    Outputs: `logits` [1, 3], `hidden_states` [1, E] and, if the student has them, `categories`;
+    with a head for voice activity `speech` [1, 1], the share of frames that hold speech, and
+    `speech_logits` [1, 3], the estimate of these frames alone.
 
     Args:
         student: in evaluation mode
@@ -95,20 +98,22 @@ def build(
     embedding = add_student(student, weights, graph)
     graph.add("Identity", embedding, name="hidden_states")
     outputs = [value("logits", [1, 3]), value("hidden_states", [1, student.embedding])]
-    _linear(graph, weights, "adv", "logits")
+    head = _linear(graph, weights, "adv", "logits")
+    if getattr(student, "voice", None) is not None:
+        graph.add("Gemm", nano.SPEECH_STATES, *head, transB=1, name="speech_logits")
+        outputs += [value(nano.SPEECH, [1, 1]), value("speech_logits", [1, 3])]
     if student.category is not None:
         _linear(graph, weights, "category", "categories")
         outputs.append(value("categories", [1, student.category.out_features]))
     return graph.model([value("signal", [1, "time"])], outputs, metadata), graph
 
 
-def _linear(graph: Graph, weights: Weights, module: str, output: str) -> None:
-    graph.add(
-        "Gemm",
-        "hidden_states",
+def _linear(graph: Graph, weights: Weights, module: str, output: str) -> tuple[str, str]:
+    """Add a layer of the embedding; the names of its weight and bias."""
+    head = (
         weights.store(graph, f"{module}.weight"),
         graph.constant(weights.numpy(f"{module}.bias")),
-        transB=1,
-        name=output,
     )
+    graph.add("Gemm", "hidden_states", *head, transB=1, name=output)
     graph.layer(module, output)
+    return head

@@ -7,9 +7,11 @@ looks along rows. Scales and logarithms' bases are folded into the stem's weight
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from wav2small.students import nano
 from wav2small.students.base import Student
@@ -19,6 +21,8 @@ from .graph import Graph
 from .weights import Weights
 
 LN2 = float(np.log(2))
+SPEECH, SPEECH_STATES = "speech", "speech_states"  # of a nano with a head for voice activity
+Step = Callable[[str, str], str]
 
 
 def build(student: Student, weights: Weights, graph: Graph) -> str:
@@ -35,11 +39,46 @@ def build(student: Student, weights: Weights, graph: Graph) -> str:
         x = graph.layer(name, graph.add("Add", x, y), _map)
     gate = graph.add("Sigmoid", causal(student, weights, graph, "gate", x))
     value = graph.add("Relu", causal(student, weights, graph, "value", x))
+    product = graph.add("Mul", gate, value)
+    if student.voice is not None:
+        logits = voice(student, weights, graph, x)
+        spoken = graph.add("GreaterOrEqual", logits, graph.constant(0.0))
+        spoken = graph.add("Cast", spoken, to=TensorProto.FLOAT)
+        share = graph.add("ReduceMean", spoken, axes=[2, 3], keepdims=0)
+        graph.add("Identity", share, name=SPEECH)
+        parts = (graph.add("Mul", part, spoken) for part in (product, gate))
+        graph.add("Identity", _ratio(graph, *parts), name=SPEECH_STATES)
+    return _ratio(graph, product, gate)
+
+
+def _ratio(graph: Graph, product: str, gate: str) -> str:
+    """The pooled embedding [1, E] of gate x value and gate [1, E, 1, frames]."""
     last = graph.shape(3)
-    numerator = graph.add("ReduceSum", graph.add("Mul", gate, value), last)
+    numerator = graph.add("ReduceSum", product, last)
     denominator = graph.add("ReduceSum", gate, last)
     denominator = graph.add("Add", denominator, graph.constant(nano.EMPTY))
     return graph.add("Reshape", graph.add("Div", numerator, denominator), graph.shape(1, -1))
+
+
+def voice(
+    student: nano.Nano, weights: Weights, graph: Graph, x: str, step: Step | None = None
+) -> str:
+    """The head for voice activity: [1, channels, 1, frames] -> logits [1, 1, 1, frames].
+
+    Args:
+        student: with the head
+        weights: its weights
+        graph: where to
+        x: what the pooling gets
+        step: a convolution of a stream, (module, its input) -> its output; None = of a full clip
+    """
+    assert student.voice is not None
+    for name in ("reduce", *(f"context.{i}" for i in range(len(student.voice.context)))):
+        module = f"voice.{name}"
+        y = step(module, x) if step else causal(student, weights, graph, module, x, named=False)
+        x = graph.add("Relu", y)
+    kernel = weights.store(graph, "voice.out.weight", shape=(1, -1, 1, 1))
+    return graph.add("Conv", x, kernel, graph.constant(weights.numpy("voice.out.bias")))
 
 
 def _map(array: np.ndarray) -> np.ndarray:
@@ -56,6 +95,7 @@ def causal(
     *,
     scale: float = 1.0,
     padded: bool = True,
+    named: bool = True,
 ) -> str:
     """A convolution that looks back only, with its BatchNorm folded.
 
@@ -67,6 +107,7 @@ def causal(
         x: [1, channels, 1, frames]
         scale: factor of the weights
         padded: zeros stand for the frames before `x`; False = `x` begins with them
+        named: a layer that can be compared with the student's forward pass
     """
     names = (names,) if isinstance(names, str) else names
     layer = student.get_submodule(names[0])
@@ -90,7 +131,7 @@ def causal(
         group=layer.conv.groups,
         **pads,
     )
-    return x if len(names) > 1 else graph.layer(names[0], x, _map)
+    return graph.layer(names[0], x, _map) if named and len(names) == 1 else x
 
 
 def _order(student: nano.Nano) -> np.ndarray:

@@ -12,14 +12,17 @@ as `offset:count:value`.
 | `log_keep` | float64 [1] | -hop / memory, of the estimate over the last seconds |
 | `state` | float32 [1, S] | the parts that `stream_layout` lists |
 | `pool` | float64 [1, 4 E] | sums of gate x value, of gate: memory, everything |
+| `threshold` | float32 [1] | with a head for voice activity, optional: see below; .5 |
 
 | output | type | |
 |---|---|---|
 | `estimates` | float32 [1, hops, 6] | A, D, V over the memory, then over everything |
 | `next_state`, `next_pool` | as their inputs | |
+| `speech` | float32 [1, hops] | with the head: probability that a hop holds speech |
 
 The sums are float64: after a day of audio a float32 sum would no longer move. A hop of weight 0
-leaves the sums as they are, bit by bit, so silence neither moves an estimate nor fades it.
+leaves the sums as they are, bit by bit, so silence neither moves an estimate nor fades it. With a
+head for voice activity a hop whose `speech` is below `threshold` has weight 0; threshold 0 = none.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ from .graph import Graph, value
 from .weights import Weights
 
 FILE = "streaming.onnx"
+SPOKEN = 0.5  # probability from which a hop counts
 _FAR = 1e9  # octaves below the level: so low that the maximum ignores it
 
 
@@ -72,6 +76,9 @@ def layout(student: Nano) -> list[Part]:
         # of all depthwise convolutions side by side along time, each oldest first
         Part("blocks", deep[0].conv.in_channels, sum(layer.context for layer in deep)),
     ]
+    if student.voice is not None:
+        layers = student.voice.context  # likewise
+        parts.append(Part("voice", layers[0].conv.in_channels, sum(m.context for m in layers)))
     return [part for part in parts if part.columns]
 
 
@@ -161,10 +168,13 @@ class _Builder:
             z, _ = self._causal(f"blocks.{number}.pointwise", z)
             y = g.add("Add", y, g.add("Relu", z))
         deep = g.add("Concat", *futures, axis=3)
-        estimates, pool = self._pool(y, valid)
+        voice, weight = "", g.add("Mul", "weight", valid)
+        if s.voice is not None:
+            voice, weight = self._voice(y, past["voice"], valid_map, weight)
+        estimates, pool = self._pool(y, weight)
 
         g.add("Identity", estimates, name="estimates")
-        flat = [g.add("Reshape", part, g.shape(1, -1)) for part in (stem, deep) if part]
+        flat = [g.add("Reshape", part, g.shape(1, -1)) for part in (stem, deep, voice) if part]
         g.add("Concat", last_hop, started, level, *flat, name="next_state", axis=1)
         g.add("Identity", pool, name="next_pool")
         return self._finish(sum(sizes))
@@ -206,7 +216,13 @@ class _Builder:
         )
 
     def _causal(
-        self, names: str | tuple[str, ...], x: str, past: str = "", *, scale: float = 1.0
+        self,
+        names: str | tuple[str, ...],
+        x: str,
+        past: str = "",
+        *,
+        scale: float = 1.0,
+        named: bool = True,
     ) -> tuple[str, str]:
         """A convolution with BatchNorm folded, and the input that its next step needs.
 
@@ -217,10 +233,36 @@ class _Builder:
             x = self.graph.add("Concat", past, x, axis=3)
             name = names if isinstance(names, str) else names[0]
             future = self._last(x, self.student.get_submodule(name).context, axis=3)
-        y = nano.causal(self.student, self.weights, self.graph, names, x, scale=scale, padded=False)
+        y = nano.causal(
+            self.student, self.weights, self.graph, names, x,
+            scale=scale, padded=False, named=named,
+        )  # fmt: skip
         return y, future
 
-    def _pool(self, y: str, valid: str) -> tuple[str, str]:
+    def _voice(self, y: str, past: str, valid: str, weight: str) -> tuple[str, str]:
+        """The past of the head for voice activity, and the weights of hops that hold speech."""
+        s, g = self.student, self.graph
+        assert s.voice is not None
+        contexts = [layer.context for layer in s.voice.context]
+        pasts = g.add("Split", self._map(past, "voice"), g.shape(*contexts), outputs=2, axis=3)
+        futures: list[str] = []
+
+        def step(module: str, x: str) -> str:
+            if module == "voice.reduce":
+                return self._causal(module, x, named=False)[0]
+            x = g.add("Mul", x, valid)  # zeros before the first frame
+            x, future = self._causal(module, x, pasts[len(futures)], named=False)
+            futures.append(future)
+            return x
+
+        logits = nano.voice(s, self.weights, g, y, step)
+        speech = g.add("Mul", g.add("Sigmoid", logits), valid)
+        g.add("Reshape", speech, g.shape(1, -1), name=nano.SPEECH)
+        passed = g.add("GreaterOrEqual", nano.SPEECH, "threshold")
+        weight = g.add("Mul", weight, g.add("Cast", passed, to=TensorProto.FLOAT))
+        return g.add("Concat", *futures, axis=3), weight
+
+    def _pool(self, y: str, weight: str) -> tuple[str, str]:
         """Sums over everything and over the memory, and the estimates they give.
 
         Both fade by `keep^weight` from hop to hop, one with keep 1. With C the running sum of
@@ -231,7 +273,6 @@ class _Builder:
         size, float64 = s.embedding, TensorProto.DOUBLE
         both, _ = self._causal(("gate", "value"), y)
         gate, value_ = g.add("Split", both, outputs=2, axis=1)
-        weight = g.add("Mul", "weight", valid)
         open_ = g.add("Mul", g.add("Sigmoid", gate), weight)
         sums_in = g.add("Concat", g.add("Mul", open_, g.add("Relu", value_)), open_, axis=1)
         new = g.add("Cast", g.add("Reshape", sums_in, g.shape(2 * size, -1)), to=float64)
@@ -271,6 +312,10 @@ class _Builder:
     def _finish(self, state: int) -> onnx.ModelProto:
         g, pool = self.graph, 4 * self.student.embedding
         double = TensorProto.DOUBLE
+        inputs, outputs = [], []
+        if self.student.voice is not None:
+            inputs.append(value(g.default("threshold", [SPOKEN]), [1]))
+            outputs.append(value(nano.SPEECH, [1, "hops"]))
         return g.model(
             [
                 value("block", [1, "samples"]),
@@ -278,11 +323,13 @@ class _Builder:
                 value("log_keep", [1], double),
                 value("state", [1, state]),
                 value("pool", [1, pool], double),
+                *inputs,
             ],
             [
                 value("estimates", [1, "hops", 6]),
                 value("next_state", [1, state]),
                 value("next_pool", [1, pool], double),
+                *outputs,
             ],
             {
                 "stream_hop": str(self.student.hop),

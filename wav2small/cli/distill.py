@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         config=args.config,
         overwrite=args.overwrite,
         online=online,
+        voice=args.voice,
         **given,
     )
     for warning in result.warnings:
@@ -100,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         )
         if result.category_agreement is not None:
             print(f"the teacher's category on {result.category_agreement:.0%} of them")
+        for ratio, value in result.voice.items():
+            print(f"voice activity, speech {ratio:g} dB above noise: AUC {value:.3f}")
         print(result.output)
     if result.rejected:
         print(f"{len(result.rejected)} files could not be used:", file=sys.stderr)

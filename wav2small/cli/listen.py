@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         memory={"metavar": "S"},
         gate={"help": "silence moves the estimate too"},
     )
+    options.add_gate(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -72,6 +72,17 @@ def add_teacher(parser: argparse.ArgumentParser) -> None:
     add(group, LABEL, *names, "teacher_placement", teacher_placement=placement, **named)
 
 
+def add_gate(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of what moves the estimate of a stream; `--no-gate` is everything."""
+    parser.add_argument(
+        "--gate",
+        choices=["voice", "energy"],
+        default=True,
+        help="what moves the estimate of a stream: speech, or all but silence (default: voice "
+        "where the model tells speech from other sounds, such as nano)",
+    )
+
+
 def _flags(name: str, option: Option) -> list[str]:
     shown = name.removesuffix("_s").replace("_", "-")
     if name == "output":

@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         memory={"metavar": "S"},
         gate={"help": "with --follow: silence moves the estimate too"},
     )
+    options.add_gate(parser)
 
 
 def run(args: argparse.Namespace) -> int:
