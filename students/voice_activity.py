@@ -200,10 +200,11 @@ def _disturbed(
     if generator.random() < NOISE:
         noise = speech.noise(generator, samples)
         scene = scene + operations.scaled(noise, level, generator.uniform(*NOISE_DB))
-    seed = int(generator.integers(1, 2**31))
     if generator.random() < CHANNEL and scene.any():
-        peak = np.abs(scene).max()
-        scene = augmentation.variant((scene / peak).astype(np.float32), seed, part="channel")
+        seeds = (int(seed) for seed in generator.integers(1, 2**31, 100))
+        seed = next(seed for seed in seeds if augmentation.recipe(seed).pause is None)
+        normalised = (scene / np.abs(scene).max()).astype(np.float32)
+        scene = augmentation.variant(normalised, seed, part="channel")
     floor = 10 ** (generator.uniform(*FLOOR_DB) / 20)
     return scene + floor * generator.standard_normal(samples), targets
 

@@ -32,16 +32,16 @@ def toy(tmp_path_factory):
 
 def stopped(toy, source, out, monkeypatch, after):
     """Leave what a run that was stopped after so many estimates leaves."""
-    real, calls = Predictor.predict, []
+    real, calls = Predictor.predict_details, []
 
-    def stop(self, signal, *args):
+    def stop(self, signal, *args, **options):
         calls.append(1)
         if len(calls) > after:
             raise KeyboardInterrupt
-        return real(self, signal, *args)
+        return real(self, signal, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "predict", stop)
+        patch.setattr(Predictor, "predict_details", stop)
         with pytest.raises(KeyboardInterrupt):
             predict(toy, source, out)
 

@@ -83,15 +83,15 @@ def test_workers_and_parts_change_nothing(toy, long, expected, tmp_path, workers
 
 def test_a_long_recording_is_taken_up_within(toy, long, expected, tmp_path, monkeypatch, capfd):
     """Of its 259 windows in parts of 50, the parts that are done are not estimated again."""
-    calls, real = [], Predictor.predict
+    calls, real = [], Predictor.predict_details
 
-    def stop(self, signal, *words):
+    def stop(self, signal, *words, **options):
         calls.append(1)
         if len(calls) == 150:
             raise KeyboardInterrupt
-        return real(self, signal, *words)
+        return real(self, signal, *words, **options)
 
-    monkeypatch.setattr(Predictor, "predict", stop)
+    monkeypatch.setattr(Predictor, "predict_details", stop)
     source, out = long / "m.flac", tmp_path / "out.csv"
     with pytest.raises(KeyboardInterrupt):
         predict(toy, source, out, window=2, hop=1)

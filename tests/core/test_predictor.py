@@ -143,15 +143,15 @@ def test_a_stopped_run_goes_on(bundle, speech, tmp_path, monkeypatch):
     out = tmp_path / "p.csv"
     expected = predict(bundle, speech).rows
     calls = []
-    real = Predictor.predict
+    real = Predictor.predict_details
 
-    def stop(self, signal, *args):
+    def stop(self, signal, *args, **options):
         calls.append(1)
         if len(calls) == 10:
             raise KeyboardInterrupt
-        return real(self, signal, *args)
+        return real(self, signal, *args, **options)
 
-    monkeypatch.setattr(Predictor, "predict", stop)
+    monkeypatch.setattr(Predictor, "predict_details", stop)
     with pytest.raises(KeyboardInterrupt):
         predict(bundle, speech, out)
     assert not out.exists()
