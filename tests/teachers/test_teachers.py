@@ -138,9 +138,9 @@ def test_no_such_teacher(spec, message, monkeypatch):
 def test_options_of_other_teachers_are_rejected(speech, tmp_path):
     from labelling_cases import label
 
-    for options in ({"members": ["acoustic"]}, {"revision": "abc"}):
-        with pytest.raises(Wav2SmallError, match=f"--{next(iter(options))} is for --teacher"):
-            label(speech, tmp_path / "l.parquet", **options)
+    for name, value in {"members": ["acoustic"], "revision": "abc"}.items():
+        with pytest.raises(Wav2SmallError, match=f"--{name} is for --teacher"):
+            label(speech, tmp_path / "l.parquet", **{f"teacher_{name}": value})
 
 
 def test_the_bar_on_a_terminal(speech, tmp_path):
