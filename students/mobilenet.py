@@ -50,7 +50,15 @@ class Lengths:
 
 
 class MaskedConv2d(nn.Conv2d):
-    """Conv2d over (B, C, T, F) that gets zeros beyond the end of each clip."""
+    """Conv2d over (B, C, T, F) that gets zeros beyond the end of each clip.
+
+    Example:
+        >>> layer = MaskedConv2d(1, 1, 3)
+        >>> layer.lengths = Lengths()
+        >>> layer.lengths.start(torch.tensor([4, 5]), size=5)
+        >>> layer(torch.zeros(2, 1, 5, 5)).shape, layer.lengths.by_size[3]
+        (torch.Size([2, 1, 3, 3]), tensor([2, 3]))
+    """
 
     lengths: Lengths
 

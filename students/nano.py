@@ -130,7 +130,13 @@ class FactoredSpectrogram(nn.Module):
 
 
 class Log2Mel(nn.Module):
-    """Factored power -> mel bands, log2: (B, frames, places) -> (B, frames, bands)."""
+    """Factored power -> mel bands, log2: (B, frames, places) -> (B, frames, bands).
+
+    Example:
+        >>> spectrogram = FactoredSpectrogram(512, 256, 32)
+        >>> Log2Mel(spectrogram, 40)(spectrogram(torch.rand(1, 4096))).shape
+        torch.Size([1, 15, 40])
+    """
 
     frontend = True
     bands: torch.Tensor

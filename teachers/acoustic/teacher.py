@@ -40,6 +40,12 @@ class Regression:
     Args:
         document: the parsed file: `statistics` {name: {"mean", "sd", one weight per dimension}}
             and `intercept` {dimension: value}
+
+    Example:
+        >>> row = {"mean": 0.0, "sd": 1.0, "arousal": 1.0, "dominance": 0.0, "valence": 0.0}
+        >>> document = {"statistics": {"flux": row}, "intercept": dict.fromkeys(DIMENSIONS, 0.0)}
+        >>> Regression(document)(np.zeros((1, len(FEATURES))))
+        array([[0.5, 0.5, 0.5]])
     """
 
     def __init__(self, document: Mapping[str, Any]):
