@@ -1,16 +1,18 @@
 """What text adds: small teachers from scratch on spoken dialogues, evaluated on held-out sentences.
 
-    python -m wav2small.benchmarks.studies.multimodal spectra              # one system
-    python -m wav2small.benchmarks.studies.multimodal                      # every system
-    python -m wav2small.benchmarks.studies.multimodal spectra --distill    # and students of both teachers
-    python -m wav2small.benchmarks.studies.multimodal spectra --bare       # no pretraining, where there is one
+    python -m wav2small.benchmarks.studies.multimodal spectra            # one system, three seeds
+    python -m wav2small.benchmarks.studies.multimodal --distill          # every system, and students
+    python -m wav2small.benchmarks.studies.multimodal bridge --seeds 1   # one seed
+    python -m wav2small.benchmarks.studies.multimodal mister_e --small   # its options for little data
+    python -m wav2small.benchmarks.studies.multimodal spectra --bare     # no pretraining
+    python -m wav2small.benchmarks.studies.multimodal --table            # of what has been run
 
-Everything is made on the spot (`wav2small.benchmarks.studies.dialogues`, `small_encoders`) and lies in `--folder`;
-what is done there already is taken as it is, so the command goes on where it was stopped. Printed
-as JSON: CCC of the teacher of speech alone, of each system with text and with text taken away,
-what a system's pretraining has learned, and, with `--distill`, CCC of a student of the best system
-compared with that of a student of the teacher of speech alone. All on sentences kept for judging, whose
-pairs of adjectives none of them learned from; no epoch is chosen on them.
+Everything is made on the spot (`wav2small.benchmarks.studies.dialogues`, `small_encoders`) and lies
+in `--folder`; what is done there already is taken as it is, so an interrupted command continues.
+A seed is one of weights and training: the corpus is the same. Each system and seed leaves a JSON
+file: CCC with text and with text taken away, what pretraining has learned, CCC of a student with
+`--distill`. All on sentences kept for judging, whose pairs of adjectives none of them learned from;
+no epoch is chosen on them. The table of all files has means, ranges, and what is asked for.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from wav2small import metrics
+from wav2small import files, metrics
 from wav2small.dimensions import DIMENSIONS
 from wav2small.index import load_source
 
@@ -36,39 +38,56 @@ LICENCE = "CC0-1.0"  # of the synthetic dialogues
 PRETRAINING: dict[str, Any] = {"epochs": 20, "batch_size": 32, "learning_rate": 1e-3}
 FINETUNING: dict[str, Any] = {"epochs": 20, "batch_size": 16, "learning_rate": 2e-3}
 #: What differs for a system: wide layers want a lower rate, audio of other turns costs time.
-OWN_PRETRAINING: dict[str, dict[str, Any]] = {"calm": {"epochs": 12}}
+OWN_PRETRAINING: dict[str, dict[str, Any]] = {"calm": {"epochs": 8}, "spectra": {"epochs": 10}}
 OWN_FINETUNING: dict[str, dict[str, Any]] = {
     "spectra": {"learning_rate": 1e-3, "epochs": 24, "batch_size": 32},
     "calm": {"learning_rate": 1e-3},
-    "bridge": {"learning_rate": 2.5e-4, "epochs": 32},
-    "mister_e": {"learning_rate": 4e-4, "epochs": 26},
+    "bridge": {"learning_rate": 5e-4, "epochs": 16},
+    "mister_e": {"learning_rate": 5e-4, "epochs": 20, "batch_size": 24},
 }
+#: Published sizes are for embeddings of 2048 numbers; those of these encoders have 64 and 128.
+OWN_OPTIONS: dict[str, dict[str, Any]] = {"mister_e": {"context_size": 128, "cross_size": 128}}
 DISTILLING: dict[str, Any] = {"epochs": 12, "batch_size": 16, "crop_s": 0}
-#: What the project asks for; see docs/multimodal.md.
-TARGETS = {
-    "position_mae_s": 0.08,
-    "response_accuracy": 0.70,
-    "retrieval_top1_of_32": 0.60,
-    "valence_gain": 0.30,
-    "masked_loss": 0.05,
-}
+CORPUS_SEED = 1
+SPEECH_ONLY = "speech_only"
+
+
+class Figure(NamedTuple):
+    """A row of the table: where it stands in a JSON file, and what the project asks for."""
+
+    name: str
+    path: tuple[str, ...]
+    target: str
+
+
+FIGURES = (
+    Figure("valence gain over the speech encoder alone", ("valence_gain",), ">= .45, none < .30"),
+    Figure("text masked, against the speech encoder alone", ("masked",), ">= -.05 on every seed"),
+    Figure("word boundaries, s", ("pretraining", "position_mae_s"), "<= .08"),
+    Figure("response selection", ("pretraining", "response_accuracy"), ">= .70"),
+    Figure("retrieval of text, top-1 of 32", ("pretraining", "retrieval_top1"), ">= .60"),
+    Figure("retrieval of words", ("pretraining", "retrieval_top1_word"), "reported"),
+    Figure("audio-audio retrieval", ("pretraining", "retrieval_top1_audio"), "reported"),
+    Figure("valence gain of its student", ("student_gain",), ">= .15"),
+    Figure("processor time, s", ("processor_s",), "reported"),
+)
 
 
 class Bench:
     """A folder with the corpus, the encoders, and every teacher and table that was made.
 
     Args:
-        folder: where
-        seed: of corpus, weights and training
+        folder: where: `corpus`, and `seed-N` for each seed
+        seed: of weights and training
+        small: with the systems' options for little data
     """
 
-    def __init__(self, folder: Path, *, seed: int = 0):
-        self.folder = folder
-        self.seed = seed
+    def __init__(self, folder: Path, *, seed: int = 0, small: bool = False):
+        self.folder = folder / f"seed-{seed}"
+        self.seed, self.small = seed, small
         self.train, self.test, self.unrated = (
-            folder / name / "ratings.csv" for name in ("train", "test", "unrated")
+            folder / "corpus" / name / "ratings.csv" for name in ("train", "test", "unrated")
         )
-        self.seconds: dict[str, float] = {}
 
     def prepare(self) -> None:
         """Synthesise the dialogues and write the encoders."""
@@ -76,15 +95,15 @@ class Bench:
         from .dialogues import synthesise_dialogues
 
         if not self.train.exists():
-            synthesise_dialogues(self.train.parent, dialogues=DIALOGUES, seed=self.seed)
+            synthesise_dialogues(self.train.parent, dialogues=DIALOGUES, seed=CORPUS_SEED)
         if not self.test.exists():
             folder = self.test.parent
             synthesise_dialogues(
-                folder, dialogues=HELD_OUT_DIALOGUES, held_out=True, seed=self.seed
+                folder, dialogues=HELD_OUT_DIALOGUES, held_out=True, seed=CORPUS_SEED
             )
         if not self.unrated.exists():
             # Another seed: other dialogues of the same kind, whose ratings are not used.
-            folder, seed = self.unrated.parent, self.seed + 1000
+            folder, seed = self.unrated.parent, CORPUS_SEED + 1000
             synthesise_dialogues(folder, dialogues=UNRATED_DIALOGUES, seed=seed)
         if not (self.folder / "text/config.json").exists():
             texts = load_source(self.train).frame["text"]
@@ -98,45 +117,49 @@ class Bench:
         """The teacher of speech alone."""
         from wav2small.teachers.finetuning.finetune import AudioRecipe, finetune
 
-        output = self.folder / "speech_only"
-        began = time.process_time()
+        output = self.folder / SPEECH_ONLY
         recipe = AudioRecipe(self.encoders()["speech"], pooling="mean")
         finetune(self.train, output, recipe, ratings=self.ratings(), **self.options(FINETUNING))
-        self._took("speech_only", began)
         return output
+
+    def recipe(self, system: str, **start: str) -> Any:
+        """A system with its options."""
+        from wav2small.teachers.finetuning.multimodal_recipe import MultimodalRecipe
+        from wav2small.teachers.multimodal.teacher import network_class
+
+        small = network_class(system).small if self.small else {}
+        return MultimodalRecipe(system, **start, options={**small, **OWN_OPTIONS.get(system, {})})
 
     def pretrained(self, system: str) -> dict[str, float]:
         """Pretrain a system, and what its objectives measure on the held-out sentences."""
-        from wav2small.teachers.finetuning.multimodal_recipe import MultimodalRecipe
         from wav2small.teachers.finetuning.options import DeviceOptions
         from wav2small.teachers.finetuning.pretrain import judge, pretrain
 
-        output = self.folder / f"{system}-pretrained"
-        began = time.process_time()
+        output = self.folder / f"{self.name(system)}-pretrained"
         sizes = {**PRETRAINING, **OWN_PRETRAINING.get(system, {})}
-        recipe = MultimodalRecipe(system, **self.encoders())
         options = self.options({"validation": "0.1", **sizes})
+        recipe = self.recipe(system, **self.encoders())
         pretrain(self.unrated, output, recipe, audio_licence=LICENCE, **options)
-        self._took(f"{system} pretraining", began)
         return judge(output, self.test, crop_s=CROP_S, compute=DeviceOptions(device="cpu"))
 
     def finetuned(self, system: str, *, pretrained: bool) -> Path:
         """A system, fine-tuned."""
         from wav2small.teachers.finetuning.finetune import finetune
-        from wav2small.teachers.finetuning.multimodal_recipe import MultimodalRecipe
 
-        output = self.folder / (system if pretrained else f"{system}-bare")
-        start = {"pretrained": str(self.folder / f"{system}-pretrained")}
-        began = time.process_time()
+        output = self.folder / (self.name(system) + ("" if pretrained else "-bare"))
+        start = {"pretrained": str(self.folder / f"{self.name(system)}-pretrained")}
         finetune(
             self.train,
             output,
-            MultimodalRecipe(system, **(start if pretrained else self.encoders())),
+            self.recipe(system, **(start if pretrained else self.encoders())),
             ratings=self.ratings(),
             **self.options({**FINETUNING, **OWN_FINETUNING.get(system, {})}),
         )
-        self._took(output.name, began)
         return output
+
+    def name(self, system: str) -> str:
+        """Of a system with the options of this folder."""
+        return f"{system}-small" if self.small else system
 
     def options(self, sizes: dict[str, Any]) -> dict[str, Any]:
         from wav2small.teachers.finetuning.options import DeviceOptions, TrainingOptions
@@ -177,63 +200,110 @@ class Bench:
 
         self.label(teacher, self.train, f"{name}-train")
         run = self.folder / f"{name}-student"
-        began = time.process_time()
         distill(self.folder / f"{name}-train.parquet", run, seed=self.seed, **DISTILLING)
-        self._took(f"{name} student", began)
         return self.ccc(run, f"{name}-student", text=False)
-
-    def _took(self, what: str, began: float) -> None:
-        self.seconds[what] = round(time.process_time() - began, 1)
 
 
 def run(
     folder: Path,
     systems: list[str],
     *,
+    seed: int = 0,
+    small: bool = False,
     bare: bool = False,
     distil: bool = False,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Everything for some systems.
+) -> None:
+    """Train systems of one seed, each of which leaves a JSON file in the folder of the seed.
 
     Args:
         folder: for all that is made
         systems: of `teacher.SYSTEMS`
+        seed: of weights and training
+        small: with their options for little data
         bare: without the pretraining that some systems have
-        distil: also students of the best system and of the teacher of speech alone
-        seed: of everything random
+        distil: also students of the systems and of the teacher of speech alone
     """
     from wav2small.teachers.finetuning import pretrain as pretraining
 
-    bench = Bench(folder, seed=seed)
+    bench = Bench(folder, seed=seed, small=small)
     bench.prepare()
-    speech_only = bench.ccc(bench.speech_only(), "speech_only")
-    result: dict[str, Any] = {"targets": TARGETS, "speech_only": speech_only, "systems": {}}
-    teachers: dict[str, Path] = {}
-    for system in systems:
-        found: dict[str, Any] = {}
-        pretrained = system in pretraining.SYSTEMS and not bare
-        if pretrained:
-            found["pretraining"] = bench.pretrained(system)
-        teacher = bench.finetuned(system, pretrained=pretrained)
-        teachers[system] = teacher
+    for system in (SPEECH_ONLY, *systems):
+        began = time.process_time()
+        found: dict[str, Any] = {"seed": seed}
+        if system == SPEECH_ONLY:
+            teacher = bench.speech_only()
+        else:
+            pretrained = system in pretraining.SYSTEMS and not bare
+            if pretrained:
+                found["pretraining"] = bench.pretrained(system)
+            teacher = bench.finetuned(system, pretrained=pretrained)
+            masked = bench.ccc(teacher, f"{teacher.name}-masked", text=False)
+            found["ccc_without_text"] = masked
+        found["system"] = teacher.name
         found["ccc"] = bench.ccc(teacher, teacher.name)
-        found["ccc_without_text"] = bench.ccc(teacher, f"{teacher.name}-masked", text=False)
-        found["valence_gain"] = found["ccc"]["valence"] - speech_only["valence"]
-        gaps = [speech_only[name] - found["ccc_without_text"][name] for name in DIMENSIONS]
-        found["masked_loss"] = float(np.max(gaps))
-        result["systems"][system] = found
-    if distil and systems:
-        best = max(systems, key=lambda name: result["systems"][name]["ccc"]["valence"])
-        result["students"] = {
-            f"of {best}": bench.student(teachers[best], teachers[best].name),
-            "of speech_only": bench.student(folder / "speech_only", "speech_only"),
-        }
-    return {**result, "processor_s": bench.seconds}
+        found["processor_s"] = round(time.process_time() - began, 1)
+        if distil:
+            found["student"] = bench.student(teacher, teacher.name)
+        path = bench.folder / f"{teacher.name}.json"
+        if path.exists():  # what was taken as it is cost its time before
+            found = {
+                **files.read_json(path),
+                **found,
+                "processor_s": files.read_json(path)["processor_s"],
+            }
+        files.write_json(path, json.loads(json.dumps(found, default=float)))
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """The JSON files of a folder, with gains over the speech encoder alone of the same seed."""
+    found = [files.read_json(path) for path in sorted(folder.glob("seed-*/*.json"))]
+    alone = {result["seed"]: result for result in found if result["system"] == SPEECH_ONLY}
+    for result in found:
+        speech = alone[result["seed"]]
+        result["valence_gain"] = result["ccc"]["valence"] - speech["ccc"]["valence"]
+        if "ccc_without_text" in result:
+            masked = result["ccc_without_text"]
+            result["masked"] = min(masked[name] - speech["ccc"][name] for name in DIMENSIONS)
+        if "student" in result and "student" in speech:
+            gain = result["student"]["valence"] - speech["student"]["valence"]
+            result["student_gain"] = gain
+    return [result for result in found if result["system"] != SPEECH_ONLY]
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Figures of `results` in Markdown: mean over the seeds, least and most."""
+    systems = sorted({result["system"] for result in found})
+    lines = [f"| figure | must | {' | '.join(systems)} |", "|---" * (2 + len(systems)) + "|"]
+    for figure in FIGURES:
+        cells = []
+        for system in systems:
+            values = [
+                float(value)
+                for result in found
+                if result["system"] == system and (value := _at(result, figure.path)) is not None
+            ]
+            cells.append(_cell(values))
+        lines.append(f"| {figure.name} | {figure.target} | {' | '.join(cells)} |")
+    seeds = (str(sum(result["system"] == system for result in found)) for system in systems)
+    return "\n".join([*lines, f"| seeds | 3 | {' | '.join(seeds)} |"])
+
+
+def _at(result: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        result = None if result is None else result.get(name)
+    return result
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return "-"
+    least, most = min(values), max(values)
+    shown = f"{np.mean(values):.3g}"
+    return shown if len(values) == 1 else f"{shown} ({least:.3g} to {most:.3g})"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run it and print the result as JSON."""
+    """Run it and print the table."""
     from wav2small.teachers.multimodal.teacher import SYSTEMS
 
     parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.multimodal")
@@ -241,17 +311,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--folder", default="multimodal", help="for all of it (default: %(default)s)"
     )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights and training (0 1 2)"
+    )
+    parser.add_argument("--small", action="store_true", help="their options for little data")
     parser.add_argument("--bare", action="store_true", help="without pretraining")
-    parser.add_argument("--distill", action="store_true", help="students of both teachers, too")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--distill", action="store_true", help="students of all teachers, too")
+    parser.add_argument("--table", action="store_true", help="only print what has been run")
     args = parser.parse_args(arguments)
     unknown = [system for system in args.systems if system not in SYSTEMS]
     if unknown:
         parser.error(f"no system {unknown[0]}; known: {', '.join(SYSTEMS)}")
-    systems = args.systems or list(SYSTEMS)
     folder = Path(args.folder)
-    result = run(folder, systems, bare=args.bare, distil=args.distill, seed=args.seed)
-    print(json.dumps(result, indent=2, default=float))
+    how = {"small": args.small, "bare": args.bare, "distil": args.distill}
+    for seed in () if args.table else args.seeds:
+        for system in args.systems or SYSTEMS:
+            run(folder, [system], seed=seed, **how)
+    print(table(results(folder)))
     return 0
 
 
