@@ -140,6 +140,7 @@ class FineTuning(Training):
                 learning_rate=options.learning_rate,
                 seed=options.seed,
                 checkpoint_s=CHECKPOINT_S,
+                clip_norm=getattr(network, "clip_norm", 0.0),
                 threads=compute.threads,
             ),
             device=device,

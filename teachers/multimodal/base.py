@@ -142,6 +142,7 @@ class MultimodalNetwork(nn.Module):
         "speech": lora.Adapter(),
     }
     text_dropout: ClassVar[float] = 0.4  # (chosen)
+    clip_norm: ClassVar[float] = 0.0  # of the gradient in training; 0 = no limit
     own_encoder: ClassVar[Mapping[str, Any] | None] = None
     speech: Any  # of `build_speech`
 

@@ -226,6 +226,7 @@ class Network(MultimodalNetwork):
 
     system = "mister_e"
     by_dialogue = True
+    clip_norm = 1.0  # published
     small = SMALL
     adapters: ClassVar[Mapping[str, Adapter]] = {
         "text": Adapter(rank=8, alpha=32),  # published

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from labelling_cases import label
 from safetensors.torch import load_file
 from test_finetune import pretrain
@@ -91,3 +92,52 @@ def test_folds_that_cannot_be(folds, message, ratings):
     frame = read_labels(ratings).frame.assign(same="x")
     with pytest.raises(Wav2SmallError, match=message):
         assign(frame, folds)
+
+
+def iemocap(folder):
+    """A miniature in the layout of IEMOCAP: two sessions of two speakers, four turns each."""
+    random = np.random.default_rng(0)
+    for session in (1, 2):
+        name = f"Ses0{session}F_impro01"
+        root = folder / f"Session{session}"
+        sounds = root / "sentences/wav" / name
+        for part in (sounds, root / "dialog/EmoEvaluation", root / "dialog/transcriptions"):
+            part.mkdir(parents=True)
+        ratings, texts = [], []
+        for turn in range(8):
+            said = f"{name}_{'FM'[turn % 2]}{turn:03d}"
+            emotion = ("ang", "neu")[turn // 2 % 2]
+            v, a, d = random.uniform(1, 5, 3)
+            ratings.append(f"[{turn}.0 - {turn}.5]\t{said}\t{emotion}\t[{v:.4f}, {a:.4f}, {d:.4f}]")
+            texts.append(f"{said} [00{turn}.0000-00{turn}.5000]: the cat sat")
+            soundfile.write(sounds / f"{said}.wav", random.normal(0, 0.02 * a, 8000), 16000)
+        (root / f"dialog/EmoEvaluation/{name}.txt").write_text("\n".join(ratings))
+        (root / f"dialog/transcriptions/{name}.txt").write_text("\n".join(texts))
+    return f"iemocap:{folder}"
+
+
+def test_a_system_that_leaves_each_speaker_out_in_the_terms_of_its_paper(
+    encoders, tmp_path, capsys
+):
+    """BRIDGE on IEMOCAP: accuracy and weighted F1 of categories, CCC, over held-out speakers."""
+    words = ["finetune", iemocap(tmp_path / "corpus"), "--teacher", "bridge", "--folds", "speaker"]
+    words += ["--speech", encoders["speech"], "--text", encoders["text"], "--categories", "emotion"]
+    words += ["--set", "fusion_size=16", "fusion_heads=2", "--device", "cpu"]
+    words += ["--epochs", "1", "--batch-size", "6", "-o", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert "weighted F1" in capsys.readouterr().out
+    found = pd.read_parquet(tmp_path / "out/predictions.parquet")
+    assert len(found) == 16 and found["valence"].notna().all()
+    config = json.loads(next((tmp_path / "out").glob("fold-*/config.json")).read_text())
+    assert config["fusion_size"] == 16
+    figures = json.loads((tmp_path / "out/figures.json").read_text())
+    assert len(list((tmp_path / "out").glob("fold-*.parquet"))) == 4
+    truth = ["anger" if int(f[-7:-4]) // 2 % 2 == 0 else "neutral" for f in found["file"]]
+    said = found[["probability_anger", "probability_neutral"]].to_numpy().argmax(axis=1)
+    said = np.array(["anger", "neutral"])[said]
+    right = [np.array(truth) == name for name in ("anger", "neutral")]
+    taken = [said == name for name in ("anger", "neutral")]
+    f1 = [2 * (r & t).sum() / (r.sum() + t.sum()) for r, t in zip(right, taken, strict=True)]
+    shown = figures["categories"]["figures"]
+    assert shown["wa"]["value"] == pytest.approx(np.mean(said == np.array(truth)))
+    assert shown["weighted_f1"]["value"] == pytest.approx(np.mean(f1))  # eight of each
