@@ -87,11 +87,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def audonnx_yaml(categories: list[str]) -> str:
+def audonnx_yaml(categories: list[str], *, dimensions: bool = True) -> str:
     """Text of model.yaml, with which audonnx loads the bundle.
 
     Args:
         categories: names of the second head; empty = there is none
+        dimensions: the first head is there
 
     Example:
         >>> print(audonnx_yaml([]))
@@ -106,8 +107,9 @@ def audonnx_yaml(categories: list[str]) -> str:
         f"$audonnx.core.model.Model=={AUDONNX_VERSION}:",
         f"  path: {MODEL}",
         "  labels:",
-        "    logits: [arousal, dominance, valence]",
     ]
+    if dimensions:
+        lines.append("    logits: [arousal, dominance, valence]")
     if categories:
         lines.append(f"    categories: {json.dumps(categories)}")
     return "\n".join([*lines, "  transform: null", ""])

@@ -24,6 +24,7 @@ def card(
     provenance: Mapping[str, Any],
     *,
     categories: Sequence[str] = (),
+    dimensions: bool = True,
     streaming: bool = False,
     c: str | None = None,
 ) -> str:
@@ -34,12 +35,14 @@ def card(
             `macs_per_second` and `embedding`
         provenance: of the bundle
         categories: names of the second head
+        dimensions: the first head is there
         streaming: the bundle also holds `streaming.onnx`
         c: likewise `c/` with this .h and .c
     """
-    head = [front_matter(provenance), _head(record, provenance, categories)]
-    usage = [_usage(categories, record["precision"]), *_embedded(streaming, c)]
-    return "\n".join([*head, *usage, _figures(record), LIMITS, _lineage(provenance)])
+    head = [front_matter(provenance), _head(record, provenance, categories, dimensions)]
+    usage = _usage(categories, record["precision"]) if dimensions else CATEGORIES_USAGE
+    parts = [*head, usage, *_embedded(streaming, c), _figures(record), LIMITS, _lineage(provenance)]
+    return "\n".join(parts)
 
 
 #: Licences that the hub knows, by its names for them.
@@ -82,9 +85,22 @@ def front_matter(provenance: Mapping[str, Any]) -> str:
 
 
 def _head(
-    record: Mapping[str, Any], provenance: Mapping[str, Any], categories: Sequence[str]
+    record: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    categories: Sequence[str],
+    dimensions: bool,
 ) -> str:
     teachers = [entry.get("name", UNKNOWN) for entry in provenance.get("teachers", ())]
+    what, logits = f"Estimates the emotion of speech: {', '.join(categories)}", ""
+    if dimensions:
+        what = (
+            "Estimates how speech sounds: **arousal** (calm to excited), **dominance** (weak to "
+            "strong) and\n**valence** (negative to positive)"
+        )
+        logits = (
+            "| output `logits` | float32 [1, 3]: arousal, dominance, valence; about 0..1, not "
+            "clipped |\n"
+        )
     second = (
         f"\n| output `categories` | float32 [1, {len(categories)}]: "
         f"logits of {', '.join(categories)} |"
@@ -94,8 +110,7 @@ def _head(
     return f"""\
 # {record["student"]}, {record["precision"]}
 
-Estimates how speech sounds: **arousal** (calm to excited), **dominance** (weak to strong) and
-**valence** (negative to positive). Distilled from {", ".join(teachers) or UNKNOWN} with
+{what}. Distilled from {", ".join(teachers) or UNKNOWN} with
 [wav2small](https://arxiv.org/abs/2408.13920).
 
 | | |
@@ -104,8 +119,7 @@ Estimates how speech sounds: **arousal** (calm to excited), **dominance** (weak 
 | parameters | {record["parameters"]:,} |
 | multiply-accumulates | {record["macs_per_second"] / 1e6:,.1f} million per second of audio |
 | input `signal` | float32 [1, samples]: mono, 16,000 Hz, -1..1, at least 1,600 samples (0.1 s) |
-| output `logits` | float32 [1, 3]: arousal, dominance, valence; about 0..1, not clipped |
-| output `hidden_states` | float32 [1, {record["embedding"]}]: pooled embedding |{second}
+{logits}| output `hidden_states` | float32 [1, {record["embedding"]}]: pooled embedding |{second}
 
 {_level(record)}Other sampling rates must be converted to 16,000 Hz first. Latency and memory
 depend on your machine: `wav2small benchmark .` measures them.
@@ -137,6 +151,23 @@ def _embedded(streaming: bool, c: str | None) -> list[str]:
         return []
     table = "\n".join(["| | |", "|---|---|", *rows])
     return [f"## In a stream, in C\n\n{table}\n\nSee wav2small's `docs/embedding.md`.\n"]
+
+
+CATEGORIES_USAGE = """\
+## Use
+
+Python, without torch (`pip install wav2small`), the signal 16 kHz mono:
+
+```python
+from wav2small import Predictor
+
+predictor = Predictor("path/to/this/folder")
+_, probabilities = predictor.predict_categories(signal)
+print(dict(zip(predictor.categories, probabilities)))
+```
+
+Command line: `wav2small predict path/to/this/folder recordings/ -o emotions.csv`
+"""
 
 
 def _usage(categories: Sequence[str], precision: str) -> str:

@@ -115,6 +115,11 @@ def export_bundle(
         progress.note(
             f"{student.name} has no matrix large enough for 4 bits: this int4 file is the int8 one"
         )
+    if not student.dimensions and (streaming or c):
+        raise Wav2SmallError(
+            f"{run}: estimates categories alone; {'--streaming' if streaming else '--c'} is for "
+            "arousal, dominance and valence"
+        )
     lineage = _lineage(run, student, precision)
     if check_licence:
         licences.check(lineage, check_licence, str(run))
@@ -142,7 +147,8 @@ def export_bundle(
                 differences,
             )
         categories = list(student.config.get("categories", []))
-        (folder / bundle.AUDONNX).write_text(bundle.audonnx_yaml(categories))
+        yaml = bundle.audonnx_yaml(categories, dimensions=bool(student.dimensions))
+        (folder / bundle.AUDONNX).write_text(yaml)
         bundle.write_json(folder / bundle.PROVENANCE, lineage)
         cost = costs.count(student)
         record = {
@@ -173,7 +179,8 @@ def export_bundle(
                 plain = replace(made, source=folder / "c" / made.source.name)
                 write_firmware(plain, folder / "firmware", licence=line)
         stem = made.source.stem if made else None
-        text = card.card(record, lineage, categories=categories, streaming=streaming, c=stem)
+        heads = {"categories": categories, "dimensions": bool(student.dimensions)}
+        text = card.card(record, lineage, **heads, streaming=streaming, c=stem)
         (folder / bundle.CARD).write_text(text, encoding="utf-8")
         bundle.seal(folder, record)
     return Exported(Path(output), len(data), record, differences, made)
@@ -211,7 +218,7 @@ def centred(student: Student, precision: str, calibration: Sequence[np.ndarray])
         precision: one of `PRECISIONS`
         calibration: real clips; without them it is the student itself
     """
-    if precision == "fp32" or not calibration:
+    if precision == "fp32" or not calibration or not student.dimensions:
         return student
     model = _model(student, precision, {}, calibration)
     chosen = np.linspace(0, len(calibration) - 1, min(CENTRING_CLIPS, len(calibration)))
@@ -220,7 +227,7 @@ def centred(student: Student, precision: str, calibration: Sequence[np.ndarray])
     shift = np.mean([before(clip) - after(clip) for clip in clips], axis=0)
     shifted = copy.deepcopy(student)
     with torch.no_grad():
-        shifted.adv.bias += torch.from_numpy(shift)
+        shifted.adv.bias += torch.from_numpy(shift[: len(student.dimensions)])
     return shifted
 
 

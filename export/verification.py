@@ -213,6 +213,7 @@ def prove(
             clips=audio.signals,
             teacher=audio.teacher,
             tolerance=allowed,
+            names=[*student.dimensions, *student.config["categories"]],
             progress=bar.update,
         )
     record["clips"]["source"] = audio.source
@@ -220,12 +221,16 @@ def prove(
 
 
 def student_run(student: Student) -> Run:
-    """A student in torch as a function of one signal, (samples,) -> (3,)."""
+    """A student in torch as a function of one signal; see `session.Run`."""
     import torch
 
     def run(signal: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return student(torch.from_numpy(signal)[None])[0].numpy()
+            embedding = student.embed(torch.from_numpy(signal)[None])
+            parts = [student.head(embedding)] if student.dimensions else []
+            if student.category is not None:
+                parts.append(student.category(embedding).softmax(dim=1))
+            return torch.cat(parts, dim=1)[0].numpy()
 
     return run
 
@@ -237,6 +242,7 @@ def compare(
     clips: Sequence[np.ndarray],
     teacher: np.ndarray | None,
     tolerance: Tolerance,
+    names: Sequence[str] = DIMENSIONS,
     progress: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Compare a student in torch with its file.
@@ -247,6 +253,7 @@ def compare(
         clips: real audio, each (samples,) float32 at 16 kHz
         teacher: the teacher's labels of the clips, (clips, 3) on 0..1; None = not known
         tolerance: see `Tolerance`
+        names: of the outputs
         progress: called after each clip
 
     Returns:
@@ -280,7 +287,7 @@ def compare(
             "mean_difference": rounded(difference.mean()),
             "max_difference_by_dimension": {
                 name: rounded(value)
-                for name, value in zip(DIMENSIONS, difference.max(axis=0), strict=True)
+                for name, value in zip(names, difference.max(axis=0), strict=True)
             },
         }
         if by_clip.max() > tolerance.difference:
@@ -346,7 +353,8 @@ def repeat(recorded: Mapping[str, Any], file_run: Run) -> list[str]:
         if row["name"] not in made:
             failures.append(f"signal {row['name']!r} is not known to this version")
             continue
-        difference = float(relative([np.array(row["file"])], [file_run(made[row["name"]])]).max())
+        outputs = file_run(made[row["name"]])[: len(row["file"])]  # older records: dimensions only
+        difference = float(relative([np.array(row["file"])], [outputs]).max())
         if not difference <= PARITY:
             failures.append(
                 f"signal {row['name']!r} differs by {difference:.2g} from the record "

@@ -18,6 +18,7 @@ from torch import nn
 import wav2small
 from wav2small import files
 from wav2small.audio import MIN_DURATION_S, SAMPLING_RATE
+from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
 from wav2small.training import weights
 
@@ -35,20 +36,32 @@ class Student(nn.Module):
     Args:
         embedding: numbers in the pooled embedding, E
         categories: names for an optional second head, such as ("anger", "joy")
+        dimensions: False = its first head is not trained: it estimates the categories alone
         config: options of the subclass, written to config.json
 
     Attributes:
         name: name in the registry
         adv: the last layer, `Linear(E, 3)`: arousal, dominance, valence, no sigmoid
         category: `Linear(E, len(categories))` or None
+        dimensions: what it estimates of arousal, dominance and valence: all, or nothing
         config: what `config.json` holds besides the name and the version
     """
 
     name: ClassVar[str] = ""
 
-    def __init__(self, embedding: int, *, categories: Iterable[str] = (), **config: Any):
+    def __init__(
+        self,
+        embedding: int,
+        *,
+        categories: Iterable[str] = (),
+        dimensions: bool = True,
+        **config: Any,
+    ):
         super().__init__()
         self.config: dict[str, Any] = {**config, "categories": list(categories)}
+        self.dimensions = DIMENSIONS if dimensions else ()
+        if not dimensions:
+            self.config["dimensions"] = False
         self.embedding = embedding
         self.adv = nn.Linear(embedding, 3)
         # Labels are centred on .5: starting there saves the first hundred steps.

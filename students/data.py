@@ -35,6 +35,8 @@ def targets(
 ) -> tuple[list[str], np.ndarray]:
     """Names of the categories to learn, and the targets of all clips: (clips, 3 + K).
 
+    Where the table holds categories alone, the first three targets are 0 and serve nothing.
+
     Raises:
         Wav2SmallError: there are none, or nothing that could teach them
     """
@@ -52,7 +54,8 @@ def targets(
         )
     probabilities = table.frame[columns].to_numpy(np.float64)
     names = [name.removeprefix(PROBABILITY) for name in columns]
-    return names, np.hstack([table.values, probabilities])
+    values = table.values if table.dimensions else np.zeros((len(table.frame), len(DIMENSIONS)))
+    return names, np.hstack([values, probabilities])
 
 
 def variant_settings(config: Config, table: Labels, *, fresh: bool) -> Mapping[str, Any]:
@@ -101,7 +104,7 @@ def constant(labels: np.ndarray) -> np.ndarray:
 
 def digest(table: Labels, categories: list[str], train: np.ndarray, valid: np.ndarray) -> str:
     """Hash of what is learned: clips, labels, split."""
-    columns = [*KEYS, *DIMENSIONS] + (["variant"] if "variant" in table.frame else [])
+    columns = [*KEYS, *table.dimensions] + (["variant"] if "variant" in table.frame else [])
     columns += [PROBABILITY + name for name in categories]
     return fingerprint(table.frame[columns], train.astype(np.int64), valid.astype(np.int64))
 

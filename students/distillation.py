@@ -58,7 +58,8 @@ class Distillation:
         validation_clips: clips it is validated on, of voices (or files) it was not trained on
         epochs: epochs done
         best_epoch: epoch whose weights are in the run folder
-        ccc: agreement with the teacher on the validation clips: each dimension and "mean"
+        ccc: agreement with the teacher on the validation clips: each dimension and "mean"; {} =
+            only categories were learned
         category_agreement: share of them whose most probable category is the teacher's; None =
             no categories were learned
         voice: ROC AUC of the head for voice activity, by the ratio of speech to noise in dB
@@ -126,7 +127,10 @@ def distill(
     values = configuration.read(config) if config else {}
     values.pop("labels", None)
     wanted = Config(**(values | configuration.check(settings, where="distill")))
-    table = labels if isinstance(labels, Labels) else read_labels(labels, root=root, split=split)
+    table = labels
+    if not isinstance(table, Labels):
+        instead = data.PROBABILITY if wanted.categories else None
+        table = read_labels(table, root=root, split=split, instead=instead)
     source = "" if isinstance(labels, Labels) else os.path.abspath(labels)
     names, targets = data.targets(table, wanted, source, online)
     output = Path(output)
@@ -149,7 +153,7 @@ def distill(
         warnings = [
             f"{name}: every label is {table.values[train[0], i]:.4g}, CCC is undefined; the "
             "student learns this constant, and the other dimensions as usual"
-            for i, name in enumerate(DIMENSIONS)
+            for i, name in enumerate(table.dimensions)
             if data.constant(table.values[train])[i]
         ]
         resolved = configuration.resolve(wanted, len(train))
@@ -167,7 +171,7 @@ def distill(
             teacher=online,
             augment_probability=resolved.augment_probability,
         )
-        student = _student(resolved, names)
+        student = _student(resolved, names, dimensions=bool(table.dimensions))
         digest = data.digest(table, names, train, valid)
         run = Distiller(output, student, resolved, batcher, valid, digest, device)
         if rank == 0:
@@ -184,15 +188,16 @@ def distill(
             )
         run.fit(stop)
         prediction = run.predict(run.best)
-        truth = table.values[valid]
+        truth = targets[valid]
         if rank == 0:
             run.best.save_pretrained(output)
             run.average.model.save_pretrained(output / "last")
             run_folder.write_validation(output, table, valid, prediction, names)
             title = f"{resolved.student}: {len(train)} clips, {len(valid)} held out"
             picture = output / "training.png"
-            run_folder.draw(picture, run.state["rows"], truth, prediction, title=title)
-        ccc = [metrics.ccc(truth[:, i], prediction[:, i]) for i in range(D)]
+            if student.dimensions:
+                run_folder.draw(picture, run.state["rows"], truth, prediction, title=title)
+        ccc = [metrics.ccc(truth[:, i], prediction[:, i]) for i, _ in enumerate(student.dimensions)]
         result = Distillation(
             output=str(output),
             student=resolved.student,
@@ -201,12 +206,14 @@ def distill(
             validation_clips=len(valid),
             epochs=run.state["epoch"],
             best_epoch=run.state["best_epoch"],
-            ccc=dict(zip(DIMENSIONS, ccc, strict=True))
-            | {"mean": float(np.mean([value for value in ccc if np.isfinite(value)] or [np.nan]))},
+            ccc=dict(zip(student.dimensions, ccc, strict=True))
+            | {"mean": float(np.mean([value for value in ccc if np.isfinite(value)] or [np.nan]))}
+            if ccc
+            else {},
             seconds=round(run.state["seconds"], 2),
             rejected=dict(clips.rejected),
             warnings=warnings,
-            category_agreement=metrics.agreement(targets[valid, D:], prediction[:, D:])
+            category_agreement=metrics.agreement(truth[:, D:], prediction[:, D:])
             if names
             else None,
         )
@@ -282,11 +289,13 @@ class Distiller(Training):
         self.final_epochs = config.quantise_epochs if self.levels else 0
         self.best = _copy(self.average.model)
         # The CCC of a dimension whose training labels are all the same is not defined.
-        self.varies = ~data.constant(batcher.labels[batcher.rows, :D])
+        self.varies = np.zeros(D, dtype=bool)
+        if student.dimensions:
+            self.varies = ~data.constant(batcher.labels[batcher.rows, :D])
         weights = torch.tensor(config.dimension_weights, device=device)
         varies = torch.tensor(self.varies, dtype=weights.dtype, device=device)
         self.ccc_weights = config.ccc_weight * weights * varies
-        self.regression_weights = config.regression_weight * weights
+        self.regression_weights = config.regression_weight * weights * bool(student.dimensions)
 
     @property
     def steps(self) -> int:
@@ -369,22 +378,24 @@ class Distiller(Training):
         self.average = optimisation.Average(self.best, self.config.ema)
 
     def validate(self) -> tuple[dict[str, Any], float]:
-        """CCC with the teacher on full validation clips, of the averaged weights."""
+        """Agreement with the teacher on full validation clips, of the averaged weights."""
         self.validated = self.average.model
         if self.state["quantising"]:
             self.validated = _copy(self.average.model)
             quantisation.apply(self.validated, self.levels)
         prediction = self.predict(self.validated)
         truth = self.batcher.labels[self.valid]
+        figures: dict[str, Any] = {"phase": "quantise" if self.state["quantising"] else "train"}
+        agreement = {}
+        if self.categories:
+            agreement["category_agreement"] = metrics.agreement(truth[:, D:], prediction[:, D:])
+        if not self.model.dimensions:
+            pair = torch.from_numpy(truth[:, D:]), torch.from_numpy(prediction[:, D:])
+            return figures | agreement, -float(losses.category_loss(*pair))
         ccc = [metrics.ccc(truth[:, i], prediction[:, i]) for i in range(D)]
         mean = float(np.mean([f for f, varies in zip(ccc, self.varies, strict=True) if varies]))
-        figures: dict[str, Any] = {
-            "phase": "quantise" if self.state["quantising"] else "train",
-            **{f"ccc_{name}": value for name, value in zip(DIMENSIONS, ccc, strict=True)},
-            "ccc_mean": mean,
-        }
-        if self.categories:
-            figures["category_agreement"] = metrics.agreement(truth[:, D:], prediction[:, D:])
+        figures |= {f"ccc_{name}": value for name, value in zip(DIMENSIONS, ccc, strict=True)}
+        figures |= {"ccc_mean": mean, **agreement}
         # One clip, or labels that do not vary: CCC is not defined, the error still is.
         score = mean if math.isfinite(mean) else -float(np.mean((truth - prediction)[:, :D] ** 2))
         return figures, score
@@ -422,14 +433,17 @@ class Distiller(Training):
         return f"the batch is in {path}, "
 
     def summary(self) -> str:
-        """CCC of the last epoch."""
+        """Agreement of the last epoch."""
         row = self.state["rows"][-1]
+        if not self.model.dimensions:
+            return f"the teacher's category {row['category_agreement']:.0%}"
         return "CCC " + " ".join(f"{n[0].upper()} {row[f'ccc_{n}']:.3f}" for n in DIMENSIONS)
 
 
-def _student(config: Config, categories: list[str]) -> Student:
+def _student(config: Config, categories: list[str], *, dimensions: bool) -> Student:
     torch.manual_seed(config.seed)
     options = config.student_options | ({"categories": categories} if categories else {})
+    options |= {} if dimensions else {"dimensions": False}
     student = registry.create(config.student, **options)
     if config.init:
         start = registry.load(config.init)

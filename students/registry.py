@@ -91,7 +91,7 @@ def create(name: str, **config: Any) -> Student:
         option
         for option, parameter in inspect.signature(cls).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
-    ] + ["categories"]
+    ] + ["categories", "dimensions"]
     for key in config:
         if key not in options:
             raise Wav2SmallError(f"student {name} has no option {key!r}{_nearest(key, options)}")

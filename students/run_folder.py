@@ -126,7 +126,7 @@ def write_validation(
     """
     count = len(DIMENSIONS)
     frame = table.frame.iloc[valid].reset_index(drop=True)
-    for column, name in enumerate(DIMENSIONS):
+    for column, name in enumerate(table.dimensions):
         frame[f"{name}_student"] = prediction[:, column].astype(np.float32)
     shares = torch.from_numpy(prediction[:, count:]).softmax(dim=1).numpy()
     for column, name in enumerate(categories):

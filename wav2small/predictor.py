@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import SilentError, Wav2SmallError
-from wav2small.session import Model
+from wav2small.session import Model, softmax
 
 from . import audio, hub, models
 
@@ -36,6 +37,7 @@ class Predictor:
         path: of the `.onnx` file
         categories: names of the student's second head; empty = it has none
         speech: whether the model tells which part of a signal is speech
+        dimensions: arousal, dominance and valence; empty = the student has categories alone
 
     Raises:
         Wav2SmallError: no model there, not a model, or one with other inputs or outputs
@@ -52,10 +54,12 @@ class Predictor:
         self._folder = self.path != models.locate(bundle)
         self.model = Model(self.path, threads)
         self._streaming: Model | None = None
-        check_signature(self.session, self.path)
         names = self.session.get_modelmeta().custom_metadata_map.get("wav2small.categories")
         self.categories: list[str] = json.loads(names) if names else []
-        self.speech = any(node.name == "speech_logits" for node in self.session.get_outputs())
+        self.speech = _has(self.session, "speech_logits")
+        alone = self.categories if not _has(self.session, "logits") else []
+        check_signature(self.session, self.path, categories=alone)
+        self.dimensions = () if alone else DIMENSIONS
 
     @property
     def session(self) -> Any:
@@ -82,8 +86,11 @@ class Predictor:
 
         Raises:
             Wav2SmallError: not one channel, shorter than 0.1 s, one value throughout,
-                NaN or infinite samples, integers other than int16, or no sampling rate of audio
+                NaN or infinite samples, integers other than int16, or no sampling rate of audio;
+                a student of categories alone
         """
+        if not self.dimensions:
+            raise Wav2SmallError(f"{self.path}: estimates categories alone; {REMEDY}")
         return self._run(["logits"], signal, sampling_rate)[0]
 
     def predict_categories(
@@ -96,7 +103,8 @@ class Predictor:
             sampling_rate: as for `predict`
 
         Returns:
-            float32 (3,) as of `predict`, and the probabilities of `categories`, float32 (K,)
+            float32 (3,) as of `predict` (NaN of a student of categories alone), and the
+            probabilities of `categories`, float32 (K,)
 
         Raises:
             Wav2SmallError: as `predict`
@@ -131,13 +139,13 @@ class Predictor:
         """
         if speech_only and not self.speech:
             raise Wav2SmallError(f"{self.path}: does not tell speech from other sounds")
-        names = ["speech_logits" if speech_only else "logits"]
+        names = ["speech_logits" if speech_only else "logits"] * bool(self.dimensions)
         names += ["categories"] * bool(self.categories) + ["speech"] * self.speech
         outputs = dict(zip(names, self._run(names, signal, sampling_rate), strict=True))
-        logits = outputs.get("categories", np.zeros(0, np.float32))
-        shares = np.exp(logits - logits.max(initial=-np.inf))
+        shares = softmax(outputs.get("categories", np.zeros(0, np.float32)))
         share = float(outputs["speech"][0]) if self.speech else None
-        return outputs[names[0]], shares / shares.sum(), share
+        unknown = np.full(len(DIMENSIONS), np.nan, dtype=np.float32)
+        return outputs[names[0]] if self.dimensions else unknown, shares, share
 
     def _run(self, outputs: list[str], signal: np.ndarray, sampling_rate: int) -> list[np.ndarray]:
         """Outputs of one signal, each without its axis of clips."""
@@ -263,8 +271,20 @@ def model_path(bundle: str | os.PathLike[str]) -> Path:
     return path
 
 
-def check_signature(session: Any, path: Path) -> None:
+REMEDY = "call predict_categories, or `wav2small predict`"
+
+
+def _has(session: Any, output: str) -> bool:
+    return output in {node.name for node in session.get_outputs()}
+
+
+def check_signature(session: Any, path: Path, *, categories: Sequence[str] = ()) -> None:
     """Reject a model that does not take a waveform and give the three dimensions.
+
+    Args:
+        session: of the model
+        path: of its file
+        categories: names of the output `categories`, where that is enough
 
     Raises:
         Wav2SmallError: it names the inputs and outputs found and needed
@@ -276,9 +296,13 @@ def check_signature(session: Any, path: Path) -> None:
         and inputs[0][:2] == ("signal", "tensor(float)")
         and len(inputs[0][2]) == 2
         and not isinstance(inputs[0][2][1], int)
-        and "logits" in outputs
-        and outputs["logits"][-1:] == [len(DIMENSIONS)]
+        and (outputs.get("logits") or outputs.get("categories") or [])[-1:]
+        == [len(categories or DIMENSIONS)]
     )
+    if not fits and "categories" in outputs and "logits" not in outputs:
+        raise Wav2SmallError(
+            f"{path}: estimates categories alone; here arousal, dominance and valence are needed"
+        )
     if not fits:
         shown = ", ".join(f"{name} {shape}" for name, _, shape in inputs)
         raise Wav2SmallError(

@@ -21,7 +21,8 @@ OLDEST = (1, 20)
 SESSION_ENTRIES = {"session.x64quantprecision": "1"}
 _LOCATION = b"\x0a\x08location\x12"
 
-Run = Callable[[np.ndarray], np.ndarray]  # signal (n,) -> logits (3,)
+#: signal (n,) -> arousal, dominance, valence, then probabilities of categories (3 + K,)
+Run = Callable[[np.ndarray], np.ndarray]
 
 
 def check_version(version: str | None = None) -> None:
@@ -157,18 +158,34 @@ class Model:
 
 
 def file_run(model: bytes | str | os.PathLike[str]) -> Run:
-    """A file as a function of one signal, (n,) -> (3,).
+    """A file as a function of one signal, (n,) -> (3 + K,), as far as it estimates them.
 
     Example:
         >>> file_run("bundle/model.onnx")(np.ones(1600, np.float32))
         array([1., 2., 3.], dtype=float32)
     """
     opened = open_session(model)
+    there = [node.name for node in opened.get_outputs()]
+    names = [name for name in ("logits", "categories") if name in there]
 
     def run(signal: np.ndarray) -> np.ndarray:
-        return opened.run(["logits"], {"signal": signal[None]})[0][0]
+        found = dict(zip(names, opened.run(names, {"signal": signal[None]}), strict=True))
+        if "categories" in found:
+            found["categories"] = softmax(found["categories"])
+        return np.concatenate([found[name][0] for name in names])
 
     return run
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis.
+
+    Example:
+        >>> softmax(np.array([1.0, 1.0]))
+        array([0.5, 0.5])
+    """
+    shares = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
+    return shares / shares.sum(axis=-1, keepdims=True)
 
 
 def check_self_contained(path: Path) -> None:

@@ -108,7 +108,7 @@ def read_labels(
     if split:
         frame = take_split(frame, split, path)
     other = instead is not None and any(str(column).startswith(instead) for column in frame)
-    if not (present or other) or (len(present) < len(DIMENSIONS) and not partial):
+    if not (present or other) or (present and len(present) < len(DIMENSIONS) and not partial):
         missing = ", ".join(name for name in DIMENSIONS if name not in frame)
         found = ", ".join(map(str, frame.columns[:10]))
         near = "; ".join(near_dimensions(frame))
@@ -181,6 +181,8 @@ def take_split(
 def write_labels(path: str | os.PathLike[str], labels: Labels) -> None:
     """Write a label table, completely or not at all; also to any fsspec URL.
 
+    The dimensions stand in the usual order; a table of categories alone has none.
+
     Example:
         >>> write_labels("labels.parquet", read_labels("ratings.csv"))
         >>> read_labels("labels.parquet").dimensions
@@ -189,7 +191,7 @@ def write_labels(path: str | os.PathLike[str], labels: Labels) -> None:
     import pyarrow as pa
 
     frame = labels.frame
-    order = [*KEYS, *DIMENSIONS]
+    order = [*KEYS, *labels.dimensions]
     frame = frame[order + [column for column in frame if column not in order]]
     table = pa.Table.from_pandas(frame, preserve_index=False)
     folder, name = folders.split(path)

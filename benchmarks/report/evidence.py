@@ -1,4 +1,4 @@
-"""What a report shows: runs, bundles, and results of `audit -o` and `benchmark --json`."""
+"""What a report shows: runs, bundles, and results of `audit`, `benchmark` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -73,6 +73,7 @@ class Evidence:
     bundles: list[Bundle] = field(default_factory=list)
     audits: list[dict[str, Any]] = field(default_factory=list)
     benchmarks: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name of the file
 
     @property
     def models(self) -> list[Run | Bundle]:
@@ -106,12 +107,14 @@ def gather(paths: Sequence[str | os.PathLike[str]]) -> Evidence:
             content = _json(path)
             if {"models", "machine", "settings"} <= set(content):
                 evidence.benchmarks.append(content)
+            elif {"dimensions", "categories", "drawn"} <= set(content):
+                evidence.evaluations[path.stem] = content
             else:
                 evidence.audits.append(thresholds.read(path))
         else:
             raise Wav2SmallError(
                 f"{path}: neither a run (metrics.csv), nor a bundle (model.onnx), nor a result "
-                "of `audit -o` or `benchmark --json`"
+                "of `audit -o`, `benchmark --json` or `evaluate --json`"
             )
     return evidence
 
@@ -120,7 +123,7 @@ def _run(path: Path) -> Run:
     notes = []
     validation, metrics = None, pd.DataFrame()
     if (path / "validation.parquet").exists():
-        validation = read_labels(path / "validation.parquet").frame
+        validation = read_labels(path / "validation.parquet", instead="probability_").frame
     if not (path / "model.safetensors").exists() or validation is None:
         notes.append("still training, or stopped: figures are of what is there")
     if (path / "metrics.csv").exists():

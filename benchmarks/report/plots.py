@@ -169,6 +169,33 @@ def intervals(
     return draw
 
 
+def matrix(counts: np.ndarray, names: Sequence[str]) -> Draw:
+    """A confusion matrix: rows are the truth, a cell is as dark as its share of the row.
+
+    Args:
+        counts: (classes, classes)
+        names: of the classes
+    """
+
+    def draw(axis: Any) -> None:
+        from matplotlib.patches import Rectangle
+
+        places = np.arange(len(names))
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        for row, column in np.ndindex(counts.shape):
+            style = {"facecolor": COLOURS[0], "alpha": 0.65 * shares[row, column], "linewidth": 0}
+            axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **style))
+            axis.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=9)
+        limits = (-0.5, len(names) - 0.5)
+        axis.set(xlim=limits, ylim=limits[::-1], xlabel="prediction", ylabel="truth")
+        axis.set_xticks(places, names, rotation=40, ha="right")
+        axis.set_yticks(places, names)
+        axis.set_aspect("equal")
+        axis.grid(visible=False)
+
+    return draw
+
+
 def _logarithmic(axis: Any, *names: str) -> None:
     """Logarithmic axes with plain numbers, few enough to read."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter

@@ -57,8 +57,8 @@ def report(
     with the others.
 
     Args:
-        inputs: run folders, bundle folders, .onnx files, results of `audit -o`, `benchmark --json`.
-            Runs may still be training
+        inputs: run folders, bundle folders, .onnx files, results of `audit -o`, `benchmark --json`
+            and `evaluate --json`. Runs may still be training
         output: the page
         source: audit the first bundle on this (see audit)
         clips: which clips and which truth that audit uses
@@ -130,7 +130,9 @@ def _sections(evidence: Evidence, clips: int, command: str) -> Iterator[sections
     for number, run in enumerate(evidence.runs):
         if len(run.metrics):
             yield sections.training(run, number)
-        if run.validation is not None:
+        if run.validation is None:
+            continue
+        if f"{DIMENSIONS[0]}_student" in run.validation:
             yield sections.agreement(
                 f"validation-{number}",
                 f"Student and teacher: {run.name}",
@@ -138,6 +140,10 @@ def _sections(evidence: Evidence, clips: int, command: str) -> Iterator[sections
                 run.validation[[f"{name}_student" for name in DIMENSIONS]].to_numpy(float),
                 whose="teacher",
             )
+        if section := sections.validated_categories(run, number):
+            yield section
+    for number, (name, result) in enumerate(evidence.evaluations.items()):
+        yield from sections.evaluation(name, result, number)
     for number, result in enumerate(evidence.benchmarks):
         yield sections.costs(result, number)
     for number, result in enumerate(evidence.audits):

@@ -16,6 +16,8 @@ from wav2small.dimensions import DIMENSIONS
 from . import plots
 from .evidence import Bundle, Evidence, Run
 
+OWN = "student_probability_"  # begins the columns of a run's student in its validation.parquet
+
 
 @dataclass
 class Section:
@@ -105,6 +107,14 @@ def training(run: Run, number: int) -> Section:
         f"training-{number}", f"Training of {run.name}", list(filter(None, [run.note]))
     )
     rows = run.metrics
+    if "ccc_mean" not in rows:  # a student of categories alone
+        series = [("", rows["epoch"], rows["category_agreement"])]
+        section.draw(
+            {"agreement": plots.lines(series, x_label="epoch")},
+            "Share of held-out clips with the teacher's category, after each epoch.",
+            f"{rows['category_agreement'].iloc[-1]:.0%} after {len(rows)} epochs.",
+        )
+        return section
     ccc = [(name, rows["epoch"], rows[f"ccc_{name}"]) for name in DIMENSIONS]
     section.draw(
         {
@@ -156,6 +166,80 @@ def agreement(
     table = tables.table([whose, *DIMENSIONS], rows)
     section.add(f"Mean of the student (clips) by {whose}", table)
     return section
+
+
+def categories(ident: str, title: str, counts: np.ndarray, names: list[str], text: str) -> Section:
+    """A confusion matrix as a picture, (classes, classes) with the truth in rows."""
+    section = Section(ident, title)
+    section.draw(
+        {"confusion": plots.matrix(counts, names)},
+        "Number of clips; the darker, the larger the share of the row (recall on the diagonal).",
+        text,
+        height=4.0,
+    )
+    recalls = counts.diagonal() / np.maximum(counts.sum(axis=1), 1)
+    rows = [
+        [name, *map(str, row), f"{recall:.2f}"]
+        for name, row, recall in zip(names, counts, recalls, strict=True)
+    ]
+    section.text.append(text)
+    section.add("Confusion", tables.table(["truth", *names, "recall"], rows))
+    return section
+
+
+def validated_categories(run: Run, number: int) -> Section | None:
+    """Most probable categories of a run's student and of its teacher; None = no categories."""
+    frame = run.validation
+    assert frame is not None
+    names = [str(c).removeprefix(OWN) for c in frame if str(c).startswith(OWN)]
+    if not names:
+        return None
+    pair = [frame[[f"{of}{name}" for name in names]].to_numpy(float) for of in (OWN[8:], OWN)]
+    known = np.isfinite(pair[0]).all(axis=1)
+    truth, estimate = (shares[known].argmax(axis=1) for shares in pair)
+    counts = metrics.confusion(truth, estimate, len(names))
+    same = f"in {metrics.wa(truth, estimate):.0%} of {len(truth)} clips"
+    title = f"Categories of student and teacher: {run.name}"
+    text = f"The student's most probable category is the teacher's {same}."
+    return categories(f"categories-{number}", title, counts, names, text)
+
+
+def evaluation(name: str, result: dict[str, Any], number: int) -> Iterator[Section]:
+    """A result of `evaluate --json`: figures beside the agreement of raters, and the confusion."""
+    ident, raters = f"evaluation-{number}", result.get("raters") or {}
+    section = Section(ident, f"Evaluation: {name}")
+    section.text.append(f"{result['clips']} clips; 95 % intervals over {result['drawn']}.")
+    if raters:
+        section.text.append(
+            "One rater: the CCC of one rater with the mean of the others, as far as people agree."
+        )
+    header = ["", *map(str.upper, ("ccc", "pcc", "mae")), "Spearman"]
+    header += ["CCC, one rater"] if raters else []
+    rows = [
+        [dimension, *map(_interval, figures.values())]
+        + ([_interval(raters.get(dimension))] if raters else [])
+        for dimension, figures in result["dimensions"].items()
+    ]
+    if rows:
+        section.add("Dimensions", tables.table(header, rows), shown=True)
+    found = result["categories"]
+    if found:
+        header = ["UAR", "WA", "weighted F1", "macro F1"]
+        cells = [list(map(_interval, found["figures"].values()))]
+        section.add(f"Categories, {found['clips']} clips", tables.table(header, cells), shown=True)
+    yield section
+    if found:
+        uar = found["figures"]["uar"]["value"]
+        text = f"{found['clips']} clips; unweighted average recall {uar:.2f}."
+        counts = np.array(found["confusion"])
+        yield categories(f"{ident}-categories", f"Confusion: {name}", counts, found["names"], text)
+
+
+def _interval(figure: dict[str, Any] | None) -> str:
+    if not figure or figure["value"] is None:
+        return "-"
+    ends = ("-" if figure[end] is None else f"{figure[end]:.3f}" for end in ("low", "high"))
+    return f"{figure['value']:.3f} [{' '.join(ends)}]"
 
 
 def costs(result: dict[str, Any], number: int) -> Section:

@@ -73,9 +73,9 @@ def build(
 ) -> tuple[onnx.ModelProto, Graph]:
     """The ONNX model of a student, and the graph with the names of its layers.
 
-    Outputs: `logits` [1, 3], `hidden_states` [1, E] and, if the student has them, `categories`;
-    with a head for voice activity `speech` [1, 1], the share of frames that hold speech, and
-    `speech_logits` [1, 3], the estimate of these frames alone.
+    Outputs: `logits` [1, 3], `hidden_states` [1, E] and `categories` [1, K], of which the student
+    estimates; with a head for voice activity `speech` [1, 1], the share of frames that hold speech,
+    and `speech_logits` [1, 3], the estimate of these frames alone.
 
     Args:
         student: in evaluation mode
@@ -97,11 +97,13 @@ def build(
     weights = Weights(student, precision)
     embedding = add_student(student, weights, graph)
     graph.add("Identity", embedding, name="hidden_states")
-    outputs = [value("logits", [1, 3]), value("hidden_states", [1, student.embedding])]
-    head = _linear(graph, weights, "adv", "logits")
-    if getattr(student, "voice", None) is not None:
-        graph.add("Gemm", nano.SPEECH_STATES, *head, transB=1, name="speech_logits")
-        outputs += [value(nano.SPEECH, [1, 1]), value("speech_logits", [1, 3])]
+    outputs = [value("hidden_states", [1, student.embedding])]
+    if student.dimensions:
+        outputs.insert(0, value("logits", [1, 3]))
+        head = _linear(graph, weights, "adv", "logits")
+        if getattr(student, "voice", None) is not None:
+            graph.add("Gemm", nano.SPEECH_STATES, *head, transB=1, name="speech_logits")
+            outputs += [value(nano.SPEECH, [1, 1]), value("speech_logits", [1, 3])]
     if student.category is not None:
         _linear(graph, weights, "category", "categories")
         outputs.append(value("categories", [1, student.category.out_features]))

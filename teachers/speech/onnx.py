@@ -20,12 +20,13 @@ import numpy as np
 from wav2small import audio, provenance
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
-from wav2small.session import first_line, open_session, session_options
+from wav2small.session import first_line, open_session, session_options, softmax
 
 from .onnx_files import Description, describe, digest, licence, lineage
 
 #: The folder audEERING publishes (Zenodo 6221127) names no licence in its files; its record does.
 AUDEERING_LICENCE = "CC-BY-NC-SA-4.0"
+CATEGORIES = "wav2small.categories"  # key of a bundle's metadata
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 _COUNTS = {
     "tensor(int64)": np.int64,
@@ -101,8 +102,8 @@ class OnnxTeacher:
         self._order = [names.index(name) for name in self.dimensions]
         self.categories: tuple[str, ...] = () if self.dimensions else tuple(names)
         category_output = "" if self.dimensions else self._output
-        if "wav2small.categories" in metadata and self.dimensions:
-            self.categories = tuple(json.loads(metadata["wav2small.categories"]))
+        if CATEGORIES in metadata and self.dimensions:
+            self.categories = tuple(json.loads(metadata[CATEGORIES]))
             category_output = "categories"
         there = {node.name: node.shape for node in self.session.get_outputs()}
         if embedding and (embedding not in there or len(there[embedding]) != 2):
@@ -206,15 +207,16 @@ class OnnxTeacher:
     ) -> tuple[str, list[str]]:
         """The output to take, and the names of its columns."""
         there = {node.name: node.shape for node in self.session.get_outputs()}
-        chosen = output or ("logits" if "logits" in there else next(iter(there)))
-        if chosen not in there or (output is None and len(there) > 1 and chosen != "logits"):
+        usual = [name for name in ("logits", "categories") if name in there]
+        chosen = output or [*usual, *there][0]
+        if chosen not in there or (output is None and len(there) > 1 and not usual):
             problem = f"no output {output}" if output else "nothing states which output it is"
             raise Wav2SmallError(
                 f"{self.path}: {problem}; name one of {', '.join(there)} with --teacher-output"
             )
         names = dimensions or described.labels.get(chosen)
         if not names and "wav2small.student" in metadata:
-            names = DIMENSIONS
+            names = DIMENSIONS if chosen == "logits" else json.loads(metadata[CATEGORIES])
         width = there[chosen][-1] if there[chosen] else None
         if not names:
             shown = width if isinstance(width, int) else "of"
@@ -283,8 +285,7 @@ def probabilities(values: np.ndarray) -> np.ndarray:
     """
     if (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-3):
         return values
-    shares = np.exp(values - values.max(axis=1, keepdims=True))
-    return shares / shares.sum(axis=1, keepdims=True)
+    return softmax(values)
 
 
 def _inputs(session: Any, path: Path) -> tuple[Any, Any]:

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from wav2small import provenance
-from wav2small.dimensions import DIMENSIONS
 
 from .checkpoint import Checkpoint
 from .neural import NeuralTeacher
@@ -21,7 +20,8 @@ class _Network(nn.Module):
     def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.student.category is None:
             return self.student(signal, lengths), None
-        return self.student.forward_categories(signal, lengths)
+        values, logits = self.student.forward_categories(signal, lengths)
+        return values[:, : len(self.student.dimensions)], logits
 
 
 class StudentTeacher(NeuralTeacher):
@@ -37,7 +37,7 @@ class StudentTeacher(NeuralTeacher):
             _Network(student),
             Checkpoint(source.folder, source.id, source.revision, licence),
             name=student.name,
-            dimensions=DIMENSIONS,
+            dimensions=student.dimensions,
             categories=tuple(student.config.get("categories") or ()),
             **options,
         )

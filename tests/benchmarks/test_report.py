@@ -37,6 +37,37 @@ FLAGS = (
 ).split()
 
 
+def test_an_evaluation_with_the_agreement_of_raters_and_its_confusion(tmp_path):
+    random = np.random.default_rng(0)
+    clips, names = 40, ["anger", "neutral"]
+    truth = pd.DataFrame({"file": [f"{n}.wav" for n in range(clips)], "arousal": 0.5})
+    truth["emotion"] = random.choice(names, clips)
+    raters = [truth.assign(rater=n, arousal=random.random(clips)) for n in range(2)]
+    pd.concat(raters).to_csv(tmp_path / "truth.csv", index=False)
+    shares = random.dirichlet([1, 1], clips)
+    for name, share in zip(names, shares.T, strict=True):
+        truth[f"probability_{name}"] = share
+    truth["arousal"] = random.random(clips)
+    truth.drop(columns="emotion").to_csv(tmp_path / "found.csv", index=False)
+    words = ["evaluate", "found.csv", "truth.csv", "--resamples", "9"]
+    command = [sys.executable, "-m", "wav2small", *words]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    done = subprocess.run([*command, "--json"], capture_output=True, cwd=tmp_path, check=True)
+    (tmp_path / "some.json").write_bytes(done.stdout)
+    found = json.loads(done.stdout)
+    page = (
+        report.report([tmp_path / "some.json"], tmp_path / "r.html")
+        .read_text()
+        .replace("\xa0", " ")
+    )
+    ceiling = f"{found['raters']['arousal']['value']:.3f}"
+    assert "CCC of one rater" in shown and ceiling in shown.splitlines()[2]
+    assert "CCC, one rater" in page and f">{ceiling} [" in page
+    drawn = re.search(r'<svg[^>]*aria-labelledby="evaluation-0-categories.*?</svg>', page, re.S)
+    cells = [int(text) for text in re.findall(r">(\d+)</text>", drawn[0])]
+    assert cells == [count for row in found["categories"]["confusion"] for count in row]
+
+
 def write_bundle(folder, *, seed=0, precision="fp32"):
     """A convolutional toy with the record and provenance that `export` writes."""
     folder.mkdir(parents=True)

@@ -3,16 +3,24 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import test_onnx
+import torch
 from labelling_cases import label
 from safetensors.torch import load_file
 from test_teachers_neural import DAWN, SER, oracle_ser, signals, write
 
-from wav2small import distill, read_labels
+from wav2small import Predictor, Stream, distill, evaluate, predict, read_labels
+from wav2small.benchmarks.audit.audit import audit
+from wav2small.benchmarks.audit.corpus import ClipOptions
+from wav2small.benchmarks.report.report import PageOptions, report
 from wav2small.errors import Wav2SmallError
 from wav2small.export import licences
+from wav2small.export.export import export_bundle
+from wav2small.export.verification import verify_bundle
+from wav2small.students import registry
 from wav2small.teachers import load_teacher
 from wav2small.teachers.acoustic.placement import placements
 from wav2small.teachers.base import columns
@@ -96,6 +104,69 @@ def test_a_table_of_categories_is_no_training_material_until_placed(folder, spee
     table = read_labels(tmp_path / "p.parquet")
     assert table.dimensions == ("arousal", "dominance", "valence")
     assert "placement" in table.provenance["teachers"][0]
+
+
+@pytest.fixture(scope="module")
+def alone(folder, speech, tmp_path_factory):
+    """Label table, run and bundle of the eight categories without a dimension."""
+    path = tmp_path_factory.mktemp("alone")
+    options = {"teacher": str(folder), "workers": 0, "device": "cpu", "audio_licence": "CC0-1.0"}
+    label(speech / "labels.csv", path / "l.parquet", **options)
+    result = distill(
+        path / "l.parquet", path / "run", student="nano", categories=True, epochs=2, batch_size=8
+    )
+    assert result.ccc == {} and 0 <= result.category_agreement <= 1
+    exported = export_bundle(path / "run", path / "bundle")
+    assert set(exported.record["clips"]["max_difference_by_dimension"]) == {*PUBLISHED_CATEGORIES}
+    return path
+
+
+def test_a_student_of_categories_alone_in_every_form(alone, clip):
+    predictor = Predictor(alone / "bundle")
+    assert (predictor.dimensions, len(predictor.categories)) == ((), 8)
+    values, shares = predictor.predict_categories(clip)
+    assert np.isnan(values).all() and shares.sum() == pytest.approx(1, abs=1e-6)
+    with torch.no_grad():
+        _, logits = registry.load(alone / "run").forward_categories(torch.from_numpy(clip)[None])
+    np.testing.assert_allclose(shares, softmax(logits[0].numpy()), atol=0.01)
+    for what in ("run", "bundle"):
+        teacher = load_teacher(str(alone / what), device="cpu")
+        found = columns(teacher, clip[None], np.array([len(clip)]))
+        assert teacher.dimensions == ()
+        np.testing.assert_allclose(np.stack([*found.values()])[:, 0], shares, atol=0.01)
+    assert verify_bundle(alone / "bundle", run=alone / "run").clips["max_difference"] < 0.01
+    truth = pd.read_parquet(alone / "l.parquet").iloc[:, :3].assign(emotion="Angry")
+    truth.loc[::2, "emotion"] = "sad"
+    truth.to_csv(alone / "truth.csv", index=False)
+    root = read_labels(alone / "l.parquet", instead="probability_").root
+    figures = [
+        evaluate(alone / what, alone / "truth.csv", root=root, resamples=5).categories
+        for what in ("run", "bundle")
+    ]
+    assert figures[0]["confusion"] == figures[1]["confusion"]
+    page = report([alone / "run", alone / "bundle"], alone / "r.html", page=PageOptions(runs=0))
+    text = page.read_text()
+    assert "Categories of student and teacher" in text and ">contempt</text>" in text
+
+
+def test_what_needs_dimensions_rejects_a_student_of_categories(alone, clip, speech):
+    for call in (
+        lambda: Predictor(alone / "bundle").predict(clip),
+        lambda: Stream(alone / "bundle"),
+        lambda: export_bundle(alone / "run", alone / "b2", streaming=True),
+        lambda: audit(alone / "bundle", speech, clips=ClipOptions(limit=2)),
+    ):
+        with pytest.raises(Wav2SmallError, match="estimates categories alone") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_predict_writes_categories_and_leaves_dimensions_empty(alone, speech, tmp_path):
+    predict(alone / "bundle", speech, tmp_path / "p.csv")
+    found = pd.read_csv(tmp_path / "p.csv")
+    assert found[["arousal", "dominance", "valence"]].isna().all(axis=None)
+    shares = found[[f"probability_{name}" for name in PUBLISHED_CATEGORIES]]
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-3)
 
 
 @pytest.fixture(scope="module")

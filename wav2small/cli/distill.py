@@ -92,15 +92,16 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(dataclasses.asdict(result), indent=2))
     else:
-        ccc = "  ".join(f"{name} {value:.3f}" for name, value in result.ccc.items())
         print(
             f"{result.student}: {result.parameters:,} parameters, {result.clips} clips, "
             f"{result.epochs} epochs, {result.seconds:.0f} s\n"
-            f"CCC with the teacher on {result.validation_clips} clips of voices or files it was "
-            f"not trained on: {ccc}"
+            f"with the teacher, on {result.validation_clips} clips of voices or files it was not "
+            "trained on:"
         )
+        if result.ccc:
+            print("CCC " + "  ".join(f"{name} {ccc:.3f}" for name, ccc in result.ccc.items()))
         if result.category_agreement is not None:
-            print(f"the teacher's category on {result.category_agreement:.0%} of them")
+            print(f"the same category {result.category_agreement:.0%}")
         for ratio, value in result.voice.items():
             print(f"voice activity, speech {ratio:g} dB above noise: AUC {value:.3f}")
         print(result.output)

@@ -51,10 +51,7 @@ def show(result: Any) -> int:
         low, high = result.scale
         factor = "" if high - low == 1 else f"; times {high - low:g} for ratings {low:g}..{high:g}"
         print(f"MAE is in units of 0..1{factor}")
-    _figures(vars(result))
-    if result.raters:
-        ceiling = ", ".join(f"{name} {_cell(of)}" for name, of in result.raters.items())
-        print(f"\none rater with the others, CCC: {ceiling}")
+    _figures(vars(result), result.raters)
     for column, groups in result.groups.items():
         for name, group in groups.items():
             print(f"\n{column} {name}: {group['clips']} clips")
@@ -64,10 +61,15 @@ def show(result: Any) -> int:
     return report_rejected(result.rejected)
 
 
-def _figures(found: dict) -> None:
+def _figures(found: dict, raters: dict | None = None) -> None:
+    """Print tables; `raters`: CCC of one rater with the others, beside what is compared with it."""
     rows = {name: list(of.values()) for name, of in found["dimensions"].items()}
+    header = ["CCC", "PCC", "MAE", "Spearman"]
+    if raters:
+        header.append("CCC of one rater")
+        rows = {name: [*of, raters[name]] for name, of in rows.items()}
     if rows:
-        _table(["CCC", "PCC", "MAE", "Spearman"], rows)
+        _table(header, rows)
     if categories := found["categories"]:
         figures = list(categories["figures"].values())
         _table(["UAR", "WA", "weighted F1", "macro F1"], {"categories": figures})
