@@ -179,7 +179,7 @@ def export_bundle(
                 plain = replace(made, source=folder / "c" / made.source.name)
                 write_firmware(plain, folder / "firmware", licence=line)
         stem = made.source.stem if made else None
-        heads = {"categories": categories, "dimensions": bool(student.dimensions)}
+        heads: dict[str, Any] = {"categories": categories, "dimensions": bool(student.dimensions)}
         text = card.card(record, lineage, **heads, streaming=streaming, c=stem)
         (folder / bundle.CARD).write_text(text, encoding="utf-8")
         bundle.seal(folder, record)

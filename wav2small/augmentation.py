@@ -339,9 +339,7 @@ def _channel(sound: np.ndarray, steps: Recipe) -> np.ndarray:
     elif steps.channel == "telephone":
         sound = operations.band(sound, *_TELEPHONE)
     elif steps.channel == "rate":
-        narrow = operations.resample(sound, RATE, steps.rate)
-        wide = operations.resample(narrow, steps.rate, RATE)[: len(sound)]
-        sound = np.pad(wide, (0, len(sound) - len(wide)))
+        sound = operations.narrow(sound, steps.rate)
     elif steps.channel == "mu_law":
         sound = operations.mu_law(sound, steps.rate)
     elif steps.channel:

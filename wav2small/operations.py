@@ -130,6 +130,61 @@ def resample(signal: np.ndarray, source: float, target: float) -> Any:
     return soxr.resample(signal, source, target)
 
 
+def narrow(signal: np.ndarray, rate: int) -> np.ndarray:
+    """Recorded at a low sampling rate in Hz: nothing is left above its half.
+
+    Example:
+        >>> narrow(np.ones(1600), 2000).shape
+        (1600,)
+    """
+    wide = resample(resample(signal, RATE, rate), rate, RATE)[: len(signal)]
+    return np.pad(wide, (0, len(signal) - len(wide)))
+
+
+def packet_loss(
+    signal: np.ndarray, rng: np.random.Generator, *, share: float, burst: float = 4.0
+) -> np.ndarray:
+    """Lost packets of 20 ms that come in bursts (Gilbert 1960): silence instead. Not in ser-tests.
+
+    Args:
+        signal: (samples,)
+        rng: what is lost
+        share: of the packets
+        burst: mean number of packets that are lost in a row
+    """
+    frame = RATE // 50
+    lost = np.zeros(-(-len(signal) // frame), dtype=bool)
+    state = rng.random() < share
+    for number, draw in enumerate(rng.random(len(lost))):
+        lost[number] = state
+        ends, begins = 1 / burst, share / ((1 - share) * burst)
+        state = draw >= ends if state else draw < begins
+    lost[rng.integers(len(lost))] = True  # a short clip loses at least one
+    return np.where(np.repeat(lost, frame)[: len(signal)], np.float32(0), signal)
+
+
+def enhanced(signal: np.ndarray, rng: np.random.Generator, *, snr_db: float) -> np.ndarray:
+    """What a crude denoiser leaves of a noisy recording: gated bands and musical noise.
+
+    White noise, then spectral subtraction (Boll 1979) without oversubtraction or floor: isolated
+    peaks of the noise remain and chirp. Not in ser-tests.
+
+    Args:
+        signal: (samples,)
+        rng: of the noise
+        snr_db: of the noise that is removed again
+    """
+    import scipy.signal
+
+    noisy = white_noise(signal, rng, snr_db=snr_db)
+    _, _, spectrum = scipy.signal.stft(noisy, nperseg=400, noverlap=300)
+    _, _, noise = scipy.signal.stft(noisy - signal, nperseg=400, noverlap=300)
+    strength = np.abs(spectrum)
+    level = np.mean(np.abs(noise), axis=1, keepdims=True)
+    kept = spectrum * np.maximum(0, 1 - level / np.maximum(strength, 1e-12))
+    return _as(scipy.signal.istft(kept, nperseg=400, noverlap=300)[1][: len(signal)])
+
+
 def telephone_codec(signal: np.ndarray, kind: str) -> np.ndarray:
     """Through a speech codec of libsndfile and back, the same length.
 

@@ -1,4 +1,4 @@
-"""What makes the same words sound otherwise spoken: rate, intonation, effort, dynamics.
+"""What makes the same words sound otherwise spoken: rate, intonation, effort, dynamics, speaker.
 
 Each operation is a pure function of the signal and its argument, in numpy, cheap enough to be made
 anew in every epoch. None of them is neutral: after it the speaker sounds more or less excited,
@@ -16,6 +16,7 @@ FRAME = 480  # samples, 30 ms: two periods of a deep voice
 SEARCH = 120  # samples, 7.5 ms to either side: a period of most voices
 PIVOT_HZ, EDGE_HZ = 1000.0, 6000.0  # effort tilts the spectrum around 1 kHz, up to 6 kHz
 ENVELOPE = 800  # samples, 50 ms: shorter than a syllable, longer than a period
+ORDER = 20  # of linear prediction: eight formants below 8 kHz, and the spectrum's tilt
 RANGE_ST = 4.0  # semitones by which intonation may bend the voice locally
 
 
@@ -52,6 +53,67 @@ def stretch(signal: np.ndarray, factor: float) -> np.ndarray:
         place = min(wanted, len(padded) - FRAME)
         result[begin : begin + FRAME] += window * padded[place : place + FRAME]
     return result[half : half + samples]
+
+
+def shift(signal: np.ndarray, semitones: float) -> np.ndarray:
+    """Another speaker: pitch and formants are moved together, the duration stays.
+
+    Example:
+        >>> shift(np.ones(16000), 3.0).shape
+        (16000,)
+    """
+    from wav2small.operations import resample
+
+    factor = 2 ** (semitones / 12)
+    moved = stretch(resample(signal.astype(np.float64), RATE * factor, RATE), factor)
+    return np.pad(moved, (0, max(0, len(signal) - len(moved))))[: len(signal)]
+
+
+def mcadams(signal: np.ndarray, coefficient: float, *, order: int = ORDER) -> np.ndarray:
+    """Another speaker by McAdams' coefficient: formants move, pitch and timing stay.
+
+    Of every frame the poles of linear prediction get the power `coefficient` of their angle
+    (radians), and the residual is filtered anew: below 1, formants below 2.5 kHz rise and those
+    above fall (Patino et al. 2021, Speaker anonymisation using the McAdams coefficient).
+
+    Args:
+        signal: (samples,) at 16 kHz
+        coefficient: .5 to 1; 1 = unchanged
+        order: of the linear prediction
+
+    Returns:
+        float64 (samples,), at the same power
+
+    Example:
+        >>> noise = np.random.default_rng(0).normal(size=4800)
+        >>> bool(np.allclose(mcadams(noise, 1.0)[480:-480], noise[480:-480]))
+        True
+    """
+    from scipy.linalg import solve_toeplitz
+    from scipy.signal import lfilter
+
+    hop = FRAME // 2
+    window = np.sqrt(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / FRAME))
+    padded = np.pad(signal.astype(np.float64), (hop, FRAME))
+    result = np.zeros_like(padded)
+    for begin in range(0, len(padded) - FRAME + 1, hop):
+        frame = window * padded[begin : begin + FRAME]
+        spectrum = np.abs(np.fft.rfft(frame, 2 * FRAME)) ** 2
+        likeness = np.fft.irfft(spectrum)[: order + 1]
+        if likeness[0] < 1e-9:
+            continue
+        likeness[0] *= 1 + 1e-9  # of a pure tone the equations have no solution
+        inverse = np.r_[1.0, -solve_toeplitz(likeness[:-1], likeness[1:])]
+        poles = np.roots(inverse)
+        angles = np.angle(poles)
+        moved = np.sign(angles) * np.abs(angles) ** coefficient
+        moved = np.where(np.abs(poles.imag) > 1e-9, moved, angles)  # real poles are no formants
+        filtered = lfilter([1.0], np.poly(np.abs(poles) * np.exp(1j * moved)).real,
+                           lfilter(inverse, [1.0], frame))  # fmt: skip
+        result[begin : begin + FRAME] += window * filtered
+    result = result[hop : hop + len(signal)]
+    own, other = np.mean(np.square(signal)), np.mean(np.square(result))
+    return result * np.sqrt(own / other) if other > 0 else result
 
 
 def effort(signal: np.ndarray, db_per_octave: float) -> np.ndarray:

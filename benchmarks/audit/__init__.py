@@ -1,1 +1,1 @@
-"""The trust suite: correctness, fairness, robustness."""
+"""The trust suite: correctness, fairness, robustness, adverse conditions."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wav2small import operations
+from wav2small import operations, voice
 
 
 @dataclass
@@ -76,6 +76,12 @@ def _of(
     return Condition(name, getattr(operations, operation), choices, keyword, sounds)
 
 
+def _fixed(name: str, function: Callable[..., np.ndarray], *values: Any) -> Condition:
+    """A condition without chance but for the choice of its one argument."""
+    choices = tuple({"value": value} for value in values)
+    return Condition(name, lambda signal, rng, value: function(signal, value), choices)
+
+
 SAMPLES = (100, 500, 1000)
 
 #: Small changes, after which the emotion is still the same.
@@ -111,6 +117,17 @@ RECORDING = (
     _of("dropouts", "dropouts", share=(0.05,)),
 )
 
+#: What leaves little of a recording, and other speakers in place of the one who spoke. All chosen.
+ADVERSE = (
+    _of("overdrive", "clip", share=(0.1, 0.2, 0.4)),
+    _fixed("low-rate", operations.narrow, 2000, 4000),
+    _fixed("codec", operations.telephone_codec, "gsm", "opus8", "opus16"),
+    _of("packet-loss", "packet_loss", share=(0.1, 0.2)),
+    _of("denoised", "enhanced", snr_db=(5, 10)),
+    _fixed("anonymous-shift", voice.shift, -3, 3),
+    _fixed("anonymous-mcadams", voice.mcadams, 0.8),
+)
+
 #: Degradation curves: the same noise at every one of these ratios in dB.
 CURVE_SNR_DB = (40, 30, 20, 10, 5, 0)
 _CURVES = (("white-noise", "white_noise", ""), ("babble", "babble", "voices"))
@@ -120,4 +137,6 @@ CURVES = tuple(
     for snr_db in CURVE_SNR_DB
 )
 
-CONDITIONS = {condition.name: condition for condition in (*SMALL, *BACKGROUND, *RECORDING, *CURVES)}
+CONDITIONS = {
+    condition.name: condition for condition in (*SMALL, *BACKGROUND, *RECORDING, *ADVERSE, *CURVES)
+}

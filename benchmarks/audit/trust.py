@@ -23,14 +23,14 @@ class Test:
     """One row of the table.
 
     Attributes:
-        group: correctness, fairness or robustness
+        group: correctness, fairness, robustness or adverse
         name: unique within the group
         metric: what is measured
         better: "above" or "below" the threshold; "within" = its absolute value below
         threshold: what the figure is compared with
         needs: truth, emotion, speaker, f0, the name of a column, or of sounds to disturb with
         figures: function (View) -> (case, value) pairs
-        condition: the disturbance, for robustness
+        condition: the disturbance, for robustness and adverse
         column: whose groups are compared, for fairness
         origin: "ser-tests" or "wav2small"
     """
@@ -64,7 +64,7 @@ class View:
 
     Attributes:
         estimate: of the clean clips, (clips,) or (models, clips)
-        changed: of the disturbed clips, the same shape; None outside robustness
+        changed: of the disturbed clips, the same shape; None without a disturbance
         truth: (clips,), NaN = not rated; None = no truth
         weights: (clips,) or (draws, clips)
         groups: column -> {name: boolean (clips,)} of groups that are large enough
@@ -235,7 +235,6 @@ def _fairness(column: str) -> list[Test]:
 
 
 def _robustness() -> list[Test]:
-    tests = []
     unchanged = {
         **{condition.name: 0.95 for condition in perturbations.SMALL},
         **{condition.name: 0.90 for condition in perturbations.BACKGROUND},
@@ -243,20 +242,29 @@ def _robustness() -> list[Test]:
         "dropouts": 0.80, "level": 0.90,
     }  # fmt: skip
     own = {"pink-noise-20dB", "level", "dropouts"}
+    small = {condition.name for condition in perturbations.SMALL}
+    tests: list[Test] = []
     for name, threshold in unchanged.items():
-        condition = perturbations.CONDITIONS[name]
-        needs = () if condition.sounds in ("", "voices", "rooms") else (condition.sounds,)
         origin = "wav2small" if name in own else "ser-tests"
-        tests.append(
-            Test("robustness", f"{name}-unchanged", "share of estimates changed by < .05", "above",
-                 threshold, needs, _unchanged, condition=name, origin=origin)
-        )  # fmt: skip
-        if condition not in perturbations.SMALL:
-            tests.append(
-                Test("robustness", f"{name}-ccc", "change of CCC", "above", -0.05,
-                     ("truth", *needs), _ccc_change, condition=name, origin=origin)
-            )  # fmt: skip
+        drop = None if name in small else -0.05
+        tests += _disturbed("robustness", name, threshold, drop, origin)
+    # Chosen: half of the estimates survive, and the agreement with people hardly suffers.
+    for one in perturbations.ADVERSE:
+        tests += _disturbed("adverse", one.name, 0.5, -0.1, "wav2small")
     return tests
+
+
+def _disturbed(
+    group: str, name: str, unchanged: float, drop: float | None, origin: str
+) -> Iterator[Test]:
+    """Tests of a disturbance: how many estimates stay, and how much of the CCC (None = no test)."""
+    sounds = perturbations.CONDITIONS[name].sounds
+    needs = () if sounds in ("", "voices", "rooms") else (sounds,)
+    yield Test(group, f"{name}-unchanged", "share of estimates changed by < .05", "above",
+               unchanged, needs, _unchanged, condition=name, origin=origin)  # fmt: skip
+    if drop is not None:
+        yield Test(group, f"{name}-ccc", "change of CCC", "above", drop,
+                   ("truth", *needs), _ccc_change, condition=name, origin=origin)  # fmt: skip
 
 
 def table(columns: tuple[str, ...] = ()) -> list[Test]:

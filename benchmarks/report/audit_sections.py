@@ -47,7 +47,7 @@ def sections(result: dict[str, Any], number: int, *, clips: int) -> Iterator[Sec
     for place, (heading, frame) in enumerate(audit_tables.outcome(result).items()):
         section.add(heading, frame, shown=place == 0)
     yield section
-    robust = [figure for figure in result["figures"] if figure["group"] == "robustness"]
+    robust = [one for one in result["figures"] if one["group"] in ("robustness", "adverse")]
     unchanged = [figure for figure in robust if figure["test"].endswith("-unchanged")]
     if unchanged:
         section = Section(f"robustness-{number}", f"Robustness{on}")

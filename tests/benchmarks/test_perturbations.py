@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wav2small import operations
+from wav2small import operations, voice
 from wav2small.benchmarks.audit import perturbations as p
 from wav2small.operations import synthetic_rooms
 
@@ -157,6 +157,73 @@ def test_phone_is_narrow_band(clip):
     # The codec delays nothing by more than a frame: the envelope is that of the clip.
     envelope = [np.add.reduceat(np.abs(x), np.arange(0, len(x), 800)) for x in (received, clip)]
     assert np.corrcoef(*envelope)[0, 1] > 0.9
+
+
+def test_packets_are_lost_in_bursts():
+    changed = operations.packet_loss(np.ones(320 * 20000, np.float32), rng(), share=0.2, burst=4)
+    lost = changed.reshape(-1, 320).max(axis=1) == 0
+    assert lost.mean() == pytest.approx(0.2, abs=0.02)
+    starts = np.sum(lost[1:] & ~lost[:-1])
+    assert lost.sum() / starts == pytest.approx(4, rel=0.1)
+
+
+def test_a_low_rate_leaves_nothing_above_its_half(clip):
+    changed = operations.narrow(clip, 2000)
+    assert spectrum_db(changed, 1100, 8000) < spectrum_db(clip, 1100, 8000) - 40
+    assert spectrum_db(changed, 100, 800) == pytest.approx(spectrum_db(clip, 100, 800), abs=0.2)
+
+
+def test_a_denoiser_leaves_isolated_peaks_of_the_noise():
+    signal = np.zeros(64000, np.float32)
+    signal[:32000] = 0.1 * np.sin(np.arange(32000) * 2 * np.pi * 400 / 16000)
+    noisy = operations.white_noise(signal, rng(), snr_db=10)
+    left = operations.enhanced(signal, rng(), snr_db=10)
+    quiet = slice(36000, 60000)
+    assert rms(left[quiet]) < 0.6 * rms(noisy[quiet])  # it removes noise, and what stays ...
+    kurtosis = [np.mean(f**4) / np.mean(f**2) ** 2 for f in map(bands, (noisy[quiet], left[quiet]))]
+    assert kurtosis[1] > 2 * kurtosis[0]  # ... stands out: tones that come and go
+    assert rms(left[2000:30000]) == pytest.approx(rms(signal[2000:30000]), rel=0.1)
+
+
+def bands(signal):
+    import scipy.signal
+
+    return np.abs(scipy.signal.stft(signal, nperseg=400)[2])
+
+
+def resonances(signal, order):
+    """Angles of the poles of linear prediction over the full signal, by least squares."""
+    rows = np.lib.stride_tricks.sliding_window_view(signal, order + 1)
+    prediction = np.linalg.lstsq(rows[:, :-1][:, ::-1], rows[:, -1], rcond=None)[0]
+    angles = np.angle(np.roots(np.r_[1, -prediction]))
+    return np.sort(angles[angles > 1e-3])
+
+
+@pytest.mark.parametrize("coefficient", [0.7, 0.8, 0.9])
+def test_mcadams_raises_the_angle_of_each_formant_to_its_power(coefficient):
+    import scipy.signal
+
+    formants = np.array([500.0, 1500.0, 3500.0]) * 2 * np.pi / 16000  # .20, .59, 1.37 radians
+    poles = 0.97 * np.exp(1j * np.r_[formants, -formants])
+    signal = scipy.signal.lfilter([1], np.poly(poles).real, rng().standard_normal(64000))
+    np.testing.assert_allclose(resonances(signal, 6), formants, rtol=0.03)
+    changed = voice.mcadams(signal, coefficient, order=6)
+    expected = np.sort(formants**coefficient)
+    np.testing.assert_allclose(resonances(changed, 6), expected, rtol=0.04)
+    assert rms(changed) == pytest.approx(rms(signal), rel=1e-6)
+
+
+@pytest.mark.parametrize("semitones", [-3, 3])
+def test_a_shift_moves_pitch_and_formants_together(semitones):
+    time = np.arange(32000) / 16000
+    vowel = sum(np.sin(2 * np.pi * 120 * n * time) / n for n in (1, 2, 3, 10))
+    changed = voice.shift(vowel, semitones)
+    assert len(changed) == len(vowel)
+    lines = [np.abs(np.fft.rfft(x * np.hanning(len(x)))).argmax() / 2 for x in (vowel, changed)]
+    assert lines[1] / lines[0] == pytest.approx(2 ** (semitones / 12), rel=0.01)
+    top = [np.abs(np.fft.rfft(x * np.hanning(len(x))))[1600:].argmax() / 2 + 800
+           for x in (vowel, changed)]  # fmt: skip
+    assert top[1] / top[0] == pytest.approx(2 ** (semitones / 12), rel=0.01)
 
 
 def test_dropouts_lose_their_share_in_frames_of_20_ms():

@@ -30,7 +30,7 @@ VERBS = {
     "listen": "live bars of a microphone",
     "evaluate": "a bundle, a teacher or a label table against ratings and categories",
     "benchmark": "latency, memory, size and arithmetic of bundles",
-    "audit": "the trust suite: correctness, fairness, robustness",
+    "audit": "the trust suite: correctness, fairness, robustness, other voices",
     "report": "one page about runs and bundles",
     "finetune": "make a teacher from a speech backbone, or from speech and text encoders",
     "pretrain": "pretrain a multimodal teacher on speech with transcripts",
