@@ -110,6 +110,8 @@ def _skip(data: Bytes, at: int, header: int, order: str) -> int:
     while len(data) - at >= header and _ID.fullmatch(data[at : at + 4]):
         if data[at : at + 8].startswith(TAGS):
             return len(data)
+        if data[at : at + 4] in _CHUNKED:
+            break  # another file begins
         (size,) = struct.unpack(order, data[at + 4 : at + header])
         if size < 0 or size > len(data) - at - header:
             break

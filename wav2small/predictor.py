@@ -195,23 +195,45 @@ class Predictor:
         Raises:
             AudioError: see `wav2small.audio.read`
         """
-        stop_s = audio.duration(file) if end_s is None else end_s
-        if stop_s - start_s <= LONG_S:
-            return self.predict(audio.read(file, start_s=start_s, end_s=end_s, channel=channel))
+        options: dict[str, Any] = {"start_s": start_s, "end_s": end_s, "channel": channel}
+        return self.predict_file_categories(file, **options)[0]
+
+    def predict_file_categories(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        channel: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Estimate a file or a part of it with both heads.
+
+        Returns:
+            as `predict_categories`, of a long clip the mean over its windows
+
+        Raises:
+            AudioError: see `wav2small.audio.read`
+        """
         from wav2small.index import spans
 
-        estimates: list[np.ndarray] = []
-        silent: SilentError | None = None
-        for low, high in spans(stop_s - start_s, window_s=WINDOW_S, hop_s=WINDOW_S):
-            first, last = start_s + low, start_s + high
-            try:
-                signal = audio.read(file, start_s=first, end_s=last, channel=channel)
-                estimates.append(self.predict(signal))
-            except SilentError as error:
-                silent = silent or error
-        if silent and not estimates:
+        with audio.Recording(file) as recording:
+            stop_s = recording.duration if end_s is None else end_s
+            cut: list[tuple[float, float | None]] = [(start_s, end_s)]
+            if LONG_S < stop_s - start_s <= recording.duration + WINDOW_S:
+                windows = spans(stop_s - start_s, window_s=WINDOW_S, hop_s=WINDOW_S)
+                cut = [(start_s + low, start_s + high) for low, high in windows]
+            found: list[tuple[np.ndarray, np.ndarray]] = []
+            silent: SilentError | None = None
+            for first, last in cut:
+                try:
+                    signal = recording.read(start_s=first, end_s=last, channel=channel)
+                    found.append(self.predict_categories(signal))
+                except SilentError as error:
+                    silent = silent or error
+        if silent and not found:
             raise silent
-        return np.asarray(np.mean(estimates, axis=0), dtype=np.float32)
+        estimate, shares = (np.mean(part, axis=0) for part in zip(*found, strict=True))
+        return estimate.astype(np.float32), shares.astype(np.float32)
 
 
 def check_rate(sampling_rate: Any) -> None:

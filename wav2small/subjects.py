@@ -13,11 +13,11 @@ import numpy as np
 
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
-from wav2small.index import KEYS, Index, is_table, load_source, seconds, spans
-from wav2small.predictor import LONG_S, WINDOW_S, Predictor
+from wav2small.index import KEYS, Index, is_table, load_source, seconds
+from wav2small.predictor import Predictor
 from wav2small.tables import read_labels
 
-from . import audio, models, progress
+from . import models, progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,22 +109,9 @@ def _of_bundle(predictor: Predictor, clips: Index) -> Estimates:
         for row, (file, start, end) in enumerate(times):
             bar.update()
             try:
-                path, first, last = clips.path(file), start.total_seconds(), seconds(end)
-                if not predictor.categories:
-                    values[row] = predictor.predict_file(path, start_s=first, end_s=last)
-                    continue
-                length = (audio.duration(path) if last is None else last) - first
-                parts = [(0.0, None if last is None else length)]
-                if length > LONG_S:
-                    parts = list(spans(length, window_s=WINDOW_S, hop_s=WINDOW_S))
-                found = [
-                    predictor.predict_categories(
-                        audio.read(path, start_s=first + low, end_s=high and first + high)
-                    )
-                    for low, high in parts
-                ]
-                values[row] = np.mean([one[0] for one in found], axis=0)
-                shares[row] = np.mean([one[1] for one in found], axis=0)
+                values[row], shares[row] = predictor.predict_file_categories(
+                    clips.path(file), start_s=start.total_seconds(), end_s=seconds(end)
+                )
             except AudioError as error:
                 rejected.append((file, str(error)))
     return Estimates(values, list(predictor.categories), shares, rejected)

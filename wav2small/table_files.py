@@ -116,10 +116,14 @@ def read_csv(name: str, converters: dict[Any, Any]) -> pd.DataFrame:
         for column in numbers:
             if texts[column].str.match(r"\s*0\d+\s*$").any():
                 frame[column] = texts[column]
-    if separator == ";":
-        for column in ("start", "end"):
-            if column in frame:
-                frame[column] = frame[column].str.replace(",", ".", regex=False)
+    if separator == ";":  # decimal commas
+        for column in frame.columns.difference(["file", "speaker", *verbatim]):
+            if not pd.api.types.is_numeric_dtype(frame[column]):
+                points = frame[column].astype(str).str.replace(",", ".", regex=False)
+                points = points.where(frame[column].notna())
+                numbers = pd.to_numeric(points, errors="coerce")
+                if column in kinds or numbers.notna().equals(points.notna()):
+                    frame[column] = points if column in kinds else numbers
     return frame
 
 

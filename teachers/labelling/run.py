@@ -11,7 +11,7 @@ from typing import Any
 from wav2small import audio, files, folders, progress, provenance, transcripts
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.folders import Folder
-from wav2small.index import Index, load_source
+from wav2small.index import KEYS, Index, load_source
 from wav2small.teachers import registry
 from wav2small.teachers.base import Teacher, licensed, runs_in_workers, uses_text
 from wav2small.teachers.multimodal.dialogue import Context, Script
@@ -94,6 +94,8 @@ def label(
         else load_source(source, root=clips.root, time_unit=clips.time_unit)
     )
     _check_source(source, index, os.fspath(output))
+    if twice := int(index.frame.duplicated(KEYS).sum()):
+        progress.note(f"{twice} rows stand more than once in {_source_name(source)}; all are kept")
     index = replace(index, frame=index.frame[: clips.limit])
     options: dict[str, Any] = {"device": compute.device, "dtype": compute.dtype}
     options |= (teacher_options or TeacherOptions()).given(teacher)

@@ -313,5 +313,5 @@ def test_milliseconds_everywhere(toy, speech, tmp_path):
     assert command("evaluate", toy, tmp_path / "ms.csv", *words).returncode == 0
     done = command("label", tmp_path / "ms.csv", "-o", tmp_path / "l.parquet", *words)
     assert done.returncode == 0 and b"2 labels" in done.stderr
-    with pytest.raises(Wav2SmallError, match="600.000 s but.*--time-unit ms"):
+    with pytest.raises(Wav2SmallError, match="400.000 s but.*--time-unit ms"):
         label(tmp_path / "ms.csv", tmp_path / "bad.parquet", workers=0)
