@@ -183,8 +183,10 @@ def _imported(spec: str) -> Callable[..., Any]:
         ) from error
 
 
-def _parse_ensemble(text: str) -> tuple[list[str], list[float]]:
+def _parse_ensemble(text: str) -> tuple[list[str], list[list[float]]]:
     """`SPEC=WEIGHT,SPEC=WEIGHT` -> members, weights; a weight left out is 1.
+
+    A weight is one number, or one each for arousal, dominance and valence, as 1/1/0.5.
 
     Raises:
         Wav2SmallError: a weight is no number
@@ -193,7 +195,7 @@ def _parse_ensemble(text: str) -> tuple[list[str], list[float]]:
     for part in text.split(","):
         spec, _, weight = part.partition("=")
         try:
-            weights.append(float(weight or 1))
+            weights.append([float(number) for number in (weight or "1").split("/")])
         except ValueError as error:
             raise Wav2SmallError(f"ensemble: {part!r}: the weight is no number") from error
         members.append(spec.strip())

@@ -44,7 +44,8 @@ _ROOM = 0.4
 _REVERBERATION = (0.15, 0.9), (-6.0, 12.0)  # of made rooms: 60 dB time in s, direct sound in dB
 _NOISE = (0.7, 5.0, 35.0)  # signal-to-noise ratio in dB
 _FLOOR = (45.0, 80.0)  # dB by which the noise of a quiet recording is softer than the clip
-_COLOUR = (0.0, 2.0)  # of made noise: power falls with frequency ** -colour, white to brown
+_COLOUR = (0.0, 2.0)  # of made noise: power falls with frequency ** -colour, white to brown;
+# half of it has less than .5, since hiss changes the most for a network
 _WIND = (0.05, 0.0, 20.0)  # dB
 _MICROPHONE = (0.35, -3.0, 3.0), (20.0, 500.0)  # dB per octave; Hz of the high-pass
 _LOW_PASS = (2500.0, 7000.0)  # Hz
@@ -62,7 +63,7 @@ CHANNELS = {
 }
 _OFFSET = (0.1, 0.005)  # direct current of cheap converters, of full scale
 _CLIP = (0.05, 0.3, 0.9)  # of the peak, at which the converter cuts
-_GAIN = (-30.0, 6.0)  # dB, always
+_GAIN = (-40.0, 6.0)  # dB, always
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def recipe(seed: int, *, mixture: bool = False) -> Recipe:
     other = happens(_MIXTURE[0]), (next(draw), next(draw), between(*_MIXTURE[1:]))
     room = happens(_ROOM), (next(draw), between(*_REVERBERATION[0]), between(*_REVERBERATION[1]))
     noise = happens(_NOISE[0]), (next(draw), next(draw), between(*_NOISE[1:]))
-    colour = between(*_COLOUR)
+    colour = _COLOUR[0] + (_COLOUR[1] - _COLOUR[0]) * next(draw) ** 2
     wind_db = maybe(*_WIND)
     microphone = (
         happens(_MICROPHONE[0][0]),

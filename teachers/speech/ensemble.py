@@ -22,11 +22,17 @@ class Ensemble:
 
     Args:
         members: as for `load_teacher`; the same teacher twice is an error of the user's
-        weights: one per member, positive; None = all the same
+        weights: one per member, a positive number, or (arousal, dominance, valence) of which some
+            may be 0; None = all the same
         options: of the members
 
     Raises:
-        Wav2SmallError: no members, other weights than members, another sampling rate
+        Wav2SmallError: no members, other weights than members, another sampling rate, a dimension
+            without any weight
+
+    Example:
+        >>> Ensemble(["acoustic", "acoustic"], [(1, 1, 0), (0, 0, 1)]).weights
+        [(1.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
     """
 
     name = "ensemble"
@@ -34,17 +40,16 @@ class Ensemble:
     def __init__(
         self,
         members: Sequence[str | Teacher] | None = None,
-        weights: Sequence[float] | None = None,
+        weights: Sequence[float | Sequence[float]] | None = None,
         **options: Any,
     ):
         specs = list(members or PAPER)
-        shares = [1.0] * len(specs) if weights is None else [float(weight) for weight in weights]
-        if len(shares) != len(specs):
+        weights = [1.0] * len(specs) if weights is None else weights
+        if len(weights) != len(specs):
             raise Wav2SmallError(
-                f"--weights: {len(shares)} weights for {len(specs)} members; give one for each"
+                f"--weights: {len(weights)} weights for {len(specs)} members; give one for each"
             )
-        if not all(0 < share < float("inf") for share in shares):
-            raise Wav2SmallError("--weights: every weight must be above 0")
+        self.weights = _shares(weights)
         self.members = [registry.load_teacher(spec, **options) for spec in specs]
         for member in self.members:
             if teacher.uses_text(member):
@@ -54,14 +59,13 @@ class Ensemble:
         rates = {member.sampling_rate for member in self.members}
         if len(rates) > 1:
             raise Wav2SmallError(f"ensemble: members want {sorted(rates)} Hz; give one rate")
-        self.weights = [share / sum(shares) for share in shares]
         self.sampling_rate = rates.pop()
         judged = {name for member in self.members for name in member.dimensions}
         self.dimensions = tuple(name for name in DIMENSIONS if name in judged)
         self.invariances = frozenset.intersection(*(m.invariances for m in self.members))
         self.in_workers = all(teacher.runs_in_workers(member) for member in self.members)
         self.id = "ensemble:" + ",".join(
-            f"{member.id}={weight:.6g}"
+            f"{member.id}={_text(weight)}"
             for member, weight in zip(self.members, self.weights, strict=True)
         )
         revisions = "\n".join(f"{member.id} {member.revision}" for member in self.members)
@@ -81,14 +85,38 @@ class Ensemble:
             for name, values in teacher.columns(member, batch, lengths).items():
                 if values.ndim > 1:
                     continue  # embeddings of several models have no mean
-                sums[name] = sums.get(name, 0.0) + weight * values.astype(np.float64)
-                totals[name] = totals.get(name, 0.0) + weight
+                own = (
+                    weight[DIMENSIONS.index(name)] if name in DIMENSIONS else float(np.mean(weight))
+                )
+                sums[name] = sums.get(name, 0.0) + own * values.astype(np.float64)
+                totals[name] = totals.get(name, 0.0) + own
         return {name: values / totals[name] for name, values in sums.items()}
 
     def provenance(self) -> list[dict[str, Any]]:
         """One entry for each member, with its weight."""
         return [
-            {**entry, "weight": weight}
+            {**entry, "weight": weight[0] if len(set(weight)) == 1 else list(weight)}
             for member, weight in zip(self.members, self.weights, strict=True)
             for entry in teacher.licensed(member)
         ]
+
+
+def _shares(weights: Sequence[float | Sequence[float]]) -> list[tuple[float, ...]]:
+    """Weights of each member for arousal, dominance, valence; those of a dimension sum to 1."""
+    table = []
+    for weight in weights:
+        row = np.asarray(weight, np.float64)
+        if row.size not in (1, len(DIMENSIONS)):
+            raise Wav2SmallError(f"--weights {weight}: give one number, or three as 1/1/0.5")
+        if not (np.isfinite(row).all() and (row >= 0).all() and row.any()):
+            raise Wav2SmallError("--weights: every weight must be above 0")
+        table.append(np.broadcast_to(row.ravel(), len(DIMENSIONS)))
+    totals = np.sum(table, axis=0)
+    if not totals.all():
+        raise Wav2SmallError(f"--weights: none for {DIMENSIONS[int(totals.argmin())]}")
+    return [tuple((row / totals).tolist()) for row in table]
+
+
+def _text(weight: tuple[float, ...]) -> str:
+    same = len(set(weight)) == 1
+    return "/".join(f"{share:.6g}" for share in (weight[:1] if same else weight))

@@ -296,11 +296,16 @@ def test_provenance(speech, tmp_path):
     assert found["audio"] == [{"source": str(speech), "licence": "CC0-1.0"}]
 
 
-def test_ensemble_is_the_weighted_mean(clip):
+@pytest.mark.parametrize(
+    "weights, share",
+    [(("3", "1"), 0.75), (("3/0/1", "1/2/1"), np.array([0.75, 0, 0.5]))],
+)
+def test_ensemble_is_the_weighted_mean(clip, weights, share):
     lengths = np.array([len(clip)])
-    mean = load_teacher("ensemble:acoustic=3,toy_teachers:Loudness=1")
+    mean = load_teacher("ensemble:acoustic={},toy_teachers:Loudness={}".format(*weights))
     one, other = load_teacher("acoustic"), load_teacher("toy_teachers:Loudness")
-    expected = 0.75 * one.predict(clip[None], lengths) + 0.25 * other.predict(clip[None], lengths)
+    pair = one.predict(clip[None], lengths), other.predict(clip[None], lengths)
+    expected = share * pair[0] + (1 - share) * pair[1]
     np.testing.assert_allclose(mean.predict(clip[None], lengths), expected, atol=1e-6)
     assert mean.in_workers and mean.licence == "MIT"
 
