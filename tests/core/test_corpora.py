@@ -109,7 +109,7 @@ def emodb(folder):
 def audformat_database(folder):
     import audformat
 
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in ("a", "b"):
         sound(folder / f"{name}.wav")
     database = audformat.Database("small")
@@ -284,6 +284,64 @@ def test_a_miniature_is_read_as_it_is_meant(name, tmp_path):
         assert list(found) == pytest.approx(values), column
     index = load_source(f"{name}:{tmp_path / 'corpus'}")
     assert list(index.frame["file"]) == list(frame["file"])
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_a_folder_above_and_suffixes_in_capitals(name, tmp_path):
+    make, expected = CASES[name]
+    inner = tmp_path / "above" / "Corpus_v1" / "Corpus"
+    make(inner)
+    (tmp_path / "above" / "notes").mkdir()
+    if name not in ("audformat", "hf"):  # which name their files themselves
+        for path in [*inner.rglob("*.wav"), *inner.rglob("*.flac")]:
+            path.rename(path.with_suffix(path.suffix.upper()))
+    frame, missing = read_corpus(name, tmp_path / "above")
+    assert (len(frame), missing) == (2, [])
+    for file in frame["file"]:
+        assert (tmp_path / "above" / file).is_file()
+    for column in set(expected) - {"file", "start", "end"}:
+        assert list(frame[column]) == pytest.approx(expected[column]), column
+
+
+def test_a_split_that_is_not_there(tmp_path):
+    _, table = meld(tmp_path)
+    (tmp_path / table).unlink()
+    frame, missing = read_corpus("meld", tmp_path)
+    assert (list(frame["split"]), missing) == (["train"], [])
+
+
+def test_the_innermost_folder_names_the_split(tmp_path):
+    meld(tmp_path / "tests" / "training" / "x")
+    frame, _ = read_corpus("meld", tmp_path / "tests")
+    assert [file.split("/")[2] for file in frame["file"]] == ["wav", "train_splits"]
+
+
+@pytest.mark.parametrize("name", ["ravdess", "emodb"])
+def test_a_corpus_that_holds_all_of_itself_twice(name, tmp_path):
+    for copy in ("a", "a/again"):
+        CASES[name][0](tmp_path / copy)
+    assert len(read_corpus(name, tmp_path)[0]) == 2
+
+
+@pytest.mark.parametrize(("rating", "valence"), [("5.5000", 1.0), ("0.9000", 0.0)])
+def test_a_mean_of_iemocap_that_exceeds_its_scale_a_little(rating, valence, tmp_path):
+    path = tmp_path / iemocap(tmp_path)
+    path.write_text(path.read_text().replace("[2.5000, 1.0000", f"[{rating}, 1.0000"))
+    assert read_corpus("iemocap", tmp_path)[0]["valence"][0] == valence
+    path.write_text(path.read_text().replace(rating, "6.0000"))
+    with pytest.raises(Wav2SmallError, match=r"6 is outside the corpus's scale 1..5"):
+        read_corpus("iemocap", tmp_path)
+
+
+def test_parquet_in_folders_of_splits_with_paths(tmp_path):
+    sound(tmp_path / "clips/x.wav")
+    table = pa.table({"audio": ["clips/x.wav"], "emotion": ["sad"], "arousal": [3.0]})
+    (tmp_path / "default/validation").mkdir(parents=True)
+    pa.parquet.write_table(table, tmp_path / "default/validation/0000.parquet")
+    frame, _ = read_corpus("hf", tmp_path)
+    assert frame[["file", "emotion", "arousal", "split"]].values.tolist() == [
+        [str(tmp_path / "clips/x.wav"), "sadness", 3.0, "validation"]
+    ]
 
 
 @pytest.mark.parametrize("name", CORPORA)

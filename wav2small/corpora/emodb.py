@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .layout import audio_files
+from .layout import audio_files, once
 
 #: By the first letter of the German word: Wut, Langeweile, Ekel, Angst, Freude, Trauer, neutral.
 EMOTIONS = {
@@ -18,6 +18,7 @@ EMOTIONS = {
     "T": "sadness",
     "N": "neutral",
 }
+PATTERN = "[01][0-9][ab][0-9][0-9][WLEAFTN]?.*"
 FEMALE = ("08", "09", "13", "14", "16")
 TEXTS = {
     "a01": "Der Lappen liegt auf dem Eisschrank.",
@@ -37,7 +38,7 @@ _FILE = re.compile(r"(\d\d)([ab]\d\d)([WLEAFTN])([a-z])")
 def read(folder: Path) -> list[dict[str, Any]]:
     """Files named speaker, sentence, emotion, version: 03a01Fa."""
     rows = []
-    for file in audio_files(folder, "Emo-DB", pattern="[01][0-9][ab][0-9][0-9][WLEAFTN]?.*"):
+    for file in once(audio_files(folder, "Emo-DB", pattern=PATTERN)):
         if not (found := _FILE.fullmatch(file.stem)):
             continue
         speaker, text, emotion, _ = found.groups()

@@ -10,6 +10,8 @@ from typing import Any
 from wav2small.emotions import common
 from wav2small.errors import Wav2SmallError
 
+from .layout import OtherLayoutError
+
 #: Names of columns in data sets -> names in an index. Ratings keep their scale: give --scale.
 _NAMES = {
     "activation": "arousal",
@@ -42,6 +44,8 @@ def read(folder: Path, into: Path | None = None) -> list[dict[str, Any]]:
             if audio is None:
                 raise Wav2SmallError(f"{path}: no audio column; its columns: {', '.join(features)}")
             sound = row.pop(audio) or {}
+            if isinstance(sound, str):
+                sound = {"path": sound}
             file = folder / (sound.get("path") or "")
             if sound.get("bytes"):
                 if into is None:
@@ -71,9 +75,10 @@ def _tables(folder: Path) -> Iterator[tuple[str, Path]]:
         return
     for path in sorted(folder.rglob("*.parquet")):
         found = True
-        yield path.name.partition("-")[0].partition(".")[0], path
+        split = path.name.partition("-")[0].partition(".")[0]
+        yield path.parent.name if split.isdigit() else split, path  # train/0000.parquet
     if not found:
-        raise Wav2SmallError(
+        raise OtherLayoutError(
             f"{folder}: no state.json with its arrow files (of save_to_disk) and no *.parquet, so "
             "this is no Hugging Face dataset on disk"
         )

@@ -48,7 +48,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
                 {
                     "file": f"{session}/sentences/wav/{dialogue}/{name}.wav",
                     **{
-                        dimension: unit(turn[dimension], 1, 5, f"{path}: {name}")
+                        dimension: unit(turn[dimension], 1, 5, f"{path}: {name}", slack=0.5)
                         for dimension in ("arousal", "dominance", "valence")
                     },
                     "emotion": EMOTIONS.get(turn["emotion"], turn["emotion"]),

@@ -10,18 +10,22 @@ from wav2small import audio, media
 from wav2small.errors import Wav2SmallError
 
 
+class OtherLayoutError(Wav2SmallError):
+    """A folder lacks a file that the published layout of a corpus has."""
+
+
 def require(folder: Path, patterns: Iterable[str], corpus: str) -> list[Path]:
     """Files of a folder that match one of some patterns, the first pattern that matches any.
 
     Raises:
-        Wav2SmallError: none does; it names the first pattern
+        OtherLayoutError: none does; it names the first pattern
     """
     patterns = list(patterns)
     for pattern in patterns:
         found = [path for path in sorted(folder.glob(pattern)) if not path.name.startswith(".")]
         if found:
             return found
-    raise Wav2SmallError(
+    raise OtherLayoutError(
         f"{folder}: no {patterns[0]}, so this is not the published layout of {corpus}; name the "
         "folder that holds it"
     )
@@ -49,8 +53,17 @@ def table(path: Path, columns: Iterable[str], corpus: str) -> list[dict[str, str
     return rows
 
 
-def unit(value: str | float, low: float, high: float, where: str) -> float | None:
+def unit(
+    value: str | float, low: float, high: float, where: str, *, slack: float = 0.0
+) -> float | None:
     """A rating on 0..1; None where it is empty.
+
+    Args:
+        value: as it is written
+        low: lowest rating of the scale
+        high: highest rating
+        where: named in errors
+        slack: how far beyond the scale a rating still counts as its end
 
     Raises:
         Wav2SmallError: no number, or outside of the corpus's scale
@@ -65,7 +78,7 @@ def unit(value: str | float, low: float, high: float, where: str) -> float | Non
         number = float(value)
     except ValueError as error:
         raise Wav2SmallError(f"{where}: {value!r} is not a rating") from error
-    if not low - 1e-6 <= number <= high + 1e-6:
+    if not low - slack - 1e-6 <= number <= high + slack + 1e-6:
         raise Wav2SmallError(f"{where}: {number:g} is outside the corpus's scale {low:g}..{high:g}")
     return min(1.0, max(0.0, (number - low) / (high - low)))
 
@@ -74,7 +87,7 @@ def audio_files(folder: Path, corpus: str, *, pattern: str) -> list[Path]:
     """Audio files anywhere below a folder whose name matches a pattern, relative to it.
 
     Raises:
-        Wav2SmallError: none
+        OtherLayoutError: there are none
     """
     endings = audio.EXTENSIONS | media.EXTENSIONS
     found = sorted(
@@ -83,8 +96,18 @@ def audio_files(folder: Path, corpus: str, *, pattern: str) -> list[Path]:
         if path.suffix.lower() in endings and not path.name.startswith(".")
     )
     if not found:
-        raise Wav2SmallError(
+        raise OtherLayoutError(
             f"{folder}: no {pattern} with audio, so this is not the published layout of {corpus}; "
             "name the folder that holds it"
         )
     return found
+
+
+def once(files: list[Path]) -> list[Path]:
+    """The first file of each name: some copies of a corpus hold all of it twice.
+
+    Example:
+        >>> [path.name for path in once([Path("a/x.wav"), Path("b/x.wav"), Path("b/y.wav")])]
+        ['x.wav', 'y.wav']
+    """
+    return list({path.stem: path for path in reversed(files)}.values())[::-1]

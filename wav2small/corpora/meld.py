@@ -11,6 +11,7 @@ from wav2small.emotions import common
 from .layout import audio_files, require, table
 
 NAME = "MELD"
+SPLITS = ("train", "dev", "test")
 _COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
 
 
@@ -22,8 +23,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
     tables = require(folder, ["*_sent_emo.csv", "**/*_sent_emo.csv"], NAME)
     clips: dict[tuple[str, str], Path] = {}
     for file in audio_files(folder, NAME, pattern="dia*_utt*"):
-        place = "/".join(file.parts[:-1]).lower()
-        split = next((name for name in ("train", "dev", "test") if name in place), "")
+        named = (name for part in file.parts[-2::-1] for name in SPLITS if name in part.lower())
+        split = next(named, "")
         former = clips.get((split, file.stem))
         if former is None or former.suffix.lower() not in audio.EXTENSIONS:
             clips[split, file.stem] = file

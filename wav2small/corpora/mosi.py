@@ -18,14 +18,14 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """Clips of `label.csv`; audio is `<video_id>/<clip_id>` in any folder below."""
     path = require(folder, ["label.csv"], NAME)[0]
     files = {
-        (file.parts[-2], file.stem): file
+        (file.parts[-2], file.stem.lstrip("0")): file  # 1 and 0001 are the same clip
         for file in reversed(audio_files(folder, NAME, pattern="*"))
         if len(file.parts) > 1
     }
     rows = []
     for number, row in enumerate(table(path, _COLUMNS, NAME), start=2):
         video, clip = row["video_id"], row["clip_id"]
-        file = files.get((video, clip)) or files.get((video, clip.lstrip("0") or "0"))
+        file = files.get((video, clip.lstrip("0")))
         rows.append(
             {
                 "file": (file or Path(video) / f"{clip}.wav").as_posix(),

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .layout import audio_files
+from .layout import audio_files, once
 
 EMOTIONS = ("neutral", "calm", "happiness", "sadness", "anger", "fear", "disgust", "surprise")
 TEXTS = ("Kids are talking by the door", "Dogs are sitting by the door")
@@ -17,7 +17,7 @@ _FILE = re.compile(r"0[13]-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)")
 def read(folder: Path) -> list[dict[str, Any]]:
     """Speech of all actors; songs are passed over."""
     rows = []
-    for file in audio_files(folder, "RAVDESS", pattern="0?-0?-0?-0?-0?-0?-??.*"):
+    for file in once(audio_files(folder, "RAVDESS", pattern="0?-0?-0?-0?-0?-0?-??.*")):
         found = _FILE.fullmatch(file.stem)
         if not found or found[1] == "02":
             continue

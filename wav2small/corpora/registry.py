@@ -15,8 +15,11 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
+from wav2small import audio
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
+
+from .layout import OtherLayoutError
 
 
 class Entry(NamedTuple):
@@ -92,15 +95,15 @@ def read_corpus(
     if not root.is_dir():
         raise Wav2SmallError(f"{folder}: no such folder; name the folder of {name}")
     reader: Callable[..., list[dict[str, Any]]] = resolve_name(CORPORA[name.lower()].reader)
-    rows = reader(root) if into is None else reader(root, into)
+    rows = _read(reader, root, () if into is None else (into,))
     there, missing = [], []
-    known: dict[str, bool] = {}
+    known: dict[str, str | None] = {}
     for row in rows:
         file = row["file"]
         if file not in known:
-            known[file] = (root / file).is_file()
-        if known[file]:
-            there.append(row)
+            known[file] = _find(root, file)
+        if found := known[file]:
+            there.append({**row, "file": found})
         else:
             missing.append((file, f"{root / file}: no such file; the corpus lists it"))
     if not there:
@@ -114,6 +117,36 @@ def read_corpus(
         )
     columns = [name for name in _FIRST if name in frame]
     return frame[columns + [name for name in frame if name not in columns]], missing
+
+
+def _read(
+    reader: Callable[..., list[dict[str, Any]]], root: Path, into: tuple[Path, ...]
+) -> list[dict[str, Any]]:
+    """Rows of a corpus that is in a folder, or in a folder of it, such as an archive unpacks to."""
+    try:
+        return reader(root, *into)
+    except OtherLayoutError:
+        folders = [path for depth in ("*", "*/*") for path in sorted(root.glob(depth))]
+        for inner in (path for path in folders if path.is_dir() and not path.name.startswith(".")):
+            try:
+                rows = reader(inner, *into)
+            except OtherLayoutError:
+                continue
+            below = inner.relative_to(root)
+            return [{**row, "file": (below / row["file"]).as_posix()} for row in rows]
+        raise
+
+
+def _find(root: Path, file: str) -> str | None:
+    """A file as it is named, or with a suffix of other letters or another format."""
+    if (root / file).is_file():
+        return file
+    path = Path(file)
+    for suffix in (path.suffix.upper(), *sorted(audio.EXTENSIONS)):
+        for other in (suffix, suffix.upper()):
+            if (root / path.with_suffix(other)).is_file():
+                return path.with_suffix(other).as_posix()
+    return None
 
 
 def index_corpus(
