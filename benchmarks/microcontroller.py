@@ -79,7 +79,7 @@ TARGETS = {
 
 
 @dataclass(frozen=True)
-class Run:
+class BoardRun:
     """What one program did.
 
     Attributes:
@@ -147,7 +147,7 @@ def microcontroller(
     clock_mhz: float | None = None,
     cycles_per_instruction: float | None = None,
     estimate_every: int = 0,
-) -> Run:
+) -> BoardRun:
     """Run the plain C of a bundle on an emulated microcontroller.
 
     Args:
@@ -186,7 +186,7 @@ def microcontroller(
     )
     cycles = {s: sum(one.cycles for one in kernels if one.stage == s) for s in STAGES}
     instructions = {stage: output[f"ticks_{stage}"] / board.ticks / seconds for stage in STAGES}
-    return Run(
+    return BoardRun(
         target=target,
         flash=sizes["program"],
         engine_flash=sizes["engine"],
@@ -204,7 +204,7 @@ def microcontroller(
     )
 
 
-def table(runs: Sequence[Run]) -> str:
+def table(runs: Sequence[BoardRun]) -> str:
     """Runs side by side, as text."""
     rows = [
         ("", [run.target for run in runs]),
@@ -244,12 +244,12 @@ def table(runs: Sequence[Run]) -> str:
     )
 
 
-def _of_kernel(run: Run, stage: str, name: str) -> str:
+def _of_kernel(run: BoardRun, stage: str, name: str) -> str:
     numbers = [one.instructions for one in run.kernels if (one.stage, one.kernel) == (stage, name)]
     return f"{sum(numbers):,.0f}"
 
 
-def _cycles_per_instruction(run: Run) -> str:
+def _cycles_per_instruction(run: BoardRun) -> str:
     if run.cycles_per_instruction is not None:
         return f"{run.cycles_per_instruction:g} (given)"
     if run.cycles is None:

@@ -18,7 +18,7 @@ MIN_SECONDS = 4.0
 
 
 @dataclass
-class Clips:
+class ProofClips:
     """Audio in memory.
 
     Attributes:
@@ -41,7 +41,7 @@ def collect(
     root: str | None = None,
     count: int = 200,
     longest_s: float = 12.0,
-) -> Clips:
+) -> ProofClips:
     """Clips of the run's validation set, or of a folder or table.
 
     Args:
@@ -97,7 +97,7 @@ def collect(
         )
     teacher = frame.iloc[rows][list(DIMENSIONS)].to_numpy(np.float64) if labelled else None
     kind = "validation set of the run" if calibration is None else "calibration audio"
-    return Clips(signals, names, teacher, kind)
+    return ProofClips(signals, names, teacher, kind)
 
 
 def _end(path: str, start_s: float, end_s: float | None, longest_s: float) -> float | None:

@@ -52,14 +52,14 @@ class Exported:
     bundle: Path
     bytes: int
     record: dict[str, Any]
-    layers: list[layers.Layer]
+    layers: list[layers.LayerDifference]
     c: PlainC | None = None
 
 
 class VerificationError(Wav2SmallError):
     """The file differs from the student. `layers` holds the differences layer by layer."""
 
-    def __init__(self, message: str, differences: list[layers.Layer]):
+    def __init__(self, message: str, differences: list[layers.LayerDifference]):
         super().__init__(message)
         self.layers = differences
 
@@ -257,7 +257,7 @@ def _model(
 
 def explained(
     student: Student, precision: str, signals: Sequence[np.ndarray]
-) -> list[layers.Layer]:
+) -> list[layers.LayerDifference]:
     """Differences layer by layer on the longest signal."""
     if precision == "int8-static":
         model, graph = static.build(student, {}, signals)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from wav2small.errors import Wav2SmallError
-from wav2small.session import Run, file_run
+from wav2small.session import SignalFunction, file_run
 from wav2small.stream import Stream
 
 from . import bundle
@@ -45,7 +45,7 @@ def prove_streaming(folder: Path, clips: Sequence[np.ndarray] = ()) -> dict[str,
     return _prove_other(run, folder, clips, STREAMING, "streaming.onnx")
 
 
-def prove_plain_c(run: Run, folder: Path, clips: Sequence[np.ndarray]) -> dict[str, Any]:
+def prove_plain_c(run: SignalFunction, folder: Path, clips: Sequence[np.ndarray]) -> dict[str, Any]:
     """Compare the integers of the plain C with `model.onnx`; see `prove_streaming`."""
     return _prove_other(run, folder, clips, PLAIN_C, "the plain C")
 

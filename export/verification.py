@@ -23,10 +23,16 @@ from wav2small.audio import SAMPLING_RATE
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
 from wav2small.predictor import STREAMING
-from wav2small.session import SESSION_ENTRIES, Run, check_self_contained, file_run, open_session
+from wav2small.session import (
+    SESSION_ENTRIES,
+    SignalFunction,
+    check_self_contained,
+    file_run,
+    open_session,
+)
 
 from . import bundle, forms, licences
-from .clips import Clips, collect
+from .clips import ProofClips, collect
 from .forms import relative, rounded
 from .signals import signals
 
@@ -188,7 +194,7 @@ def prove(
     student: Student,
     model: Path,
     precision: str,
-    audio: Clips,
+    audio: ProofClips,
     tolerance: float | None = None,
 ) -> dict[str, Any]:
     """Compare a student with its file on real clips, with a progress bar.
@@ -220,8 +226,8 @@ def prove(
     return record
 
 
-def student_run(student: Student) -> Run:
-    """A student in torch as a function of one signal; see `session.Run`."""
+def student_run(student: Student) -> SignalFunction:
+    """A student in torch as a function of one signal; see `session.SignalFunction`."""
     import torch
 
     def run(signal: np.ndarray) -> np.ndarray:
@@ -236,8 +242,8 @@ def student_run(student: Student) -> Run:
 
 
 def compare(
-    torch_run: Run,
-    file_run: Run,
+    torch_run: SignalFunction,
+    file_run: SignalFunction,
     *,
     clips: Sequence[np.ndarray],
     teacher: np.ndarray | None,
@@ -337,7 +343,7 @@ def agreement(teacher: np.ndarray, before: np.ndarray, after: np.ndarray) -> dic
     return result
 
 
-def repeat(recorded: Mapping[str, Any], file_run: Run) -> list[str]:
+def repeat(recorded: Mapping[str, Any], file_run: SignalFunction) -> list[str]:
     """Run the recorded signals again.
 
     Args:

@@ -110,7 +110,7 @@ def digest(table: Labels, categories: list[str], train: np.ndarray, valid: np.nd
 
 
 @dataclass
-class Batch:
+class TrainingBatch:
     """One process's share of a step.
 
     Attributes:
@@ -183,12 +183,12 @@ class Batcher:
             batches += np.split(ranked, len(ranked) // self.batch_size)
         return [batches[number] for number in generator.permutation(len(batches))]
 
-    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[TrainingBatch]:
         """Batches of an epoch from step `first` on, prepared ahead by threads."""
         plan = self.plan(epoch)[first:]
         return prepared(lambda rows: self.load(rows, epoch), plan, workers=self.workers)
 
-    def load(self, rows: np.ndarray, epoch: int) -> Batch:
+    def load(self, rows: np.ndarray, epoch: int) -> TrainingBatch:
         """This process's share of a global batch."""
         rows = rows[self.rank :: self.size]
         signals, taken = [], []
@@ -231,7 +231,7 @@ class Batcher:
         return signal
 
 
-def collate(signals: list[np.ndarray], labels: np.ndarray, rows: np.ndarray) -> Batch:
+def collate(signals: list[np.ndarray], labels: np.ndarray, rows: np.ndarray) -> TrainingBatch:
     """Pad signals with zeros to the longest of them.
 
     Example:
@@ -240,7 +240,7 @@ def collate(signals: list[np.ndarray], labels: np.ndarray, rows: np.ndarray) -> 
         tensor([[1., 1., 1.],
                 [1., 1., 0.]])
     """
-    return Batch(
+    return TrainingBatch(
         signal=pad_sequence([torch.from_numpy(signal) for signal in signals], batch_first=True),
         lengths=torch.tensor([len(signal) for signal in signals]),
         labels=torch.from_numpy(labels[rows].astype(np.float32)),
@@ -250,7 +250,7 @@ def collate(signals: list[np.ndarray], labels: np.ndarray, rows: np.ndarray) -> 
 
 def full_clips(
     clips: Clips, labels: np.ndarray, rows: np.ndarray, *, batch_samples: int = 1 << 21
-) -> Iterator[Batch]:
+) -> Iterator[TrainingBatch]:
     """Full clips in order of length, in batches of at most `batch_samples` (one clip at least)."""
     order = rows[np.argsort(clips.lengths[rows], kind="stable")]
     groups: list[list[int]] = [[]]

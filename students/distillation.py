@@ -37,7 +37,7 @@ from . import config as configuration
 from . import data, frontend, quantisation, registry, run_folder
 from .base import Student
 from .config import Config
-from .data import Batch, Batcher
+from .data import Batcher, TrainingBatch
 from .voice_activity import add_voice
 
 HEAD = "category."  # begins the names of the weights of the head that learns categories
@@ -302,12 +302,12 @@ class Distiller(Training):
         """Steps per epoch."""
         return self.batcher.steps
 
-    def batches(self, epoch: int, first: int) -> Iterator[list[Batch]]:
+    def batches(self, epoch: int, first: int) -> Iterator[list[TrainingBatch]]:
         """A batch is one part: students are small."""
         for batch in self.batcher.epoch(epoch, first=first):
             yield [batch]
 
-    def forward(self, part: Batch) -> tuple[Tensor]:
+    def forward(self, part: TrainingBatch) -> tuple[Tensor]:
         """(B, 3 + K) float32, with the weights on their grids in the last phase."""
         inputs = part.signal.to(self.device), part.lengths.to(self.device)
         both = {"categories": True} if self.categories else {}
@@ -317,7 +317,7 @@ class Distiller(Training):
                 return (functional_call(self.model, weights, inputs, both).float(),)
             return (self.compiled(*inputs, **both).float(),)
 
-    def loss(self, parts: Sequence[Batch], *outputs: Tensor) -> Tensor:
+    def loss(self, parts: Sequence[TrainingBatch], *outputs: Tensor) -> Tensor:
         """1 - CCC and a regression term over the global batch, and cross-entropy of categories."""
         config = self.config
         targets = distributed.gather(parts[0].labels.to(self.device))
@@ -426,7 +426,7 @@ class Distiller(Training):
         """What a checkpoint holds besides the optimiser."""
         return {"model": self.model, "average": self.average.model, "best": self.best}
 
-    def save_batch(self, parts: Sequence[Batch]) -> str:
+    def save_batch(self, parts: Sequence[TrainingBatch]) -> str:
         """Write the batch that made training diverge into the run folder."""
         path = self.output / f"bad_batch{self.batcher.rank or ''}.safetensors"
         run_folder.write_batch(path, parts[0], self.batcher.clips.files)

@@ -19,7 +19,7 @@ from wav2small.tables import Labels, write_labels
 from wav2small.training import weights
 
 from .base import Student
-from .data import PROBABILITY, Batch
+from .data import PROBABILITY, TrainingBatch
 
 #: Everything a run writes: what `overwrite` removes, and nothing else.
 PARTS = (
@@ -101,7 +101,7 @@ def write_provenance(
     files.write_json(output / "provenance.json", lineage)
 
 
-def write_batch(file: Path, batch: Batch, paths: Sequence[str]) -> None:
+def write_batch(file: Path, batch: TrainingBatch, paths: Sequence[str]) -> None:
     """Write a batch, and the names of its audio files in the metadata."""
     tensors = {
         "signal": batch.signal,

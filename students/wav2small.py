@@ -18,11 +18,11 @@ from .frontend import LogMel, Spectrogram
 from .masking import masked_batch_norm, normalise, out_length, time_mask
 
 
-class Block(nn.Module):
+class ConvBlock(nn.Module):
     """Conv2d 3x3 without bias, BatchNorm, ReLU: (B, C, T, F) -> (B, D, T, F).
 
     Example:
-        >>> Block(1, 13)(torch.zeros(2, 1, 50, 26)).shape
+        >>> ConvBlock(1, 13)(torch.zeros(2, 1, 50, 26)).shape
         torch.Size([2, 13, 50, 26])
     """
 
@@ -52,7 +52,7 @@ class Vgg7(nn.Module):
         self.spectrogram_extractor = Spectrogram(n_fft, hop)
         self.logmel_extractor = LogMel(n_fft, 2 * half_mel)
         for number in range(1, 8):
-            self.add_module(f"l{number}", Block(1 if number == 1 else half_mel, half_mel))
+            self.add_module(f"l{number}", ConvBlock(1 if number == 1 else half_mel, half_mel))
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.lin = lin
         self.sof = sof

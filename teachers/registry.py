@@ -21,7 +21,7 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Row:
+class TeacherRow:
     """A line of `wav2small teachers`."""
 
     name: str
@@ -33,28 +33,23 @@ class Row:
 #: Built-in teachers; the file of the same name registers each. Parameters counted from the
 #: published checkpoints' configurations.
 BUILT_IN = {
-    row.name: row
+    row[0]: TeacherRow(*row)
     for row in (
-        Row("acoustic", None, "MIT", "prosody and spectrum, regression; embedded, no download"),
-        Row("wavlm", 318_607_043, "MIT", "WavLM-large, attentive pooling (SER-Odyssey baseline)"),
-        Row("wav2vec2", 165_336_707, "CC-BY-NC-SA-4.0", "wav2vec2-large-robust, 12 layers (Dawn)"),
-        Row("ensemble", None, "of its members", "mean of teachers, by default wavlm and wav2vec2"),
+        ("acoustic", None, "MIT", "prosody and spectrum, regression; embedded, no download"),
+        ("wavlm", 318_607_043, "MIT", "WavLM-large, attentive pooling (SER-Odyssey baseline)"),
+        ("wav2vec2", 165_336_707, "CC-BY-NC-SA-4.0", "wav2vec2-large-robust, 12 layers (Dawn)"),
+        ("ensemble", None, "of its members", "mean of teachers, by default wavlm and wav2vec2"),
     )
 }
 
 #: Multimodal teachers; none is published, `finetune --teacher NAME` makes one.
 MADE = {
-    row.name: row
-    for row in (
-        Row(
-            "spectra",
-            None,
-            "of its encoders",
-            "dialogues, fused; see docs/teachers.md",
-        ),
-        Row("calm", None, "of its encoders", "speech and text, aligned by contrast"),
-        Row("bridge", None, "of its encoders", "speech and text, joined by bridge tokens"),
-        Row("mister_e", None, "of its encoders", "experts on speech, text and both"),
+    name: TeacherRow(name, None, "of its encoders", what)
+    for name, what in (
+        ("spectra", "dialogues, fused; see docs/teachers.md"),
+        ("calm", "speech and text, aligned by contrast"),
+        ("bridge", "speech and text, joined by bridge tokens"),
+        ("mister_e", "experts on speech, text and both"),
     )
 }
 

@@ -5,7 +5,7 @@ same samples, made again from the same clip, seed and folders. The order of what
 sound is nature's: the voice (`wav2small.voice`), pauses, another voice, the room, its noise, the
 microphone, the channel, the volume control.
 
-What a variant's label is true of, by `Settings.targets`:
+What a variant's label is true of, by `VariantSettings.targets`:
 
 * "heard": the teacher labels the variant itself.
 * "clean": the teacher labels the clip after the first step only. A voice that was changed gets a
@@ -67,7 +67,7 @@ _GAIN = (-40.0, 6.0)  # dB, always
 
 
 @dataclass(frozen=True)
-class Settings:
+class VariantSettings:
     """Folders that variants are made with; `digest` pins what is in them.
 
     The fields stand under `variants` in the provenance
@@ -112,7 +112,7 @@ def settings(
     rooms: str | None = None,
     mixture: str | None = None,
     targets: str = "heard",
-) -> Settings:
+) -> VariantSettings:
     """Check the folders and pin their listing.
 
     Args:
@@ -137,7 +137,7 @@ def settings(
         for file in files[:: max(1, len(files) // _CHECKED)]:
             _load(file)
     digest = _digest(*(chosen.get(name) for name in folders))
-    return Settings(**chosen, targets=targets, digest=digest)
+    return VariantSettings(**chosen, targets=targets, digest=digest)
 
 
 def seeds(file: str, start: int, end: int | None, copies: int) -> list[int]:
@@ -233,7 +233,7 @@ def recipe(seed: int, *, mixture: bool = False) -> Recipe:
 
 
 def variant(
-    signal: np.ndarray, seed: int, settings: Settings | None = None, *, part: str = "all"
+    signal: np.ndarray, seed: int, settings: VariantSettings | None = None, *, part: str = "all"
 ) -> np.ndarray:
     """Make a variant of a clip.
 
@@ -256,7 +256,7 @@ def variant(
     """
     if seed == 0:
         return signal
-    made_with = settings or Settings()
+    made_with = settings or VariantSettings()
     noise, rooms, mixture = made_with.noise, made_with.rooms, made_with.mixture
     digest = made_with.digest
     if digest is not None and digest != _digest(noise, rooms, mixture):
@@ -358,7 +358,7 @@ def read(
     start_s: float = 0.0,
     end_s: float | None = None,
     variant: int = 0,
-    settings: Settings = Settings(),
+    settings: VariantSettings = VariantSettings(),
     sampling_rate: int = RATE,
     channel: int | None = None,
     labelled: bool = False,

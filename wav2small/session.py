@@ -22,7 +22,7 @@ SESSION_ENTRIES = {"session.x64quantprecision": "1"}
 _LOCATION = b"\x0a\x08location\x12"
 
 #: signal (n,) -> arousal, dominance, valence, then probabilities of categories (3 + K,)
-Run = Callable[[np.ndarray], np.ndarray]
+SignalFunction = Callable[[np.ndarray], np.ndarray]
 
 
 def check_version(version: str | None = None) -> None:
@@ -157,7 +157,7 @@ class Model:
         return self
 
 
-def file_run(model: bytes | str | os.PathLike[str]) -> Run:
+def file_run(model: bytes | str | os.PathLike[str]) -> SignalFunction:
     """A file as a function of one signal, (n,) -> (3 + K,), as far as it estimates them.
 
     Example:

@@ -19,7 +19,7 @@ from wav2small.tables import read_labels
 
 
 @dataclass
-class Run:
+class RunEvidence:
     """A folder of `wav2small distill`, finished or not.
 
     Attributes:
@@ -38,7 +38,7 @@ class Run:
 
 
 @dataclass
-class Bundle:
+class BundleEvidence:
     """A folder of `wav2small export`, or a bare ONNX file.
 
     Attributes:
@@ -69,18 +69,18 @@ class Bundle:
 class Evidence:
     """All that was given and measured."""
 
-    runs: list[Run] = field(default_factory=list)
-    bundles: list[Bundle] = field(default_factory=list)
+    runs: list[RunEvidence] = field(default_factory=list)
+    bundles: list[BundleEvidence] = field(default_factory=list)
     audits: list[dict[str, Any]] = field(default_factory=list)
     benchmarks: list[dict[str, Any]] = field(default_factory=list)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name of the file
 
     @property
-    def models(self) -> list[Run | Bundle]:
+    def models(self) -> list[RunEvidence | BundleEvidence]:
         """Runs and bundles."""
         return [*self.runs, *self.bundles]
 
-    def costs(self, bundle: Bundle) -> dict[str, Any]:
+    def costs(self, bundle: BundleEvidence) -> dict[str, Any]:
         """The benchmark of a bundle, {} = none."""
         models = (model for result in self.benchmarks for model in result["models"])
         return next((model for model in models if model["name"] == bundle.name), {})
@@ -100,7 +100,7 @@ def gather(paths: Sequence[str | os.PathLike[str]]) -> Evidence:
             raise Wav2SmallError(f"{path}: no such run, bundle or result")
         if (path / "model.onnx").exists() or path.suffix == ".onnx":
             records = [_json(path / f"{name}.json") for name in ("verification", "provenance")]
-            evidence.bundles.append(Bundle(short_names([path])[0], path, *records))
+            evidence.bundles.append(BundleEvidence(short_names([path])[0], path, *records))
         elif any((path / name).exists() for name in ("metrics.csv", "distill.toml", "last")):
             evidence.runs.append(_run(path))
         elif path.is_file() and path.suffix == ".json":
@@ -119,7 +119,7 @@ def gather(paths: Sequence[str | os.PathLike[str]]) -> Evidence:
     return evidence
 
 
-def _run(path: Path) -> Run:
+def _run(path: Path) -> RunEvidence:
     notes = []
     validation, metrics = None, pd.DataFrame()
     if (path / "validation.parquet").exists():
@@ -131,7 +131,7 @@ def _run(path: Path) -> Run:
     else:
         notes.append("no epoch is finished yet")
     provenance = _json(path / "provenance.json")
-    return Run(path.resolve().name, metrics, validation, provenance, "; ".join(notes))
+    return RunEvidence(path.resolve().name, metrics, validation, provenance, "; ".join(notes))
 
 
 def _json(path: Path) -> Any:

@@ -14,7 +14,7 @@ from wav2small.benchmarks import machine, tables
 from wav2small.dimensions import DIMENSIONS
 
 from . import plots
-from .evidence import Bundle, Evidence, Run
+from .evidence import BundleEvidence, Evidence, RunEvidence
 
 OWN = "student_probability_"  # begins the columns of a run's student in its validation.parquet
 
@@ -101,7 +101,7 @@ def overview(evidence: Evidence) -> Section:
     return section
 
 
-def training(run: Run, number: int) -> Section:
+def training(run: RunEvidence, number: int) -> Section:
     """Loss and CCC over the epochs of a run."""
     section = Section(
         f"training-{number}", f"Training of {run.name}", list(filter(None, [run.note]))
@@ -187,7 +187,7 @@ def categories(ident: str, title: str, counts: np.ndarray, names: list[str], tex
     return section
 
 
-def validated_categories(run: Run, number: int) -> Section | None:
+def validated_categories(run: RunEvidence, number: int) -> Section | None:
     """Most probable categories of a run's student and of its teacher; None = no categories."""
     frame = run.validation
     assert frame is not None
@@ -327,7 +327,7 @@ def _commands(evidence: Evidence) -> Iterator[str]:
                 for name in ("student", "epochs", "crop_s", "batch_size", "seed")
                 if name in settings
             )
-        if isinstance(one, Bundle) and "precision" in one.record:
+        if isinstance(one, BundleEvidence) and "precision" in one.record:
             yield f"wav2small export run/ -o {one.path} --precision {one.record['precision']}"
     for result in evidence.benchmarks:
         names = " ".join(model["path"] for model in result["models"])

@@ -115,7 +115,7 @@ class Study:
         if self.tiny:
             config["ssl_config"] = TINY_WAVLM
         with torch.device(self.device):
-            network = wavlm.Network(config)
+            network = wavlm.WavlmNetwork(config)
         state = {
             checkpoint.published(name): value.to("cpu", torch.bfloat16).contiguous()
             for name, value in network.state_dict().items()

@@ -63,7 +63,7 @@ def random_teacher(config: dict[str, Any], **options: Any) -> Any:
 
     torch.manual_seed(0)
     size = config.get("hidden_size", 1024)
-    network = wavlm.Network(
+    network = wavlm.WavlmNetwork(
         {"mean": 0.0, "std": 0.1, "hidden_size": size, "num_classes": 3}
         | {"classifier_hidden_layers": 1, "ssl_type": "microsoft/wavlm-large"}
         | ({"ssl_config": config} if config else {})
@@ -77,7 +77,7 @@ def reader_of(folder: Path) -> Any:
     from wav2small import augmentation as variants
     from wav2small.teachers.labelling.clips import Reader
 
-    return Reader(str(folder), RATE, 12.0, None, 0, variants.Settings())
+    return Reader(str(folder), RATE, 12.0, None, 0, variants.VariantSettings())
 
 
 def acoustic(clips: int = 400) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from wav2small.audio import SAMPLING_RATE
 from wav2small.dimensions import DIMENSIONS
 from wav2small.students import registry
 from wav2small.students.config import Config, resolve
-from wav2small.students.data import Batch, Batcher, full_clips
+from wav2small.students.data import Batcher, TrainingBatch, full_clips
 from wav2small.students.distillation import distill
 from wav2small.tables import Labels, read_labels
 from wav2small.training.clips import Clips
@@ -234,7 +234,7 @@ def speed(labels: Labels, *, student: str, steps: int, **settings: Any) -> dict[
             count += 1
         return count / (time.perf_counter() - began)
 
-    held: list[Batch] = [batcher.load(rows, 0) for rows in batcher.plan(0)[:3]]
+    held: list[TrainingBatch] = [batcher.load(rows, 0) for rows in batcher.plan(0)[:3]]
     train(held)  # warm up
     cold = train(batcher.epoch(0))
     held = list(batcher.epoch(1))

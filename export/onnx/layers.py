@@ -15,7 +15,7 @@ from wav2small.students.base import Student
 from .graph import Layers
 
 
-class Layer(NamedTuple):
+class LayerDifference(NamedTuple):
     """Difference of one layer's output.
 
     Attributes:
@@ -34,7 +34,7 @@ def compare(
     model: onnx.ModelProto,
     layers: Layers,
     signal: np.ndarray,
-) -> list[Layer]:
+) -> list[LayerDifference]:
     """Compare layer by layer.
 
     Args:
@@ -77,26 +77,26 @@ def compare(
         reference = expected[name].astype(np.float64)
         difference = _rms(_aligned(restore(array), reference.shape) - reference)
         relative = difference / max(_rms(reference), 1e-12)
-        result.append(Layer(name, relative, relative - previous))
+        result.append(LayerDifference(name, relative, relative - previous))
         previous = relative
     return result
 
 
-def worst(layers: list[Layer]) -> Layer:
+def worst(layers: list[LayerDifference]) -> LayerDifference:
     """The layer that adds most; NaN counts as most.
 
     Example:
-        >>> worst([Layer("stem", 0.01, 0.01), Layer("head", 0.05, 0.04)]).name
+        >>> worst([LayerDifference("stem", 0.01, 0.01), LayerDifference("head", 0.05, 0.04)]).name
         'head'
     """
     return max(layers, key=lambda layer: np.nan_to_num(layer.growth, nan=np.inf))
 
 
-def table(layers: list[Layer]) -> str:
+def table(layers: list[LayerDifference]) -> str:
     """The layers as lines of text.
 
     Example:
-        >>> print(table([Layer("stem", 0.01, 0.01)]))
+        >>> print(table([LayerDifference("stem", 0.01, 0.01)]))
         layer  difference     adds
         stem     1.00e-02  1.0e-02
     """

@@ -50,7 +50,7 @@ _FAR = 1e9  # octaves below the level: so low that the maximum ignores it
 
 
 @dataclass(frozen=True)
-class Part:
+class StatePart:
     """A tensor inside `state`: (rows, columns), time last."""
 
     name: str
@@ -58,7 +58,7 @@ class Part:
     columns: int
 
 
-def layout(student: Nano) -> list[Part]:
+def layout(student: Nano) -> list[StatePart]:
     """The parts of `state`, in order.
 
     Example:
@@ -69,16 +69,16 @@ def layout(student: Nano) -> list[Part]:
     stem = student.stem
     deep = [block.depthwise for block in student.blocks]
     parts = [
-        Part("last_hop", 1, student.hop),
-        Part("started", 1, 1),  # 0 before the first hop: the first hop alone is no frame
-        Part("level", 1, student.level_frames - 1),
-        Part("stem", stem.conv.in_channels, stem.context),
+        StatePart("last_hop", 1, student.hop),
+        StatePart("started", 1, 1),  # 0 before the first hop: the first hop alone is no frame
+        StatePart("level", 1, student.level_frames - 1),
+        StatePart("stem", stem.conv.in_channels, stem.context),
         # of all depthwise convolutions side by side along time, each oldest first
-        Part("blocks", deep[0].conv.in_channels, sum(layer.context for layer in deep)),
+        StatePart("blocks", deep[0].conv.in_channels, sum(layer.context for layer in deep)),
     ]
     if student.voice is not None:
         layers = student.voice.context  # likewise
-        parts.append(Part("voice", layers[0].conv.in_channels, sum(m.context for m in layers)))
+        parts.append(StatePart("voice", layers[0].conv.in_channels, sum(m.context for m in layers)))
     return [part for part in parts if part.columns]
 
 

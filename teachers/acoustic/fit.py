@@ -22,7 +22,7 @@ from wav2small.errors import Wav2SmallError
 from .features import FEATURES, statistics
 from .placement import placed, placements
 from .rooms import disturbed
-from .teacher import COEFFICIENTS, Regression, bounded, squashed
+from .teacher import COEFFICIENTS, AcousticRegression, bounded, squashed
 
 COPIES = 5  # disturbed copies of every clip, next to the clip itself
 ORIGINAL = 2.0  # weight of the clip itself next to that of each copy
@@ -240,9 +240,9 @@ def report(corpus: str | os.PathLike[str], folders: list[str]) -> None:
     for speaker in _speakers(table):
         out = (table.speaker == speaker).to_numpy()
         document = regress(measured[~out], truth[~out], table[~out])
-        held_out[out] = Regression(document)(measured[out, 0])
+        held_out[out] = AcousticRegression(document)(measured[out, 0])
     _print(f"{corpus}, each speaker held out", truth, held_out)
-    package = Regression(json.loads(COEFFICIENTS.read_text(encoding="utf-8")))
+    package = AcousticRegression(json.loads(COEFFICIENTS.read_text(encoding="utf-8")))
     for folder in folders:
         other = read_table(folder)
         _print(folder, placed(other, places), package(measure(folder, other.file)[:, 0]))

@@ -34,7 +34,7 @@ def squashed(scores: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(2 * scores))
 
 
-class Regression:
+class AcousticRegression:
     """The arithmetic of `acoustic.json`.
 
     Args:
@@ -44,7 +44,7 @@ class Regression:
     Example:
         >>> row = {"mean": 0.0, "sd": 1.0, "arousal": 1.0, "dominance": 0.0, "valence": 0.0}
         >>> document = {"statistics": {"flux": row}, "intercept": dict.fromkeys(DIMENSIONS, 0.0)}
-        >>> Regression(document)(np.zeros((1, len(FEATURES))))
+        >>> AcousticRegression(document)(np.zeros((1, len(FEATURES))))
         array([[0.5, 0.5, 0.5]])
     """
 
@@ -92,7 +92,7 @@ class Acoustic:
         try:
             content = path.read_bytes()
             document = json.loads(content)
-            self._regression = Regression(document)
+            self._regression = AcousticRegression(document)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Wav2SmallError(
                 f"{path}: no coefficients of the acoustic teacher ({error}); "

@@ -275,10 +275,10 @@ def build(
             "ssl_type": start.source.id,
             "ssl_config": start.config,
         }
-        network = wavlm.Network({**config, **extra, "teacher_name": "finetuned"})
+        network = wavlm.WavlmNetwork({**config, **extra, "teacher_name": "finetuned"})
     else:
         shape = {"feat_extract_norm": "group", "do_stable_layer_norm": False, **start.config}
-        network = wav2vec2.Network(
+        network = wav2vec2.Wav2vec2Network(
             {**shape, "id2label": names, **extra, "teacher_name": "finetuned"}
         )
     start.fill(network.backbone)
@@ -293,7 +293,7 @@ def save(network: Any, folder: str | os.PathLike[str]) -> None:
     """Write a network in the layout of the published checkpoints, each file atomically."""
     folder = Path(folder)
     checkpoint.write_weights(folder, network.state_dict())
-    if isinstance(network, wav2vec2.Network):
+    if isinstance(network, wav2vec2.Wav2vec2Network):
         preprocessing = {
             "feature_extractor_type": "Wav2Vec2FeatureExtractor",
             "do_normalize": network.normalise,

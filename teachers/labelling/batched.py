@@ -23,7 +23,7 @@ from wav2small.teachers.multimodal.dialogue import Passage
 from wav2small.training.threads import Pace, asked, available
 from wav2small.workers import Died, Inline, Pool, start
 
-from .clips import Batch, Item, Outcome, Reader, Rejection, SourceRow, rejection
+from .clips import Item, LabelBatch, Outcome, Reader, Rejection, SourceRow, rejection
 
 GPU_BATCH_S = 600.0
 CPU_BATCH_S = 2.0  # measured: on a CPU larger batches outgrow the caches and gain nothing
@@ -64,7 +64,7 @@ class _Open:
 def reading(reader: Reader) -> Callable[[Any], Any]:
     """Make the function of a worker: rows become items, items become a batch."""
 
-    def read(task: list[Any]) -> tuple[list[Item], list[Rejection]] | Batch:
+    def read(task: list[Any]) -> tuple[list[Item], list[Rejection]] | LabelBatch:
         return reader.batch(task) if isinstance(task[0], Item) else reader.list_items(task)
 
     return read
@@ -154,7 +154,7 @@ class BatchedRun:
         self.waiting: list[Item] = []
         self.waiting_s = 0.0
         self.batches: deque[list[Item]] = deque()
-        self.decoded: deque[Batch] = deque()
+        self.decoded: deque[LabelBatch] = deque()
         self.open: dict[int, _Open] = {}
         self.done: list[_Open] = []
         self.ahead = _AHEAD + pool.count
@@ -222,7 +222,7 @@ class BatchedRun:
                 return
             why = "the process that read it crashed; the file is damaged"
             lost = [rejection(task[0], why)]
-            result = Batch([], np.zeros((0, 0)), np.zeros(0), lost) if reads else ([], lost)
+            result = LabelBatch([], np.zeros((0, 0)), np.zeros(0), lost) if reads else ([], lost)
         if reads:
             self._reject(result.rejections)
             if result.items:
@@ -236,7 +236,7 @@ class BatchedRun:
             self.waiting_s += item.input_s
         self.waiting += found
 
-    def _label(self, batch: Batch) -> Callable[[], None]:
+    def _label(self, batch: LabelBatch) -> Callable[[], None]:
         wait = self.launch(batch.signals, batch.lengths, batch.passages)
 
         def finish() -> None:

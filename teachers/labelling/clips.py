@@ -72,7 +72,7 @@ class Outcome:
 
 
 @dataclass
-class Batch:
+class LabelBatch:
     """Signals of some items, as a teacher takes them.
 
     Attributes:
@@ -109,7 +109,7 @@ class Reader:
     window_s: float
     hop_s: float | None
     copies: int
-    settings: variants.Settings
+    settings: variants.VariantSettings
     context: Context = Context()
 
     def path(self, file: str) -> str:
@@ -171,7 +171,7 @@ class Reader:
             labelled=True,
         )
 
-    def batch(self, items: list[Item]) -> Batch:
+    def batch(self, items: list[Item]) -> LabelBatch:
         """Read items into a padded batch."""
         good, signals, rejections = [], [], []
         for item in items:
@@ -186,7 +186,7 @@ class Reader:
         padded = np.zeros((len(signals), lengths.max(initial=0)), dtype=np.float32)
         for row, signal in enumerate(signals):
             padded[row, : len(signal)] = signal
-        return Batch(good, padded, lengths, rejections, self.passages(good))
+        return LabelBatch(good, padded, lengths, rejections, self.passages(good))
 
     def passages(self, items: list[Item]) -> list[Passage] | None:
         """Transcripts of some items and the audio of their context; None = the items have none."""

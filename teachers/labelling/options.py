@@ -151,14 +151,14 @@ class VariantOptions:
             if (folder := getattr(self, role))
         ]
 
-    def settings(self) -> augmentation.Settings:
+    def settings(self) -> augmentation.VariantSettings:
         """The folders, checked and pinned.
 
         Raises:
             Wav2SmallError: a folder without audio, or a file in it that cannot be read
         """
         if not self.variants:
-            return augmentation.Settings()
+            return augmentation.VariantSettings()
         return augmentation.settings(
             noise=self.noise, rooms=self.rooms, mixture=self.mixture, targets=self.targets
         )

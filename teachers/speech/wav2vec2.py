@@ -26,11 +26,11 @@ _FIELDS = ("feat_extract_norm", "do_stable_layer_norm", "id2label")
 _LEAST_VARIANCE = 1e-7  # of transformers' feature extractor
 
 
-class Regression(nn.Module):
+class Wav2vec2Regression(nn.Module):
     """Dense layer, tanh, outputs.
 
     Example:
-        >>> Regression(8, outputs=3, dropout=0.0)(torch.zeros(2, 8)).shape
+        >>> Wav2vec2Regression(8, outputs=3, dropout=0.0)(torch.zeros(2, 8)).shape
         torch.Size([2, 3])
     """
 
@@ -44,7 +44,7 @@ class Regression(nn.Module):
         return self.out_proj(self.dropout(torch.tanh(self.dense(self.dropout(pooled)))))
 
 
-class Network(nn.Module):
+class Wav2vec2Network(nn.Module):
     """Signal to outputs, by a configuration.
 
     Args:
@@ -61,7 +61,7 @@ class Network(nn.Module):
         ...           "conv_kernel": [10], "conv_stride": [5], "num_conv_pos_embedding_groups": 2,
         ...           "feat_extract_norm": "group", "do_stable_layer_norm": False,
         ...           "id2label": {"0": "arousal"}}
-        >>> Network(config).eval()(torch.rand(1, 800), torch.tensor([800]))[0].shape
+        >>> Wav2vec2Network(config).eval()(torch.rand(1, 800), torch.tensor([800]))[0].shape
         torch.Size([1, 1])
     """
 
@@ -75,7 +75,7 @@ class Network(nn.Module):
         self._prefix = config["model_type"]
         self.add_module(self._prefix, backbones.build(config, where))
         size = config["hidden_size"]
-        self.classifier = Regression(
+        self.classifier = Wav2vec2Regression(
             size, len(config["id2label"]), config.get("final_dropout", 0.1)
         )
         categories = config.get("categories") or ()
@@ -125,7 +125,7 @@ def load(source: Checkpoint, **options: Any) -> NeuralTeacher:
         raise Wav2SmallError(f"{extractor}: sampling_rate is not {audio.SAMPLING_RATE}")
     normalise = bool(preprocessing.get("do_normalize", True))
     with torch.device("meta"):
-        network = Network(config, where, normalise=normalise)
+        network = Wav2vec2Network(config, where, normalise=normalise)
     checkpoint.load_weights(network, source)
     if categories := checkpoint.categories(config):
         name = config.get("teacher_name") or "wav2vec2"

@@ -59,11 +59,11 @@ class AttentivePooling(nn.Module):
         return torch.cat([mean, variance.clamp(min=_LEAST_VARIANCE).sqrt()], dim=1)
 
 
-class Regression(nn.Module):
+class WavlmRegression(nn.Module):
     """`layers` hidden layers with LayerNorm and ReLU, then the outputs.
 
     Example:
-        >>> Regression(8, 4, layers=1, outputs=3, dropout=0.0)(torch.zeros(2, 8)).shape
+        >>> WavlmRegression(8, 4, layers=1, outputs=3, dropout=0.0)(torch.zeros(2, 8)).shape
         torch.Size([2, 3])
     """
 
@@ -84,7 +84,7 @@ class Regression(nn.Module):
         return self.out(pooled)
 
 
-class Network(nn.Module):
+class WavlmNetwork(nn.Module):
     """Signal to outputs, by a configuration.
 
     Args:
@@ -100,7 +100,7 @@ class Network(nn.Module):
         ...             "conv_kernel": [10], "conv_stride": [5], "num_conv_pos_embedding_groups": 2}
         >>> config = {"mean": 0.0, "std": 0.1, "hidden_size": 8, "num_classes": 3,
         ...           "classifier_hidden_layers": 1, "ssl_config": backbone}
-        >>> outputs, logits = Network(config).eval()(torch.zeros(1, 800), torch.tensor([800]))
+        >>> outputs, logits = WavlmNetwork(config).eval()(torch.zeros(1, 800), torch.tensor([800]))
         >>> outputs.shape, logits
         (torch.Size([1, 3]), None)
     """
@@ -116,7 +116,7 @@ class Network(nn.Module):
         self.pool_model = AttentivePooling(size)
         dropout = config.get("classifier_dropout_prob", 0.5)
         layers = config["classifier_hidden_layers"]
-        self.ser_model = Regression(2 * size, size, layers, outputs, dropout)
+        self.ser_model = WavlmRegression(2 * size, size, layers, outputs, dropout)
         categories = config.get("categories") or ()
         self.categories = nn.Linear(2 * size, len(categories)) if categories else None
 
@@ -168,7 +168,7 @@ def load(source: Checkpoint, **options: Any) -> NeuralTeacher:
     if config.get("sampling_rate", audio.SAMPLING_RATE) != audio.SAMPLING_RATE:
         raise Wav2SmallError(f"{where}: sampling_rate is not {audio.SAMPLING_RATE}")
     with torch.device("meta"):
-        network = Network(config, where)
+        network = WavlmNetwork(config, where)
     checkpoint.load_weights(network, source)
     categories = checkpoint.categories(config)
     if not config.get("id2label") and config["num_classes"] == len(PUBLISHED_CATEGORIES):

@@ -46,7 +46,7 @@ def test_same_samples_in_another_process(clip, settings, tmp_path):
     np.save(tmp_path / "clip.npy", clip)
     program = (
         "import sys, zlib, numpy as np; from wav2small import augmentation as variants\n"
-        f"s = variants.Settings(**{vars(settings)!r}); x = np.load(sys.argv[1])\n"
+        f"s = variants.VariantSettings(**{vars(settings)!r}); x = np.load(sys.argv[1])\n"
         f"for k in {list(SEEDS)}: print(zlib.crc32(variants.variant(x, k, s).tobytes()))"
     )
     done = subprocess.run(

@@ -151,7 +151,7 @@ def test_published_weights_keep_their_licence_without_a_card(tmp_path, monkeypat
     config = backbones.WAVLM_LARGE | {"model_type": "wav2vec2", "num_hidden_layers": 12}
     config |= {"conv_bias": True, "id2label": DAWN["id2label"]}
     with torch.device("meta"):
-        state = wav2vec2.Network(config).state_dict()
+        state = wav2vec2.Wav2vec2Network(config).state_dict()
     sizes = {checkpoint.published(key): value.numel() for key, value in state.items()}
     published = checkpoint.fingerprint({**sizes, "wav2vec2.masked_spec_embed": 1024})
     assert checkpoint.FINGERPRINTS[published] == "CC-BY-NC-SA-4.0"

@@ -108,7 +108,7 @@ def test_an_actor_of_ray_hands_passages_on(tmp_path):
     script = Script(transcripts.normalise(index.frame, "index"), Counting.context)
     rows = plan.rows(index.frame, np.zeros(5, bool))
     sent = [tuple(row._replace(passage=script.passage(row.row))) for row in rows]
-    reader = Reader(index.root, 16000, 12.0, None, 0, variants.Settings(), Counting.context)
+    reader = Reader(index.root, 16000, 12.0, None, 0, variants.VariantSettings(), Counting.context)
     actor = Labeller(Counting(), {}, pickle.loads(pickle.dumps(reader)), 2.0)
     outcomes = [pickle.loads(one) for one in actor({"rows": [pickle.dumps(sent)]})["outcome"]]
     found = {

@@ -116,7 +116,9 @@ def test_variants_are_the_signals_of_the_student(speech, noise, tmp_path):
     for row in (1, 2, 40):
         entry = labels.frame.iloc[row]
         clip, _ = soundfile.read(labels.path(entry["file"]), dtype="float32")
-        augmented = variants.variant(clip, int(entry["variant"]), variants.Settings(**settings))
+        augmented = variants.variant(
+            clip, int(entry["variant"]), variants.VariantSettings(**settings)
+        )
         assert entry["arousal"] == np.float32(np.abs(augmented).mean())
     assert (labels.frame["variant"][::3] == 0).all() and (labels.frame["variant"][1::3] > 0).all()
 

@@ -28,7 +28,9 @@ class Single(nn.Module):
 
     def __init__(self, folder: Path):
         super().__init__()
-        self.network = wav2vec2.Network(json.loads((folder / "config.json").read_text())).eval()
+        self.network = wav2vec2.Wav2vec2Network(
+            json.loads((folder / "config.json").read_text())
+        ).eval()
         checkpoint.load_weights(self.network, checkpoint.local(folder))
 
     def forward(self, signal):

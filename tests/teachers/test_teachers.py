@@ -41,7 +41,7 @@ def test_parameters_in_the_list_are_counted():
     dawn = backbones.WAVLM_LARGE | {"model_type": "wav2vec2", "num_hidden_layers": 12}
     dawn |= {"conv_bias": True, "id2label": {"0": "a", "1": "b", "2": "c"}}
     with torch.device("meta"):
-        networks = {"wavlm": wavlm.Network(ser), "wav2vec2": wav2vec2.Network(dawn)}
+        networks = {"wavlm": wavlm.WavlmNetwork(ser), "wav2vec2": wav2vec2.Wav2vec2Network(dawn)}
     for name, network in networks.items():
         assert sum(value.numel() for value in network.parameters()) == rows[name]
 

@@ -47,8 +47,9 @@ GROUP = {"feat_extract_norm": "group", "do_stable_layer_norm": False}
 def write(folder: Path, config: dict, *, seed: int = 0) -> Path:
     """A checkpoint with random weights and the key names of the published ones."""
     torch.manual_seed(seed)
-    module = wavlm if config["model_type"] == "ser" else wav2vec2
-    network = module.Network(config).eval()
+    is_wavlm = config["model_type"] == "ser"
+    kind = wavlm.WavlmNetwork if is_wavlm else wav2vec2.Wav2vec2Network
+    network = kind(config).eval()
     for parameter in network.parameters():  # biases and norms, which begin at 0 and 1, count too
         parameter.data += 0.05 * torch.randn_like(parameter)
     state = {
@@ -161,7 +162,7 @@ def test_against_float64(name, tmp_path):
 def test_full_size_wavlm_has_the_published_keys_and_shapes():
     config = {key: value for key, value in SER.items() if key != "ssl_config"}
     with torch.device("meta"):
-        network = wavlm.Network(config | {"hidden_size": 1024})
+        network = wavlm.WavlmNetwork(config | {"hidden_size": 1024})
     state = {checkpoint.published(key): value for key, value in network.state_dict().items()}
     encoder = "ssl_model.encoder"
     expected = {
@@ -194,7 +195,7 @@ def test_full_size_against_float64(tmp_path):
         1_000_003
     )  # repeated: drawing all of them takes longer than the rest
     with torch.device("meta"):
-        network = wavlm.Network(config)
+        network = wavlm.WavlmNetwork(config)
     weights = {
         checkpoint.published(key): block.repeat(-(-value.numel() // len(block)))[: value.numel()]
         .reshape(value.shape)

@@ -151,6 +151,6 @@ class Clips:
         return found
 
 
-def _settings(provenance: Mapping[str, Any]) -> variants.Settings:
-    known = {item.name for item in dataclasses.fields(variants.Settings)}
-    return variants.Settings(**{k: v for k, v in provenance.items() if k in known})
+def _settings(provenance: Mapping[str, Any]) -> variants.VariantSettings:
+    known = {item.name for item in dataclasses.fields(variants.VariantSettings)}
+    return variants.VariantSettings(**{k: v for k, v in provenance.items() if k in known})
