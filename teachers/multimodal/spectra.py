@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from wav2small import audio
+from wav2small.errors import Wav2SmallError
 from wav2small.teachers.speech import backbones
 
 from .base import AudioBatch, MultimodalNetwork, OnDevice, TextBatch, missing, sinusoid
@@ -131,6 +132,11 @@ class Network(MultimodalNetwork):
 
     def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer, where: Any = "config.json"):
         super().__init__(config, tokenizer, where)
+        if not hasattr(self.speech.model, "feature_extractor"):
+            raise Wav2SmallError(
+                f"{where}: spectra joins turns at the CNN of WavLM, wav2vec2 or HuBERT; give one "
+                "of these as --speech"
+            )
         size, speech = self.text.size, self.speech.size
         same = speech == size
         self.project = nn.Identity() if same else nn.Linear(speech, size)
