@@ -42,11 +42,14 @@ OWN_PRETRAINING: dict[str, dict[str, Any]] = {"calm": {"epochs": 8}, "spectra": 
 OWN_FINETUNING: dict[str, dict[str, Any]] = {
     "spectra": {"learning_rate": 1e-3, "epochs": 24, "batch_size": 32},
     "calm": {"learning_rate": 1e-3},
-    "bridge": {"learning_rate": 5e-4, "epochs": 16},
+    "bridge": {"learning_rate": 1e-3, "epochs": 24, "batch_size": 32},
     "mister_e": {"learning_rate": 5e-4, "epochs": 20, "batch_size": 24},
 }
 #: Published sizes are for embeddings of 2048 numbers; those of these encoders have 64 and 128.
-OWN_OPTIONS: dict[str, dict[str, Any]] = {"mister_e": {"context_size": 128, "cross_size": 128}}
+OWN_OPTIONS: dict[str, dict[str, Any]] = {
+    "bridge": {"fusion_size": 64},
+    "mister_e": {"context_size": 128, "cross_size": 128},
+}
 DISTILLING: dict[str, Any] = {"epochs": 12, "batch_size": 16, "crop_s": 0}
 CORPUS_SEED = 1
 SPEECH_ONLY = "speech_only"
