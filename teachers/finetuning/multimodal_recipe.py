@@ -152,7 +152,7 @@ class MultimodalClips(RatedClips):
         self._cached = functools.lru_cache(CACHED_TURNS)(self._read)
 
     def shuffled(self, rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Dialogue by dialogue, where the system learns from whole conversations."""
+        """Dialogue by dialogue, where the system learns from full conversations."""
         order = super().shuffled(rows, random)
         if not self.recipe.kind.by_dialogue:
             return order

@@ -138,10 +138,10 @@ class Objectives(nn.Module):
         names: Tensor,
     ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """What is to find each other in each contrast, and which pairs are of the same thing."""
-        paired, heard = both > 0.5, audible > 0.5
+        paired, with_audio = both > 0.5, audible > 0.5
         yield speech[paired], text[paired], None
         yield spoken, read, names[:, None] == names[None]
-        yield speech[heard], crop[heard], None
+        yield speech[with_audio], crop[with_audio], None
 
 
 def cropped(signal: np.ndarray | None, random: Any) -> np.ndarray | None:

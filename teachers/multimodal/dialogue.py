@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NS = 1_000_000_000
-WHOLE = 1_000_000  # turns: those of the whole dialogue
+WHOLE = 1_000_000  # turns: all those of the dialogue
 
 
 class Turn(NamedTuple):

@@ -139,8 +139,8 @@ class Objectives(nn.Module):
                 for word, (first, last) in zip(timed[distance].timed(), words, strict=True):
                     first, last = (begins.get(distance, -1) + place for place in (first, last))
                     late = word.start - cut_s(timed[distance])
-                    whole = 0 < first <= last < len(distances) and distances[last] == distance
-                    if whole and late >= 0:
+                    complete = 0 < first <= last < len(distances) and distances[last] == distance
+                    if complete and late >= 0:
                         places.append((number, first, last, late, late + word.end - word.start))
         sounds = [*before, *(passage.own for passage in passages), *(turn for _, turn in others)]
         batch = network.batch([*right, *wrong], sounds)

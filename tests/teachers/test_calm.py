@@ -154,19 +154,19 @@ def test_the_loss_is_what_numpy_computes(network):
                                                                 strict=True)
             ]  # fmt: skip
 
-        whole, crop = aligned(task.batch.audio), aligned(task.crop)
+        full, crop = aligned(task.batch.audio), aligned(task.crop)
     assert states[3].tolist() == [1, 1, 0, 1, 0] and states[4].tolist() == [1, 1, 1, 1, 1]
     table = network.text.model.get_input_embeddings().weight.detach().double().numpy()
     read = [
         table[network.tokenizer.ids(passages()[row].own.text)].mean(axis=0) for row in (0, 1, 3)
     ]
-    utterances = contrasted([whole[row].mean(axis=0) for row in (0, 1, 3)], read)
-    audio = contrasted(*([frames.mean(axis=0) for frames in view] for view in (whole, crop)))
+    utterances = contrasted([full[row].mean(axis=0) for row in (0, 1, 3)], read)
+    audio = contrasted(*([frames.mean(axis=0) for frames in view] for view in (full, crop)))
     said, meant, names = [], [], []
     for row, one in enumerate(spoken()):
         for word in one.own.timed():
-            shares = np.array([overlap(word, patch // 2) for patch in range(len(whole[row]))])
-            said.append(shares @ whole[row] / shares.sum())
+            shares = np.array([overlap(word, patch // 2) for patch in range(len(full[row]))])
+            said.append(shares @ full[row] / shares.sum())
             meant.append(table[network.tokenizer.ids(word.word)].mean(axis=0))
             names.append(word.word)
     words = contrasted(said, meant, names)

@@ -192,7 +192,7 @@ def test_the_four_losses_are_what_numpy_says(either):
     objectives, task = task_of(network)
     batch, frames = task.batch, task.masked.shape[1]
     with torch.no_grad():
-        sums, counts, told = objectives(task)
+        sums, counts, scores = objectives(task)
         features = network.features(batch.audio)
         corrupted = features.clone()
         for row in range(15):
@@ -239,8 +239,8 @@ def test_the_four_losses_are_what_numpy_says(either):
     kinds = [language, acoustic, position, response]
     assert all(len(kind) >= 2 for kind in kinds)
     expected = sum(np.mean(kind) for kind in kinds)
-    assert float(objectives.loss(sums, counts, told)) == pytest.approx(expected, abs=1e-5)
-    figures = objectives.figures(sums, counts, told)
+    assert float(objectives.loss(sums, counts, scores)) == pytest.approx(expected, abs=1e-5)
+    figures = objectives.figures(sums, counts, scores)
     for name, kind in zip(("language", "acoustic", "position", "response"), kinds, strict=True):
         assert figures[name] == pytest.approx(np.mean(kind), abs=1e-5)
     assert figures["position_mae_s"] == pytest.approx(np.mean(away), abs=1e-5)
@@ -333,7 +333,7 @@ def test_words_of_both_turns_are_timed_at_their_tokens(network):
 
 
 def test_words_of_a_turn_that_lost_its_front_are_timed_in_what_is_there(network):
-    """Of a long previous turn the end is heard: its words are later in the file than there."""
+    """Of a long previous turn the end is used: its words are later in the file than there."""
     before = turn(1, 1.0, "the cat sat on")
     late = before._replace(end=1_000_000_000, signal=before.signal[8000:])
     objectives = Objectives(network)
@@ -708,9 +708,9 @@ def test_the_published_checkpoint_computes_what_its_own_code_would(published):
         cls, sep = (state[f"model.audio_encoder.audio_{name}"][None] for name in ("cls", "sep"))
         joined = torch.cat([cls, hidden[0, :before], sep, hidden[1, :after]])
         joined = joined + types[[0] * (before + 1) + [1] * (after + 1)]
-        heard = model.encoder(joined[None]).last_hidden_state
+        speech = model.encoder(joined[None]).last_hidden_state
         modality = state["model.token_type_embeddings.weight"]
-        both = torch.cat([read + modality[0], heard + modality[1]], dim=1)
+        both = torch.cat([read + modality[0], speech + modality[1]], dim=1)
         expected = layer(both)
         expected = expected[0] if isinstance(expected, tuple) else expected
         joint = network.encode_joint(batch.audio, torch.tensor([[0, 1]]))
