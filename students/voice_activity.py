@@ -147,8 +147,8 @@ def add_voice(
 class _Speech:
     """Clips by voice, as an endless supply of clean scenes."""
 
-    def __init__(self, clips: Clips, rows: Sequence[int], voices: np.ndarray):
-        self.clips, self.rows = clips, np.asarray(rows)
+    def __init__(self, clips: Clips, rows: np.ndarray, voices: np.ndarray):
+        self.clips, self.rows = clips, rows
         names = voices[self.rows]
         self.voices = [self.rows[names == name] for name in dict.fromkeys(names)]
 

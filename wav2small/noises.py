@@ -1,6 +1,7 @@
-"""Made noises: what a hearing aid hears besides speech, as pure functions of a random generator.
+"""Made noises: what reaches a hearing aid besides speech, as pure functions of a random generator.
 
-All numbers are chosen by ear and by what instruments, dishes and machines do; nothing is recorded.
+All numbers are chosen by listening and by what instruments, dishes and machines do. Nothing is
+recorded.
 """
 
 from __future__ import annotations

@@ -43,13 +43,13 @@ class Predictions:
 
     Attributes:
         rows: (file, start, end, arousal, dominance, valence), times in seconds; then the
-            probabilities of the categories, if the student has any, the share that is speech, if it
-            tells, whether the audio is band-limited, and the columns of the source that were kept
+            probabilities of the categories, if the student has any, the share that is speech, if
+            detected, whether the audio is band-limited, and the source's columns that were kept
         categories: their names
         rejected: (file, reason) of files that could not be estimated
         kept: names of the columns of the source
         count: number of rows, also where they were not collected
-        speech: whether the student tells which part is speech
+        speech: whether the student detects speech
     """
 
     rows: list[tuple[Any, ...]] = field(default_factory=list)
@@ -149,7 +149,7 @@ def predict(
         root: folder that the files of a table are relative to
         time_unit: of times of a table that are plain numbers: s, ms or us
         keep: keep the other columns of a table
-        speech_only: estimate only what is speech; a model that tells is needed, such as nano
+        speech_only: estimate only what is speech; a model that detects it is needed, such as nano
         workers: processes that estimate; 0 = none, all happens in this one
         threads: threads of ONNX Runtime, in each process
         collect: give the rows back, too; without, memory does not grow with them
@@ -168,7 +168,7 @@ def predict(
         raise Wav2SmallError(f"--workers {workers}: 0 or more")
     predictor = Predictor(bundle, threads=threads)
     if speech_only and not predictor.speech:
-        raise Wav2SmallError(f"{bundle}: does not tell speech from other sounds; take nano")
+        raise Wav2SmallError(f"{bundle}: does not detect speech; take nano")
     sources = [source] if isinstance(source, str | os.PathLike) else source
     clips: list[_Clip] = []
     extras: dict[int, dict[Any, Any]] = {}  # clip -> other columns of its table

@@ -36,7 +36,7 @@ class Predictor:
     Attributes:
         path: of the `.onnx` file
         categories: names of the student's second head; empty = it has none
-        speech: whether the model tells which part of a signal is speech
+        speech: whether the model detects which part of a signal is speech
         dimensions: arousal, dominance and valence; empty = the student has categories alone
 
     Raises:
@@ -128,17 +128,17 @@ class Predictor:
 
         Returns:
             float32 (3,) as of `predict`; the probabilities of `categories`, float32 (K,); and the
-            share of the signal that is speech, None if the model does not tell
+            share of the signal that is speech, None if the model does not detect it
 
         Raises:
-            Wav2SmallError: as `predict`; or `speech_only` of a model that does not tell
+            Wav2SmallError: as `predict`; or `speech_only` of a model that does not detect it
 
         Example:
             >>> Predictor("bundle/").predict_details(np.arange(1600) / 1600)[2] is None
             True
         """
         if speech_only and not self.speech:
-            raise Wav2SmallError(f"{self.path}: does not tell speech from other sounds")
+            raise Wav2SmallError(f"{self.path}: does not detect speech")
         names = ["speech_logits" if speech_only else "logits"] * bool(self.dimensions)
         names += ["categories"] * bool(self.categories) + ["speech"] * self.speech
         outputs = dict(zip(names, self._run(names, signal, sampling_rate), strict=True))

@@ -5,7 +5,7 @@ of 16 ms is processed once and the past is a state. Every other bundle runs its 
 the last seconds, once per hop: with 4 s of memory and a hop of .5 s that is 8 times the work of
 one pass over the audio.
 
-Only speech moves an estimate. A model with a head for voice activity (nano) says which hops hold
+Only speech moves an estimate. A model with a head for voice activity (nano) detects which hops hold
 speech, and the others weigh nothing (`gate="voice"`).
 
 Of other models silence does not move an estimate (`gate="energy"`): a frame counts from an RMS
@@ -58,7 +58,7 @@ class Estimate:
         time: end of the audio that it knows, in seconds since the last reset
         heard: seconds of it that counted (see the module)
         overall: arousal, dominance, valence over everything since the last reset
-        speech: probability that the last hop holds speech; None = the model does not tell
+        speech: probability that the last hop holds speech; None = the model does not detect it
     """
 
     arousal: float

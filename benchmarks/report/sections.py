@@ -205,7 +205,7 @@ def validated_categories(run: RunEvidence, number: int) -> Section | None:
 
 
 def evaluation(name: str, result: dict[str, Any], number: int) -> Iterator[Section]:
-    """A result of `evaluate --json`: figures beside the agreement of raters, and the confusion."""
+    """A result of `evaluate --json`: figures next to the agreement of raters, and the confusion."""
     ident, raters = f"evaluation-{number}", result.get("raters") or {}
     section = Section(ident, f"Evaluation: {name}")
     section.text.append(f"{result['clips']} clips; 95 % intervals over {result['drawn']}.")

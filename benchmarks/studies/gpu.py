@@ -199,7 +199,7 @@ def label(study: Study) -> dict[str, Any]:
             return receive(pool, **options)
 
     teacher.launch = launched
-    workers.Pool.receive = received  # type: ignore[method-assign]
+    workers.Pool.receive = received  # type: ignore[method-assign,assignment]
     try:
         with busy(study.device) as share:
             began = time.perf_counter()

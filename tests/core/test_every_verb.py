@@ -92,7 +92,7 @@ AUDIO = [
     ("headless.raw", lambda x: encoded(x, "WAV")[44:], "without a header"),
 ]  # fmt: skip
 
-#: Rows of a table beside these: file, start, end, rejection.
+#: Rows of a table besides these: file, start, end, rejection.
 ROWS = [
     ("good.flac", 0.2, 0.5, ""),
     ("good.flac", 0.5, 0.2, "no such part"),

@@ -107,7 +107,7 @@ def test_gates(nano, bundle, signals, tmp_path):
     assert "threshold" not in {node.name for node in session.get_inputs()}
 
 
-def test_predict_tells_the_share_of_speech(bundle, signals, tmp_path):
+def test_predict_gives_the_share_of_speech(bundle, signals, tmp_path):
     file = tmp_path / "clip.wav"
     soundfile.write(file, signals[0], 16000, subtype="FLOAT")
     result = predict(bundle, file)
@@ -117,7 +117,7 @@ def test_predict_tells_the_share_of_speech(bundle, signals, tmp_path):
     assert only.rows[0][3:6] != result.rows[0][3:6] and only.rows[0][6] == share
     write(registry.create("nano").eval(), tmp_path / "bare")
     assert "speech" not in predict(tmp_path / "bare", file).to_frame()
-    with pytest.raises(Wav2SmallError, match="does not tell speech"):
+    with pytest.raises(Wav2SmallError, match="does not detect speech"):
         predict(tmp_path / "bare", file, speech_only=True)
 
 
@@ -159,13 +159,13 @@ def test_silero_is_the_published_model(clip):
     pytest.importorskip("silero_vad")
     from wav2small import silero
 
-    whole = silero.probabilities(clip)
+    full = silero.probabilities(clip)
     path = silero._session()._model_path.replace("_16k_sequence", "")
     session = open_session(path)
     state, padded = np.zeros((2, 1, 128), np.float32), np.concatenate([np.zeros(64), clip])
     rate = np.array(16000, np.int64)
-    for number, expected in enumerate(whole):
+    for number, expected in enumerate(full):
         block = padded[None, 512 * number : 512 * number + 576].astype(np.float32)
         found, state = session.run(None, {"input": block, "state": state, "sr": rate})
         assert abs(found[0, 0] - expected) < 1e-5
-    assert whole.max() > 0.9
+    assert full.max() > 0.9

@@ -63,7 +63,7 @@ def test_what_all_turns_have_in_common_squashes_nothing(network):
     """However much a layer adds to every turn, the head sees the same once it is centred."""
     batch = network.collate(passages())
 
-    def settled():
+    def trained():
         network.train()
         for module in network.modules():
             module.training = module is network  # the loss observes, nothing is dropped
@@ -74,9 +74,9 @@ def test_what_all_turns_have_in_common_squashes_nothing(network):
         return network(batch)[0]
 
     with torch.no_grad():
-        before = settled()
+        before = trained()
         network.ask_speech.feed[-1].bias += 30.0
-        after = settled()
+        after = trained()
         added = network(batch)[3].numpy()
     torch.testing.assert_close(after, before, atol=1e-2, rtol=0)
     assert (before - before[0])[1:].abs().amax(dim=1).min() > 1e-2
@@ -84,7 +84,7 @@ def test_what_all_turns_have_in_common_squashes_nothing(network):
     np.testing.assert_allclose(network.centred.deviation, added.std(axis=0), atol=1e-3)
 
 
-def test_statistics_run_as_numpy_says():
+def test_statistics_run_as_numpy_computes():
     from wav2small.teachers.multimodal.bridge import Centred
 
     batches = np.random.default_rng(0).normal(3, 2, size=(15, 8, 4)).astype(np.float32)

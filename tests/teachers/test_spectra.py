@@ -186,7 +186,7 @@ def either(request, encoders, monkeypatch):
     return build(encoders, **(spectra.SMALL if request.param == "small" else {}))
 
 
-def test_the_four_losses_are_what_numpy_says(either):
+def test_the_four_losses_are_what_numpy_computes(either):
     """Of fusions one by one, each with its own text and audio."""
     network = either
     objectives, task = task_of(network)

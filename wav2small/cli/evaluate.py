@@ -62,7 +62,7 @@ def show(result: Any) -> int:
 
 
 def _figures(found: dict, raters: dict | None = None) -> None:
-    """Print tables; `raters`: CCC of one rater with the others, beside what is compared with it."""
+    """Print tables; `raters`: CCC of one rater with the others, next to what it compares with."""
     rows = {name: list(of.values()) for name, of in found["dimensions"].items()}
     header = ["CCC", "PCC", "MAE", "Spearman"]
     if raters:

@@ -79,7 +79,7 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
         choices=["voice", "energy"],
         default=True,
         help="what moves the estimate of a stream: speech, or all but silence (default: voice "
-        "where the model tells speech from other sounds, such as nano)",
+        "where the model detects speech, such as nano)",
     )
 
 
