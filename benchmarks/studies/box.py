@@ -21,6 +21,7 @@ from typing import Any
 
 import wav2small
 from wav2small import progress
+from wav2small.export import bundle as sealing
 from wav2small.teachers.finetuning.options import RatingOptions
 from wav2small.teachers.finetuning.probe import ProbeOptions, fit_probe
 from wav2small.teachers.labelling.options import SourceOptions, VariantOptions
@@ -78,7 +79,18 @@ def main() -> None:
     for student in args.student:
         bundle = make(student, labels, output, seed=args.seed, threads=args.threads)
         if args.install:
-            shutil.copytree(bundle, MODELS / student, dirs_exist_ok=True)
+            install(bundle, MODELS / student)
+
+
+def install(bundle: Path, target: Path) -> None:
+    """Copy a bundle into the package, without the C library, which is there already."""
+    record = sealing.read_record(bundle)
+    shutil.rmtree(target, ignore_errors=True)
+    for name in record["files"]:
+        if "/" not in name and name != "Makefile" or name.startswith("c/nano_"):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle / name, target / name)
+    sealing.seal(target, record)
 
 
 def list_clips(audio: Path, output: Path) -> Path:
