@@ -43,6 +43,7 @@ ENGINE_PARTS = (
 _CODE = (
     7_500  # bytes of instructions, arm-none-eabi-gcc 12.2 -O2 for Cortex-M4 and M33; M55 has less
 )
+_VOICE_CODE = 600  # likewise, of the head for voice activity
 _LOG2_TERMS = 8
 _CLIPS = 48  # of calibration; more find no larger peaks
 _BYTES = {"int8_t": 1, "uint8_t": 1, "int32_t": 4, "uint16_t": 2, "float": 4}
@@ -162,10 +163,17 @@ def emit(
         "POOLED": student.embedding,
         "LOG2_TERMS": _LOG2_TERMS,
     }
+    if model.voice:
+        width, row = model.voice[1].weight.shape
+        if width % 8:
+            raise Wav2SmallError(f"a voice head of {width}: the engine computes eight at a time")
+        sizes |= {"VOICE": width, "VOICE_TAPS": row // width, "VOICE_LAYERS": len(model.voice) - 2}
+        sizes["VOICE_PAST"] = (row - width) * sum(model.voice_dilations)
     tables = "\n".join([*_frontend(student), *_network(model)])
     sizes_of_tables = re.findall(r"^static const (\w+) \w+\[(\d+)\]", tables, re.MULTILINE)
     size_of_tables = sum(_BYTES[kind] * int(count) for kind, count in sizes_of_tables)
-    made = PlainC(Path(f"nano_{name}.c"), size_of_tables + _CODE, _state_size(sizes), model)
+    code = _CODE + (_VOICE_CODE if model.voice else 0)
+    made = PlainC(Path(f"nano_{name}.c"), size_of_tables + code, _state_size(sizes), model)
     line = (
         " ".join(licence.replace("*/", "").replace("/*", "").split()) or "Licence: see the bundle."
     )
@@ -217,6 +225,7 @@ def _state_size(sizes: dict[str, int]) -> int:
     halves = 2 * sizes["HOP"] + sizes["PAST"] + sizes["CHANNELS"]
     size = 8 * 3 * sizes["POOLED"] + 8 * 5 + 4 * words + 2 * halves
     size += sizes["CHANNELS"] + sizes["STEM_TAPS"] * sizes["MELS"]
+    size += sizes.get("VOICE_PAST", 0) + 4 * sizes.get("VOICE_LAYERS", 0)
     return -(-size // 8) * 8
 
 
@@ -284,6 +293,11 @@ def _network(model: Integer) -> Iterable[str]:
     yield f"#define NARROW_RIGHT {narrow.right[0] - 1}"
     yield from _layers("gate", [_signed(model.gate)])
     yield from _layers("value", [_signed(model.value)])
+    if model.voice:
+        yield _array("uint8_t", "voice_dilations", np.array(model.voice_dilations))
+        yield from _layers("voice_first", [_signed(model.voice[0])])
+        yield from _layers("voice_inner", model.voice[1:-1], each=True)
+        yield from _layers("voice_last", model.voice[-1:])
     yield _array("uint16_t", "sigmoid_table", model.sigmoid)
     yield _array("float", "head", model.head)
     yield _array("float", "head_bias", model.head_bias)

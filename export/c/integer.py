@@ -12,6 +12,7 @@ features. From there to the sums of the pooling everything is integer:
 | input of gate and value | uint8 | likewise |
 | gate | Q15 | sigmoid by 257 steps over -8..8 and a straight line between |
 | value | int16, >= 0 | as the stream of the blocks |
+| voice activity | int8, >= 0; Q15 | largest of the calibration x 1.25; the gate's sigmoid |
 | sums | int64 | gate x value and gate; a day of audio takes 2^53 |
 
 Accumulators are int32. `requantise` multiplies one by a 31-bit number of its channel: shift left
@@ -29,7 +30,7 @@ import torch
 
 from wav2small.errors import Wav2SmallError
 from wav2small.students import quantisation
-from wav2small.students.nano import Causal, Nano
+from wav2small.students.nano import Causal, Nano, Voice
 
 FEATURE_SCALE = 1 / 64
 HEADROOM = 1.25  # of the int16 stream over the loudest calibration clip; it saturates above
@@ -81,6 +82,9 @@ class Integer:
         sigmoid: uint16 (257,) Q15
         head: float32 (3, E): weights of `adv` times the scale of value
         head_bias: float32 (3,)
+        voice: layers of the head for voice activity, the last one with a single output; empty =
+            there is none
+        voice_dilations: of those between the first and the last
         scales: of the tensors, for documentation
     """
 
@@ -94,6 +98,8 @@ class Integer:
     sigmoid: np.ndarray
     head: np.ndarray
     head_bias: np.ndarray
+    voice: list[Layer] = field(default_factory=list)
+    voice_dilations: list[int] = field(default_factory=list)
     scales: dict[str, float] = field(default_factory=dict)
 
 
@@ -138,8 +144,23 @@ def quantise(student: Nano, calibration: Sequence[np.ndarray]) -> Integer:
         head_bias=student.adv.bias.detach().numpy().astype(np.float32),
         scales={"stream": stream, "narrow": narrow, "value": value},
     )
+    if student.voice is not None:
+        model.voice = _voice(student.voice, narrow, peaks)
+        model.voice_dilations = [m.conv.dilation[0] for m in student.voice.context]
     _centre(student, model, calibration)
     return model
+
+
+def _voice(head: Voice, scale_in: float, peaks: dict[str, np.ndarray]) -> list[Layer]:
+    """Layers of the head for voice activity."""
+    layers, largest = [], 255
+    for number, module in enumerate((head.reduce, *head.context)):
+        scale = float(peaks[f"voice.{number}"]) * HEADROOM / 127
+        layers.append(_layer(module, scale_in, scale, largest))
+        scale_in, largest = scale, 127
+    weight = head.out.weight.detach().double().numpy()[:, :, 0]
+    bias = head.out.bias.detach().double().numpy()  # type: ignore[union-attr]
+    return [*layers, _encode(weight, bias, scale_in / GATE_SCALE, largest, scale_in)]
 
 
 def _centre(student: Nano, model: Integer, calibration: Sequence[np.ndarray]) -> None:
@@ -166,6 +187,22 @@ def network(model: Integer, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         model: quantised
         x: int8 features (frames, mels) since the start of a stream
     """
+    u = _body(model, x)
+    gate = _sigmoid(model, _linear(model.gate, u))
+    return gate, _linear(model.value, u).clip(0, 32767)
+
+
+def speech(model: Integer, x: np.ndarray) -> np.ndarray:
+    """Probability (Q15) that every frame holds speech, int64 (frames,); `x` as of `network`."""
+    z = _linear(model.voice[0], _body(model, x)).clip(0, 127)
+    for layer, dilation in zip(model.voice[1:-1], model.voice_dilations, strict=True):
+        taps = layer.weight.shape[1] // z.shape[1]
+        z = _linear(layer, _windows(z, taps, dilation).reshape(len(z), -1)).clip(0, 127)
+    return _sigmoid(model, _linear(model.voice[-1], z)[:, 0])
+
+
+def _body(model: Integer, x: np.ndarray) -> np.ndarray:
+    """Features -> input of gate, value and voice activity."""
     frames, mels = x.shape
     taps = model.stem.weight.shape[1] // mels
     wide = _windows(x.astype(np.int64), taps, 1).reshape(frames, taps * mels)
@@ -177,12 +214,15 @@ def network(model: Integer, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         sums = (windows * deep.weight.T.astype(np.int64)).sum(axis=1)
         z = deep.requantise(sums).clip(-128, 127)
         y = np.minimum(y + _linear(point, z).clip(0, 32767), 32767)
-    u = model.narrow.requantise(y * int(model.narrow.weight[0, 0])).clip(0, 255)
-    place = _linear(model.gate, u).clip(-GATE_STEPS * 8, GATE_STEPS * 8 - 1) + GATE_STEPS * 8
+    return model.narrow.requantise(y * int(model.narrow.weight[0, 0])).clip(0, 255)
+
+
+def _sigmoid(model: Integer, x: np.ndarray) -> np.ndarray:
+    """Numbers at `GATE_SCALE` -> Q15."""
+    place = x.clip(-GATE_STEPS * 8, GATE_STEPS * 8 - 1) + GATE_STEPS * 8
     table = model.sigmoid.astype(np.int64)
     low, high = table[place >> 4], table[(place >> 4) + 1]
-    gate = low + (((high - low) * (place & 15) + 8) >> 4)
-    return gate, _linear(model.value, u).clip(0, 32767)
+    return low + (((high - low) * (place & 15) + 8) >> 4)
 
 
 def fade(memory_s: float, hop_s: float) -> int:
@@ -318,4 +358,8 @@ def _peaks(student: Nano, calibration: Sequence[np.ndarray]) -> dict[str, np.nda
             see("stream", y)
         see("last", y)
         see("value", torch.relu(student.value(y)))
+        if student.voice is not None:
+            for number, layer in enumerate((student.voice.reduce, *student.voice.context)):
+                y = torch.relu(layer(y))
+                see(f"voice.{number}", y)
     return peaks

@@ -52,6 +52,8 @@ w2s_status w2s_check_options(const w2s_options *options, char *message) {
                 options->gate_close_db, options->gate_open_db);
     } else if (!(options->gate_range_db >= 0.0 && options->gate_range_db <= 200.0)) {
         w2s_msg(message, "gate_range_db %g: 0 to 200", options->gate_range_db);
+    } else if (options->gate < 0 || options->gate > 2) {
+        w2s_msg(message, "gate %d: 0 to 2", options->gate);
     } else if (!(options->gate_hold_s >= 0.0 && options->gate_hold_s <= 60.0)) {
         w2s_msg(message, "gate_hold_s %g: 0 to 60", options->gate_hold_s);
     } else {

@@ -8,10 +8,10 @@
 #define W2S_STREAM_FIRST_S 0.25 /* no estimate before so much counted */
 
 /* Causal models: run `hops` hops, weigh each, and write 6 numbers per hop: the estimate over the
- * memory, then over everything. Other models: `samples` is the full window, `hops` is its length
+ * memory, then over everything; a weight becomes 0 where the model finds no speech. Other models: `samples` is the full window, `hops` is its length
  * in samples, `weights` is NULL, and 3 numbers are written. Returns 0 or W2S_ERROR_RUN. */
 typedef w2s_status (*w2s_stream_run)(void *context, const float *samples, size_t hops,
-                                     const float *weights, float *estimates);
+                                     float *weights, float *estimates);
 
 typedef struct w2s_stream {
     w2s_gate gate;

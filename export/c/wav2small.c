@@ -15,6 +15,7 @@
 #define GATE_FRAME 160 /* samples, of a model that is not causal */
 #define FADE_DB 1.0    /* per second, of the loudest frame */
 #define MAX_HOPS 32    /* per run of a causal model: bounds memory */
+#define SPOKEN 0.5f    /* probability of speech from which a hop counts */
 
 struct w2s_model {
     w2s_runtime runtime;
@@ -25,6 +26,8 @@ struct w2s_model {
     float *state[2]; /* now and next; streaming.onnx's `state` */
     double *pool[2];
     size_t state_size, pool_size;
+    int voice;       /* it tells which hops hold speech */
+    float threshold; /* probability from which they count; 0: all */
     char initial[W2S_MESSAGE_SIZE * 4]; /* "offset:count:value ..." of the state after a reset */
     char message[W2S_MESSAGE_SIZE];
 };
@@ -33,7 +36,7 @@ const char *w2s_message(const w2s_model *model) {
     return model ? model->message : "";
 }
 
-static w2s_status run_window(void *context, const float *samples, size_t n, const float *weights,
+static w2s_status run_window(void *context, const float *samples, size_t n, float *weights,
                              float *estimates) {
     w2s_model *model = (w2s_model *)context;
     (void)weights;
@@ -43,24 +46,31 @@ static w2s_status run_window(void *context, const float *samples, size_t n, cons
     return w2s_session_run(&model->runtime, model->clip, &input, 1, &output, 1, model->message);
 }
 
-static w2s_status run_causal(void *context, const float *samples, size_t hops,
-                             const float *weights, float *estimates) {
+static w2s_status run_causal(void *context, const float *samples, size_t hops, float *weights,
+                             float *estimates) {
     w2s_model *model = (w2s_model *)context;
+    float speech[MAX_HOPS];
     w2s_tensor inputs[] = {
         {"block", 0, (void *)(uintptr_t)samples, hops * model->stream.hop, 2},
-        {"weight", 0, (void *)(uintptr_t)weights, hops, 2},
+        {"weight", 0, weights, hops, 2},
         {"log_keep", 1, &model->log_keep, 1, 1},
         {"state", 0, model->state[0], model->state_size, 2},
         {"pool", 1, model->pool[0], model->pool_size, 2},
+        {"threshold", 0, &model->threshold, 1, 1},
     };
     w2s_tensor outputs[] = {
         {"estimates", 0, estimates, 6 * hops, 2},
         {"next_state", 0, model->state[1], model->state_size, 2},
         {"next_pool", 1, model->pool[1], model->pool_size, 2},
+        {"speech", 0, speech, hops, 2},
     };
-    w2s_status status = w2s_session_run(&model->runtime, model->causal, inputs, 5, outputs, 3,
-                                        model->message);
+    const size_t more = model->voice ? 1 : 0;
+    w2s_status status = w2s_session_run(&model->runtime, model->causal, inputs, 5 + more, outputs,
+                                        3 + more, model->message);
     if (status == W2S_OK) {
+        for (size_t h = 0; more && h < hops; h++) {
+            weights[h] = speech[h] >= model->threshold ? weights[h] : 0.0f;
+        }
         float *state = model->state[0];
         double *pool = model->pool[0];
         model->state[0] = model->state[1];
@@ -123,6 +133,7 @@ static w2s_status open_causal(w2s_model *model, char *message) {
     model->stream.hop = (size_t)samples;
     model->state_size = (size_t)state;
     model->pool_size = (size_t)pool;
+    model->voice = w2s_session_width(runtime, model->causal, 1, "speech", 0) != 0;
     for (int i = 0; i < 2; i++) {
         model->state[i] = (float *)calloc(model->state_size, sizeof(float));
         model->pool[i] = (double *)calloc(model->pool_size, sizeof(double));
@@ -158,7 +169,9 @@ static w2s_status open_stream(w2s_model *model, const w2s_options *options, char
         }
         gate->frame = GATE_FRAME;
     }
-    gate->enabled = options->gate;
+    int by_voice = options->gate == 1 && model->voice;
+    model->threshold = by_voice ? SPOKEN : 0.0f;
+    gate->enabled = options->gate != 0 && !by_voice;
     gate->open_power = pow(10.0, options->gate_open_db / 10.0);
     gate->close_power = pow(10.0, options->gate_close_db / 10.0);
     gate->range = pow(10.0, -options->gate_range_db / 10.0);

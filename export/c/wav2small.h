@@ -56,7 +56,8 @@ typedef struct w2s_options {
     int arena;              /* 1: ONNX Runtime keeps its memory between calls; 0 */
     double memory_s;        /* seconds that a stream's estimate remembers; 4 */
     double hop_s;           /* seconds between estimates of a model that is not causal; .5 */
-    int gate;               /* 1: silence does not move a stream's estimate; 1 */
+    int gate;               /* what moves a stream's estimate. 0: everything; 1: speech, where the
+                             * model has a head for voice activity, else as 2; 2: all but silence; 1 */
     double gate_open_db;    /* dBFS (RMS) from which a frame is sound; -55 */
     double gate_close_db;   /* dBFS below which sound ends; -61 */
     double gate_range_db;   /* below the loudest frame lately (fades 1 dB/s): no sound; 30 */

@@ -75,6 +75,13 @@ def bundles(clips, tmp_path_factory):
     (folder / "nano").mkdir()
     onnx.save(models.build(nano, "int8")[0], folder / "nano" / "model.onnx")
     streaming.write_streaming(nano, folder / "nano")
+    voice = random_nano([soundfile.read(file, dtype="float32")[0] for file in clips], voice=True)
+    with torch.no_grad():
+        signal = torch.tensor(soundfile.read(clips[0], dtype="float32")[0])[None]
+        voice.voice.out.bias -= voice.voice(voice.frames(signal)).quantile(0.3)
+    (folder / "voice").mkdir()
+    onnx.save(models.build(voice, "int8")[0], folder / "voice" / "model.onnx")
+    streaming.write_streaming(voice, folder / "voice")
     torch.manual_seed(2)
     (folder / "window").mkdir()
     window = registry.create("wav2small2").eval()
@@ -101,7 +108,7 @@ def test_classify_equals_python(programs, bundles, clips, kind):
         )
 
 
-@pytest.mark.parametrize("kind", ["nano", "window"])
+@pytest.mark.parametrize("kind", ["nano", "window", "voice"])
 @pytest.mark.parametrize("gate", [True, False])
 def test_listen_equals_python(programs, bundles, clips, kind, gate):
     signal = np.concatenate([soundfile.read(file, dtype="int16")[0] for file in clips[:2]])

@@ -18,6 +18,8 @@ export interface Estimate extends Values {
   heard: number;
   /** Arousal, dominance, valence over everything since the start. */
   overall: [number, number, number];
+  /** Probability that the last hop holds speech, where the model tells. */
+  speech?: number;
 }
 
 export type Source = string | URL | ArrayBuffer | ArrayBufferView;
@@ -44,8 +46,9 @@ export declare function load(
 export interface StreamOptions {
   /** Of what is pushed, in Hz (16000). */
   rate?: number;
-  /** Silence does not move the estimate (true). */
-  gate?: boolean;
+  /** What moves the estimate: speech where the model tells, else all but silence (true); "energy":
+   * all but silence; false: everything. */
+  gate?: boolean | "energy";
   /** Hops of 16 ms from one estimate to the next (1). */
   every?: number;
 }
@@ -81,7 +84,7 @@ export interface Listening {
  */
 export declare function listen(
   onEstimates: (estimates: Estimate[]) => void,
-  options?: { source?: MediaStream; wasm?: Source; gate?: boolean; every?: number },
+  options?: { source?: MediaStream; wasm?: Source; gate?: boolean | "energy"; every?: number },
 ): Promise<Listening>;
 
 /** Decode an audio file to mono of 16 kHz. */

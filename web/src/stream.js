@@ -2,6 +2,7 @@
 import { RATE, Resampler } from "./audio.js";
 
 const OK = 0;
+const GATES = new Map([[false, 0], [true, 1], ["energy", 2]]);
 const MESSAGES = { "-3": "samples: NaN or infinite", "-4": "an argument out of its range" };
 
 function check(status) {
@@ -13,6 +14,7 @@ export class Stream {
   /** @param {BufferSource | WebAssembly.Module} wasm see index.d.ts */
   constructor(wasm, { rate = RATE, gate = true, every = 1 } = {}) {
     if (!(Number.isInteger(every) && every > 0)) throw new RangeError(`every: ${every} hops`);
+    if (!GATES.has(gate)) throw new RangeError(`gate: ${gate}: true, "energy" or false`);
     const module = wasm instanceof WebAssembly.Module ? wasm : new WebAssembly.Module(wasm);
     this.engine = new WebAssembly.Instance(module).exports;
     this.resampler = new Resampler(rate);
@@ -23,7 +25,7 @@ export class Stream {
   }
 
   reset() {
-    check(this.engine.reset(this.gate ? 1 : 0));
+    check(this.engine.reset(GATES.get(this.gate)));
     this.resampler.reset();
     this.filled = 0; // samples in the hop that fills
     this.hops = 0;
@@ -62,11 +64,12 @@ export class Stream {
     if (check(this.engine.read(1)) !== OK) return null;
     const overall = Array.from(this.results().subarray(0, 3));
     if (check(this.engine.read(0)) !== OK) return null;
-    const [arousal, dominance, valence, time, heard] = this.results();
-    return { arousal, dominance, valence, time, heard, overall };
+    const [arousal, dominance, valence, time, heard, speech] = this.results();
+    const estimate = { arousal, dominance, valence, time, heard, overall };
+    return speech < 0 ? estimate : { ...estimate, speech };
   }
 
   results() {
-    return new Float64Array(this.engine.memory.buffer, this.engine.result(), 5);
+    return new Float64Array(this.engine.memory.buffer, this.engine.result(), 6);
   }
 }

@@ -10,7 +10,8 @@
 static NANO_MEMORY(memory);
 static nano_state *stream;
 static float samples[BLOCK];
-static double result[5]; /* arousal, dominance, valence, seconds, seconds that counted */
+/* arousal, dominance, valence, seconds, seconds that counted, probability of speech or -1 */
+static double result[6];
 
 EXPORT("block") float *block_of(void) {
     return samples;
@@ -50,6 +51,8 @@ EXPORT("read") int read(int overall) {
         result[2] = (double)now.valence;
         result[3] = (double)now.samples / NANO_SAMPLING_RATE;
         result[4] = (double)now.counted / NANO_SAMPLING_RATE;
+        int32_t speech;
+        result[5] = nano_speech(stream, &speech) == NANO_OK ? (double)speech / 32768.0 : -1.0;
     }
     return status;
 }

@@ -23,7 +23,8 @@ public:
     nano_status read_overall(nano_estimate &all) { return @NAME@_read_overall(state_, &all); }
     nano_status estimate_every(uint32_t hops) { return @NAME@_estimate_every(state_, hops); }
     nano_status set_voice(int32_t probability) { return @NAME@_set_voice(state_, probability); }
-    nano_status set_gate(bool enabled) { return @NAME@_set_gate(state_, enabled ? 1 : 0); }
+    nano_status set_gate(int gate) { return @NAME@_set_gate(state_, gate); }
+    nano_status speech(int32_t *probability) const { return @NAME@_speech(state_, probability); }
 
 private:
     @UPPER@_MEMORY(memory_);

@@ -25,7 +25,7 @@ static float after(float sample) {
 }
 
 static w2s_status count_causal(void *context, const float *samples, size_t hops,
-                               const float *weights, float *estimates) {
+                               float *weights, float *estimates) {
     counter *c = (counter *)context;
     if (hops == 0 || hops > c->stream->max_hops) {
         abort();
@@ -49,7 +49,7 @@ static w2s_status count_causal(void *context, const float *samples, size_t hops,
 }
 
 static w2s_status count_window(void *context, const float *samples, size_t n,
-                               const float *weights, float *estimates) {
+                               float *weights, float *estimates) {
     (void)context;
     if (weights || n == 0 || n > WINDOW) {
         abort();

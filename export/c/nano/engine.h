@@ -89,10 +89,15 @@ nano_status @NAME@_estimate_every(@NAME@_state *state, uint32_t hops);
  * detector. */
 nano_status @NAME@_set_voice(@NAME@_state *state, int32_t probability);
 
-/* 0: silence counts too. 1, the default: a hop counts from -55 dBFS (RMS) on, if it is within 30 dB
- * of the loudest lately (which fades by 1 dB per second), until the level was 6 dB below that for
- * more than .2 s. Other limits: -DW2S_OPEN_POWER= -DW2S_CLOSE_POWER= (mean squares) -DW2S_RANGE=. */
-nano_status @NAME@_set_gate(@NAME@_state *state, int enabled);
+/* What counts. 0: everything. 1, the default: hops that hold speech (-DW2S_SPOKEN=, Q15) where the
+ * model has a head for voice activity, else as 2. 2: what is not silence: a hop from -55 dBFS (RMS)
+ * on, if it is within 30 dB of the loudest lately (which fades by 1 dB per second), until the level
+ * was 6 dB below that for more than .2 s. Other limits: -DW2S_OPEN_POWER= -DW2S_CLOSE_POWER= (mean squares) -DW2S_RANGE=. */
+nano_status @NAME@_set_gate(@NAME@_state *state, int gate);
+
+/* Probability that the last hop holds speech, 0..32768; NANO_NOT_YET before the second hop, and
+ * always from a model without a head for voice activity. */
+nano_status @NAME@_speech(const @NAME@_state *state, int32_t *probability);
 
 #ifdef __cplusplus
 }
@@ -116,4 +121,5 @@ nano_status @NAME@_set_gate(@NAME@_state *state, int enabled);
 #define nano_estimate_every @NAME@_estimate_every
 #define nano_set_voice @NAME@_set_voice
 #define nano_set_gate @NAME@_set_gate
+#define nano_speech @NAME@_speech
 #endif

@@ -34,6 +34,7 @@ W2S_INLINE int32_t output(const layer l, int o, int32_t sum, const int32_t low,
                           const int32_t high) {
     int32_t v = requantise(sum, l.left, l.multiplier[o], l.right[o]);
     return low == 0 && high == 32767      ? (int32_t)__usat(v, 15)
+           : low == 0 && high == 127      ? (int32_t)__usat(v, 7)
            : low == -128 && high == 127   ? __ssat(v, 8)
            : low == -2048 && high == 2047 ? __ssat(v, 12)
                                           : clamp(v, low, high);

@@ -35,14 +35,51 @@ static int32_t sigmoid(int32_t value) {
     return low + (((high - low) * (int32_t)(place & 15u) + 8) >> 4);
 }
 
-static void pool(nano_state *s, int32_t weight) {
-    const int32_t loss = (int32_t)((FADE * weight) >> 15);
-    int16_t gates[POOLED], values[POOLED];
+/* y -> input of the layers below, in z. */
+static void narrow(nano_state *s) {
     for (int c = 0; c < CHANNELS; c++) {
         int32_t v = requantise(s->y[c] * NARROW_WEIGHT, NARROW_LEFT, NARROW_MULTIPLIER,
                                NARROW_RIGHT);
         s->z[c] = (int8_t)(clamp(v, 0, 255) - 128); /* the biases below take 128 out again */
     }
+}
+
+#ifdef VOICE
+/* z -> probability that the frame holds speech, Q15. */
+static int32_t speech_of(nano_state *s) {
+    int8_t past[VOICE_TAPS * VOICE] W2S_ALIGNED; /* oldest first */
+    int8_t *newest = past + (VOICE_TAPS - 1) * VOICE, *ring = s->voice_past;
+    int16_t out[VOICE];
+    linear(LAYER(voice_first, 0, 0, 0, VOICE_FIRST_LEFT), s->z, CHANNELS, VOICE, 0, 127, out);
+    for (int i = 0; i < VOICE_LAYERS; i++) {
+        const uint32_t dilation = voice_dilations[i], length = (VOICE_TAPS - 1) * dilation;
+        const uint32_t now = s->voice_place[i];
+        for (uint32_t k = 0; k < VOICE_TAPS - 1; k++) {
+            uint32_t at = now + k * dilation;
+            at = at >= length ? at - length : at;
+            memcpy(past + k * VOICE, ring + at * VOICE, VOICE);
+        }
+        for (int c = 0; c < VOICE; c++) {
+            newest[c] = (int8_t)out[c];
+        }
+        memcpy(ring + now * VOICE, newest, VOICE);
+        s->voice_place[i] = now + 1u == length ? 0u : now + 1u;
+        ring += length * VOICE;
+        linear(LAYER(voice_inner, i, VOICE_TAPS * VOICE * VOICE, VOICE, voice_inner_left[i]), past,
+               VOICE_TAPS * VOICE, VOICE, 0, 127, out);
+    }
+    int32_t sum = voice_last_bias[0];
+    for (int c = 0; c < VOICE; c++) {
+        sum += voice_last_weight[c] * out[c];
+    }
+    sum = requantise(sum, VOICE_LAST_LEFT, voice_last_multiplier[0], voice_last_right[0]);
+    return sigmoid(clamp(sum, -2048, 2047));
+}
+#endif
+
+static void pool(nano_state *s, int32_t weight) {
+    const int32_t loss = (int32_t)((FADE * weight) >> 15);
+    int16_t gates[POOLED], values[POOLED];
     linear(LAYER(gate, 0, 0, 0, GATE_LEFT), s->z, CHANNELS, POOLED, -2048, 2047, gates);
     linear(LAYER(value, 0, 0, 0, VALUE_LEFT), s->z, CHANNELS, POOLED, 0, 32767, values);
     for (int c = 0; c < POOLED; c++) {

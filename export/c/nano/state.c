@@ -13,10 +13,20 @@
 #ifndef W2S_RANGE
 #define W2S_RANGE 1000.0 /* power of the loudest hop lately over that of a hop that counts: 30 dB */
 #endif
+#ifndef W2S_SPOKEN
+#define W2S_SPOKEN 16384 /* probability of speech from which a hop counts, Q15 */
+#endif
 #ifndef W2S_STAGE
 #define W2S_STAGE(number) /* a benchmark's hook: the stage that begins */
 #endif
 
+#define GATE_VOICE 1
+#define GATE_ENERGY 2
+#ifdef VOICE
+#define GATE_DEFAULT GATE_VOICE
+#else
+#define GATE_DEFAULT GATE_ENERGY
+#endif
 #define ONE 32768 /* 1 in Q15 */
 #define EMPTY (ONE / 256)
 #define NEVER (-1.0e4f) /* level before the first frame */
@@ -43,11 +53,15 @@ struct nano_state {
     uint32_t started; /* a hop came */
     uint32_t below;   /* hops below the closing level */
     uint32_t every, read_at; /* hops between estimates; the hop of the last one */
-    int32_t gate_enabled, gate_open;
+    int32_t gate, gate_open; /* gate: 0, GATE_VOICE or GATE_ENERGY */
     int32_t voice;        /* Q15, of the blocks to come */
     uint64_t voice_sum;
     uint32_t level_at;
     uint32_t place[BLOCKS];
+#ifdef VOICE
+    uint32_t voice_place[VOICE_LAYERS];
+#endif
+    int32_t speech; /* Q15, of the last frame; -1: not known */
     int32_t denominator[POOLED]; /* over the memory: at most ONE / (1 - exp(-R)) */
     float level[LEVELS], level_max; /* a ring, and its largest */
     float work[2 * HOP]; /* the transform; afterwards the powers */
@@ -56,6 +70,9 @@ struct nano_state {
     int16_t y[CHANNELS];
     int8_t z[CHANNELS];
     int8_t wide[STEM_TAPS * MELS]; /* features, oldest first */
+#ifdef VOICE
+    int8_t voice_past[VOICE_PAST]; /* inputs of its layers, a ring for each */
+#endif
 };
 
 /* so that a denominator stays below 2^31 */
@@ -86,7 +103,8 @@ nano_status nano_init(void *memory, size_t size, nano_state **state) {
         s->level[i] = NEVER;
     }
     s->level_max = NEVER;
-    s->gate_enabled = 1;
+    s->gate = GATE_DEFAULT;
+    s->speech = -1;
     s->voice = ONE;
     s->magic = MAGIC;
     *state = s;

@@ -17,13 +17,12 @@ static int32_t gate_weight_of_hop(nano_state *s) {
     int32_t voice = (int32_t)(s->voice_sum / HOP);
     s->voice_sum = 0;
     s->energy = 0;
-    return (s->gate_open || !s->gate_enabled) ? voice : 0;
+    return (s->gate_open || s->gate != GATE_ENERGY) ? voice : 0;
 }
 
 static void hop(nano_state *s) {
     int32_t weight = gate_weight_of_hop(s);
     s->samples += HOP;
-    s->counted += (uint64_t)weight * HOP;
     if (s->started) { /* the first hop alone is no frame */
         W2S_STAGE(1);
         spectrum(s);
@@ -38,11 +37,26 @@ static void hop(nano_state *s) {
             ring += (TAPS - 1) * dilations[number] * CHANNELS;
         }
         W2S_STAGE(5);
+#ifdef VOICE
+        narrow(s);
+        s->speech = speech_of(s);
+        if (s->gate == GATE_VOICE && s->speech < W2S_SPOKEN) {
+            weight = 0;
+        }
         if (weight > 0) {
             pool(s, weight);
         }
+#else
+        if (weight > 0) {
+            narrow(s);
+            pool(s, weight);
+        }
+#endif
         W2S_STAGE(0);
+    } else if (s->gate == GATE_VOICE) {
+        weight = 0;
     }
+    s->counted += (uint64_t)weight * HOP;
     s->started = 1;
     memcpy(s->signal, s->signal + HOP, HOP * sizeof *s->signal);
     s->filled = 0;
@@ -207,10 +221,21 @@ nano_status nano_set_voice(nano_state *state, int32_t probability) {
     return status;
 }
 
-nano_status nano_set_gate(nano_state *state, int enabled) {
+nano_status nano_set_gate(nano_state *state, int gate) {
     nano_status status = check(state);
     if (status == NANO_OK) {
-        state->gate_enabled = enabled != 0;
+        state->gate = gate == 0 ? 0 : (gate == GATE_ENERGY ? GATE_ENERGY : GATE_DEFAULT);
+    }
+    return status;
+}
+
+nano_status nano_speech(const nano_state *state, int32_t *probability) {
+    nano_status status = probability == NULL ? NANO_ERROR_NULL : check(state);
+    if (status == NANO_OK && state->speech < 0) {
+        status = NANO_NOT_YET;
+    }
+    if (status == NANO_OK) {
+        *probability = state->speech;
     }
     return status;
 }

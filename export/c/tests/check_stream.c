@@ -8,7 +8,7 @@
 #define HOP 256
 #define DAY_HOPS (24u * 3600u * W2S_SAMPLING_RATE / HOP)
 
-static w2s_status count(void *context, const float *samples, size_t hops, const float *weights,
+static w2s_status count(void *context, const float *samples, size_t hops, float *weights,
                         float *estimates) {
     (void)context;
     (void)samples;
