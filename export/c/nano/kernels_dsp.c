@@ -72,6 +72,26 @@ W2S_INLINE void linear(const layer l, const int8_t *x, const int inputs, const i
     }
 }
 
+#ifdef VOICE
+/* The VOICE outputs of a layer, cut to 0..127: slower than `linear`, but small. */
+static W2S_ONCE void few(const layer *l, const int8_t *x, int inputs, int16_t *out) {
+    word wide[STEM_TAPS * MELS / 2];
+    const int8_t *w = l->weight;
+    for (int i = 0; i < inputs; i += 4) {
+        uint32_t bytes = *(const word *)(x + i);
+        wide[i / 2] = (uint32_t)even_bytes(bytes);
+        wide[i / 2 + 1] = (uint32_t)odd_bytes(bytes);
+    }
+    for (int o = 0; o < VOICE; o++) {
+        int32_t sum = l->bias[o];
+        for (int i = 0; i < inputs; i += 4, w += 4) {
+            sum = four(w, wide[i / 2], wide[i / 2 + 1], sum);
+        }
+        out[o] = (int16_t)output(*l, o, sum, 0, 127);
+    }
+}
+#endif
+
 /* Outputs of a depthwise layer with weight (TAPS, CHANNELS); tap[k] points to the k-th inputs. */
 W2S_INLINE void depthwise(const layer l, const int16_t *const *tap, int8_t *out) {
     for (int c = 0; c < CHANNELS; c += 4) {

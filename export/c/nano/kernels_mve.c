@@ -33,6 +33,13 @@ W2S_INLINE void linear(const layer l, const int8_t *x, const int inputs, const i
     }
 }
 
+#ifdef VOICE
+/* The VOICE outputs of a layer, cut to 0..127: slower than `linear`, but small. */
+static W2S_ONCE void few(const layer *l, const int8_t *x, int inputs, int16_t *out) {
+    linear(*l, x, inputs, VOICE, 0, 127, out);
+}
+#endif
+
 /* Outputs of a depthwise layer with weight (TAPS, CHANNELS); tap[k] points to the k-th inputs. */
 W2S_INLINE void depthwise(const layer l, const int16_t *const *tap, int8_t *out) {
     for (int c = 0; c < CHANNELS; c += 4) {

@@ -21,6 +21,21 @@ W2S_INLINE void linear(const layer l, const int8_t *x, const int inputs, const i
     }
 }
 
+#ifdef VOICE
+/* The VOICE outputs of a layer, cut to 0..127: slower than `linear`, but small. */
+static W2S_ONCE void few(const layer *l, const int8_t *x, int inputs, int16_t *out) {
+    const int8_t *w = l->weight;
+    for (int o = 0; o < VOICE; o++) {
+        int32_t sum = l->bias[o];
+        for (int i = 0; i < inputs; i++) {
+            sum += *w++ * x[i];
+        }
+        sum = requantise(sum, l->left, l->multiplier[o], l->right[o]);
+        out[o] = (int16_t)clamp(sum, 0, 127);
+    }
+}
+#endif
+
 /* Outputs of a depthwise layer with weight (TAPS, CHANNELS); tap[k] points to the k-th inputs. */
 W2S_INLINE void depthwise(const layer l, const int16_t *const *tap, int8_t *out) {
     for (int c = 0; c < CHANNELS; c++) {

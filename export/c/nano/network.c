@@ -50,7 +50,8 @@ static int32_t speech_of(nano_state *s) {
     int8_t past[VOICE_TAPS * VOICE] W2S_ALIGNED; /* oldest first */
     int8_t *newest = past + (VOICE_TAPS - 1) * VOICE, *ring = s->voice_past;
     int16_t out[VOICE];
-    linear(LAYER(voice_first, 0, 0, 0, VOICE_FIRST_LEFT), s->z, CHANNELS, VOICE, 0, 127, out);
+    layer l = LAYER(voice_first, 0, 0, 0, VOICE_FIRST_LEFT);
+    few(&l, s->z, CHANNELS, out);
     for (int i = 0; i < VOICE_LAYERS; i++) {
         const uint32_t dilation = voice_dilations[i], length = (VOICE_TAPS - 1) * dilation;
         const uint32_t now = s->voice_place[i];
@@ -65,8 +66,8 @@ static int32_t speech_of(nano_state *s) {
         memcpy(ring + now * VOICE, newest, VOICE);
         s->voice_place[i] = now + 1u == length ? 0u : now + 1u;
         ring += length * VOICE;
-        linear(LAYER(voice_inner, i, VOICE_TAPS * VOICE * VOICE, VOICE, voice_inner_left[i]), past,
-               VOICE_TAPS * VOICE, VOICE, 0, 127, out);
+        l = LAYER(voice_inner, i, VOICE_TAPS * VOICE * VOICE, VOICE, voice_inner_left[i]);
+        few(&l, past, VOICE_TAPS * VOICE, out);
     }
     int32_t sum = voice_last_bias[0];
     for (int c = 0; c < VOICE; c++) {
