@@ -84,6 +84,15 @@ def front_matter(provenance: Mapping[str, Any]) -> str:
     return "\n".join(["---", *lines, _HUB_TAGS, "---"])
 
 
+def _speech(record: Mapping[str, Any]) -> str:
+    """Rows about the outputs of a head for voice activity."""
+    if not record.get("voice"):
+        return ""
+    return """
+| output `speech` | float32 [1, 1]: share of frames that hold speech |
+| output `speech_logits` | float32 [1, 3]: as `logits`, of these frames alone; NaN without any |"""
+
+
 def _head(
     record: Mapping[str, Any],
     provenance: Mapping[str, Any],
@@ -106,7 +115,7 @@ def _head(
         f"logits of {', '.join(categories)} |"
         if categories
         else ""
-    )
+    ) + _speech(record)
     return f"""\
 # {record["student"]}, {record["precision"]}
 
@@ -286,7 +295,8 @@ LIMITS = """\
 - It estimates how speech sounds, not what a person feels. Do not decide about people with it.
 - The scale is the teacher's. Compare values of the same speaker and microphone rather than reading
   one value as absolute.
-- Silence, music and noise get numbers too: find speech first.
+- Silence, music and noise get numbers too: find speech first (`predict --speech-only` and streams
+  do, where the model has an output `speech`).
 - Other languages, ages and recording conditions than those it learned from are untested until you
   test them: `wav2small audit . YOUR_RECORDINGS/`.
 """

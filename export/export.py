@@ -158,6 +158,7 @@ def export_bundle(
             "parameters": cost.parameters,
             "macs_per_second": cost.macs_per_second,
             "embedding": student.embedding,
+            **({"voice": True} if getattr(student, "voice", None) is not None else {}),
             **record,
         }
         if audio.signals:

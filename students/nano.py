@@ -44,6 +44,7 @@ from .masking import N, masked_batch_norm, out_length, time_mask
 FLOOR_LOG2 = -33.0  # about the power of 16-bit rounding noise in one band
 OFFSET, LIMIT, SCALE = 6.0, 16.0, 8.0  # octaves of power; see step 4
 EMPTY = 1 / 256  # keeps the pooled value finite while every gate is shut
+SPOKEN = 0.8  # probability of speech from which a frame counts: one of noise that does harms more
 LOWEST = -1e4  # level before the first frame; below any real one
 
 

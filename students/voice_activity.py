@@ -35,12 +35,13 @@ CHANNEL = 0.6  # share of scenes that also pass `augmentation.variant`: rooms, t
 BABBLE = 0.07  # share of noises that are four to seven other voices at once
 FLOOR_DB = (-100.0, -60.0)  # of the converter's own noise, of full scale
 LEVEL_DB = (-6.0, 6.0)  # of each clip
-PAUSE_S = 1.0  # mean of a pause
+PAUSES_S = (0.3, 1.0, 3.0)  # means of a scene's pauses
+CUT = 0.5, 0.5, 2.0  # share of clips that end early, and after how many seconds
 
 
 @dataclass(frozen=True)
 class VoiceOptions:
-    """How the head learns; the defaults take about four minutes on one core.
+    """How the head learns; the defaults take some eight minutes on one core.
 
     Attributes:
         scenes: to learn from
@@ -52,8 +53,8 @@ class VoiceOptions:
         seed: of scenes, first weights and order
     """
 
-    scenes: int = 800
-    seconds: float = 8.0
+    scenes: int = 1000
+    seconds: float = 10.0
     epochs: int = 40
     batch_size: int = 16
     learning_rate: float = 0.01
@@ -164,13 +165,15 @@ class _Speech:
     def scene(self, generator: np.random.Generator, samples: int) -> np.ndarray:
         """Clips of one voice between pauses of digital silence."""
         rows = self.voices[generator.integers(len(self.voices))]
-        scene = np.zeros(samples)
-        at = int(generator.uniform(0, 2 * PAUSE_S) * SAMPLING_RATE)
+        scene, pause_s = np.zeros(samples), generator.choice(PAUSES_S)
+        at = int(generator.uniform(0, 2 * pause_s) * SAMPLING_RATE)
         while at < samples:
             clip = self.clip(generator, rows) * 10 ** (generator.uniform(*LEVEL_DB) / 20)
+            if generator.random() < CUT[0]:
+                clip = clip[: int(generator.uniform(*CUT[1:]) * SAMPLING_RATE)]
             part = scene[at : at + len(clip)]
             part += clip[: len(part)]
-            at += len(clip) + int(generator.exponential(PAUSE_S) * SAMPLING_RATE)
+            at += len(clip) + int(generator.exponential(pause_s) * SAMPLING_RATE)
         return scene
 
     def noise(self, generator: np.random.Generator, samples: int) -> np.ndarray:

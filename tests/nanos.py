@@ -26,8 +26,11 @@ def random_nano(signals: list[np.ndarray], seed: int = 0, voice: bool = False):
         student(batch)
         if voice:
             student.voice(student.frames(batch))
-            student.voice.out.weight.mul_(4)
         student.eval()
+        if voice:  # probabilities on both sides of .5 and .8
+            logits = student.voice(student.frames(batch))
+            student.voice.out.weight.mul_(3 / logits.std())
+            student.voice.out.bias -= student.voice(student.frames(batch)).quantile(0.3) - 0.7
         embedding = student.embed(batch)
         student.adv.weight.mul_(0.05 / (embedding @ student.adv.weight.T).std())
         student.adv.bias.add_(0.5 - student(batch).mean(0))

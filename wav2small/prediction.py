@@ -324,7 +324,7 @@ class _Reader:
                         continue
                     details = predictor.predict_details(signal, speech_only=self.speech_only)
                     estimate, shares, speech = details
-                    if self.speech_only and not speech:
+                    if self.speech_only and np.isnan(estimate[0]):
                         silent = silent or f"{file}: no speech in it; leave out --speech-only"
                         continue
                     numbers = [*estimate, *shares, *([] if speech is None else [speech])]

@@ -124,7 +124,8 @@ class Predictor:
         Args:
             signal: as for `predict`
             sampling_rate: as for `predict`
-            speech_only: estimate the frames that hold speech, as if there were no others
+            speech_only: estimate the frames that hold speech, as if there were no others; NaN where
+                none does
 
         Returns:
             float32 (3,) as of `predict`; the probabilities of `categories`, float32 (K,); and the

@@ -38,7 +38,7 @@ MEMORY_S = 4.0
 HOP_S = 0.5  # of students that are not causal
 OPEN_DB, CLOSE_DB, HOLD_S = -55.0, -61.0, 0.2
 RANGE_DB = 30.0
-SPOKEN = 0.5  # probability of speech from which a hop counts
+SPOKEN = 0.8  # probability of speech from which a hop counts, see students.nano
 _GATE_FRAME = 160  # samples, of students that are not causal
 _MAX_HOPS = 32  # per run of a causal student: bounds memory
 
@@ -293,9 +293,10 @@ class _Causal:
         if not self.voice:
             estimates, self.state, self.pool = self.model.session.run(None, inputs)
             return estimates[0], weights, None
-        inputs["threshold"] = np.array([self.threshold], np.float32)
+        threshold = np.float32(self.threshold)
+        inputs["threshold"] = threshold[None]
         estimates, self.state, self.pool, speech = self.model.session.run(None, inputs)
-        return estimates[0], weights * (speech[0] >= self.threshold), speech[0]
+        return estimates[0], weights * (speech[0] >= threshold), speech[0]
 
 
 class _Window:

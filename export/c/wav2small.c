@@ -15,7 +15,7 @@
 #define GATE_FRAME 160 /* samples, of a model that is not causal */
 #define FADE_DB 1.0    /* per second, of the loudest frame */
 #define MAX_HOPS 32    /* per run of a causal model: bounds memory */
-#define SPOKEN 0.5f    /* probability of speech from which a hop counts */
+#define SPOKEN 0.8f    /* probability of speech from which a hop counts */
 
 struct w2s_model {
     w2s_runtime runtime;

@@ -74,8 +74,9 @@ def build(
     """The ONNX model of a student, and the graph with the names of its layers.
 
     Outputs: `logits` [1, 3], `hidden_states` [1, E] and `categories` [1, K], of which the student
-    estimates; with a head for voice activity `speech` [1, 1], the share of frames that hold speech,
-    and `speech_logits` [1, 3], the estimate of these frames alone.
+    estimates; with a head for voice activity `speech` [1, 1], the share of frames that hold speech
+    rather than not, and `speech_logits` [1, 3], the estimate of those that do for sure
+    (`nano.SPOKEN`), NaN without any.
 
     Args:
         student: in evaluation mode

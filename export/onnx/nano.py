@@ -42,21 +42,26 @@ def build(student: Student, weights: Weights, graph: Graph) -> str:
     product = graph.add("Mul", gate, value)
     if student.voice is not None:
         logits = voice(student, weights, graph, x)
-        spoken = graph.add("GreaterOrEqual", logits, graph.constant(0.0))
-        spoken = graph.add("Cast", spoken, to=TensorProto.FLOAT)
-        share = graph.add("ReduceMean", spoken, axes=[2, 3], keepdims=0)
+        masks = []
+        for probability in (0.5, nano.SPOKEN):
+            least = graph.constant(np.log(probability / (1 - probability)))
+            mask = graph.add("GreaterOrEqual", logits, least)
+            masks.append(graph.add("Cast", mask, to=TensorProto.FLOAT))
+        share = graph.add("ReduceMean", masks[0], axes=[2, 3], keepdims=0)
         graph.add("Identity", share, name=SPEECH)
-        parts = (graph.add("Mul", part, spoken) for part in (product, gate))
-        graph.add("Identity", _ratio(graph, *parts), name=SPEECH_STATES)
-    return _ratio(graph, product, gate)
+        parts = (graph.add("Mul", part, masks[1]) for part in (product, gate))
+        any_ = graph.add("ReduceMax", masks[1], axes=[3])  # 0 / 0 = NaN without speech
+        empty = graph.add("Mul", any_, graph.constant(nano.EMPTY))
+        graph.add("Identity", _ratio(graph, *parts, empty), name=SPEECH_STATES)
+    return _ratio(graph, product, gate, graph.constant(nano.EMPTY))
 
 
-def _ratio(graph: Graph, product: str, gate: str) -> str:
+def _ratio(graph: Graph, product: str, gate: str, empty: str) -> str:
     """The pooled embedding [1, E] of gate x value and gate [1, E, 1, frames]."""
     last = graph.shape(3)
     numerator = graph.add("ReduceSum", product, last)
     denominator = graph.add("ReduceSum", gate, last)
-    denominator = graph.add("Add", denominator, graph.constant(nano.EMPTY))
+    denominator = graph.add("Add", denominator, empty)
     return graph.add("Reshape", graph.add("Div", numerator, denominator), graph.shape(1, -1))
 
 

@@ -12,7 +12,7 @@ as `offset:count:value`.
 | `log_keep` | float64 [1] | -hop / memory, of the estimate over the last seconds |
 | `state` | float32 [1, S] | the parts that `stream_layout` lists |
 | `pool` | float64 [1, 4 E] | sums of gate x value, of gate: memory, everything |
-| `threshold` | float32 [1] | with a head for voice activity, optional: see below; .5 |
+| `threshold` | float32 [1] | with a head for voice activity, optional: see below; .8 |
 
 | output | type | |
 |---|---|---|
@@ -38,14 +38,13 @@ from onnx import TensorProto
 from wav2small import files
 from wav2small.errors import Wav2SmallError
 from wav2small.students.base import Student
-from wav2small.students.nano import EMPTY, LIMIT, LOWEST, OFFSET, SCALE, Nano
+from wav2small.students.nano import EMPTY, LIMIT, LOWEST, OFFSET, SCALE, SPOKEN, Nano
 
 from . import nano
 from .graph import Graph, value
 from .weights import Weights
 
 FILE = "streaming.onnx"
-SPOKEN = 0.5  # probability from which a hop counts
 _FAR = 1e9  # octaves below the level: so low that the maximum ignores it
 
 

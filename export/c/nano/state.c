@@ -14,7 +14,7 @@
 #define W2S_RANGE 1000.0 /* power of the loudest hop lately over that of a hop that counts: 30 dB */
 #endif
 #ifndef W2S_SPOKEN
-#define W2S_SPOKEN 16384 /* probability of speech from which a hop counts, Q15 */
+#define W2S_SPOKEN 26214 /* .8, the probability of speech from which a hop counts, Q15 */
 #endif
 #ifndef W2S_STAGE
 #define W2S_STAGE(number) /* a benchmark's hook: the stage that begins */
