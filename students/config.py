@@ -86,7 +86,13 @@ class Config:
     precision: str = _option("fp32", "arithmetic of the network", choices=("fp32", "bf16"))
     compile: bool = _option(False, "torch.compile the student (a minute at the start)")
     device: str = _option("auto", "auto, cpu, cuda or cuda:1")
-    cache_mb: int = _option(1024, "memory for decoded audio in MB; the rest is decoded each epoch")
+    cache_mb: int = _option(
+        8192,
+        "disk for decoded audio of all runs in MB; the rest is decoded each epoch; 0 = none",
+    )
+    cache: str = _option(
+        "", "folder of decoded audio; $WAV2SMALL_CACHE, else wav2small/clips in the user's cache"
+    )
     workers: int = _option(
         0, "threads that prepare batches ahead of the network; 0 = one per core, 2 to 8"
     )
@@ -104,7 +110,7 @@ DEEP_FREEZE_BN_FRACTION = 0.4
 
 #: Settings that may differ when a run goes on: they change no weight.
 RESUME_SAFE = frozenset(
-    "device cache_mb workers threads checkpoint_s noise_licence rooms_licence".split()
+    "device cache cache_mb workers threads checkpoint_s noise_licence rooms_licence".split()
 )
 
 

@@ -249,7 +249,12 @@ def collate(signals: list[np.ndarray], labels: np.ndarray, rows: np.ndarray) -> 
 
 
 def full_clips(
-    clips: Clips, labels: np.ndarray, rows: np.ndarray, *, batch_samples: int = 1 << 21
+    clips: Clips,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    *,
+    batch_samples: int = 1 << 19,
+    workers: int = 0,
 ) -> Iterator[TrainingBatch]:
     """Full clips in order of length, in batches of at most `batch_samples` (one clip at least)."""
     order = rows[np.argsort(clips.lengths[rows], kind="stable")]
@@ -258,7 +263,9 @@ def full_clips(
         if groups[-1] and (len(groups[-1]) + 1) * clips.lengths[row] > batch_samples:
             groups.append([])
         groups[-1].append(row)
-    for group in groups:
+
+    def batch(group: list[int]) -> TrainingBatch | None:
         signals = clips.readable(group, lambda place, row: clips.signal(row))
-        if signals:
-            yield collate(list(signals.values()), labels, np.array(list(signals)))
+        return collate(list(signals.values()), labels, np.array(list(signals))) if signals else None
+
+    yield from filter(None, prepared(batch, groups, workers=workers))

@@ -22,6 +22,12 @@ def interruptible():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def decoded(tmp_path_factory):
+    """Keep decoded audio of the tests out of the user's cache."""
+    os.environ["WAV2SMALL_CACHE"] = str(tmp_path_factory.mktemp("decoded"))
+
+
 @pytest.fixture(scope="session")
 def corpora() -> Path:
     """Folder with emodb/, ravdess/ and noise/; tests that need them are skipped without."""

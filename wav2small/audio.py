@@ -131,7 +131,10 @@ class Recording:
                 f"{file}: no channel {channel}; it has {sound.channels}, counted from 0"
             )
         channels = _decode(sound, file, start, frames)
-        signal = channels.mean(axis=1) if channel is None else channels[:, channel]
+        if channel is None and channels.shape[1] > 1:
+            signal = channels.mean(axis=1)
+        else:
+            signal = channels[:, channel or 0]
         if problem := impossible(signal):
             raise AudioError(f"{file}: {_span(start_s, end_s)}{problem}; export it again as PCM")
         if np.ptp(signal) == 0:
@@ -158,7 +161,7 @@ def impossible(samples: np.ndarray) -> str:
         >>> impossible(np.array([0.5, 1e18]))
         'a sample of 1e+18 (full scale is 1)'
     """
-    largest = float(np.abs(samples).max(initial=0))
+    largest = np.maximum(float(samples.max(initial=0)), -float(samples.min(initial=0)))
     if not largest < np.inf:
         return "NaN or infinite samples"
     if largest > LARGEST:

@@ -178,9 +178,7 @@ def features(table: str | Path, options: dict[str, int]) -> Features:
     cache = table.with_name(f"{table.stem}.{tag}.npz")
     if not cache.is_file():
         labels = read_labels(table)
-        clips = Clips(
-            labels.frame, labels.root, cache_bytes=0, made_with=labels.provenance.get("variants")
-        )
+        clips = Clips(labels.frame, labels.root, made_with=labels.provenance.get("variants"))
         nano: Any = registry.create("nano", **options).eval()
         parts = []
         with torch.no_grad():

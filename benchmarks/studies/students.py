@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from wav2small.students.config import Config, resolve
 from wav2small.students.data import Batcher, TrainingBatch, full_clips
 from wav2small.students.distillation import distill
 from wav2small.tables import Labels, read_labels
+from wav2small.training.cache import Cache
 from wav2small.training.clips import Clips
 
 TEST = tuple(f"ravdess-{actor}" for actor in range(19, 25))
@@ -143,7 +145,9 @@ def is_variant(frame: pd.DataFrame) -> np.ndarray:
 def predict(run: Path, labels: Labels, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels and outputs (clips, 3) of a run's best student for rows of a table."""
     student = registry.load(run)
-    clips = Clips(labels.frame, labels.root, made_with=labels.provenance.get("variants"))
+    clips = Clips(
+        labels.frame, labels.root, cache=Cache(), made_with=labels.provenance.get("variants")
+    )
     prediction = np.zeros((len(labels.frame), len(DIMENSIONS)))
     for batch in full_clips(clips, labels.values, rows):
         prediction[batch.rows] = student(batch.signal, batch.lengths).numpy()
@@ -211,7 +215,9 @@ def speed(labels: Labels, *, student: str, steps: int, **settings: Any) -> dict[
     The first epoch, which decodes, is timed apart from the later ones, which find audio in the cache.
     """
     config = resolve(Config(student=student, **settings), len(labels.frame))
-    clips = Clips(labels.frame, labels.root, made_with=labels.provenance.get("variants"))
+    folder = tempfile.TemporaryDirectory()
+    made_with = labels.provenance.get("variants")
+    clips = Clips(labels.frame, labels.root, cache=Cache(folder.name), made_with=made_with)
     rows = np.arange(min(len(clips), steps * config.batch_size))
     batcher = Batcher(
         clips,
@@ -306,7 +312,7 @@ def growth(labels: Labels, *, student: str, rounds: int = 3, **settings: Any) ->
         own = rows[: factor * size]
         frame = labels.frame.iloc[own].reset_index(drop=True)
         batcher = Batcher(
-            Clips(frame, labels.root, cache_bytes=0),
+            Clips(frame, labels.root),
             labels.values[own],
             np.arange(len(own)),
             batch_size=config.batch_size,

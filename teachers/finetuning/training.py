@@ -17,6 +17,7 @@ from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.tables import Labels
 from wav2small.teachers.speech import checkpoint
 from wav2small.training import checkpoint as checkpoints
+from wav2small.training.cache import Cache
 from wav2small.training.clips import Clips, prepared
 from wav2small.training.gradient_cache import Outputs
 from wav2small.training.interrupt import Stop
@@ -52,7 +53,8 @@ class RatedClips(Clips):
     """
 
     def __init__(self, table: Labels, classes: np.ndarray | None, crop_s: float):
-        super().__init__(table.frame, table.root, made_with=table.provenance.get("variants"))
+        made_with = table.provenance.get("variants")
+        super().__init__(table.frame, table.root, cache=Cache(), made_with=made_with)
         self.table = table
         self.values = torch.tensor(table.values, dtype=torch.float32)
         self.classes = None if classes is None else torch.tensor(classes)

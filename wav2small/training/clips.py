@@ -1,4 +1,4 @@
-"""Clips of a label table: decoded when they are needed, kept while memory allows."""
+"""Clips of a label table: decoded when they are needed, and kept on disk (`cache`)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ import numpy as np
 from wav2small import audio, places
 from wav2small import augmentation as variants
 from wav2small.errors import AudioError
+
+from .cache import Cache
+from .cache import key as cache_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,12 +60,12 @@ def prepared(
 
 
 class Clips:
-    """Clips of a label table, decoded when asked for and kept while memory allows.
+    """Clips of a label table, decoded when asked for.
 
     Args:
         frame: columns `file`, `start`, `end`, optionally `variant`
         root: folder that `file` is relative to
-        cache_bytes: what decoded audio may take in memory; what comes first stays
+        cache: keeps what is decoded; None = nothing is kept
         made_with: how the label table's variants were made, by its provenance
 
     Attributes:
@@ -74,7 +77,7 @@ class Clips:
         frame: pd.DataFrame,
         root: str,
         *,
-        cache_bytes: int = 1 << 30,
+        cache: Cache | None = None,
         made_with: Mapping[str, Any] | None = None,
     ):
         self.files = [places.join(root, file) for file in frame["file"]]
@@ -86,11 +89,9 @@ class Clips:
             else np.zeros(len(frame), dtype=np.int64)
         )
         self.settings = _settings(made_with or {})
-        self.cache_bytes = cache_bytes
-        self.cached_bytes = 0
+        self.cache = cache
         self.decoded = 0  # clips decoded so far, for tests of the cache
         self.rejected: dict[str, str] = {}
-        self._cache: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -122,22 +123,19 @@ class Clips:
         Raises:
             AudioError: the clip cannot be decoded
         """
-        cached = self._cache.get(row)
-        if cached is not None:
-            return cached
+        file, start_s, variant = self.files[row], float(self.start_s[row]), int(self.variant[row])
         end_s = None if np.isnan(self.end_s[row]) else float(self.end_s[row])
+        made_with = (variants.RECIPES, self.settings) if variant else None
+        key = cache_key(file, start_s, end_s, variant, made_with) if self.cache else None
+        if self.cache and key and (cached := self.cache.load(key)) is not None:
+            return cached
         signal = variants.read(
-            self.files[row],
-            start_s=float(self.start_s[row]),
-            end_s=end_s,
-            variant=int(self.variant[row]),
-            settings=self.settings,
+            file, start_s=start_s, end_s=end_s, variant=variant, settings=self.settings
         )
         with self._lock:
             self.decoded += 1
-            if self.cached_bytes + signal.nbytes <= self.cache_bytes and row not in self._cache:
-                self._cache[row] = signal
-                self.cached_bytes += signal.nbytes
+        if self.cache and key:
+            self.cache.store(key, signal)
         return signal
 
     def readable(self, rows: Iterable[int], make: Callable[[int, int], Any]) -> dict[int, Any]:
