@@ -62,7 +62,8 @@ def masked_batch_norm(norm: _BatchNorm, x: torch.Tensor, mask: torch.Tensor | No
         x: (B, C, T, F)
         mask: (B, T) bool, None = everything is valid
     """
-    if norm.training and parallel.world()[1] > 1:
+    by_rows = mask is not None and x.is_contiguous(memory_format=torch.channels_last)
+    if norm.training and parallel.world()[1] > 1 and not by_rows:
         shared = None if mask is None else mask[:, None, :, None]
         return parallel.global_batch_norm(norm, x, shared)
     if mask is None or not norm.training:
@@ -76,7 +77,7 @@ def masked_batch_norm(norm: _BatchNorm, x: torch.Tensor, mask: torch.Tensor | No
             0.1 if norm.momentum is None else norm.momentum,
             norm.eps,
         )
-    if x.is_contiguous(memory_format=torch.channels_last):
+    if by_rows:
         rows, mean, variance, count = _MaskedNorm.apply(x, mask, norm.weight, norm.bias, norm.eps)
         batch, channels, time, size = x.shape
         result = rows.view(batch, time, size, channels).permute(0, 3, 1, 2)
@@ -102,7 +103,7 @@ class _MaskedNorm(torch.autograd.Function):
 
     Written out because memory bounds it: as single differentiable operations it took four times
     as long. It works on rows (B x T, F x C), which is how channels-last tensors lie in memory; sums
-    over rows are products with a vector.
+    over rows are products with a vector. Processes share the statistics of the global batch.
     """
 
     @staticmethod
@@ -122,10 +123,10 @@ class _MaskedNorm(torch.autograd.Function):
         rows = x.permute(0, 2, 3, 1).flatten(2).flatten(0, 1)
         rows = rows.to(torch.promote_types(x.dtype, torch.float32))
         valid = mask.reshape(-1).to(rows.dtype)
-        count = valid.sum() * size
+        count = parallel.sum_everywhere(valid.sum() * size)
 
         def mean_of(values: torch.Tensor) -> torch.Tensor:
-            return (valid @ values).view(size, -1).sum(0) / count
+            return parallel.sum_everywhere((valid @ values).view(size, -1).sum(0)) / count
 
         mean = mean_of(rows)
         centred = (rows - mean.repeat(size)).mul_(valid[:, None])
@@ -147,9 +148,12 @@ class _MaskedNorm(torch.autograd.Function):
 
         bias_gradient = total(gradient)
         weight_gradient = total(gradient * centred) * inverse
-        slope = -inverse * weight_gradient / count
+        # A process returns its own share; what goes through mean and variance comes from all.
+        every = torch.stack([bias_gradient, weight_gradient])
+        every_bias, every_weight = parallel.sum_everywhere(every)
+        slope = -inverse * every_weight / count
         result = torch.addcmul(gradient, centred, slope.repeat(size))
-        result.sub_((bias_gradient / count).repeat(size))
+        result.sub_((every_bias / count).repeat(size))
         result.mul_((weight * inverse).repeat(size)).mul_(valid[:, None])
         signal_gradient = result.reshape(batch, time, size, channels).permute(0, 3, 1, 2)
         return signal_gradient, None, weight_gradient, bias_gradient, None

@@ -22,6 +22,7 @@ from wav2small.students import config, quantisation, registry
 from wav2small.students.data import Batcher, full_clips
 from wav2small.students.distillation import distill
 from wav2small.training import checkpoint, losses
+from wav2small.training.cache import Cache
 from wav2small.training.clips import Clips
 from wav2small.training.split import split
 
@@ -430,13 +431,14 @@ def test_gain_stays_within_its_limit(table, clips):
 
 
 @pytest.mark.parametrize("limit_s, decoded", [(1000, 24), (0, 3 * 24)])
-def test_cache_decodes_once_or_stays_within_its_bytes(table, limit_s, decoded):
-    clips = Clips(table.frame, table.root, cache_bytes=limit_s * 64000)
+def test_cache_decodes_once_or_stays_within_its_bytes(table, limit_s, decoded, tmp_path):
+    cache = Cache(tmp_path, limit_s * 32000)
+    clips = Clips(table.frame, table.root, cache=cache)
     own = batcher(table, clips, batch_size=4, crop=0)
     for epoch in range(3):
         list(own.epoch(epoch))
     assert clips.decoded == decoded
-    assert clips.cached_bytes <= limit_s * 64000
+    assert cache.stored <= limit_s * 32000
 
 
 def test_full_clips_in_order_of_length(table, clips):
@@ -479,20 +481,59 @@ def test_fake_quantisation_rounds_forward_and_passes_backward():
 # --- several processes, variants, an online teacher ----------------------------------------
 
 
+def two_processes(*words):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch += ["--standalone", *map(str, words)]
+    return subprocess.run(launch, env=environment(), check=True, capture_output=True, timeout=300)
+
+
 def test_two_processes_compute_the_loss_of_one(file, tmp_path):
     # One step per epoch: the first row of metrics.csv holds the loss of one global batch.
     settings = ["--batch-size", 64, "--epochs", 1]
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    words = command(file, shared, *settings)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
-    launch += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no", "--main_process_port", "0", *words[1:]]
-    subprocess.run(launch, env=environment(), check=True, capture_output=True, timeout=120)
+    done = two_processes(*command(file, shared, *settings)[1:])
+    assert done.stdout.decode().count(" parameters, ") == 2  # of both
     subprocess.run(command(file, alone, *settings), env=environment(), check=True)
     rows = [pd.read_csv(folder / "metrics.csv").iloc[0] for folder in (alone, shared)]
     assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], abs=1e-6)
     for name in ("ccc_arousal", "ccc_dominance", "ccc_valence"):
         assert rows[1][name] == pytest.approx(rows[0][name], abs=1e-4)
+
+
+GRADIENTS = """
+import sys, numpy as np, torch
+from wav2small.students.masking import masked_batch_norm
+from wav2small.training import distributed
+_, rank, size = distributed.start("cpu")
+torch.manual_seed(0)
+x = torch.randn(6, 4, 5, 3).to(memory_format=torch.channels_last)
+mask = torch.arange(5) < torch.tensor([5, 3, 4, 5, 1, 2])[:, None]
+pull = torch.randn(6, 4, 5, 3)
+norm = torch.nn.BatchNorm2d(4).train()
+torch.nn.init.normal_(norm.weight)
+share = x[rank::size].clone(memory_format=torch.channels_last).requires_grad_()
+found = masked_batch_norm(norm, share, mask[rank::size])
+valid = mask[rank::size, None, :, None]
+(found * pull[rank::size] * valid).sum().backward()
+distributed.sum_gradients(norm.parameters())
+whole = torch.zeros_like(x)
+whole[rank::size] = share.grad
+distributed.sum_everywhere(whole)
+if rank == 0:
+    parts = (whole, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var)
+    np.savez(sys.argv[1], *[part.numpy() for part in parts])
+"""
+
+
+def test_two_processes_share_statistics_and_their_gradients(tmp_path):
+    script = tmp_path / "gradients.py"
+    script.write_text(GRADIENTS)
+    subprocess.run([sys.executable, script, tmp_path / "alone.npz"], env=environment(), check=True)
+    two_processes(script, tmp_path / "shared.npz")
+    alone, shared = np.load(tmp_path / "alone.npz"), np.load(tmp_path / "shared.npz")
+    for name in alone.files:
+        np.testing.assert_allclose(shared[name], alone[name], rtol=1e-5, atol=1e-6)
+    assert np.abs(alone["arr_0"]).max() > 0.1
 
 
 def test_variants_are_the_samples_the_teacher_labelled(table):
@@ -638,7 +679,7 @@ def test_categories_are_learned_and_exported(table, tmp_path):
     assert rows["category_agreement"].between(0, 1).all()
     # On all clips better than telling each category's share, which takes no learning.
     truth = labels.frame[columns].to_numpy()
-    clips = Clips(labels.frame, labels.root, cache_bytes=0)
+    clips = Clips(labels.frame, labels.root)
     logits = np.full((len(truth), 3), np.nan)
     for batch in full_clips(clips, labels.values, np.arange(len(truth))):
         with torch.no_grad():
