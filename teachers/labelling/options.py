@@ -166,13 +166,14 @@ class VariantOptions:
 
 @dataclass(frozen=True)
 class ComputeOptions:
-    """How a run computes; none of it changes a label.
+    """How a run computes; but for rounding none of it changes a label.
 
     Attributes:
         workers: processes that read audio, and label where the teacher is cheap; 0 = none
             (default: one per core). With "ray" the number of actors
         device: of neural teachers: auto, cpu, cuda, cuda:1 ...
-        dtype: of neural teachers: auto, float32, bfloat16, float16
+        dtype: of neural teachers: auto, float32, bfloat16, float16; int8 on a CPU is faster and
+            less exact: the CCC of some labels with those of float32 is printed
         engine: "ray": one teacher per actor on the cluster of RAY_ADDRESS, else on one that is
             started here
         batch_s: seconds of audio in a batch of a neural teacher (default: 600 on a GPU, 2 on a

@@ -17,7 +17,7 @@ from wav2small.teachers.base import Teacher, licensed, runs_in_workers, uses_tex
 from wav2small.teachers.multimodal.dialogue import Context, Script
 from wav2small.training.threads import available
 
-from . import batched, local, plan
+from . import agreement, batched, local, plan
 from .clips import Outcome, Reader, Rejection
 from .options import ComputeOptions, SourceOptions, TeacherOptions, VariantOptions
 from .shards import Shards
@@ -100,7 +100,9 @@ def label(
     options: dict[str, Any] = {"device": compute.device, "dtype": compute.dtype}
     options |= (teacher_options or TeacherOptions()).given(teacher)
     # With Ray this process only asks the teacher who it is; it may have no GPU.
-    here = {"device": "cpu", "dtype": "float32"} if compute.engine == "ray" else {}
+    int8 = compute.dtype == "int8"
+    precision = compute.dtype if int8 else "float32"
+    here = {"device": "cpu", "dtype": precision} if compute.engine == "ray" else {}
     model = registry.load_teacher(teacher, **options | here)
     settings = copies.settings()
     cut = {"window_s": clips.window_s, "hop_s": clips.hop_s, "variants": copies.variants}
@@ -112,6 +114,8 @@ def label(
     )
     if settings.targets != "heard":
         identity["targets"] = settings.targets
+    if int8:
+        identity["dtype"] = compute.dtype
     recogniser = None if clips.asr is None else _recogniser(clips.asr)
     if uses_text(model) or recogniser:
         index = replace(index, frame=transcripts.normalise(index.frame, _source_name(source)))
@@ -137,7 +141,7 @@ def label(
             return _there(folder, name, identity, there, licence)
         plan.begin(unfinished, identity, overwrite=overwrite)
         if recogniser:
-            device, dtype = compute.device, compute.dtype
+            device, dtype = compute.device, "float32" if int8 else compute.dtype
             index = recogniser.fill(index, unfinished, device=device, dtype=dtype)
         script = Script(index.frame, model.context) if uses_text(model) else None  # type: ignore[attr-defined]
         shards = Shards(unfinished, every_s=compute.flush_s)
@@ -160,6 +164,14 @@ def label(
         if script:
             script.report(getattr(model, "too_long", None))
             todo = (row._replace(passage=script.passage(row.row)) for row in todo)
+        if int8 and isinstance(teacher, str) and not runs_in_workers(model):
+            some = plan.rows(index.frame, ~agreement.chosen(len(index.frame)))
+            if script:
+                some = (row._replace(passage=script.passage(row.row)) for row in some)
+            exact = registry.load_teacher(teacher, **options | {"dtype": "float32"})
+            ccc = agreement.with_float32(some, reader, model, exact)
+            del exact
+            history["labelling"] |= {"dtype": compute.dtype, "ccc_with_float32": ccc}
         outcomes = _outcomes(todo, reader, model, teacher, options, compute)
         for outcome in _shown(outcomes, index, copies.variants):
             _drop_silent_windows(outcome)

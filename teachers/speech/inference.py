@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .int8 import Int8Linear
+
 _ALIGNED = 8  # frames: fused attention wants rows of its bias at multiples of 16 bytes
 
 
@@ -27,7 +29,7 @@ def fits(model: Any) -> bool:
         and not getattr(config, "conv_pos_batch_norm", False)
         and all(getattr(layer, "adapter_layer", None) is None for layer in layers)
         and all(
-            type(module) is nn.Linear  # not wrapped by an adapter
+            type(module) in (nn.Linear, Int8Linear)  # not wrapped by an adapter
             for layer in layers
             for part in (layer.attention, layer.feed_forward)
             for name, module in part.named_children()
@@ -148,7 +150,9 @@ def _norm(module: nn.LayerNorm, states: Tensor) -> Tensor:
     return module(_wide(states))
 
 
-def _linear(module: nn.Linear, states: Tensor) -> Tensor:
+def _linear(module: nn.Linear | Int8Linear, states: Tensor) -> Tensor:
+    if isinstance(module, Int8Linear):
+        return module(states)
     bias = None if module.bias is None else module.bias.to(states.dtype)
     return F.linear(states, module.weight.to(states.dtype), bias)
 

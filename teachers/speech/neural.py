@@ -13,8 +13,10 @@ from wav2small import audio
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers.multimodal.dialogue import Passage
 
+from . import int8
 from .checkpoint import Checkpoint
 
+INT8 = "int8"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -29,10 +31,11 @@ class NeuralTeacher:
         dimensions: of the outputs, in their order; in the table they stand in the usual order
         categories: names of the categories it predicts, if any
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"
-        dtype: "auto" (bfloat16 on CUDA, else float32), "float32", "bfloat16", "float16"
+        dtype: "auto" (bfloat16 on CUDA, else float32), "float32", "bfloat16", "float16", on a
+            CPU "int8" (see `int8`)
 
     Raises:
-        Wav2SmallError: no such device or precision
+        Wav2SmallError: no such device or precision, or not for this network
     """
 
     sampling_rate = audio.SAMPLING_RATE
@@ -61,8 +64,12 @@ class NeuralTeacher:
         self._order = [dimensions.index(known) for known in self.dimensions]
         self._fits = float("inf")  # samples of a batch, padding counted
         self.device = choose_device(device)
-        self.dtype = choose_dtype(dtype, self.device)
+        if dtype == INT8 and self.device.type != "cpu":
+            raise Wav2SmallError("--dtype int8 is for CPUs; give auto or --device cpu")
+        self.dtype = choose_dtype("float32" if dtype == INT8 else dtype, self.device)
         self.network = network.eval().requires_grad_(False).to(self.device)
+        if dtype == INT8:
+            int8.quantise(self.network, self.id)
 
     def predict(self, batch: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """See `Teacher.predict`."""

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
+from wav2small.tables import read_labels
 from wav2small.teachers import load_teacher
-from wav2small.teachers.speech import backbones, checkpoint, inference, wav2vec2, wavlm
+from wav2small.teachers.speech import backbones, checkpoint, inference, int8, wav2vec2, wavlm
 
 SMALL = {
     "hidden_size": 32,
@@ -369,6 +370,46 @@ def test_bfloat16_stays_close(tmp_path):
     exact = load_teacher(folder, device="cpu").predict(*signals())
     rough = load_teacher(folder, device="cpu", dtype="bfloat16").predict(*signals())
     assert 0 < np.abs(exact - rough).max() < 0.05
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_int8_stays_close(name, tmp_path):
+    folder = str(write(tmp_path, CONFIGS[name]))
+    exact = load_teacher(folder, device="cpu").predict(*signals())
+    rough = load_teacher(folder, device="cpu", dtype="int8").predict(*signals())
+    assert 0 < np.abs(exact - rough).max() < 0.1
+
+
+def test_int8_products_are_those_of_integers():
+    random = np.random.default_rng(0)
+    weight, bias = random.normal(size=(24, 64)), random.normal(size=24)
+    inputs = random.uniform(-3, 5, (7, 64))
+    tensors = [torch.from_numpy(values).float() for values in (weight, bias, inputs)]
+    found = int8.Int8Linear(*tensors[:2])(tensors[2]).numpy()
+    steps = np.abs(weight).max(1) / 127
+    scale = np.ptp(inputs, axis=1, keepdims=True) / 255
+    levels = np.rint(inputs / scale).astype(int) @ np.rint(weight / steps[:, None]).astype(int).T
+    np.testing.assert_allclose(found, levels * scale * steps + bias, atol=0.05)  # some roundings
+    np.testing.assert_allclose(found, inputs @ weight.T + bias, atol=0.6)  # outputs up to 60
+
+
+def test_int8_of_a_network_without_a_backbone():
+    with pytest.raises(Wav2SmallError, match="mine has no WavLM, wav2vec2 or HuBERT encoder"):
+        int8.quantise(torch.nn.Linear(2, 2), "mine")
+
+
+def test_labels_in_int8_come_with_their_ccc(speech, tmp_path, capsys):
+    from wav2small import label
+    from wav2small.teachers.labelling.options import ComputeOptions
+
+    teacher = str(write(tmp_path / "teacher", SER))
+    compute = ComputeOptions(workers=0, device="cpu", dtype="int8")
+    label(speech, tmp_path / "labels.parquet", teacher=teacher, compute=compute)
+    assert "int8: CCC with float32 on 24 clips: " in capsys.readouterr().err
+    labelling = read_labels(tmp_path / "labels.parquet").provenance["labelling"]
+    assert labelling["dtype"] == "int8" and labelling["ccc_with_float32"]["valence"] > 0.9
+    with pytest.raises(Wav2SmallError, match="a table of other dtype"):
+        label(speech, tmp_path / "labels.parquet", teacher=teacher, compute=ComputeOptions())
 
 
 def test_out_of_memory_halves_the_batch(tmp_path, capsys):
