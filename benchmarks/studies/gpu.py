@@ -159,6 +159,24 @@ class Study:
             os.link(own, folder / f"{number:06d}.flac")
         return folder
 
+    def labels(self, name: str, count: int) -> Any:
+        """A label table of the first `count` recordings of a folder, with random labels."""
+        import pandas as pd
+
+        from wav2small.tables import Labels
+
+        seconds = self.seconds[np.arange(count) % len(self.seconds)]
+        values = np.random.default_rng(0).uniform(0.2, 0.8, (count, 3))
+        frame = pd.DataFrame(
+            {
+                "file": [f"{row:06d}.flac" for row in range(count)],
+                "start": pd.to_timedelta(np.zeros(count), unit="s").astype("timedelta64[ns]"),
+                "end": pd.to_timedelta(seconds.round(3), unit="s").astype("timedelta64[ns]"),
+                **dict(zip(("arousal", "dominance", "valence"), values.T, strict=True)),
+            }
+        )
+        return Labels(frame, str(self.folder / name))
+
     def batch(self, seconds: float, clip_s: float = 7.0) -> tuple[np.ndarray, np.ndarray]:
         """A batch of noise, clips of nearly the same length, as buckets give them."""
         count = max(2, int(seconds / clip_s))
@@ -310,23 +328,10 @@ def distil(study: Study) -> list[dict[str, Any]]:
 
 
 def _distilled(study: Study, number: int) -> dict[str, Any]:
-    import pandas as pd
-
     from wav2small.students import data
     from wav2small.students.distillation import distill
-    from wav2small.tables import Labels
 
     student, batch_size, precision = study.scale.runs[number]
-    count = len(study.seconds)
-    values = np.random.default_rng(0).uniform(0.2, 0.8, (count, 3))
-    frame = pd.DataFrame(
-        {
-            "file": [f"{row:06d}.flac" for row in range(count)],
-            "start": pd.to_timedelta(np.zeros(count), unit="s").astype("timedelta64[ns]"),
-            "end": pd.to_timedelta(study.seconds.round(3), unit="s").astype("timedelta64[ns]"),
-            **dict(zip(("arousal", "dominance", "valence"), values.T, strict=True)),
-        }
-    )
     epochs: list[dict[str, float]] = []
     plain = data.Batcher.epoch
 
@@ -352,7 +357,7 @@ def _distilled(study: Study, number: int) -> dict[str, Any]:
         with busy(study.device) as share:
             began = time.perf_counter()
             distill(
-                Labels(frame, str(study.folder / "speech")),
+                study.labels("speech", len(study.seconds)),
                 study.folder / f"run{number}",
                 student=student,
                 batch_size=batch_size,
