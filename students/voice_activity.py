@@ -20,6 +20,7 @@ from wav2small import augmentation, files, metrics, noises, operations, progress
 from wav2small.audio import SAMPLING_RATE
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.tables import Labels, read_labels
+from wav2small.training.cache import Cache
 from wav2small.training.clips import Clips
 from wav2small.training.split import split
 
@@ -111,7 +112,8 @@ def add_voice(
     table = source if isinstance(source, Labels) else read_labels(source, root=root)
     config = configuration.Config(**{k: v for k, v in known.items() if k != "labels"})
     train, valid = split(table.frame, config.validation, seed=config.seed)
-    clips = Clips(table.frame, table.root, cache_bytes=config.cache_mb << 20)
+    cache = Cache(config.cache, config.cache_mb << 20) if config.cache_mb else None
+    clips = Clips(table.frame, table.root, cache=cache)
     known_voices = "speaker" in table.frame
     voices = table.frame["speaker"].astype(str).to_numpy() if known_voices else np.zeros(len(clips))
     generator = np.random.default_rng(options.seed)
