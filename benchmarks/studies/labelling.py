@@ -2,6 +2,7 @@
 
     python -m wav2small.benchmarks.studies.labelling acoustic          # real time factor, worker processes
     python -m wav2small.benchmarks.studies.labelling batches           # length buckets against the obvious
+    python -m wav2small.benchmarks.studies.labelling onnx MODEL        # workers against interpreters
     python -m wav2small.benchmarks.studies.labelling million           # one million rows
 
 Audio is made on the spot, weights are random: neither changes how long the arithmetic takes.
@@ -140,6 +141,68 @@ def batches(clips: int = 24, turns: int = 2, batch_s: float | None = None) -> di
     return {"audio_s": durations_s.sum(), "batch_s": most, "x_real_time": speed, **ratios}
 
 
+_INTERPRETER = """
+import os, sys, time
+import numpy as np
+from wav2small.teachers.labelling.clips import SourceRow
+from wav2small.teachers.labelling.local import labeller
+from wav2small.benchmarks.studies.labelling import reader_of
+label = labeller(sys.argv[1], {"device": "cpu"}, reader_of(sys.argv[2]))
+files = sorted(os.listdir(sys.argv[2]))[int(sys.argv[3])::int(sys.argv[4])]
+rows = [SourceRow(number, file, 0, None) for number, file in enumerate(files)]
+label(rows[:2])
+print("ready", flush=True)
+sys.stdin.readline()
+for begin in range(0, len(rows), 8):
+    label(rows[begin:begin + 8])
+"""
+
+
+def onnx(model: str, clips: int = 400, turns: int = 3) -> dict[str, Any]:
+    """Clips per second of `label` with an ONNX teacher, against one interpreter per core.
+
+    The interpreters run the same function without a parent: what they do together is all that the
+    cores can do. Start and loading are not counted on either side.
+    """
+    from wav2small.teachers.labelling.local import label_in_workers
+    from wav2small.training.threads import available
+
+    cores = available()
+    seconds: dict[str, list[float]] = {"workers": [], "interpreters": []}
+    with tempfile.TemporaryDirectory() as name:
+        rows = speak(Path(name), np.random.default_rng(0).uniform(1, 6, clips))
+        reader = reader_of(Path(name))
+
+        def workers() -> float:
+            outcomes = label_in_workers(rows, reader, model, {"device": "cpu"}, workers=cores)
+            counted, began = len(next(outcomes).rows), time.perf_counter()
+            counted = sum(len(outcome.rows) for outcome in outcomes)
+            return (time.perf_counter() - began) / counted * clips
+
+        def interpreters() -> float:
+            words = [sys.executable, "-c", _INTERPRETER, model, name]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            started = [
+                subprocess.Popen([*words, str(number), str(cores)], env=environment, text=True,
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                for number in range(cores)
+            ]  # fmt: skip
+            for process in started:
+                assert process.stdout and process.stdout.readline() == "ready\n"
+            began = time.perf_counter()
+            for process in started:
+                process.communicate("go\n")
+            return time.perf_counter() - began
+
+        for turn in range(turns):
+            for way in (workers, interpreters)[:: 1 if turn % 2 else -1]:
+                seconds[way.__name__].append(way())
+    pairs = zip(seconds["interpreters"], seconds["workers"], strict=True)
+    ratios = [alone / together for alone, together in pairs]
+    rates = {way: clips / statistics.median(took) for way, took in seconds.items()}
+    return {"clips_per_s": rates, "share": statistics.median(ratios), "shares": ratios}
+
+
 _MILLION = """
 import json, sys, time
 began = time.perf_counter()
@@ -226,9 +289,13 @@ def main(arguments: list[str] | None = None) -> int:
     buckets.add_argument("--clips", type=int, default=24)
     buckets.add_argument("--turns", type=int, default=2)
     buckets.add_argument("--batch-s", type=float)
+    compared = verbs.add_parser("onnx")
+    compared.add_argument("model")
+    compared.add_argument("--clips", type=int, default=400)
+    compared.add_argument("--turns", type=int, default=3)
     verbs.add_parser("million").add_argument("--rows", type=int, default=1_000_000)
     options = vars(parser.parse_args(arguments))
-    measure = {"acoustic": acoustic, "batches": batches, "million": million}
+    measure = {"acoustic": acoustic, "batches": batches, "onnx": onnx, "million": million}
     result = measure[options.pop("what")](**options)
     print(json.dumps({**result, "cores": os.cpu_count()}, indent=2, default=float))
     return 0
