@@ -155,6 +155,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 for begin in range(0, len(rows), 8):
     label(rows[begin:begin + 8])
+print("done", flush=True)
 """
 
 
@@ -162,7 +163,8 @@ def onnx(model: str, clips: int = 400, turns: int = 3) -> dict[str, Any]:
     """Clips per second of `label` with an ONNX teacher, against one interpreter per core.
 
     The interpreters run the same function without a parent: what they do together is all that the
-    cores can do. Start and loading are not counted on either side.
+    cores can do. Start and loading are not counted on either side. All are sessions of their own:
+    Linux shares a busy machine among sessions.
     """
     from wav2small.teachers.labelling.local import label_in_workers
     from wav2small.training.threads import available
@@ -175,24 +177,30 @@ def onnx(model: str, clips: int = 400, turns: int = 3) -> dict[str, Any]:
 
         def workers() -> float:
             outcomes = label_in_workers(rows, reader, model, {"device": "cpu"}, workers=cores)
-            counted, began = len(next(outcomes).rows), time.perf_counter()
+            for _ in range(2 * cores):  # until every worker has loaded its model
+                next(outcomes)
+            began = time.perf_counter()
             counted = sum(len(outcome.rows) for outcome in outcomes)
             return (time.perf_counter() - began) / counted * clips
 
         def interpreters() -> float:
             words = [sys.executable, "-c", _INTERPRETER, model, name]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            started = [
-                subprocess.Popen([*words, str(number), str(cores)], env=environment, text=True,
+            started: list[Any] = [
+                subprocess.Popen([*words, str(number), str(cores)], env=environment, text=True, start_new_session=True,
                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
                 for number in range(cores)
             ]  # fmt: skip
-            for process in started:
-                assert process.stdout and process.stdout.readline() == "ready\n"
+            assert {process.stdout.readline() for process in started} == {"ready\n"}
             began = time.perf_counter()
             for process in started:
-                process.communicate("go\n")
-            return time.perf_counter() - began
+                process.stdin.write("go\n")
+                process.stdin.flush()
+            assert {process.stdout.readline() for process in started} == {"done\n"}
+            took_s = time.perf_counter() - began
+            for process in started:
+                process.communicate()
+            return took_s
 
         for turn in range(turns):
             for way in (workers, interpreters)[:: 1 if turn % 2 else -1]:
