@@ -7,6 +7,8 @@ A system is one file: `NAME.py` with a class `Network(MultimodalNetwork)`, and i
     context     what of the dialogue it asks for besides the turn (`dialogue.Context`)
     defaults    its options, as published; config.json, `--set NAME=VALUE` may change them
     small       changes of these for little data, `--set small`
+    by_dialogue whether an epoch goes dialogue by dialogue
+    clip_norm   of the gradient in training; 0 = no limit
     adapters    how `--lora` adapts its encoders
     own_encoder the configuration of a speech encoder of its own, if it has one, that `build_speech`
                 builds; it then needs no `--speech`
