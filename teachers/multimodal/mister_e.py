@@ -19,12 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 from wav2small.training.losses import ccc
@@ -33,13 +31,13 @@ from .base import AudioBatch, MultimodalNetwork, OnDevice, TextBatch, mean
 from .dialogue import WHOLE, Context, Passage
 from .encoders import Tokenizer
 from .lora import Adapter
+from .mister_e_losses import contrast, differences, divergence, focal, likeness
 
 KERNELS = (1, 3, 5)  # published
 GRU_LAYERS = 3  # published
 BLOCKS = 4  # published
 GATE_SIZE = 10  # published
 TEMPERATURE = 2.0  # of the gate (published)
-NEAR = 0.15  # distance of A/D/V at which two turns are alike by exp(-1/2) (chosen)
 EPSILON = 1e-6  # of the norms (published)
 #: For little data: neighbours instead of the conversation, a narrow network, and the weights of
 #: contrast and dropout that were chosen for it.
@@ -395,101 +393,3 @@ def distinct(values: Sequence[Hashable]) -> tuple[list[int], list[int]]:
             first.setdefault(value, place)
     numbers = {value: number for number, value in enumerate(first)}
     return list(first.values()), [numbers.get(value, len(first)) for value in values]
-
-
-def focal(classes: Tensor | None, logits: Tensor | None, focus: float) -> Tensor | float:
-    """Cross-entropy of known categories times (1 - probability) ** focus (arXiv 1708.02002); mean.
-
-    Args:
-        classes: (B,) numbers of categories, -1 = not known; None = there are none
-        logits: (B, C), or None
-        focus: gamma; 0 = cross-entropy
-
-    Example:
-        >>> import torch
-        >>> round(focal(torch.tensor([0, -1]), torch.zeros(2, 2), 1.0).item(), 4)  # log(2) / 2
-        0.3466
-    """
-    if classes is None or logits is None or not (classes >= 0).any():
-        return 0.0
-    known = classes >= 0
-    entropy = functional.cross_entropy(logits[known].float(), classes[known], reduction="none")
-    return ((1 - (-entropy).exp()) ** focus * entropy).mean()
-
-
-def contrast(speech: Tensor, text: Tensor, alike: Tensor, temperature: float) -> Tensor:
-    """Supervised contrast (arXiv 2004.11362) of all states of both modalities with each other.
-
-    -log softmax of the cosines to all other states, mean over a state's positives weighted by how
-    much they are alike, then over states.
-
-    Args:
-        speech: (N, size)
-        text: (N, size) of the same turns
-        alike: (N, N) 0..1, how much two turns are alike; 1 on the diagonal
-        temperature: of the cosines
-
-    Returns:
-        scalar; 0 if there are no turns
-
-    Example:
-        >>> import torch
-        >>> states = torch.eye(2)
-        >>> round(contrast(states, states, torch.eye(2), 1.0).item(), 4)  # -log(e / (e + 2))
-        0.5514
-    """
-    if not len(speech):
-        return speech.sum() + text.sum()
-    states = functional.normalize(torch.cat([speech, text]).float(), dim=1)
-    itself = torch.eye(len(states), dtype=torch.bool, device=states.device)
-    cosines = (states @ states.T / temperature).masked_fill(itself, float("-inf"))
-    logs = cosines.log_softmax(dim=1).masked_fill(itself, 0.0)
-    weights = alike.to(states.dtype).repeat(2, 2).masked_fill(itself, 0.0)
-    return -((weights * logs).sum(1) / weights.sum(1)).mean()
-
-
-def likeness(truth: Tensor, classes: Tensor | None) -> Tensor:
-    """How much two turns are alike: (B, B), 0..1, 1 on the diagonal.
-
-    Turns of the same known category are; where there are no categories it is
-    exp(-d^2 / (2 `NEAR`^2)) of the distance d of their ratings.
-
-    Example:
-        >>> import torch
-        >>> truth = torch.tensor([[0.1], [0.25], [0.9]])
-        >>> [round(value, 3) for value in likeness(truth, None)[0].tolist()]
-        [1.0, 0.607, 0.0]
-        >>> likeness(truth, torch.tensor([1, -1, 1])).int().tolist()
-        [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
-    """
-    if classes is None:
-        square = (truth[:, None] - truth[None]).square().sum(dim=2)
-        return (-square / (2 * NEAR**2)).exp()
-    known = classes >= 0
-    same = (classes[:, None] == classes[None]) & known[:, None] & known[None]
-    return (same | torch.eye(len(truth), dtype=torch.bool, device=truth.device)).to(truth.dtype)
-
-
-def differences(outputs: Tensor) -> Tensor:
-    """Squared difference of two experts' ratings, mean over pairs, turns and dimensions.
-
-    Example:
-        >>> import torch
-        >>> differences(torch.tensor([[[0.5], [1.0]]])).item()  # one turn, two experts
-        0.25
-    """
-    pairs = combinations(outputs.unbind(dim=1), 2)
-    return torch.stack([(one - other).square().mean() for one, other in pairs]).mean()
-
-
-def divergence(logits: Tensor) -> Tensor:
-    """KL(p, q) + KL(q, p) of two experts' categories, mean over pairs and turns.
-
-    Example:
-        >>> import torch
-        >>> divergence(torch.zeros(1, 2, 3)).item()  # one turn, two experts, three categories
-        0.0
-    """
-    logs = logits.log_softmax(dim=2).unbind(dim=1)
-    pairs = [((p.exp() - q.exp()) * (p - q)).sum(1).mean() for p, q in combinations(logs, 2)]
-    return torch.stack(pairs).mean()
