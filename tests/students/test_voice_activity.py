@@ -1,5 +1,6 @@
 """The head for voice activity: learned on a frozen nano, the same in torch, files and streams."""
 
+import functools
 import json
 import shutil
 
@@ -9,12 +10,13 @@ import soundfile
 import torch
 from nanos import random_nano
 
+import wav2small
 from wav2small import Stream, load, noises
 from wav2small.errors import Wav2SmallError
 from wav2small.export.onnx import models, streaming
 from wav2small.prediction import predict
 from wav2small.session import open_session
-from wav2small.students import registry, voice_activity
+from wav2small.students import distillation, registry, voice_activity
 from wav2small.students.nano import SPOKEN
 
 SURE = float(np.log(SPOKEN / (1 - SPOKEN)))
@@ -139,6 +141,26 @@ def test_add_voice(labels, signals, tmp_path):
     voice_activity.add_voice(again, labels, options=options)
     repeated = registry.load(again).state_dict()
     assert all(torch.equal(tensor, repeated[k]) for k, tensor in after.state_dict().items())
+
+
+def test_from_labels_to_a_bundle(labels, signals, tmp_path, monkeypatch):
+    """`distill --voice`, again on the run that is done, and `export` with all forms."""
+    pytest.importorskip("silero_vad")
+    options = voice_activity.VoiceOptions(scenes=4, epochs=2, batch_size=2, seconds=3.0, judged=2)
+    small = functools.partial(voice_activity.add_voice, options=options)
+    monkeypatch.setattr(distillation, "add_voice", small)
+    run = tmp_path / "run"
+    settings = {"student": "nano", "epochs": 1, "batch_size": 8}
+    first = wav2small.distill(labels, run, voice=True, **settings)
+    assert set(first.voice) == {20.0, 5.0} and registry.load(run).voice is not None
+    weights = (run / "model.safetensors").read_bytes()
+    assert wav2small.distill(labels, run, voice=True, **settings).voice == first.voice
+    assert (run / "model.safetensors").read_bytes() == weights
+    wav2small.export_bundle(run, tmp_path / "bundle", streaming=True, c=True)
+    assert Stream(tmp_path / "bundle").gate == "voice"
+    assert "speech_logits" in (tmp_path / "bundle" / "README.md").read_text()
+    assert "voice_inner_weight" in (tmp_path / "bundle" / "c" / "nano_bundle.c").read_text()
+    wav2small.verify_bundle(tmp_path / "bundle")
 
 
 def test_add_voice_needs_a_nano(run):
