@@ -294,7 +294,7 @@ class _Causal:
             estimates, self.state, self.pool = self.model.session.run(None, inputs)
             return estimates[0], weights, None
         threshold = np.float32(self.threshold)
-        inputs["threshold"] = threshold[None]
+        inputs["threshold"] = np.array([threshold])
         estimates, self.state, self.pool, speech = self.model.session.run(None, inputs)
         return estimates[0], weights * (speech[0] >= threshold), speech[0]
 

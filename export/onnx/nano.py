@@ -49,10 +49,10 @@ def build(student: Student, weights: Weights, graph: Graph) -> str:
             masks.append(graph.add("Cast", mask, to=TensorProto.FLOAT))
         share = graph.add("ReduceMean", masks[0], axes=[2, 3], keepdims=0)
         graph.add("Identity", share, name=SPEECH)
-        parts = (graph.add("Mul", part, masks[1]) for part in (product, gate))
+        parts = [graph.add("Mul", part, masks[1]) for part in (product, gate)]
         any_ = graph.add("ReduceMax", masks[1], axes=[3])  # 0 / 0 = NaN without speech
         empty = graph.add("Mul", any_, graph.constant(nano.EMPTY))
-        graph.add("Identity", _ratio(graph, *parts, empty), name=SPEECH_STATES)
+        graph.add("Identity", _ratio(graph, parts[0], parts[1], empty), name=SPEECH_STATES)
     return _ratio(graph, product, gate, graph.constant(nano.EMPTY))
 
 
