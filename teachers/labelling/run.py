@@ -160,7 +160,10 @@ def label(
         ]
         if clips.strict and rejections:
             raise AudioError(rejections[0].reason)
-        todo = plan.rows(index.frame, shards.done(len(index.frame)))
+        done = shards.done(len(index.frame))
+        if done.any():
+            progress.note(f"resuming from {unfinished.path}: {done.sum()} rows are done")
+        todo = plan.rows(index.frame, done)
         if script:
             script.report(getattr(model, "too_long", None))
             todo = (row._replace(passage=script.passage(row.row)) for row in todo)
