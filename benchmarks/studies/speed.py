@@ -195,7 +195,7 @@ def int8(study: Study) -> dict[str, float]:
     config |= {"classifier_hidden_layers": 1, "ssl_config": WAVLM_BASE}
     folder = study.folder / "wavlm-base"
     folder.mkdir(exist_ok=True)
-    state = architecture.Network(config).state_dict().items()
+    state = architecture.WavlmNetwork(config).state_dict().items()
     weights = {checkpoint.published(name): value.contiguous() for name, value in state}
     save_file(weights, folder / checkpoint.WEIGHTS)
     (folder / checkpoint.CONFIG).write_text(json.dumps(config))
