@@ -187,7 +187,8 @@ def onnx(model: str, clips: int = 400, turns: int = 3) -> dict[str, Any]:
             words = [sys.executable, "-c", _INTERPRETER, model, name]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             started: list[Any] = [
-                subprocess.Popen([*words, str(number), str(cores)], env=environment, text=True, start_new_session=True,
+                subprocess.Popen([*words, str(number), str(cores)], env=environment, text=True,
+                                 start_new_session=True,
                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
                 for number in range(cores)
             ]  # fmt: skip
@@ -303,7 +304,12 @@ def main(arguments: list[str] | None = None) -> int:
     compared.add_argument("--turns", type=int, default=3)
     verbs.add_parser("million").add_argument("--rows", type=int, default=1_000_000)
     options = vars(parser.parse_args(arguments))
-    measure = {"acoustic": acoustic, "batches": batches, "onnx": onnx, "million": million}
+    measure: dict[str, Callable[..., dict[str, Any]]] = {
+        "acoustic": acoustic,
+        "batches": batches,
+        "onnx": onnx,
+        "million": million,
+    }
     result = measure[options.pop("what")](**options)
     print(json.dumps({**result, "cores": os.cpu_count()}, indent=2, default=float))
     return 0
