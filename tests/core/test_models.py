@@ -24,7 +24,7 @@ def test_they_are_small():
     files = [path for name in models.NAMES for path in (FOLDER / name).rglob("*.*")]
     packed = sum(len(zlib.compress(path.read_bytes())) for path in files)
     assert packed <= 250_000  # as in the wheel; plain C is text
-    assert (FOLDER / "nano" / "model.onnx").stat().st_size <= 34_000
+    assert (FOLDER / "nano" / "model.onnx").stat().st_size <= 36_100  # 33,438 without voice head
 
 
 @pytest.mark.parametrize("name", models.NAMES)

@@ -12,7 +12,7 @@
 #define NANO_SHORT_NAMES
 #include "nano_nano.h"
 
-#define MAGIC 0x8b25242au
+#define MAGIC 0x7eedf654u
 #define HOP 256
 #define MELS 40
 #define LEVELS 249
@@ -23,6 +23,10 @@
 #define PAST 2880
 #define POOLED 64
 #define LOG2_TERMS 8
+#define VOICE 8
+#define VOICE_TAPS 5
+#define VOICE_LAYERS 2
+#define VOICE_PAST 320
 
 /* cos(pi i / HOP), half a period: the other half mirrors it */
 static const float cosine[257] = {
@@ -1280,6 +1284,93 @@ static const uint8_t value_right[64] = {
     9, 8, 9, 9, 9, 10, 9, 9, 8, 9, 9, 9, 9, 9, 9, 8};
 
 #define VALUE_LEFT 10
+static const uint8_t voice_dilations[2] = {
+    2, 8};
+
+static const int8_t voice_first_weight[384] = {
+    -26, -18, -57, -71, -22, -62, -58, 127, 43, 48, -87, -43, -19, 92, 112, -27, -30, 52, -106, 92, 22, -34, 20, 55,
+    -13, 14, -13, -11, -39, 8, -51, 13, -16, -14, 9, -33, -17, -13, -52, -92, 6, -56, 50, -50, -44, -16, 98, 21,
+    123, 62, 35, 19, 34, -57, 85, 90, 13, -12, -42, -33, 8, -56, 80, 2, 127, 33, -74, 29, -45, 25, -15, 51,
+    64, 5, 26, -12, -12, 24, 19, -11, 26, 8, -30, 81, 0, 55, 2, -13, -29, 17, -15, -22, -47, -16, -11, -17,
+    -18, -127, -41, 12, 8, 23, -4, 25, 56, -53, -20, -86, -18, 35, -6, 24, -113, 1, 78, -25, -22, -1, -19, -44,
+    -11, -32, 87, -17, 13, -47, -53, 15, -40, -5, 23, 61, 36, 31, -47, -53, 0, 27, 0, 73, 16, -39, 4, 90,
+    50, -69, -4, 36, -8, -12, -2, -127, 20, -80, -65, -79, -52, -26, -5, -33, -23, -33, -28, 24, 34, -16, 0, 69,
+    -64, 12, -6, 17, 36, 20, 43, -20, -15, 32, -36, -27, -30, 8, 0, -26, -76, -11, 6, -49, -4, -58, -9, 8,
+    -78, 19, -52, -127, -28, 65, 24, 55, -43, -43, -123, -59, -59, -93, -8, 97, -24, 44, -80, -43, -53, -76, 51, -1,
+    -85, -4, 110, -3, -6, 67, 14, 10, 8, -66, -59, 1, -2, 97, 47, -71, -21, 69, -5, 25, -4, -30, -5, 54,
+    62, 0, 33, 55, -106, 15, 22, 117, 7, -10, -34, -56, -63, -93, 93, -68, 84, 3, 127, -13, -113, 23, -60, 14,
+    -9, -26, -18, 11, 28, 73, 6, -111, -63, 4, -7, -100, 51, 25, -99, -24, -19, 5, -87, -26, -25, 82, -86, -30,
+    123, 16, 98, 40, 45, 0, -10, -82, 36, -46, 17, 76, -20, -51, -47, -10, 79, -47, -47, 12, -8, -49, 0, 57,
+    -25, -68, -26, 1, 56, -5, -45, -11, 69, 16, -24, -17, 52, -23, 83, 6, -39, 22, -127, -41, 45, 62, 24, -50,
+    -16, 25, -6, 87, 14, 13, 11, -21, -39, 18, -54, -23, -35, -11, -24, 93, -22, -59, 115, 25, -80, -4, -49, 112,
+    -3, 73, 16, 27, -66, -5, 68, 21, 41, 46, -101, -119, -1, 71, 45, -51, 48, -19, -1, -15, 48, -127, -90, 105};
+
+static const int32_t voice_first_bias[8] = {
+    -32008, 55127, -23770, -64216, -61907, -46121, 11600, 6727};
+
+static const int32_t voice_first_multiplier[8] = {
+    1828686292, 2127109483, 1437940107, 1366073658, 1489512747, 1477355238, 2079281614, 1079525587};
+
+static const uint8_t voice_first_right[8] = {
+    17, 17, 16, 17, 17, 17, 17, 16};
+
+#define VOICE_FIRST_LEFT 10
+static const int8_t voice_inner_weight[640] = {
+    -34, -12, 24, -37, 13, -5, 1, 43, -56, 18, -31, 4, 35, -26, -41, 12, -64, 20, -37, -3, 54, -16, -43, 24,
+    -88, 14, -49, -1, 80, -11, -63, 13, -127, 43, -92, 51, 77, -40, -82, 10, -14, -42, -72, -26, 11, -15, -89, -66,
+    -59, -26, -94, -15, 25, 31, -89, -74, -79, -15, -78, -27, -26, 20, -84, -96, -90, -6, -45, -41, 0, 25, -68, -87,
+    -127, 43, -117, 6, -16, 0, -10, -91, -1, 13, -25, 20, 7, -31, 11, -7, -11, 32, -34, 42, 36, -32, 7, -33,
+    -23, 16, -10, 53, 47, -11, -5, -52, 26, -13, 41, 28, 24, 19, -4, 12, 63, -60, 127, -92, -13, 22, 51, 92,
+    19, 28, 8, -33, 12, 26, 5, -1, 22, 37, -37, 8, 3, 56, -7, -28, 29, 43, -57, 14, 10, 76, -20, -45,
+    9, 33, -50, 28, 23, 88, -54, -48, -52, 45, -122, 75, 7, 127, -65, -87, 36, -9, 19, 71, -53, 10, 57, 76,
+    88, -73, 15, -34, -75, -55, 96, 40, 61, -66, 16, -34, -97, -85, 71, -62, 53, -39, 10, -3, -86, -118, 41, -40,
+    71, -127, 57, -69, -52, -110, 15, -2, -11, 8, -35, 101, 71, -15, -43, -93, 22, -14, 94, 49, 18, 12, 31, 26,
+    72, -51, 100, -5, -4, 25, 77, 103, 31, -40, 49, -44, -49, 22, 79, 71, -2, -33, -45, -82, -127, -59, 36, -72,
+    4, -12, 29, 15, -9, -36, 25, 17, -6, 22, -5, 18, -2, -37, 35, 3, -4, 27, -20, 32, 11, -40, 34, -19,
+    3, 42, -15, 55, 19, -32, 21, -25, -24, 127, -83, 74, -4, 13, 19, -48, 38, 26, 5, 21, 80, -10, 2, -40,
+    -11, -5, 8, 95, 71, 25, -45, -59, -7, -39, 18, 105, 57, 14, -61, -34, -42, -95, 10, 73, 60, 37, -51, -10,
+    -96, -127, -38, 69, 57, 40, -80, -8, 49, 46, 4, 54, 44, 27, -20, -40, 76, 77, -3, 56, 17, 22, 36, 17,
+    105, 91, 46, 66, -29, -13, 18, 82, 66, 55, 88, 8, -28, 62, -31, 47, -22, 26, 86, 7, 127, 66, -87, -51,
+    56, 60, 16, -10, -43, -10, -6, -20, 58, 21, 1, 9, -45, -16, -7, -37, 27, 12, -23, 21, -45, -42, 7, -33,
+    15, 42, -55, 41, -54, -77, -13, -29, 87, 114, -127, -2, -44, -76, -3, 24, -9, 60, -23, 20, -81, -61, -5, 30,
+    -6, 60, -23, 20, -67, -59, 13, 0, 58, 53, -5, 21, -81, -63, -14, -55, 62, 56, -24, -20, -127, -61, 20, -21,
+    110, 99, 14, -78, -67, -54, 17, -23, 11, 30, 68, -14, -5, 41, 66, 126, -44, -50, 63, -24, 2, 15, 62, 85,
+    -74, -118, 79, -55, 3, 34, 11, 25, -127, -72, 12, -68, 121, 75, 11, -96, 33, -29, -12, -98, -1, -57, 52, -50,
+    14, 30, 21, -4, 53, 35, -18, 10, -5, 65, 29, 13, 38, 26, -5, 34, 5, 48, 41, 19, 49, 46, 14, 46,
+    -11, 30, 18, 32, 37, 28, 24, 46, -33, 27, -53, 127, -3, 1, 105, 61, 72, 34, 45, 54, 12, 56, 59, 70,
+    44, 5, 36, 16, -37, 49, 60, 67, -7, -54, 33, -18, 23, 42, 36, 42, -66, -57, 50, -92, -1, -19, -18, -47,
+    -61, -32, -11, -82, 119, 60, -16, -127, 1, 11, 17, 31, -1, 4, 36, 4, 2, 37, 29, 3, 19, 22, 4, -8,
+    9, 15, 11, 23, 40, 29, 33, -1, 44, 58, 13, 44, 2, 9, 79, 32, 62, -62, 127, -103, 2, 64, -106, -8,
+    -8, -3, 23, -22, 34, 14, 10, 32, -14, -7, 14, -20, 54, 25, 33, 39, 20, -3, 6, -5, -27, 19, 67, 57,
+    -4, -93, 45, -62, -22, 54, 6, 28, -89, -71, -17, -127, 84, 55, -40, -112};
+
+static const int32_t voice_inner_bias[16] = {
+    353, 5629, -1357, -462, 4930, -1487, -243, -1623,
+    -6409, 4704, 6439, -718, -6728, -1878, -2782, -91};
+
+static const int32_t voice_inner_multiplier[16] = {
+    1797474377, 1138886568, 2012325180, 1318536229, 1494421561, 1490431618, 1477722939, 1641772253,
+    1579485930, 1926285133, 1701802586, 1827317405, 1975894016, 1842447186, 1521164618, 2075267478};
+
+static const uint8_t voice_inner_right[16] = {
+    16, 16, 16, 16, 17, 16, 16, 17, 17, 18, 18, 18, 17, 18, 17, 18};
+
+static const uint8_t voice_inner_left[2] = {
+    11, 12};
+
+static const int8_t voice_last_weight[8] = {
+    78, -127, -126, 85, -91, 85, 91, 63};
+
+static const int32_t voice_last_bias[1] = {
+    -199};
+
+static const int32_t voice_last_multiplier[1] = {
+    1146796203};
+
+static const uint8_t voice_last_right[1] = {
+    12};
+
+#define VOICE_LAST_LEFT 12
 static const uint16_t sigmoid_table[257] = {
     11, 12, 12, 13, 14, 15, 16, 17, 18, 19, 21, 22,
     23, 25, 26, 28, 30, 32, 34, 36, 38, 41, 43, 46,
@@ -1418,6 +1509,21 @@ W2S_INLINE void linear(const layer l, const int8_t *x, const int inputs, const i
     }
 }
 
+#ifdef VOICE
+/* The VOICE outputs of a layer, cut to 0..127: slower than `linear`, but small. */
+static W2S_ONCE void few(const layer *l, const int8_t *x, int inputs, int16_t *out) {
+    const int8_t *w = l->weight;
+    for (int o = 0; o < VOICE; o++) {
+        int32_t sum = l->bias[o];
+        for (int i = 0; i < inputs; i++) {
+            sum += *w++ * x[i];
+        }
+        sum = requantise(sum, l->left, l->multiplier[o], l->right[o]);
+        out[o] = (int16_t)clamp(sum, 0, 127);
+    }
+}
+#endif
+
 /* Outputs of a depthwise layer with weight (TAPS, CHANNELS); tap[k] points to the k-th inputs. */
 W2S_INLINE void depthwise(const layer l, const int16_t *const *tap, int8_t *out) {
     for (int c = 0; c < CHANNELS; c++) {
@@ -1483,6 +1589,7 @@ W2S_INLINE int32_t output(const layer l, int o, int32_t sum, const int32_t low,
                           const int32_t high) {
     int32_t v = requantise(sum, l.left, l.multiplier[o], l.right[o]);
     return low == 0 && high == 32767      ? (int32_t)__usat(v, 15)
+           : low == 0 && high == 127      ? (int32_t)__usat(v, 7)
            : low == -128 && high == 127   ? __ssat(v, 8)
            : low == -2048 && high == 2047 ? __ssat(v, 12)
                                           : clamp(v, low, high);
@@ -1519,6 +1626,26 @@ W2S_INLINE void linear(const layer l, const int8_t *x, const int inputs, const i
         out[o + 3] = (int16_t)output(l, o + 3, sd, low, high);
     }
 }
+
+#ifdef VOICE
+/* The VOICE outputs of a layer, cut to 0..127: slower than `linear`, but small. */
+static W2S_ONCE void few(const layer *l, const int8_t *x, int inputs, int16_t *out) {
+    word wide[STEM_TAPS * MELS / 2];
+    const int8_t *w = l->weight;
+    for (int i = 0; i < inputs; i += 4) {
+        uint32_t bytes = *(const word *)(x + i);
+        wide[i / 2] = (uint32_t)even_bytes(bytes);
+        wide[i / 2 + 1] = (uint32_t)odd_bytes(bytes);
+    }
+    for (int o = 0; o < VOICE; o++) {
+        int32_t sum = l->bias[o];
+        for (int i = 0; i < inputs; i += 4, w += 4) {
+            sum = four(w, wide[i / 2], wide[i / 2 + 1], sum);
+        }
+        out[o] = (int16_t)output(*l, o, sum, 0, 127);
+    }
+}
+#endif
 
 /* Outputs of a depthwise layer with weight (TAPS, CHANNELS); tap[k] points to the k-th inputs. */
 W2S_INLINE void depthwise(const layer l, const int16_t *const *tap, int8_t *out) {
@@ -1597,6 +1724,13 @@ W2S_INLINE void linear(const layer l, const int8_t *x, const int inputs, const i
     }
 }
 
+#ifdef VOICE
+/* The VOICE outputs of a layer, cut to 0..127: slower than `linear`, but small. */
+static W2S_ONCE void few(const layer *l, const int8_t *x, int inputs, int16_t *out) {
+    linear(*l, x, inputs, VOICE, 0, 127, out);
+}
+#endif
+
 /* Outputs of a depthwise layer with weight (TAPS, CHANNELS); tap[k] points to the k-th inputs. */
 W2S_INLINE void depthwise(const layer l, const int16_t *const *tap, int8_t *out) {
     for (int c = 0; c < CHANNELS; c += 4) {
@@ -1643,10 +1777,20 @@ W2S_INLINE uint64_t energy_of(const int16_t *samples, uint32_t n) {
 #ifndef W2S_RANGE
 #define W2S_RANGE 1000.0 /* power of the loudest hop lately over that of a hop that counts: 30 dB */
 #endif
+#ifndef W2S_SPOKEN
+#define W2S_SPOKEN 26214 /* .8, the probability of speech from which a hop counts, Q15 */
+#endif
 #ifndef W2S_STAGE
 #define W2S_STAGE(number) /* a benchmark's hook: the stage that begins */
 #endif
 
+#define GATE_VOICE 1
+#define GATE_ENERGY 2
+#ifdef VOICE
+#define GATE_DEFAULT GATE_VOICE
+#else
+#define GATE_DEFAULT GATE_ENERGY
+#endif
 #define ONE 32768 /* 1 in Q15 */
 #define EMPTY (ONE / 256)
 #define NEVER (-1.0e4f) /* level before the first frame */
@@ -1673,11 +1817,15 @@ struct nano_state {
     uint32_t started; /* a hop came */
     uint32_t below;   /* hops below the closing level */
     uint32_t every, read_at; /* hops between estimates; the hop of the last one */
-    int32_t gate_enabled, gate_open;
+    int32_t gate, gate_open; /* gate: 0, GATE_VOICE or GATE_ENERGY */
     int32_t voice;        /* Q15, of the blocks to come */
     uint64_t voice_sum;
     uint32_t level_at;
     uint32_t place[BLOCKS];
+#ifdef VOICE
+    uint32_t voice_place[VOICE_LAYERS];
+#endif
+    int32_t speech; /* Q15, of the last frame; -1: not known */
     int32_t denominator[POOLED]; /* over the memory: at most ONE / (1 - exp(-R)) */
     float level[LEVELS], level_max; /* a ring, and its largest */
     float work[2 * HOP]; /* the transform; afterwards the powers */
@@ -1686,6 +1834,9 @@ struct nano_state {
     int16_t y[CHANNELS];
     int8_t z[CHANNELS];
     int8_t wide[STEM_TAPS * MELS]; /* features, oldest first */
+#ifdef VOICE
+    int8_t voice_past[VOICE_PAST]; /* inputs of its layers, a ring for each */
+#endif
 };
 
 /* so that a denominator stays below 2^31 */
@@ -1716,7 +1867,8 @@ nano_status nano_init(void *memory, size_t size, nano_state **state) {
         s->level[i] = NEVER;
     }
     s->level_max = NEVER;
-    s->gate_enabled = 1;
+    s->gate = GATE_DEFAULT;
+    s->speech = -1;
     s->voice = ONE;
     s->magic = MAGIC;
     *state = s;
@@ -2045,14 +2197,52 @@ static int32_t sigmoid(int32_t value) {
     return low + (((high - low) * (int32_t)(place & 15u) + 8) >> 4);
 }
 
-static void pool(nano_state *s, int32_t weight) {
-    const int32_t loss = (int32_t)((FADE * weight) >> 15);
-    int16_t gates[POOLED], values[POOLED];
+/* y -> input of the layers below, in z. */
+static void narrow(nano_state *s) {
     for (int c = 0; c < CHANNELS; c++) {
         int32_t v = requantise(s->y[c] * NARROW_WEIGHT, NARROW_LEFT, NARROW_MULTIPLIER,
                                NARROW_RIGHT);
         s->z[c] = (int8_t)(clamp(v, 0, 255) - 128); /* the biases below take 128 out again */
     }
+}
+
+#ifdef VOICE
+/* z -> probability that the frame holds speech, Q15. */
+static int32_t speech_of(nano_state *s) {
+    int8_t past[VOICE_TAPS * VOICE] W2S_ALIGNED; /* oldest first */
+    int8_t *newest = past + (VOICE_TAPS - 1) * VOICE, *ring = s->voice_past;
+    int16_t out[VOICE];
+    layer l = LAYER(voice_first, 0, 0, 0, VOICE_FIRST_LEFT);
+    few(&l, s->z, CHANNELS, out);
+    for (int i = 0; i < VOICE_LAYERS; i++) {
+        const uint32_t dilation = voice_dilations[i], length = (VOICE_TAPS - 1) * dilation;
+        const uint32_t now = s->voice_place[i];
+        for (uint32_t k = 0; k < VOICE_TAPS - 1; k++) {
+            uint32_t at = now + k * dilation;
+            at = at >= length ? at - length : at;
+            memcpy(past + k * VOICE, ring + at * VOICE, VOICE);
+        }
+        for (int c = 0; c < VOICE; c++) {
+            newest[c] = (int8_t)out[c];
+        }
+        memcpy(ring + now * VOICE, newest, VOICE);
+        s->voice_place[i] = now + 1u == length ? 0u : now + 1u;
+        ring += length * VOICE;
+        l = LAYER(voice_inner, i, VOICE_TAPS * VOICE * VOICE, VOICE, voice_inner_left[i]);
+        few(&l, past, VOICE_TAPS * VOICE, out);
+    }
+    int32_t sum = voice_last_bias[0];
+    for (int c = 0; c < VOICE; c++) {
+        sum += voice_last_weight[c] * out[c];
+    }
+    sum = requantise(sum, VOICE_LAST_LEFT, voice_last_multiplier[0], voice_last_right[0]);
+    return sigmoid(clamp(sum, -2048, 2047));
+}
+#endif
+
+static void pool(nano_state *s, int32_t weight) {
+    const int32_t loss = (int32_t)((FADE * weight) >> 15);
+    int16_t gates[POOLED], values[POOLED];
     linear(LAYER(gate, 0, 0, 0, GATE_LEFT), s->z, CHANNELS, POOLED, -2048, 2047, gates);
     linear(LAYER(value, 0, 0, 0, VALUE_LEFT), s->z, CHANNELS, POOLED, 0, 32767, values);
     for (int c = 0; c < POOLED; c++) {
@@ -2084,13 +2274,12 @@ static int32_t gate_weight_of_hop(nano_state *s) {
     int32_t voice = (int32_t)(s->voice_sum / HOP);
     s->voice_sum = 0;
     s->energy = 0;
-    return (s->gate_open || !s->gate_enabled) ? voice : 0;
+    return (s->gate_open || s->gate != GATE_ENERGY) ? voice : 0;
 }
 
 static void hop(nano_state *s) {
     int32_t weight = gate_weight_of_hop(s);
     s->samples += HOP;
-    s->counted += (uint64_t)weight * HOP;
     if (s->started) { /* the first hop alone is no frame */
         W2S_STAGE(1);
         spectrum(s);
@@ -2105,11 +2294,26 @@ static void hop(nano_state *s) {
             ring += (TAPS - 1) * dilations[number] * CHANNELS;
         }
         W2S_STAGE(5);
+#ifdef VOICE
+        narrow(s);
+        s->speech = speech_of(s);
+        if (s->gate == GATE_VOICE && s->speech < W2S_SPOKEN) {
+            weight = 0;
+        }
         if (weight > 0) {
             pool(s, weight);
         }
+#else
+        if (weight > 0) {
+            narrow(s);
+            pool(s, weight);
+        }
+#endif
         W2S_STAGE(0);
+    } else if (s->gate == GATE_VOICE) {
+        weight = 0;
     }
+    s->counted += (uint64_t)weight * HOP;
     s->started = 1;
     memcpy(s->signal, s->signal + HOP, HOP * sizeof *s->signal);
     s->filled = 0;
@@ -2274,10 +2478,21 @@ nano_status nano_set_voice(nano_state *state, int32_t probability) {
     return status;
 }
 
-nano_status nano_set_gate(nano_state *state, int enabled) {
+nano_status nano_set_gate(nano_state *state, int gate) {
     nano_status status = check(state);
     if (status == NANO_OK) {
-        state->gate_enabled = enabled != 0;
+        state->gate = gate == 0 ? 0 : (gate == GATE_ENERGY ? GATE_ENERGY : GATE_DEFAULT);
+    }
+    return status;
+}
+
+nano_status nano_speech(const nano_state *state, int32_t *probability) {
+    nano_status status = probability == NULL ? NANO_ERROR_NULL : check(state);
+    if (status == NANO_OK && state->speech < 0) {
+        status = NANO_NOT_YET;
+    }
+    if (status == NANO_OK) {
+        *probability = state->speech;
     }
     return status;
 }
