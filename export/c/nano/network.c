@@ -81,6 +81,9 @@ static int32_t speech_of(nano_state *s) {
 static void pool(nano_state *s, int32_t weight) {
     const int32_t loss = (int32_t)((FADE * weight) >> 15);
     int16_t gates[POOLED], values[POOLED];
+#ifndef VOICE /* whose head comes first and needs it too */
+    narrow(s);
+#endif
     linear(LAYER(gate, 0, 0, 0, GATE_LEFT), s->z, CHANNELS, POOLED, -2048, 2047, gates);
     linear(LAYER(value, 0, 0, 0, VALUE_LEFT), s->z, CHANNELS, POOLED, 0, 32767, values);
     for (int c = 0; c < POOLED; c++) {

@@ -22,6 +22,11 @@ static int32_t gate_weight_of_hop(nano_state *s) {
 
 static void hop(nano_state *s) {
     int32_t weight = gate_weight_of_hop(s);
+#ifdef VOICE
+    if (s->gate == GATE_VOICE && !s->started) {
+        weight = 0;
+    }
+#endif
     s->samples += HOP;
     if (s->started) { /* the first hop alone is no frame */
         W2S_STAGE(1);
@@ -43,18 +48,11 @@ static void hop(nano_state *s) {
         if (s->gate == GATE_VOICE && s->speech < W2S_SPOKEN) {
             weight = 0;
         }
-        if (weight > 0) {
-            pool(s, weight);
-        }
-#else
-        if (weight > 0) {
-            narrow(s);
-            pool(s, weight);
-        }
 #endif
+        if (weight > 0) {
+            pool(s, weight);
+        }
         W2S_STAGE(0);
-    } else if (s->gate == GATE_VOICE) {
-        weight = 0;
     }
     s->counted += (uint64_t)weight * HOP;
     s->started = 1;
