@@ -2243,6 +2243,9 @@ static int32_t speech_of(nano_state *s) {
 static void pool(nano_state *s, int32_t weight) {
     const int32_t loss = (int32_t)((FADE * weight) >> 15);
     int16_t gates[POOLED], values[POOLED];
+#ifndef VOICE /* whose head comes first and needs it too */
+    narrow(s);
+#endif
     linear(LAYER(gate, 0, 0, 0, GATE_LEFT), s->z, CHANNELS, POOLED, -2048, 2047, gates);
     linear(LAYER(value, 0, 0, 0, VALUE_LEFT), s->z, CHANNELS, POOLED, 0, 32767, values);
     for (int c = 0; c < POOLED; c++) {
@@ -2279,6 +2282,11 @@ static int32_t gate_weight_of_hop(nano_state *s) {
 
 static void hop(nano_state *s) {
     int32_t weight = gate_weight_of_hop(s);
+#ifdef VOICE
+    if (s->gate == GATE_VOICE && !s->started) {
+        weight = 0;
+    }
+#endif
     s->samples += HOP;
     if (s->started) { /* the first hop alone is no frame */
         W2S_STAGE(1);
@@ -2300,18 +2308,11 @@ static void hop(nano_state *s) {
         if (s->gate == GATE_VOICE && s->speech < W2S_SPOKEN) {
             weight = 0;
         }
-        if (weight > 0) {
-            pool(s, weight);
-        }
-#else
-        if (weight > 0) {
-            narrow(s);
-            pool(s, weight);
-        }
 #endif
+        if (weight > 0) {
+            pool(s, weight);
+        }
         W2S_STAGE(0);
-    } else if (s->gate == GATE_VOICE) {
-        weight = 0;
     }
     s->counted += (uint64_t)weight * HOP;
     s->started = 1;
