@@ -201,7 +201,7 @@ def test_ctrl_c_keeps_what_was_done(bundle, speech, tmp_path):
     code = (
         "import sys, time; from wav2small import predictor; from wav2small.cli import main as cli\n"
         "real = predictor.Predictor.predict\n"
-        "def slow(self, *a): time.sleep(.1); return real(self, *a)\n"
+        "def slow(self, *a): time.sleep(.5); return real(self, *a)\n"
         "predictor.Predictor.predict = slow\n"
         "sys.exit(cli.main(sys.argv[1:]))"
     )

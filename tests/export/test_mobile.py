@@ -73,4 +73,4 @@ def test_header_is_what_swift_imports(source):
     assert re.search(r"^#define NANO_PHONE_STATE_SIZE \d+ ", header, re.MULTILINE)
     assert re.search(r"^#define NANO_PHONE_HOP \d+ ", header, re.MULTILINE)
     declared = re.findall(r"^\w+ \*?(nano_phone_\w+)\(", header, re.MULTILINE)
-    assert len(declared) == 9 and len(set(declared)) == 9
+    assert len(declared) == 10 and len(set(declared)) == 10

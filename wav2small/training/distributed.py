@@ -7,6 +7,7 @@ Batch normalisation takes its statistics over all shares.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -162,6 +163,8 @@ def start(device: str) -> tuple[torch.device, int, int]:
         from accelerate import PartialState
 
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+        # Threads of Gloo that still run when a process ends abort it, now and then.
+        atexit.register(state.destroy_process_group)
         return state.device, state.process_index, state.num_processes
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
