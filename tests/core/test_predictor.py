@@ -200,9 +200,9 @@ def test_ctrl_c_keeps_what_was_done(bundle, speech, tmp_path):
     out = tmp_path / "p.csv"
     code = (
         "import sys, time; from wav2small import predictor; from wav2small.cli import main as cli\n"
-        "real = predictor.Predictor.predict\n"
-        "def slow(self, *a): time.sleep(.5); return real(self, *a)\n"
-        "predictor.Predictor.predict = slow\n"
+        "real = predictor.Predictor.predict_details\n"
+        "def slow(self, *a, **b): time.sleep(.5); return real(self, *a, **b)\n"
+        "predictor.Predictor.predict_details = slow\n"
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     process = subprocess.Popen(
