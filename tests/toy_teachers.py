@@ -22,6 +22,15 @@ class Loudness:
         return np.array([[np.abs(row).mean(), row.std(), np.abs(row).max()] for row in rows])
 
 
+class ArousalOnly(Loudness):
+    """Judges one dimension."""
+
+    dimensions = ("arousal",)
+
+    def predict(self, batch, lengths):
+        return super().predict(batch, lengths)[:, :1]
+
+
 class Slow(Loudness):
     """A hundredth of a second a clip: time enough to be killed."""
 

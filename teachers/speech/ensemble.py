@@ -28,7 +28,7 @@ class Ensemble:
 
     Raises:
         Wav2SmallError: no members, other weights than members, another sampling rate, a dimension
-            without any weight
+            whose members all have weight 0
 
     Example:
         >>> Ensemble(["acoustic", "acoustic"], [(1, 1, 0), (0, 0, 1)]).weights
@@ -62,6 +62,11 @@ class Ensemble:
         self.sampling_rate = rates.pop()
         judged = {name for member in self.members for name in member.dimensions}
         self.dimensions = tuple(name for name in DIMENSIONS if name in judged)
+        pairs = list(zip(self.members, self.weights, strict=True))
+        for name in self.dimensions:
+            index = DIMENSIONS.index(name)
+            if not any(weight[index] for member, weight in pairs if name in member.dimensions):
+                raise Wav2SmallError(f"--weights: no member that judges {name} has a weight for it")
         self.invariances = frozenset.intersection(*(m.invariances for m in self.members))
         self.in_workers = all(teacher.runs_in_workers(member) for member in self.members)
         self.id = "ensemble:" + ",".join(
@@ -85,8 +90,8 @@ class Ensemble:
             for name, values in teacher.columns(member, batch, lengths).items():
                 if values.ndim > 1:
                     continue  # embeddings of several models have no mean
-                own = (
-                    weight[DIMENSIONS.index(name)] if name in DIMENSIONS else float(np.mean(weight))
+                own = dict(zip(DIMENSIONS, weight, strict=True)).get(
+                    name, sum(weight) / len(weight)
                 )
                 sums[name] = sums.get(name, 0.0) + own * values.astype(np.float64)
                 totals[name] = totals.get(name, 0.0) + own
@@ -112,9 +117,7 @@ def _shares(weights: Sequence[float | Sequence[float]]) -> list[tuple[float, ...
             raise Wav2SmallError("--weights: every weight must be above 0")
         table.append(np.broadcast_to(row.ravel(), len(DIMENSIONS)))
     totals = np.sum(table, axis=0)
-    if not totals.all():
-        raise Wav2SmallError(f"--weights: none for {DIMENSIONS[int(totals.argmin())]}")
-    return [tuple((row / totals).tolist()) for row in table]
+    return [tuple((row / np.where(totals > 0, totals, 1.0)).tolist()) for row in table]
 
 
 def _text(weight: tuple[float, ...]) -> str:
