@@ -159,31 +159,45 @@ print("done", flush=True)
 """
 
 
+def _computed_s() -> float:
+    """Seconds that this process and its children have computed (Linux), whoever else is at work."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    spent = [Path(f"/proc/{pid}/schedstat").read_text().split()[0] for pid in ("self", *children)]
+    return sum(map(int, spent)) / 1e9
+
+
 def onnx(model: str, clips: int = 400, turns: int = 3) -> dict[str, Any]:
     """Clips per second of `label` with an ONNX teacher, against one interpreter per core.
 
     The interpreters run the same function without a parent: what they do together is all that the
     cores can do. Start and loading are not counted on either side. All are sessions of their own:
-    Linux shares a busy machine among sessions.
+    Linux shares a busy machine among sessions. `share` is of the speed, `computed_share` of the
+    time that the processors compute for a clip: other programs change only the former.
     """
     from wav2small.teachers.labelling.local import label_in_workers
     from wav2small.training.threads import available
 
     cores = available()
-    seconds: dict[str, list[float]] = {"workers": [], "interpreters": []}
+    seconds: dict[str, list[np.ndarray]] = {"workers": [], "interpreters": []}
+
+    def now() -> np.ndarray:
+        return np.array([time.perf_counter(), _computed_s()])
+
     with tempfile.TemporaryDirectory() as name:
         rows = speak(Path(name), np.random.default_rng(0).uniform(1, 6, clips))
         reader = reader_of(Path(name))
 
-        def workers() -> float:
+        def workers() -> np.ndarray:
             outcomes = label_in_workers(rows, reader, model, {"device": "cpu"}, workers=cores)
             for _ in range(2 * cores):  # until every worker has loaded its model
                 next(outcomes)
-            began = time.perf_counter()
-            counted = sum(len(outcome.rows) for outcome in outcomes)
-            return (time.perf_counter() - began) / counted * clips
+            began, counted, took = now(), 0, np.zeros(2)
+            for outcome in outcomes:
+                counted += len(outcome.rows)
+                took = now() - began  # the last one before the workers end
+            return took / counted * clips
 
-        def interpreters() -> float:
+        def interpreters() -> np.ndarray:
             words = [sys.executable, "-c", _INTERPRETER, model, name]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             started: list[Any] = [
@@ -193,23 +207,29 @@ def onnx(model: str, clips: int = 400, turns: int = 3) -> dict[str, Any]:
                 for number in range(cores)
             ]  # fmt: skip
             assert {process.stdout.readline() for process in started} == {"ready\n"}
-            began = time.perf_counter()
+            began = now()
             for process in started:
                 process.stdin.write("go\n")
                 process.stdin.flush()
             assert {process.stdout.readline() for process in started} == {"done\n"}
-            took_s = time.perf_counter() - began
+            took = now() - began
             for process in started:
                 process.communicate()
-            return took_s
+            return took
 
         for turn in range(turns):
             for way in (workers, interpreters)[:: 1 if turn % 2 else -1]:
                 seconds[way.__name__].append(way())
     pairs = zip(seconds["interpreters"], seconds["workers"], strict=True)
-    ratios = [alone / together for alone, together in pairs]
-    rates = {way: clips / statistics.median(took) for way, took in seconds.items()}
-    return {"clips_per_s": rates, "share": statistics.median(ratios), "shares": ratios}
+    shares = np.array([alone / together for alone, together in pairs])
+    median, computed = np.median(shares, axis=0)
+    rates = {way: clips / np.median(took, axis=0)[0] for way, took in seconds.items()}
+    return {
+        "clips_per_s": rates,
+        "share": median,
+        "computed_share": computed,
+        "shares": shares.tolist(),
+    }
 
 
 _MILLION = """
