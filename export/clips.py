@@ -94,6 +94,7 @@ def collect(
             f"{what}: {len(signals)} readable clips of {seconds:.1f} s together are too few to "
             f"prove an export; at least {MIN_CLIPS} clips and {MIN_SECONDS:g} s are needed"
             + (f" (first problem: {reason})" if reason else "")
+            + "; add --calibration FOLDER with more speech"
         )
     teacher = frame.iloc[rows][list(DIMENSIONS)].to_numpy(np.float64) if labelled else None
     kind = "validation set of the run" if calibration is None else "calibration audio"

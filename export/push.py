@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wav2small import models
 from wav2small import provenance as provenances
 from wav2small.errors import Wav2SmallError
 
@@ -55,7 +56,7 @@ def push(
     """Upload a run, a teacher or a bundle to the Hugging Face hub.
 
     Args:
-        source: folder of `distill`, `finetune` or `export`
+        source: folder of `distill`, `finetune` or `export`; or nano, the model in the box
         repository: owner/name; it is created if it is not there
         public: create it for everybody to see (default: private)
         dry_run: show what would be uploaded, without a network
@@ -71,7 +72,7 @@ def push(
         Traceback (most recent call last):
         wav2small.errors.Wav2SmallError: bundle/verification.json: no such file, ...
     """
-    folder = Path(source)
+    folder = models.locate(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise Wav2SmallError(f"{repository}: name the repository owner/name")
     if not folder.is_dir():

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pkgutil import resolve_name
 from typing import Any, TypeVar
 
-from wav2small import models
+from wav2small import hub, models
 from wav2small.errors import Wav2SmallError
 from wav2small.provenance import UNKNOWN
 
@@ -148,7 +148,7 @@ def _load(spec: str, options: dict[str, Any]) -> Teacher:
         return resolve_name(_ONNX)(spec, **options)
     if ":" in spec and "/" not in spec.partition(":")[0]:
         return _call(_imported(spec), options)
-    if spec.count("/") == 1 and not os.path.exists(spec) and not spec.startswith((".", "/")):
+    if hub.is_id(spec):
         return resolve_name(_HUB)(spec, **options)
     known = ", ".join([*BUILT_IN, *(name for name in _registered if name not in BUILT_IN)])
     close = difflib.get_close_matches(spec, [*BUILT_IN, *_registered], n=1)

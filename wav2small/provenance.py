@@ -92,6 +92,18 @@ def licences(provenance: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(entry.get("licence") or UNKNOWN for entry in entries))
 
 
+def expression(provenance: Mapping[str, Any]) -> str:
+    """The licences of a lineage as one SPDX expression, each once.
+
+    Example:
+        >>> expression({"teachers": [{"licence": "MIT AND CC0-1.0"}, {"licence": "MIT"}]})
+        'MIT AND CC0-1.0'
+    """
+    named = licences(provenance)
+    parts = [part for name in named for part in ([name] if "(" in name else name.split(" AND "))]
+    return " AND ".join(dict.fromkeys(parts))
+
+
 def licence_line(provenance: Mapping[str, Any]) -> str:
     """One line that names who is bound by what, such as
     `teacher acoustic: MIT; audio speech/: unknown; code wav2small: MIT`.

@@ -329,7 +329,7 @@ def licence_of(folder: Path, name: str) -> str:
     """By our own provenance, hub id, the model card's front matter, or the keys of weights."""
     lineage = folder / "provenance.json"
     if lineage.exists():
-        return " AND ".join(provenance.licences(files.read_json(lineage)))
+        return provenance.expression(files.read_json(lineage))
     names = [name]
     if (folder / CONVERSION).is_file():
         names.append(str((files.read_json(folder / CONVERSION).get("from") or {}).get("id")))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wav2small import files, provenance
+from wav2small import files, hub, provenance
 from wav2small.errors import Wav2SmallError
 
 from . import checkpoint
@@ -97,7 +97,7 @@ def _find(source: str, output: Any) -> tuple[Path, str]:
     """The folder with the pickles, and what it is known as."""
     if os.path.isdir(source):
         return Path(source), os.path.basename(os.path.abspath(source))
-    if source.count("/") != 1 or os.path.exists(source) or source.startswith((".", "/")):
+    if not hub.is_id(source):
         raise Wav2SmallError(f"{source}: no such folder; name a folder or a hub id owner/name")
     if output is None:
         raise Wav2SmallError(f"{source}: name a folder for the result: -o FOLDER")

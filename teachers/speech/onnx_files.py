@@ -117,6 +117,6 @@ def lineage(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 def licence(described: Description, metadata: Mapping[str, str], history: Mapping[str, Any]) -> str:
     """Of the lineage, else of the files in its folder, else of its metadata."""
     if history:
-        return " AND ".join(provenance.licences(history))
+        return provenance.expression(history)
     named = next((metadata[key] for key in ("licence", "license") if metadata.get(key)), None)
     return described.licence if described.licence != provenance.UNKNOWN else named or "unknown"

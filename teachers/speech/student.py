@@ -32,7 +32,7 @@ class StudentTeacher(NeuralTeacher):
 
         student = registry.load(source.folder)
         self._lineage = registry.provenance(source.folder)
-        licence = " AND ".join(provenance.licences(self._lineage))
+        licence = provenance.expression(self._lineage)
         super().__init__(
             _Network(student),
             Checkpoint(source.folder, source.id, source.revision, licence),

@@ -83,9 +83,10 @@ def _figures(found: dict, raters: dict | None = None) -> None:
 
 
 def _table(header: list[str], rows: dict) -> None:
-    print(f"{'':<10}  " + "  ".join(f"{name:<20}" for name in header))
-    for name, figures in rows.items():
-        print(f"{name:<10}  " + "  ".join(f"{_cell(of):<20}" for of in figures))
+    lines = [["", *header], *([name, *map(_cell, figures)] for name, figures in rows.items())]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(map(str.ljust, line, widths)).rstrip())
 
 
 def _cell(interval: tuple) -> str:
