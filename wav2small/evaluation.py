@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ MIN_CLIPS = 10  # of a group; figures over fewer are of little use
 MIN_SPEAKERS = 5  # with fewer, intervals that draw speakers would mean nothing
 SPEAKER, RATER, EMOTION = "speaker", "rater", "emotion"
 _UNKNOWN = ("", "nan", "none", "unknown")
+_PLACES = "wav2small.teachers.acoustic.placement:placements"
 
 
 @dataclass(repr=False)
@@ -96,6 +98,7 @@ def evaluate(
     time_unit: str = "s",
     split: str | Sequence[str] | None = None,
     categories: str = EMOTION,
+    place_truth: bool = False,
     threads: int = 1,
     resamples: int = 1000,
     seed: int = 0,
@@ -116,6 +119,8 @@ def evaluate(
         time_unit: of times of the truth that are plain numbers: s, ms or us
         split: only clips whose column `split` has one of these values, such as test
         categories: column of the truth that is compared with the subject's probabilities
+        place_truth: the truth of arousal, dominance and valence is the documented place of each
+            clip's category; clips of a category without a place are left out
         threads: of a bundle, in ONNX Runtime
         resamples: of the bootstrap behind the 95 % intervals
         seed: of the bootstrap
@@ -148,6 +153,8 @@ def evaluate(
         labels.frame = frame = frame[frame["variant"] == 0].reset_index(drop=True)
         if frame.empty:
             raise Wav2SmallError(f"{truth}: it has only augmented variants")
+    if place_truth:
+        labels.frame = frame = _placed(frame, categories, truth)
     options: dict[str, Any] = {"n": resamples, "seed": seed}
     raters: dict[str, metrics.Interval] = {}
     if RATER in frame:
@@ -155,7 +162,15 @@ def evaluate(
         frame = labels.frame
     taken = [name for name in frame if str(name).startswith(PROBABILITY)]
     index = Index(frame.drop(columns=[*labels.dimensions, *taken]), labels.root)
-    estimates = estimate(subject, index, threads=threads, labelling=labelling)
+    rated = [*labels.dimensions, *([categories] if categories in frame else [])]
+
+    def check_outputs(outputs: Sequence[str]) -> None:
+        if not (set(outputs) & set(rated) or categories in rated and set(outputs) - {*DIMENSIONS}):
+            raise Wav2SmallError(_nothing_in_common(truth, rated, outputs, categories))
+
+    estimates = estimate(
+        subject, index, threads=threads, labelling=labelling, check_outputs=check_outputs
+    )
     if len(estimates.rejected) == len(frame):
         raise Wav2SmallError(f"{truth}: none of its clips can be read: {estimates.rejected[0][1]}")
     compared = _Comparison(labels, estimates, categories, truth)
@@ -221,13 +236,11 @@ class _Comparison:
             self.guesses = shares.argmax(axis=1)
             self.used = self.used | self.known
         if not self.dimensions and self.codes is None:
-            rated = ", ".join([*labels.dimensions, *([column] if column in labels.frame else [])])
+            rated = [*labels.dimensions, *([column] if column in labels.frame else [])]
             there = np.isfinite(estimates.values).any(axis=0)
             has = [name for name, found in zip(DIMENSIONS, there, strict=True) if found]
-            has += [PROBABILITY + name for name in estimates.categories[:3]]
             raise Wav2SmallError(
-                f"{where}: nothing to compare: it has {rated}, the subject {', '.join(has)}; "
-                f"{PROBABILITY}NAME is compared with `{column}` (--categories)"
+                _nothing_in_common(where, rated, [*has, *estimates.categories], column)
             )
 
     def figures(
@@ -261,6 +274,34 @@ class _Comparison:
             "confusion": matrix[np.ix_(seen, seen)].tolist(),
         }
         return result
+
+
+def _nothing_in_common(
+    where: Any, rated: Sequence[str], outputs: Sequence[str], column: str
+) -> str:
+    dimensions = [name for name in outputs if name in DIMENSIONS]
+    columns = dimensions + [PROBABILITY + name for name in outputs if name not in DIMENSIONS][:3]
+    remedy = f"{PROBABILITY}NAME is compared with `{column}` (--categories)"
+    if dimensions and column in rated:
+        remedy = f"add --place-truth to place each `{column}` in arousal, dominance and valence"
+    return (
+        f"{where}: nothing to compare: it has {', '.join(rated)}, the subject "
+        f"{', '.join(columns)}; {remedy}"
+    )
+
+
+def _placed(frame: pd.DataFrame, column: str, where: Any) -> pd.DataFrame:
+    """Clips whose category has a place, with that place as their arousal, dominance and valence."""
+    if column not in frame:
+        raise Wav2SmallError(f"{where}: no column {column} for --place-truth; name --categories")
+    places = resolve_name(_PLACES)()
+    names = frame[column].map(common)
+    known = names.isin(list(places))
+    if not known.any():
+        raise Wav2SmallError(f"{where}: no clip's {column} has a place; known: {', '.join(places)}")
+    frame = frame[known].reset_index(drop=True)
+    values = (np.array([places[name] for name in names[known]]) + 1) / 2
+    return frame.assign(**dict(zip(DIMENSIONS, values.T, strict=True)))
 
 
 def _speakers(frame: pd.DataFrame, used: np.ndarray) -> tuple[np.ndarray | None, str]:

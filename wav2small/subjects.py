@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,7 @@ def estimate(
     *,
     threads: int = 1,
     labelling: Mapping[str, Any] | None = None,
+    check_outputs: Callable[[Sequence[str]], None] = lambda names: None,
 ) -> Estimates:
     """Estimates of a subject for every clip.
 
@@ -58,6 +59,7 @@ def estimate(
         clips: what is rated, each clip once
         threads: of ONNX Runtime, for a bundle
         labelling: options of `label`, for a teacher: `compute`, `teacher_options` ...
+        check_outputs: gets the dimensions and categories of a bundle before it computes anything
 
     Raises:
         Wav2SmallError: no such subject, or one that estimates neither dimensions nor categories
@@ -73,10 +75,13 @@ def estimate(
     described = (path / "config.json").exists() or (path / "model.yaml").exists()
     if path.suffix == ".onnx" or (path / "model.onnx").exists() or path.is_dir() and not described:
         try:
-            return _of_bundle(Predictor(path, threads=threads), clips)
+            predictor = Predictor(path, threads=threads)
         except Wav2SmallError as error:
             if "not a model of wav2small" not in str(error):
                 raise
+        else:
+            check_outputs([*predictor.dimensions, *predictor.categories])
+            return _of_bundle(predictor, clips)
     return _of_teacher(name, clips, dict(labelling or {}))
 
 

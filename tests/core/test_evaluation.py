@@ -218,6 +218,23 @@ def test_split_and_classes_the_subject_does_not_know(corpus):
         evaluate(folder / "found.csv", folder / "truth.csv", split="dev")
 
 
+def test_emotions_take_their_places_where_nobody_rated(corpus):
+    folder, frame, found = corpus
+    emotions = frame["emotion"].to_numpy().copy()
+    emotions[:3] = "contempt"  # which has no place
+    frame.assign(emotion=emotions)[["file", "emotion"]].to_csv(folder / "acted.csv", index=False)
+    result = evaluate(folder / "found.csv", folder / "acted.csv", place_truth=True, resamples=5)
+    assert result.clips == 117
+    # Sadness: the mean of the rating of the word and of the expected range, as documented.
+    sad = {"arousal": (-0.27 - 0.5) / 2, "valence": (-0.63 - 0.5) / 2}
+    alone = frame.assign(emotion=emotions)[emotions == "sad"]
+    alone[["file", "emotion"]].to_csv(folder / "sad.csv", index=False)
+    result = evaluate(folder / "found.csv", folder / "sad.csv", place_truth=True, resamples=5)
+    for name, place in sad.items():
+        errors = np.abs(found[name][emotions == "sad"] - (place + 1) / 2)
+        assert result.dimensions[name]["mae"].value == pytest.approx(errors.mean())
+
+
 def test_windows_of_a_clip_are_averaged_and_what_is_missing_is_listed(tmp_path):
     rows = [("a.wav", s, s + 12, v) for s, v in ((0, 0.2), (12, 0.4))]
     rows += [("b.wav", 0, 4, 0.6), ("b.wav", 5, 9, 0.1)]
@@ -268,6 +285,13 @@ def test_a_teacher_is_evaluated_as_its_label_table_is(speech, tmp_path):
         for subject in ("acoustic", tmp_path / "l.parquet")
     ]
     assert found[0].to_json() == found[1].to_json()
+
+
+def test_a_bundle_that_has_nothing_in_common_with_a_truth_computes_nothing(corpus):
+    folder, frame, _ = corpus
+    frame[["file", "emotion"]].to_csv(folder / "acted.csv", index=False)  # and no audio is there
+    with pytest.raises(Wav2SmallError, match="nothing to compare.*add --place-truth"):
+        evaluate("nano", folder / "acted.csv")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ EXAMPLE = """\
 wav2small evaluate bundle/ labels.parquet
 wav2small evaluate bundle/ ratings.csv --scale 1 7 --by speaker --json
 wav2small evaluate wavlm ratings.csv --split test --device cuda
-wav2small evaluate labels.parquet ratings.csv --categories emotion"""
+wav2small evaluate labels.parquet ratings.csv --categories emotion
+wav2small evaluate bundle/ ravdess:RAVDESS/ --place-truth"""
 
 
 FUNCTION = "wav2small.evaluation:evaluate"
