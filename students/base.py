@@ -45,9 +45,11 @@ class Student(nn.Module):
         category: `Linear(E, len(categories))` or None
         dimensions: what it estimates of arousal, dominance and valence: all, or nothing
         config: what `config.json` holds besides the name and the version
+        former_options: what options meant before they were in `config.json`
     """
 
     name: ClassVar[str] = ""
+    former_options: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self,

@@ -45,6 +45,11 @@ def mel_to_hz(mel: np.ndarray | float) -> np.ndarray:
     return np.where(mel < 15, mel * 200 / 3, logarithmic)
 
 
+def mel_centres(n_mels: int, fmin: float = 0.0, fmax: float = 8000.0) -> np.ndarray:
+    """Centres of the bands of `mel_bands` in Hz, (n_mels,) float64."""
+    return mel_to_hz(np.linspace(hz_to_mel(fmin), hz_to_mel(fmax), n_mels + 2))[1:-1]
+
+
 def mel_bands(n_fft: int, n_mels: int, fmin: float = 0.0, fmax: float = 8000.0) -> np.ndarray:
     """Slaney mel triangles of unit area, (n_fft // 2 + 1, n_mels) float64.
 

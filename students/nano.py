@@ -10,8 +10,10 @@ Exact structure; T frames of a clip, sizes of the defaults:
 2. Power of the 512-point DFT, computed as two small matrix products (`FactoredSpectrogram`);
    an FFT gives the same numbers.
 3. 40 Slaney mel bands of unit area, 0..8000 Hz: `b = log2(max(band, 2^-33))`  (T, 40).
-4. Level: `e_t = mean of b_t over bands`; `m_t = max(e_{t-249} .. e_t)`, the last 4 s
-   (fewer at the start). `x_t = clip(b_t - m_t + 6, -16, 16) / 8`: recording level cancels
+4. Level: `e_t = mean of b_t over the 24 bands` with centres at 300..3100 Hz, which telephones
+   and low sampling rates keep; `m_t = max(e_{t-249} .. e_t)`, the last 4 s (fewer at the start).
+   `x_t = clip(b_t - m_t + 6, -6, 16) / 8`: what is 12 octaves (36 dB) below the level counts as
+   silence, since below speech are the recording's noise and its codec. Recording level cancels
    exactly as long as no band touches the floor; int8 of x is steps of 1/64, 1/8 of an octave
    of power (.38 dB).
 5. `stem`: Conv1d 40 -> 48, kernel 3, zeros before the first frame; BatchNorm; ReLU.
@@ -38,7 +40,7 @@ from torch import nn
 
 from . import registry
 from .base import Student
-from .frontend import hann, mel_bands
+from .frontend import hann, mel_bands, mel_centres
 from .masking import N, masked_batch_norm, out_length, time_mask
 
 FLOOR_LOG2 = -33.0  # about the power of 16-bit rounding noise in one band
@@ -256,6 +258,8 @@ class Nano(Student):
         rows: R of the factored DFT
         mels: bands
         level_frames: frames whose loudest is the level
+        level_hz: the level is of bands whose centres lie here
+        depth: octaves of power below the level that are told apart; softer counts as that soft
         channels: width of the body
         stem_kernel: frames that the first convolution sees
         kernel: taps of the depthwise convolutions
@@ -271,6 +275,8 @@ class Nano(Student):
         torch.Size([1, 64])
     """
 
+    former_options = {"level_hz": [0.0, 8000.0], "depth": 22.0}
+
     def __init__(
         self,
         *,
@@ -278,6 +284,8 @@ class Nano(Student):
         rows: int = 32,
         mels: int = 40,
         level_frames: int = 250,
+        level_hz: Sequence[float] = (300.0, 3100.0),
+        depth: float = 12.0,
         channels: int = 48,
         stem_kernel: int = 3,
         kernel: int = 5,
@@ -294,6 +302,8 @@ class Nano(Student):
             rows=rows,
             mels=mels,
             level_frames=level_frames,
+            level_hz=list(level_hz),
+            depth=depth,
             channels=channels,
             stem_kernel=stem_kernel,
             kernel=kernel,
@@ -303,6 +313,9 @@ class Nano(Student):
         )
         self.hop = n_fft // 2
         self.level_frames = level_frames
+        centres = mel_centres(mels)
+        self.level_bands = slice(*np.searchsorted(centres, level_hz).tolist())
+        self.lowest = OFFSET - depth
         self.spectrogram = FactoredSpectrogram(n_fft, self.hop, rows)
         self.logmel = Log2Mel(self.spectrogram, mels)
         self.stem = Causal(mels, channels, stem_kernel)
@@ -321,14 +334,14 @@ class Nano(Student):
             past: e of the `level_frames - 1` frames before; None = the start of a clip
         """
         b = self.logmel(self.spectrogram(signal))  # (B, frames, mels)
-        e = b.mean(dim=2)
+        e = b[:, :, self.level_bands].mean(dim=2)
         context = self.level_frames - 1
         if past is None:
             padded = nn.functional.pad(e, (context, 0), value=LOWEST)
         else:
             padded = torch.cat((past, e), dim=1)
         m = nn.functional.max_pool1d(padded[:, None], self.level_frames, stride=1)[:, 0]
-        x = torch.clamp(b - m[:, :, None] + OFFSET, -LIMIT, LIMIT) / SCALE
+        x = torch.clamp(b - m[:, :, None] + OFFSET, self.lowest, LIMIT) / SCALE
         return x.transpose(1, 2), e
 
     def _pool(

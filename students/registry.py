@@ -136,8 +136,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path}: written by wav2small {version}, this is {wav2small.__version__}; "
             "pip install -U wav2small"
         )
-    _class(str(config["student"]))
-    return config
+    return _class(str(config["student"])).former_options | config
 
 
 def provenance(folder: str | os.PathLike[str]) -> dict[str, Any]:

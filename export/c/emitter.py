@@ -22,10 +22,10 @@ from wav2small.audio import SAMPLING_RATE
 from wav2small.errors import Wav2SmallError
 from wav2small.students.base import Student
 from wav2small.students.frontend import hz_to_mel, mel_bands, mel_to_hz
-from wav2small.students.nano import Nano
+from wav2small.students.nano import SCALE, Nano
 
 from . import integer
-from .integer import Integer, Layer
+from .integer import FEATURE_SCALE, Integer, Layer
 
 ENGINE = Path(__file__).parent / "nano"
 ENGINE_PARTS = (
@@ -155,6 +155,9 @@ def emit(
         "HOP": hop,
         "MELS": config["mels"],
         "LEVELS": student.level_frames - 1,
+        "LEVEL_FROM": student.level_bands.start,
+        "LEVEL_TO": student.level_bands.stop,
+        "LOWEST": max(-128, round(student.lowest / SCALE / FEATURE_SCALE)),
         "CHANNELS": config["channels"],
         "STEM_TAPS": config["stem_kernel"],
         "TAPS": taps,

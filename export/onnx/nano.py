@@ -229,13 +229,24 @@ def _features(student: nano.Nano, graph: Graph, log: str) -> str:
 
     Times 8 ln 2, see `build`.
     """
-    level = graph.add("ReduceMean", log, axes=[0])  # (1, frames)
+    level = mean_level(student, graph, log)  # (1, frames)
     level = graph.add("Unsqueeze", level, graph.shape(0))
     size = student.level_frames
     level = graph.add("MaxPool", level, kernel_shape=[size], pads=[size - 1, 0])
     reference = graph.add("Sub", graph.add("Squeeze", level, graph.shape(0)),
                           graph.constant(nano.OFFSET * LN2))  # fmt: skip
     x = graph.add("Sub", log, reference)
-    limit = nano.LIMIT * LN2
-    x = graph.add("Clip", x, graph.constant(-limit), graph.constant(limit))
-    return graph.add("Unsqueeze", x, graph.shape(0, 2))
+    return graph.add("Unsqueeze", clipped(student, graph, x), graph.shape(0, 2))
+
+
+def mean_level(student: nano.Nano, graph: Graph, log: str) -> str:
+    """Mean of the bands that make the level: [mels, frames] -> [1, frames]."""
+    first, last = student.level_bands.start, student.level_bands.stop
+    heard = graph.add("Slice", log, graph.shape(first), graph.shape(last), graph.shape(0))
+    return graph.add("ReduceMean", heard, axes=[0])
+
+
+def clipped(student: nano.Nano, graph: Graph, x: str) -> str:
+    """Features within what the student tells apart, times 8 ln 2."""
+    low, high = student.lowest * LN2, nano.LIMIT * LN2
+    return graph.add("Clip", x, graph.constant(low), graph.constant(high))

@@ -38,7 +38,7 @@ from onnx import TensorProto
 from wav2small import files
 from wav2small.errors import Wav2SmallError
 from wav2small.students.base import Student
-from wav2small.students.nano import EMPTY, LIMIT, LOWEST, OFFSET, SCALE, SPOKEN, Nano
+from wav2small.students.nano import EMPTY, LOWEST, OFFSET, SCALE, SPOKEN, Nano
 
 from . import nano
 from .graph import Graph, value
@@ -198,7 +198,7 @@ class _Builder:
         """Step 4 of `students.nano`, times 8 ln 2: [1, mels, 1, frames]; and the levels to keep."""
         s, g = self.student, self.graph
         missing = g.add("Mul", g.add("Sub", valid, g.constant(1.0)), g.constant(_FAR))
-        e = g.add("Add", g.add("ReduceMean", log, axes=[0]), missing)  # [1, frames]
+        e = g.add("Add", nano.mean_level(s, g, log), missing)  # [1, frames]
         levels = g.add("Concat", level, g.add("Max", e, g.constant(LOWEST)), axis=1)
         loudest = g.add(
             "MaxPool",
@@ -207,10 +207,8 @@ class _Builder:
             strides=[1],
         )  # [1, 1, frames]
         relative = g.add("Sub", log, g.add("Sub", loudest, g.constant(OFFSET * nano.LN2)))
-        limit = LIMIT * nano.LN2
-        x = g.add("Clip", relative, g.constant(-limit), g.constant(limit))
         return (
-            g.add("Unsqueeze", x, g.shape(2)),
+            g.add("Unsqueeze", nano.clipped(s, g, relative), g.shape(2)),
             self._last(levels, s.level_frames - 1, axis=1),
         )
 

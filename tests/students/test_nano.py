@@ -1,5 +1,7 @@
 """nano against a float64 oracle with an FFT; streaming, causality, level, and its limits."""
 
+import json
+
 import numpy as np
 import pytest
 import soundfile
@@ -66,9 +68,9 @@ def oracle(signal: np.ndarray, student: Nano) -> tuple[np.ndarray, np.ndarray]:
     frames = np.array([x[i : i + 512] * window for i in range(0, len(x) - 511, 256)])
     power = np.abs(np.fft.rfft(frames)) ** 2
     b = np.log2(np.maximum(power @ mel_bands(512, 40), 2.0**-33))
-    e = b.mean(axis=1)
+    e = b[:, 4:28].mean(axis=1)
     m = np.array([e[max(0, t - 249) : t + 1].max() for t in range(len(e))])
-    y = np.clip(b - m[:, None] + 6, -16, 16) / 8
+    y = np.clip(b - m[:, None] + 6, -6, 16) / 8
     y = np.maximum(0, layer(w, "stem", y))
     for number, dilation in enumerate((1, 2, 4, 8)):
         z = layer(w, f"blocks.{number}.depthwise", y, dilation)
@@ -121,6 +123,24 @@ def test_other_sizes_stream_too(signals):
         embedding, state = nano.push(block, state)
     assert embedding is not None and state.past[0].shape == (1, 32, 0)
     close(embedding, nano.embed(signal))
+
+
+def test_level_is_of_the_bands_that_a_telephone_keeps(student):
+    librosa = pytest.importorskip("librosa")
+    centres = librosa.mel_frequencies(42, fmax=8000)[1:-1]
+    assert list(np.flatnonzero((centres >= 300) & (centres < 3100))) == list(range(4, 28))
+    assert student.level_bands == slice(4, 28)
+
+
+def test_runs_of_older_versions_keep_their_level(student, tmp_path):
+    student.save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").read_text().count("depth") == 1
+    config = json.loads((tmp_path / "config.json").read_text())
+    for option in ("level_hz", "depth"):
+        del config[option]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    former = registry.load(tmp_path)
+    assert (former.level_bands, former.lowest) == (slice(0, 40), -16)
 
 
 def test_state_is_small_and_bounded(student):

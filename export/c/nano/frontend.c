@@ -84,16 +84,18 @@ static void features(nano_state *s) {
     mel(s->work, bands);
     for (int band = 0; band < MELS; band++) {
         bands[band] = log2_of(bands[band] > FLOOR_POWER ? bands[band] : FLOOR_POWER);
+    }
+    for (int band = LEVEL_FROM; band < LEVEL_TO; band++) {
         sum += bands[band];
     }
-    float loudest = loudest_with(s, sum * (1.0f / MELS));
+    float loudest = loudest_with(s, sum * (1.0f / (LEVEL_TO - LEVEL_FROM)));
     for (int i = 0; i < (STEM_TAPS - 1) * MELS; i++) {
         s->wide[i] = s->wide[i + MELS];
     }
     for (int band = 0; band < MELS; band++) {
         /* 8 = 64 steps of x, which is an eighth of an octave count */
         float steps = (bands[band] - loudest + 6.0f) * 8.0f;
-        steps = steps < -128.0f ? -128.0f : (steps > 127.0f ? 127.0f : steps);
+        steps = steps < LOWEST ? LOWEST : (steps > 127.0f ? 127.0f : steps);
         s->wide[(STEM_TAPS - 1) * MELS + band] = (int8_t)((int32_t)(steps + 128.5f) - 128);
     }
 }
