@@ -3,6 +3,8 @@
 import csv
 import json
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -224,3 +226,23 @@ def test_timing_threads_leaves_no_trace(tmp_path, monkeypatch):
         run(normed(tmp_path / "parts", threads=2, stop_at=4))
     monkeypatch.setattr(threads, "choose", lambda *words, **options: pytest.fail("chosen again"))
     assert run(normed(tmp_path / "parts")).state["threads"] == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_freed_memory_is_kept():
+    """Pages that a step has to ask for again; its 20 MB are 5,000 pages."""
+    code = """
+import resource, torch
+from wav2small.training import loop
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(5_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+loop.keep_memory()
+pages(), pages()
+print(pages())
+"""
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(made.stdout) < 500

@@ -11,9 +11,11 @@ a run that resumes computes bitwise what it would have computed without the stop
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import math
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,8 +34,21 @@ from .gradient_cache import Outputs
 from .interrupt import Stop
 from .threads import Pace
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 #: Columns of metrics.csv before the figures of `Training.validate`.
 COLUMNS = ("epoch", "step", "seconds", "learning_rate", "loss")
+
+
+def keep_memory() -> None:
+    """Let glibc keep freed memory instead of returning it to the system with every step.
+
+    A step frees all it computed, and the next one gets it back page by page, each cleared: a
+    tenth of the time of `wav2small`, a third beside threads that decode. Elsewhere it does nothing.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -174,6 +189,7 @@ class Training(ABC):
         state = self.state
         if state["finished"]:
             return
+        keep_memory()
         self._began = time.monotonic() - state["seconds"]
         self._pace = Pace(
             self.options.threads,
