@@ -11,10 +11,11 @@ Exact structure; T frames of a clip, sizes of the defaults:
    an FFT gives the same numbers.
 3. 40 Slaney mel bands of unit area, 0..8000 Hz: `b = log2(max(band, 2^-33))`  (T, 40).
 4. Level: `e_t = mean of b_t over the 24 bands` with centres at 300..3100 Hz, which telephones
-   and low sampling rates keep; `m_t = max(e_{t-249} .. e_t)`, the last 4 s (fewer at the start).
+   and low sampling rates keep; `m_t = max(e_{t-249} .. e_t, -16)`, the last 4 s (fewer at the
+   start), and speech of -60 dB full scale at least, so that silence before the first word is soft.
    `x_t = clip(b_t - m_t + 6, -6, 16) / 8`: what is 12 octaves (36 dB) below the level counts as
    silence, since below speech are the recording's noise and its codec. Recording level cancels
-   exactly as long as no band touches the floor; int8 of x is steps of 1/64, 1/8 of an octave
+   exactly between these limits; int8 of x is steps of 1/64, 1/8 of an octave
    of power (.38 dB).
 5. `stem`: Conv1d 40 -> 48, kernel 3, zeros before the first frame; BatchNorm; ReLU.
 6. `blocks`, dilations 1, 2, 4, 8: `x = x + ReLU(BN(pointwise(BN(depthwise(x)))))`, depthwise
@@ -259,6 +260,7 @@ class Nano(Student):
         mels: bands
         level_frames: frames whose loudest is the level
         level_hz: the level is of bands whose centres lie here
+        least_level: smallest level, octaves of power
         depth: octaves of power below the level that are told apart; softer counts as that soft
         channels: width of the body
         stem_kernel: frames that the first convolution sees
@@ -275,7 +277,7 @@ class Nano(Student):
         torch.Size([1, 64])
     """
 
-    former_options = {"level_hz": [0.0, 8000.0], "depth": 22.0}
+    former_options = {"level_hz": [0.0, 8000.0], "least_level": LOWEST, "depth": 22.0}
 
     def __init__(
         self,
@@ -285,6 +287,7 @@ class Nano(Student):
         mels: int = 40,
         level_frames: int = 250,
         level_hz: Sequence[float] = (300.0, 3100.0),
+        least_level: float = -16.0,
         depth: float = 12.0,
         channels: int = 48,
         stem_kernel: int = 3,
@@ -303,6 +306,7 @@ class Nano(Student):
             mels=mels,
             level_frames=level_frames,
             level_hz=list(level_hz),
+            least_level=least_level,
             depth=depth,
             channels=channels,
             stem_kernel=stem_kernel,
@@ -315,6 +319,7 @@ class Nano(Student):
         self.level_frames = level_frames
         centres = mel_centres(mels)
         self.level_bands = slice(*np.searchsorted(centres, level_hz).tolist())
+        self.least_level = least_level
         self.lowest = OFFSET - depth
         self.spectrogram = FactoredSpectrogram(n_fft, self.hop, rows)
         self.logmel = Log2Mel(self.spectrogram, mels)
@@ -341,6 +346,7 @@ class Nano(Student):
         else:
             padded = torch.cat((past, e), dim=1)
         m = nn.functional.max_pool1d(padded[:, None], self.level_frames, stride=1)[:, 0]
+        m = m.clamp(min=self.least_level)
         x = torch.clamp(b - m[:, :, None] + OFFSET, self.lowest, LIMIT) / SCALE
         return x.transpose(1, 2), e
 

@@ -213,6 +213,7 @@ def emit(
         "",
         f"#define MAGIC 0x{magic}u",
         *(f"#define {key} {size}" for key, size in sizes.items()),
+        f"#define LEAST_LEVEL {_float(np.float32(student.least_level))}",
         "",
         tables,
         engine,

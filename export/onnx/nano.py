@@ -233,10 +233,8 @@ def _features(student: nano.Nano, graph: Graph, log: str) -> str:
     level = graph.add("Unsqueeze", level, graph.shape(0))
     size = student.level_frames
     level = graph.add("MaxPool", level, kernel_shape=[size], pads=[size - 1, 0])
-    reference = graph.add("Sub", graph.add("Squeeze", level, graph.shape(0)),
-                          graph.constant(nano.OFFSET * LN2))  # fmt: skip
-    x = graph.add("Sub", log, reference)
-    return graph.add("Unsqueeze", clipped(student, graph, x), graph.shape(0, 2))
+    x = relative(student, graph, log, graph.add("Squeeze", level, graph.shape(0)))
+    return graph.add("Unsqueeze", x, graph.shape(0, 2))
 
 
 def mean_level(student: nano.Nano, graph: Graph, log: str) -> str:
@@ -246,7 +244,9 @@ def mean_level(student: nano.Nano, graph: Graph, log: str) -> str:
     return graph.add("ReduceMean", heard, axes=[0])
 
 
-def clipped(student: nano.Nano, graph: Graph, x: str) -> str:
-    """Features within what the student tells apart, times 8 ln 2."""
+def relative(student: nano.Nano, graph: Graph, log: str, loudest: str) -> str:
+    """Bands relative to the level, within what the student tells apart, times 8 ln 2."""
+    level = graph.add("Max", loudest, graph.constant(student.least_level * LN2))
+    x = graph.add("Sub", log, graph.add("Sub", level, graph.constant(nano.OFFSET * LN2)))
     low, high = student.lowest * LN2, nano.LIMIT * LN2
     return graph.add("Clip", x, graph.constant(low), graph.constant(high))

@@ -38,7 +38,7 @@ from onnx import TensorProto
 from wav2small import files
 from wav2small.errors import Wav2SmallError
 from wav2small.students.base import Student
-from wav2small.students.nano import EMPTY, LOWEST, OFFSET, SCALE, SPOKEN, Nano
+from wav2small.students.nano import EMPTY, LOWEST, SCALE, SPOKEN, Nano
 
 from . import nano
 from .graph import Graph, value
@@ -206,9 +206,8 @@ class _Builder:
             kernel_shape=[s.level_frames],
             strides=[1],
         )  # [1, 1, frames]
-        relative = g.add("Sub", log, g.add("Sub", loudest, g.constant(OFFSET * nano.LN2)))
         return (
-            g.add("Unsqueeze", nano.clipped(s, g, relative), g.shape(2)),
+            g.add("Unsqueeze", nano.relative(s, g, log, loudest), g.shape(2)),
             self._last(levels, s.level_frames - 1, axis=1),
         )
 

@@ -69,7 +69,7 @@ def oracle(signal: np.ndarray, student: Nano) -> tuple[np.ndarray, np.ndarray]:
     power = np.abs(np.fft.rfft(frames)) ** 2
     b = np.log2(np.maximum(power @ mel_bands(512, 40), 2.0**-33))
     e = b[:, 4:28].mean(axis=1)
-    m = np.array([e[max(0, t - 249) : t + 1].max() for t in range(len(e))])
+    m = np.array([max(-16, e[max(0, t - 249) : t + 1].max()) for t in range(len(e))])
     y = np.clip(b - m[:, None] + 6, -6, 16) / 8
     y = np.maximum(0, layer(w, "stem", y))
     for number, dilation in enumerate((1, 2, 4, 8)):
@@ -136,11 +136,11 @@ def test_runs_of_older_versions_keep_their_level(student, tmp_path):
     student.save_pretrained(tmp_path)
     assert (tmp_path / "config.json").read_text().count("depth") == 1
     config = json.loads((tmp_path / "config.json").read_text())
-    for option in ("level_hz", "depth"):
+    for option in ("level_hz", "least_level", "depth"):
         del config[option]
     (tmp_path / "config.json").write_text(json.dumps(config))
     former = registry.load(tmp_path)
-    assert (former.level_bands, former.lowest) == (slice(0, 40), -16)
+    assert (former.level_bands, former.least_level, former.lowest) == (slice(0, 40), -1e4, -16)
 
 
 def test_state_is_small_and_bounded(student):
@@ -177,9 +177,18 @@ def test_future_changes_nothing(student, signals):
 def test_recording_level_cancels(student, signals, gain_db):
     generator = torch.Generator().manual_seed(0)
     signal = torch.from_numpy(signals[2])[None]
-    signal = signal + 1e-3 * torch.randn(signal.shape, generator=generator)  # a room is not silent
+    noise = torch.randn(signal.shape, generator=generator)
+    signal = signal + 3e-2 * noise  # above -60 dB throughout
     louder = signal * 10 ** (gain_db / 20)
     torch.testing.assert_close(student(louder), student(signal), atol=1e-4, rtol=0)
+
+
+def test_faint_noise_before_the_first_word_is_soft(student, signals):
+    noise = 1e-5 * torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    signal = torch.cat((noise, torch.from_numpy(signals[2])[None]), dim=1)
+    x, _ = student.features(signal)
+    assert (x[:, :, :60] == -6 / 8).all()
+    assert x.max() > 0
 
 
 def test_silence_and_clipping_stay_finite(student):

@@ -89,6 +89,7 @@ static void features(nano_state *s) {
         sum += bands[band];
     }
     float loudest = loudest_with(s, sum * (1.0f / (LEVEL_TO - LEVEL_FROM)));
+    loudest = loudest < LEAST_LEVEL ? LEAST_LEVEL : loudest;
     for (int i = 0; i < (STEM_TAPS - 1) * MELS; i++) {
         s->wide[i] = s->wide[i + MELS];
     }
