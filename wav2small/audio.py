@@ -16,8 +16,15 @@ SAMPLING_RATE = 16000  # Hz; the rate of every student and teacher
 LARGEST = 1e6  # of a sample: the square of larger ones can overflow, and none was recorded
 UNSCALED = 16.0  # larger ones are integers that somebody forgot to scale
 UPPER_DB = -50.0  # of the upper octave; see `is_band_limited`
+CLEAR_DB = -44.0  # where a few frames show that much of it, no others are looked at
 _FRAME, _FRAMES = 512, 400  # samples, and most frames that are looked at
+_HOP = _FRAME // 2
 _WINDOW = np.hanning(_FRAME).astype(np.float32)
+_BIN_HZ = SAMPLING_RATE / _FRAME
+_VOICE, _UPPER = (  # .2..3.4 kHz and 6..7.5 kHz
+    slice(-int(-low // _BIN_HZ), int(high // _BIN_HZ) + 1)
+    for low, high in ((200, 3400), (6000, 7500))
+)
 SILENT = "digital silence"  # in the message of every `SilentError`
 MP3_PADDING = 3000  # samples that an encoder adds at most and a decoder takes away
 MIN_DURATION_S = 0.1  # shorter clips hold less than one syllable
@@ -137,7 +144,7 @@ class Recording:
             signal = channels[:, channel or 0]
         if problem := impossible(signal):
             raise AudioError(f"{file}: {_span(start_s, end_s)}{problem}; export it again as PCM")
-        if np.ptp(signal) == 0:
+        if constant(signal):
             if np.ptp(channels, axis=0).any():
                 raise AudioError(
                     f"{file}: {_span(start_s, end_s)}the mean of its {sound.channels} channels is "
@@ -174,6 +181,16 @@ def impossible(samples: np.ndarray) -> str:
     return ""
 
 
+def constant(signal: np.ndarray) -> bool:
+    """Whether a signal is one value throughout.
+
+    Example:
+        >>> constant(np.zeros(1600)), constant(np.arange(1600))
+        (True, False)
+    """
+    return bool(signal[0] == signal[len(signal) // 2] and not np.ptp(signal))
+
+
 def duration(file: str | os.PathLike[str]) -> float:
     """Duration of an audio file in seconds, from its header.
 
@@ -205,21 +222,33 @@ def is_band_limited(signal: np.ndarray) -> bool:
     """
     if len(signal) < _FRAME:
         return False
-    frames = np.lib.stride_tricks.sliding_window_view(signal, _FRAME)[:: _FRAME // 2]
-    frames = frames[:: -(-len(frames) // _FRAMES)] * _WINDOW
-    hz = np.fft.rfftfreq(_FRAME, 1 / SAMPLING_RATE)
-    spectra = np.fft.rfft(frames, axis=1).T
-    voice, upper = (
-        _loudest(spectra[(hz >= low) & (hz <= high)]) for low, high in ((200, 3400), (6000, 7500))
-    )
-    return bool(upper < 10 ** (UPPER_DB / 10) * voice)
+    signal = signal[: len(signal) // _HOP * _HOP]
+    hops = signal.reshape(-1, _HOP)
+    count = len(hops) - 1  # frames
+    few, last = np.zeros(count, dtype=bool), count // -16
+    changes = np.zeros_like(signal)
+    np.subtract(signal[1:], signal[:-1], out=changes[1:])
+    for rows in (hops, changes.reshape(-1, _HOP)):  # loud vowels, loud consonants
+        power = np.einsum("ij,ij->i", rows, rows)
+        few[(power[1:] + power[:-1]).argpartition(last)[last:]] = True
+    if _upper(hops, np.flatnonzero(few), count) > 10 ** (CLEAR_DB / 10):
+        return False
+    spread = np.arange(0, count, -(-count // _FRAMES))
+    return _upper(hops, spread, len(spread)) < 10 ** (UPPER_DB / 10)
 
 
-def _loudest(spectra: np.ndarray) -> float:
-    """Power of the strongest frequency in the loudest 5 % of the frames."""
-    power = spectra.real**2 + spectra.imag**2
-    count = max(1, power.shape[1] // 20)
-    return float(np.partition(power, -count, axis=1)[:, -count:].mean(axis=1).max())
+def _upper(hops: np.ndarray, chosen: np.ndarray, count: int) -> float:
+    """Power of the upper octave over that of the voice, in the loudest 5 % of `count` frames."""
+    frames = np.concatenate((hops[chosen], hops[chosen + 1]), axis=1) * _WINDOW
+    spectra = np.fft.rfft(frames, axis=1)
+    most = -min(len(chosen), max(1, count // 20))
+    peaks = []
+    for band in (_UPPER, _VOICE):
+        power = spectra[:, band].real ** 2 + spectra[:, band].imag ** 2
+        power.partition(most, axis=0)
+        peaks.append(float(power[most:].sum(axis=0).max()))
+    upper, voice = peaks
+    return upper / voice if voice else np.inf
 
 
 def _span(start_s: float, end_s: float | None) -> str:
@@ -233,10 +262,10 @@ def _open(file: str | os.PathLike[str]) -> Any:
 
     path = places.local(os.fspath(file))
     try:
-        if os.path.getsize(path) == 0:
+        state = os.stat(path)
+        if state.st_size == 0:
             raise AudioError(f"{path}: the file is empty (0 bytes); copy or record it again")
-        with open(path, "rb"):
-            pass
+        found = containers.contents(path, state)
     except FileNotFoundError as error:
         near = places.nearest(path)
         raise AudioError(f"{path}: no such file{near}; correct the path or --root") from error
@@ -247,7 +276,6 @@ def _open(file: str | os.PathLike[str]) -> Any:
     except (OSError, ValueError) as error:  # a loop of links, a name too long, a NUL in it
         reason = getattr(error, "strerror", None) or str(error)
         raise AudioError(f"{path!r}: no such file ({reason}); correct the path") from error
-    found = containers.contents(path)
     if found.problem:
         raise AudioError(f"{path}: {found.problem}")
     try:
@@ -282,7 +310,8 @@ def _decode(sound: Any, file: str | os.PathLike[str], start: int, frames: int) -
     try:
         if start:
             sound.seek(start)
-        signal = sound.read(frames, dtype="float32", always_2d=True)  # (frames, channels)
+        kind = "int16" if sound.subtype == "PCM_16" else "float32"  # libsndfile scales slowly
+        signal = sound.read(frames, dtype=kind, always_2d=True)  # (frames, channels)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise AudioError(f"{file}: damaged or truncated ({error}); copy it again") from error
     # Headers of MP3 and Ogg files estimate the length; more than .1 s missing is a torn file.
@@ -291,4 +320,4 @@ def _decode(sound: Any, file: str | os.PathLike[str], start: int, frames: int) -
             f"{file}: truncated: {len(signal) / sound.samplerate:.3f} s could be decoded of "
             f"{frames / sound.samplerate:.3f} s; copy it again"
         )
-    return signal
+    return signal * np.float32(1 / 32768) if kind == "int16" else signal

@@ -21,22 +21,26 @@ UNKNOWN_BYTES = 4096  # may follow the samples where the bytes of a second are n
 _ID = re.compile(rb"[ -~]{4}")
 
 
-def contents(path: str) -> Contents:
+def contents(path: str, state: os.stat_result | None = None) -> Contents:
     """Compare the header of an audio file with the file; repeated calls are free.
 
     Args:
         path: of a file that is there and not empty
+        state: of the file, if known
+
+    Raises:
+        OSError: it cannot be opened
 
     Example:
         >>> contents("speech.wav")
         Contents(problem='', seconds=None, patch=None)
     """
-    state = os.stat(path)
-    return _contents(os.path.abspath(path), state.st_size, state.st_mtime_ns)
+    state = state or os.stat(path)
+    return _contents(os.path.abspath(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=256)
-def _contents(path: str, size: int, modified: int) -> Contents:
+def _contents(path: str, size: int, modified: int, changed: int) -> Contents:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return parse(data)
 

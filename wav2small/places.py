@@ -56,7 +56,7 @@ def spelled(path: str) -> str:
         >>> spelled("no such file")
         'no such file'
     """
-    if os.path.exists(path) or path.isascii():
+    if path.isascii() or os.path.exists(path):
         return path
     for form in ("NFC", "NFD"):
         other = unicodedata.normalize(form, path)

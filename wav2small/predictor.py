@@ -143,7 +143,8 @@ class Predictor:
         names = ["speech_logits" if speech_only else "logits"] * bool(self.dimensions)
         names += ["categories"] * bool(self.categories) + ["speech"] * self.speech
         outputs = dict(zip(names, self._run(names, signal, sampling_rate), strict=True))
-        shares = softmax(outputs.get("categories", np.zeros(0, np.float32)))
+        logits = outputs.get("categories")
+        shares = np.zeros(0, np.float32) if logits is None else softmax(logits)
         share = float(outputs["speech"][0]) if self.speech else None
         unknown = np.full(len(DIMENSIONS), np.nan, dtype=np.float32)
         return outputs[names[0]] if self.dimensions else unknown, shares, share
@@ -153,9 +154,10 @@ class Predictor:
         signal = np.asarray(signal)
         if signal.dtype.kind not in "fi" or (signal.dtype.kind == "i" and signal.dtype != np.int16):
             raise Wav2SmallError(f"samples of type {signal.dtype}: give floats of -1..1, or int16")
-        scale = 1 / 32768 if signal.dtype == np.int16 else 1.0
+        if signal.dtype == np.int16:
+            signal = signal * np.float32(1 / 32768)
         with np.errstate(over="ignore"):  # becomes infinite, which is rejected
-            signal = signal.astype(np.float32) * np.float32(scale)
+            signal = signal.astype(np.float32, copy=False)
         check_rate(sampling_rate)
         if signal.ndim != 1:
             raise Wav2SmallError(
@@ -168,7 +170,7 @@ class Predictor:
             )
         if problem := audio.impossible(signal):
             raise Wav2SmallError(f"a signal with {problem}")
-        if np.ptp(signal) == 0:
+        if audio.constant(signal):
             value = f"{signal[0]:.3g} throughout" if signal[0] else "only zeros"
             raise Wav2SmallError(f"{value} ({audio.SILENT}): there is nothing to estimate")
         if sampling_rate != audio.SAMPLING_RATE:
