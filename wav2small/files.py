@@ -128,7 +128,7 @@ class Lock:
     The operating system drops the lock when the process ends, however it ends.
 
     Args:
-        path: the lock file; it is created
+        path: the lock file; it is created, and removed at the end
 
     Raises:
         Wav2SmallError: another process holds it
@@ -146,21 +146,34 @@ class Lock:
         import filelock
 
         self._lock = filelock.FileLock(self.path)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout as error:  # an OSError, too
-            raise Wav2SmallError(
-                f"another run is writing here ({self.path}): wait for it, or choose another -o"
-            ) from error
-        except OSError as error:
-            raise Wav2SmallError(
-                f"cannot write {self.path}: {error.strerror}; choose another -o"
-            ) from error
-        return self
+        self._made_folder = not self.path.parent.exists()
+        while True:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.path.touch()
+                number = self.path.stat().st_ino
+                self._lock.acquire(timeout=0)
+                if self.path.stat().st_ino == number:
+                    return self
+            except FileNotFoundError:
+                pass  # another run, which is ready, has removed it
+            except filelock.Timeout as error:  # an OSError, too
+                raise Wav2SmallError(
+                    f"another run is writing here ({self.path}): wait for it, or choose another -o"
+                ) from error
+            except OSError as error:
+                raise Wav2SmallError(
+                    f"cannot write {self.path}: {error.strerror}; choose another -o"
+                ) from error
+            self._lock.release()  # of a file that is no longer there
 
     def __exit__(self, *exception: object) -> None:
+        with contextlib.suppress(OSError):  # Windows removes it with the lock
+            self.path.unlink()
         self._lock.release()
+        if self._made_folder:
+            with contextlib.suppress(OSError):  # it is not empty
+                self.path.parent.rmdir()
 
 
 class Journal:

@@ -75,10 +75,7 @@ def test_workers_and_parts_change_nothing(toy, long, expected, tmp_path, workers
     if name == "out.csv":
         assert [row[0] for row in csv.reader(output.open())][1:] == [row[0] for row in expected]
     if name:
-        assert os.listdir(tmp_path) == [name] or set(os.listdir(tmp_path)) == {
-            name,
-            f".{name}.lock",
-        }
+        assert os.listdir(tmp_path) == [name]
 
 
 def test_a_long_recording_is_taken_up_within(toy, long, expected, tmp_path, monkeypatch, capfd):

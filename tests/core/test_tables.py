@@ -1,5 +1,8 @@
 """Label tables survive the disk; what is no label table is rejected by row and column."""
 
+import os
+
+import filelock
 import numpy as np
 import pandas as pd
 import pytest
@@ -103,8 +106,28 @@ def test_a_failed_write_leaves_the_old_table(tmp_path, labels):
 def test_a_second_run_is_kept_away(tmp_path):
     with files.Lock(tmp_path / "lock"), pytest.raises(Wav2SmallError, match="another run"):
         files.Lock(tmp_path / "lock").__enter__()
-    with files.Lock(tmp_path / "lock"):
+    with files.Lock(tmp_path / "new" / "lock"):
         pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_of_a_file_that_was_removed_is_none(tmp_path, monkeypatch):
+    """Between opening and locking it, a run that is ready removes it and another makes one."""
+    path, real, calls = tmp_path / "lock", filelock.FileLock.acquire, []
+
+    def acquire(self, **options):
+        taken = real(self, **options)
+        calls.append(1)
+        if len(calls) == 1:
+            path.unlink()
+            path.touch()
+        return taken
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    with files.Lock(path):
+        assert len(calls) == 2
+        with pytest.raises(Wav2SmallError, match="another run"):
+            files.Lock(path).__enter__()
 
 
 def test_licences_are_never_dropped():
