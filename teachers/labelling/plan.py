@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 KEY = b"wav2small.labelling"  # metadata of a finished table: the identity of its run
 ERRORS = "errors.csv"
+_ERROR_COLUMNS = ("file", "start", "end", "row", "reason", "table")
 _PLAN = "plan.json"
 _BLOCK = 4096  # rows that are turned from columns into Python objects at a time
 
@@ -122,31 +123,39 @@ def expected_hours(index: Index, looked_at: int = 50) -> float:
     return (seconds + len(unknown) * (sum(lengths) / len(lengths) if lengths else 0.0)) / 3600
 
 
-def write_errors(folder: Folder, table: str, rejections: list[Rejection]) -> str:
+def write_errors(folder: Folder, table: str, rejections: list[Rejection], rows: int) -> str:
     """List rejected clips in `errors.csv` next to the table; it can be labelled like any index.
 
     The list is shared by the tables of a folder: lines of other tables stay.
+
+    Args:
+        folder: of the table
+        table: its name
+        rejections: in the order of the source
+        rows: of the source that have a number, 0 = none do, as of a folder
     """
-    header = ["file", "start", "end", "reason", "table"]
-    kept: list[list[str]] = []
+    kept: list[dict[str, str]] = []
     if folder.exists(ERRORS):
         with folder.open(ERRORS) as file:
-            before = list(csv.reader(io.TextIOWrapper(file, newline="")))
-        kept = [line for line in before if line != header and line[-1:] != [table]]
+            before = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
+            kept = [line for line in before if line.get("table") != table]
     lines = [
-        [
-            rejection.file,
-            f"{rejection.start / 1e9:.9g}",
-            "" if rejection.end is None else f"{rejection.end / 1e9:.9g}",
-            rejection.reason,
-            table,
-        ]
+        {
+            "file": rejection.file,
+            "start": f"{rejection.start / 1e9:.9g}",
+            "end": "" if rejection.end is None else f"{rejection.end / 1e9:.9g}",
+            "row": str(rejection.row + 1) if rejection.row < rows else "",
+            "reason": rejection.reason,
+            "table": table,
+        }
         for rejection in rejections
     ]
 
     def fill(path: Path) -> None:
-        with open(path, "w", newline="") as file:
-            csv.writer(file).writerows([header, *kept, *lines])
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, _ERROR_COLUMNS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows([*kept, *lines])
 
     if kept or lines:
         folder.write(ERRORS, fill)

@@ -11,7 +11,7 @@ from typing import Any
 from wav2small import audio, files, folders, progress, provenance, transcripts
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.folders import Folder
-from wav2small.index import KEYS, Index, load_source
+from wav2small.index import KEYS, Index, is_table, load_source
 from wav2small.teachers import registry
 from wav2small.teachers.base import Teacher, licensed, runs_in_workers, uses_text
 from wav2small.teachers.multimodal.dialogue import Context, Script
@@ -66,7 +66,7 @@ def label(
             columns beyond file, start and end go to the label table, ratings of the three
             dimensions excepted
         output: label table (.parquet); an unfinished one goes on. Rejected clips are listed in
-            `errors.csv` next to it
+            `errors.csv` next to it, those of a table with the number of their row
         teacher: see `wav2small teachers`; a folder of `distill` or `finetune`; a bundle, an audonnx
             folder or an .onnx file; a hub id, owner/name[@revision]; package.module:Class. Or a
             `Teacher`
@@ -187,7 +187,9 @@ def label(
         rejections = sorted(
             {rejection[:-1]: rejection for rejection in reversed(rejections)}.values()
         )
-        errors_file = plan.write_errors(folder, name, rejections)
+        table = isinstance(source, Index) or is_table(os.fspath(source))
+        numbered = len(index.frame) if table else 0
+        errors_file = plan.write_errors(folder, name, rejections, numbered)
         identity["errors"] = len(rejections)
         rows = shards.write(folder, name, index, history, identity)
         hours = shards.hours()

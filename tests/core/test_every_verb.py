@@ -154,6 +154,8 @@ def test_label(everything, tmp_path, workers):
     assert (result.rows, result.errors) == (len(good), len(bad))
     errors = pd.read_csv(result.errors_file)
     check(list(zip(errors["file"], errors["reason"], strict=True)), bad)
+    table = pd.read_parquet(source)
+    assert [table["message"][row - 1] for row in errors["row"]] == [row[3] for row in bad]
 
 
 def test_evaluate(toy, everything):
