@@ -174,7 +174,10 @@ def export_bundle(
             made = write_c(student, folder / "c", audio.signals, name=name, licence=line)
             made = replace(made, source=Path(output) / "c" / made.source.name)
             plain_c = partial(integer.predict, made.integers, student)
-            record["plain_c"] = prove_plain_c(plain_c, folder, audio.signals)
+            spoken = partial(integer.predict_speech, made.integers, student)
+            record["plain_c"] = prove_plain_c(
+                plain_c, folder, audio.signals, spoken if made.integers.voice else None
+            )
             write_library(folder)
             if options.arduino:
                 plain = replace(made, source=folder / "c" / made.source.name)

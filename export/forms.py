@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from wav2small.errors import Wav2SmallError
-from wav2small.session import SignalFunction, file_run
+from wav2small.predictor import STREAMING as FILE
+from wav2small.session import SignalFunction, file_run, open_session
 from wav2small.stream import Stream
 
 from . import bundle
@@ -17,7 +18,9 @@ from .signals import signals
 
 #: Largest difference between a stream and the file: the same weights, added in another order.
 STREAMING = 1e-5
+HALF = 0.5  # probability of speech from which a frame counts for the share, as in onnx/nano.py
 PLAIN_C = 0.1  # likewise, as of int8-static: both round activations
+PLAIN_C_SPEECH = 0.2  # a frame near a threshold falls to its other side by rounding
 OTHER_CLIPS = 24  # clips that a stream, plain C and other levels are compared on
 LEVELS_DB = (20, 40, 60)
 
@@ -25,12 +28,15 @@ LEVELS_DB = (20, 40, 60)
 def prove_streaming(folder: Path, clips: Sequence[np.ndarray] = ()) -> dict[str, Any]:
     """Compare the stream of a bundle with its `model.onnx`, clip by clip, nothing gated.
 
+    Where the model detects speech, so are the share of frames that hold speech and the estimates
+    of those frames alone.
+
     Args:
         folder: with `model.onnx` and `streaming.onnx`
         clips: real audio besides the signals of `signals.py`
 
     Returns:
-        `count` of clips and signals, `max_difference`
+        `count` of clips and signals, `max_difference`; and the same as `speech`, if detected
 
     Raises:
         Wav2SmallError: they differ by more than `STREAMING`
@@ -42,26 +48,80 @@ def prove_streaming(folder: Path, clips: Sequence[np.ndarray] = ()) -> dict[str,
         estimates = stream.push(signal)
         return np.array(estimates[-1].overall) if estimates else None
 
-    return _prove_other(run, folder, clips, STREAMING, "streaming.onnx")
+    record = _prove_other(folder, file_run(folder / bundle.MODEL), run, clips, STREAMING, FILE)
+    if detected := speech_run(folder / bundle.MODEL):
+        engine = Stream(folder, gate="voice")._engine
+
+        def spoken(signal: np.ndarray) -> np.ndarray:
+            engine.reset()
+            hops = len(signal) // engine.hop
+            weights = np.ones(hops, np.float32)
+            estimates, _, probabilities = engine.run(signal[: hops * engine.hop], weights, 0.0)
+            assert probabilities is not None
+            # The first hop is no frame yet.
+            return np.array([np.mean(probabilities[1:] >= HALF), *estimates[-1][3:]])  # type: ignore[index]
+
+        name = f"speech of {FILE}"
+        record["speech"] = _prove_other(folder, detected, spoken, clips, STREAMING, name)
+    return record
 
 
-def prove_plain_c(run: SignalFunction, folder: Path, clips: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Compare the integers of the plain C with `model.onnx`; see `prove_streaming`."""
-    return _prove_other(run, folder, clips, PLAIN_C, "the plain C")
+def prove_plain_c(
+    run: SignalFunction,
+    folder: Path,
+    clips: Sequence[np.ndarray],
+    spoken: SignalFunction | None = None,
+) -> dict[str, Any]:
+    """Compare the integers of the plain C with `model.onnx`; see `prove_streaming`.
+
+    Args:
+        run: the integers of a clip
+        folder: with `model.onnx`
+        clips: real audio besides the signals of `signals.py`
+        spoken: share of speech and estimates of it by the integers, if they detect it
+    """
+    record = _prove_other(
+        folder, file_run(folder / bundle.MODEL), run, clips, PLAIN_C, "the plain C"
+    )
+    if spoken and (detected := speech_run(folder / bundle.MODEL)):
+        name = "speech of the plain C"
+        record["speech"] = _prove_other(folder, detected, spoken, clips, PLAIN_C_SPEECH, name)
+    return record
+
+
+def speech_run(model: Path) -> SignalFunction | None:
+    """A file as a function of one signal: share of speech, estimates of speech alone (1 + 3,).
+
+    Without any speech the estimates are NaN. None = the file does not detect speech.
+
+    Example:
+        >>> speech_run(Path("bundle/model.onnx")) is None
+        True
+    """
+    session = open_session(model)
+    names = ["speech", "speech_logits"]
+    if not {*names} <= {node.name for node in session.get_outputs()}:
+        return None
+    return lambda signal: np.concatenate(session.run(names, {"signal": signal[None]}), axis=1)[0]
 
 
 def _prove_other(
-    run: Callable[[np.ndarray], np.ndarray | None],
     folder: Path,
+    model: SignalFunction,
+    run: Callable[[np.ndarray], np.ndarray | None],
     clips: Sequence[np.ndarray],
     allowed: float,
     name: str,
 ) -> dict[str, Any]:
     """Compare another form of a model with its `model.onnx`; None = nothing to compare."""
-    model = file_run(folder / bundle.MODEL)
     made = [*signals().values(), *_spread(clips)]
     pairs = [(model(clip), other) for clip in made if (other := run(clip)) is not None]
-    largest = max(float(relative([one[: len(other)]], [other]).max()) for one, other in pairs)
+    largest = max(
+        # Where the model has no estimate, as of speech where there is none, the other has none.
+        float(relative([one[known]], [other[known]]).max())
+        for one, other in pairs
+        for known in [np.isfinite(one[: len(other)]).nonzero()]
+    )
     if not largest <= allowed:  # NaN fails too
         raise Wav2SmallError(
             f"{folder}: {name} differs from {bundle.MODEL} by {largest:.2g} (allowed "

@@ -30,7 +30,7 @@ import torch
 
 from wav2small.errors import Wav2SmallError
 from wav2small.students import quantisation
-from wav2small.students.nano import Causal, Nano, Voice
+from wav2small.students.nano import SPOKEN, Causal, Nano, Voice
 
 FEATURE_SCALE = 1 / 64
 HEADROOM = 1.25  # of the int16 stream over the loudest calibration clip; it saturates above
@@ -41,6 +41,7 @@ GATE_STEPS = 256
 GATE_SCALE = GATE_RANGE * 2 / (GATE_STEPS * 16)  # input of the lookup: 4 bits between steps
 FADE_BITS = 24
 EMPTY_Q15 = ONE // 256  # students.nano.EMPTY
+SPOKEN_Q15 = int(ONE * SPOKEN)  # W2S_SPOKEN in C
 
 
 @dataclass
@@ -274,6 +275,14 @@ def predict(model: Integer, student: Nano, signal: np.ndarray) -> np.ndarray:
     """Arousal, dominance and valence of a full clip, float32 (3,)."""
     n, d = pool(*network(model, features(student, signal)))
     return head(model, n[-1], d[-1])
+
+
+def predict_speech(model: Integer, student: Nano, signal: np.ndarray) -> np.ndarray:
+    """Share of frames that hold speech, and the estimates of those alone, float32 (4,)."""
+    x = features(student, signal)
+    probability = speech(model, x)
+    n, d = pool(*network(model, x), np.where(probability >= SPOKEN_Q15, ONE, 0))
+    return np.array([np.mean(probability >= ONE // 2), *head(model, n[-1], d[-1])], np.float32)
 
 
 def _windows(x: np.ndarray, taps: int, dilation: int) -> np.ndarray:

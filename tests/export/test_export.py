@@ -12,16 +12,18 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from nanos import random_nano
 from onnx import numpy_helper
 
 from wav2small import audio, provenance
 from wav2small.errors import Wav2SmallError
 from wav2small.export import bundle as bundle_module
-from wav2small.export import licences
+from wav2small.export import forms, licences
 from wav2small.export.export import VerificationError, build, export_bundle
 from wav2small.export.onnx import frontend, layers, models, streaming, wav2small
 from wav2small.export.onnx.graph import Graph
 from wav2small.export.onnx.weights import PRECISIONS, Weights
+from wav2small.export.signals import signals
 from wav2small.export.verification import VerificationOptions, student_run, verify_bundle
 from wav2small.session import check_self_contained, check_version, file_run, open_session
 from wav2small.stream import Stream
@@ -216,6 +218,22 @@ def test_stream_and_plain_c_are_the_file(nano_run, speech, tmp_path, precision, 
         stream.reset()
         np.testing.assert_allclose(stream.push(signal)[-1].overall, offline(signal), atol=1e-5)
     verify_bundle(made.bundle)
+
+
+def test_speech_of_stream_and_plain_c_is_the_files(speech, tmp_path, monkeypatch):
+    clips = [audio.read(file) for file in sorted(speech.glob("*.flac"))[:12]]
+    random_nano(clips, voice=True).save_pretrained(tmp_path / "run")
+    options = VerificationOptions(calibration=speech, tolerance=10.0)
+    made = export_bundle(
+        tmp_path / "run", tmp_path / "bundle", verification=options, streaming=True, c=True
+    )
+    for form, allowed in (("streaming", 1e-5), ("plain_c", 0.2)):
+        found = made.record[form]["speech"]
+        assert found["count"] > len(signals()) and found["max_difference"] <= allowed
+    verify_bundle(made.bundle)
+    monkeypatch.setattr(forms, "HALF", 0.6)  # other frames count in the stream
+    with pytest.raises(Wav2SmallError, match=r"speech of streaming\.onnx differs"):
+        verify_bundle(made.bundle)
 
 
 def test_a_stream_that_is_another_model_is_found(nano_run, speech, tmp_path):
