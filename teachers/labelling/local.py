@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -15,7 +16,9 @@ from wav2small.workers import Died, start
 
 from .clips import Outcome, Reader, SourceRow, reason, rejection
 
-_ROWS_PER_TASK = 8  # some tenths of a second of work: little to lose, few messages
+#: Work of a task: little to lose, few messages, and no worker waits long for the last one.
+_TASK_S = 0.2
+_MOST_ROWS = 8
 
 
 def label_in_workers(
@@ -35,18 +38,24 @@ def label_in_workers(
         options: of the teacher
         workers: number of processes; 0 = none, everything happens in this one
     """
-    tasks = _tasks(rows)
+    todo = iter(rows)
     waiting: list[list[SourceRow]] = []
+    rows_per_task, labelled, began = 1, 0, 0.0
     with start(workers, f"{__name__}:labeller", teacher, options, reader) as pool:
         while True:
             while pool.free:
-                task = waiting.pop() if waiting else next(tasks, None)
-                if task is None:
+                task = waiting.pop() if waiting else list(islice(todo, rows_per_task))
+                if not task:
                     break
                 pool.submit(task)
             if not pool.busy:
                 return
             for task, outcome in pool.receive():
+                if began:
+                    labelled += len(task)
+                    pace = labelled / max(time.perf_counter() - began, _TASK_S) / max(workers, 1)
+                    rows_per_task = min(max(round(pace * _TASK_S), 1), _MOST_ROWS)
+                began = began or time.perf_counter()  # from now on the workers have their models
                 if outcome is not Died:
                     yield outcome
                 elif len(task) > 1:
@@ -101,9 +110,3 @@ def _check(values: dict[str, np.ndarray]) -> None:
 def _crashed(row: SourceRow) -> Outcome:
     why = "the process that labelled it crashed; the file is damaged or does not fit in memory"
     return Outcome(rows=[row.row], rejections=[rejection(row, why)])
-
-
-def _tasks(rows: Iterable[SourceRow]) -> Iterator[list[SourceRow]]:
-    iterator = iter(rows)
-    while task := list(islice(iterator, _ROWS_PER_TASK)):
-        yield task
