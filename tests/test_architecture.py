@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -99,3 +100,17 @@ def test_every_package_is_installed_but_the_studies():
     listed = set(settings["options"]["packages"].split())
     packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
     assert listed == packages - {"wav2small.benchmarks.studies"}
+
+
+def test_each_part_is_understood_from_at_most_four_files():
+    """The table of CONTRIBUTING.md; a name without a folder lies where the one before it does."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = text.partition("| to understand | read |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(rows) >= 8
+    for row in rows:
+        files = re.findall(r"`([\w/]+\.(?:py|c|md))`", row)
+        folder = ROOT
+        for file in files:
+            path = next(p for p in (ROOT / file, folder / file) if p.is_file())
+            folder = path.parent
+        assert 1 <= len(files) <= 4, row

@@ -14,7 +14,7 @@ from wav2small.dimensions import DIMENSIONS
 from wav2small.emotions import common
 from wav2small.errors import Wav2SmallError
 from wav2small.index import KEYS, Index
-from wav2small.prediction import table
+from wav2small.prediction_output import table
 from wav2small.subjects import PROBABILITY, Estimates, check, estimate
 from wav2small.tables import Labels, read_labels
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TextIO
 
 DELAY_S = 2.0  # work that is done sooner shows nothing
 LINE_S = 30.0  # between the lines where there is no terminal
@@ -13,6 +14,16 @@ LINE_S = 30.0  # between the lines where there is no terminal
 def note(text: str) -> None:
     """A line about the run, on stderr."""
     print(text, file=sys.stderr)
+
+
+def report_rejected(rejected: Sequence[tuple[str, str]], *, stream: TextIO | None = None) -> int:
+    """List on stderr what was rejected; the exit code that follows from it, 0 or 1."""
+    stream = stream or sys.stderr
+    for _, reason in rejected:
+        print(f"rejected: {reason!s}", file=stream)
+    if rejected:
+        print(f"{len(rejected)} rejected, listed above; all else is done", file=stream)
+    return 1 if rejected else 0
 
 
 def bar(total: float | None, *, unit: str, desc: str) -> Any:

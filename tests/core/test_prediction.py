@@ -136,9 +136,9 @@ def test_a_part_that_fails_is_one_rejection(toy, long, tmp_path, monkeypatch):
 def test_a_process_that_dies_costs_one_file(toy, long, expected, tmp_path):
     """As a decoder that crashes does."""
     (tmp_path / "killer.py").write_text(
-        "import os\nfrom wav2small import prediction\n"
+        "import os\nfrom wav2small import prediction_parts\n"
         "def estimator(*words):\n"
-        "    run = prediction.estimator(*words)\n"
+        "    run = prediction_parts.estimator(*words)\n"
         "    def safe(tasks):\n"
         "        if any(task.clip[0] == 'a4.flac' for task in tasks): os._exit(9)\n"
         "        return run(tasks)\n"
@@ -146,9 +146,9 @@ def test_a_process_that_dies_costs_one_file(toy, long, expected, tmp_path):
     )
     code = (
         "import sys; sys.path.insert(0, sys.argv[3])\n"
-        "from wav2small import prediction\n"
-        "real = prediction.start\n"
-        "prediction.start = lambda count, build, *rest: real(count, 'killer:estimator', *rest)\n"
+        "from wav2small import prediction_parts\n"
+        "parts = prediction_parts; real = parts.start\n"
+        "parts.start = lambda count, build, *rest: real(count, 'killer:estimator', *rest)\n"
         "from wav2small.prediction import predict\n"
         "found = predict(sys.argv[1], sys.argv[2], workers=2)\n"
         "print(len({row[0] for row in found.rows}), found.rejected)\n"

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from wav2small.prediction import report_rejected
+    from wav2small.progress import report_rejected
 
     labelling = options.grouped(options.LABEL, "compute", "teacher_options", **vars(args))
     result = options.call(FUNCTION, **vars(args), labelling=labelling)
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 def show(result: Any) -> int:
     """Print the figures of an evaluation; the exit code."""
-    from wav2small.prediction import report_rejected
+    from wav2small.progress import report_rejected
 
     print(f"{result.clips} clips; in brackets the 95 % interval over {result.drawn}")
     if result.dimensions:

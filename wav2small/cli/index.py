@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from wav2small.corpora.registry import CORPORA, index_corpus
     from wav2small.errors import Wav2SmallError
-    from wav2small.prediction import report_rejected
+    from wav2small.progress import report_rejected
 
     if args.name is None:
         for name, entry in CORPORA.items():

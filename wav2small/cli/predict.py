@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     _check_bundle(args.words, named)
     if not args.source:
         raise Wav2SmallError("name the audio to predict, or --follow - for standard input")
-    from wav2small.prediction import report_rejected
+    from wav2small.progress import report_rejected
 
     source = args.source if len(args.source) > 1 else args.source[0]
     given = {**vars(args), "source": source, "output": args.output or sys.stdout, "collect": False}
