@@ -51,11 +51,12 @@ def load_hub(spec: str, **options: Any) -> Teacher:
     return teacher
 
 
+_BACKBONES = ("wav2vec2", "hubert", "wavlm", "whisper", "moonshine")
 #: What opens a checkpoint, by the `model_type` of its config.json.
 _LOADERS = {
     "probe": "wav2small.teachers.speech.probe:load",
     "ser": "wav2small.teachers.speech.wavlm:load",
-    **dict.fromkeys(("wav2vec2", "hubert", "wavlm"), "wav2small.teachers.speech.wav2vec2:load"),
+    **dict.fromkeys(_BACKBONES, "wav2small.teachers.speech.wav2vec2:load"),
     **dict.fromkeys(registry.MADE, "wav2small.teachers.multimodal.teacher:load"),
 }
 _STUDENT = "wav2small.teachers.speech.student:StudentTeacher"

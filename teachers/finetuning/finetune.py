@@ -21,7 +21,7 @@ from wav2small.errors import Wav2SmallError
 from wav2small.index import KEYS, fingerprint
 from wav2small.tables import Labels, read_labels
 from wav2small.teachers.multimodal import teacher as multimodal
-from wav2small.teachers.speech import checkpoint, wav2vec2, wavlm
+from wav2small.teachers.speech import backbones, checkpoint, recognisers, wav2vec2, wavlm
 from wav2small.teachers.speech.pretrained import Backbone, load
 from wav2small.training.split import split
 
@@ -156,7 +156,7 @@ def choose_recipe(
     """The recipe that the options of the command line name.
 
     Args:
-        backbone: WavLM, wav2vec2 or HuBERT, for a teacher of speech alone
+        backbone: WavLM, wav2vec2, HuBERT, Whisper or Moonshine, for a teacher of speech alone
         pooling: of a backbone: the layout of the WavLM teacher (attentive) or of wav2vec2's (mean)
         layers: of a backbone, keep the first N transformer layers (default: all)
         teacher: a multimodal teacher: spectra, calm, bridge, mister_e; see docs/multimodal.md
@@ -202,7 +202,7 @@ class AudioRecipe:
     """How a backbone becomes a teacher of speech: the recipe of Wagner et al.
 
     Args:
-        backbone: folder or hub id of WavLM, wav2vec2 or HuBERT
+        backbone: folder or hub id of WavLM, wav2vec2, HuBERT, Whisper or Moonshine
         pooling: "attentive" (the WavLM teacher's layout) or "mean" (wav2vec2's)
         layers: keep the first so many transformer layers; None = all
 
@@ -279,11 +279,11 @@ def build(
     else:
         shape = {"feat_extract_norm": "group", "do_stable_layer_norm": False, **start.config}
         network = wav2vec2.Wav2vec2Network(
-            {**shape, "id2label": names, **extra, "teacher_name": "finetuned"}
+            {**shape, "id2label": names, **extra, "teacher_name": "finetuned"},
+            normalise=start.config["model_type"] not in recognisers.NAMES,
         )
     start.fill(network.backbone)
-    # Not only `requires_grad_`: it would carry the gradient back to the signal.
-    network.backbone.feature_extractor._freeze_parameters()
+    backbones.freeze_front(network.backbone)
     last = network.ser_model.out[0] if pooling == "attentive" else network.classifier.out_proj
     nn.init.constant_(last.bias, 0.5)  # the middle of the scale
     return network

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from wav2small.errors import Wav2SmallError
-from wav2small.teachers.speech import backbones, checkpoint, pretrained
+from wav2small.teachers.speech import backbones, checkpoint
 from wav2small.teachers.speech.checkpoint import Checkpoint
 from wav2small.training import weights
 from wav2small.transcripts import Word
@@ -54,8 +54,7 @@ class Speech(nn.Module):
 
     def freeze_front(self) -> None:
         """Keep its CNN as it is, which then costs no gradient."""
-        # Not only `requires_grad_`: it would carry the gradient back to the signal.
-        self.model.feature_extractor._freeze_parameters()
+        backbones.freeze_front(self.model)
 
     def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T), 16 kHz, full scale 1, and (B,) on the CPU -> (B, frames, size), mask."""
@@ -119,8 +118,7 @@ def check_type(config: Mapping[str, Any], where: Any) -> None:
 
     checkpoint.require(config, ("model_type",), where)
     known = {**auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, **auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
-    speech = (*pretrained.FAMILIES, "whisper")
-    if config["model_type"] not in known or config["model_type"] in speech:
+    if config["model_type"] not in known or config["model_type"] in backbones.FAMILIES:
         raise Wav2SmallError(
             f"{where}: model_type {config['model_type']!r} is no text encoder; give a language "
             "model such as roberta, bert or llama"

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from wav2small import audio
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers.speech import checkpoint
-from wav2small.teachers.speech.neural import valid
 from wav2small.teachers.speech.pretrained import Backbone
+from wav2small.teachers.speech.recognisers import HOP, log_mel
 from wav2small.training import weights
 
 MODEL_TYPE = "qwen2_audio"
 LONGEST_S = 30  # of a clip: 3000 mel frames (published)
-N_FFT, HOP = 400, 160  # of its mel spectrogram (published)
 _PARTS = ("audio_tower.", "multi_modal_projector.", "language_model.")
 
 
@@ -41,13 +40,9 @@ class SpeechLLM(nn.Module):
         Wav2SmallError: none can be built from it
     """
 
-    filters: Tensor
-    window: Tensor
-
     def __init__(self, config: Mapping[str, Any], where: Any):
         super().__init__()
         import transformers
-        from transformers.audio_utils import mel_filter_bank
 
         checkpoint.require(config, ("audio_config", "text_config"), where)
         try:
@@ -56,19 +51,7 @@ class SpeechLLM(nn.Module):
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise Wav2SmallError(f"{where}: no speech LLM can be built ({error})") from error
         self.size: int = built.text_config.hidden_size
-        mels = built.audio_config.num_mel_bins
-        bank = mel_filter_bank(
-            1 + N_FFT // 2,
-            mels,
-            0.0,
-            8000.0,
-            audio.SAMPLING_RATE,
-            norm="slaney",
-            mel_scale="slaney",
-        )
-        filters = torch.tensor(bank.T, dtype=torch.float32)
-        self.register_buffer("filters", filters, persistent=False)
-        self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
+        self.bins: int = built.audio_config.num_mel_bins
 
     def freeze_front(self) -> None:
         """Keep the audio tower as it is; it costs no gradient."""
@@ -95,14 +78,7 @@ class SpeechLLM(nn.Module):
     def mels(self, signal: Tensor, lengths: Tensor) -> Tensor:
         """Whisper's log-mel spectrogram of 30 s: (B, mels, 3000)."""
         longest = LONGEST_S * audio.SAMPLING_RATE
-        signal = (signal * valid(signal, lengths))[:, :longest].float()
-        padded = nn.functional.pad(signal, (0, longest - signal.shape[1]))
-        with torch.autocast(signal.device.type, enabled=False):
-            spectrum = torch.stft(padded, N_FFT, HOP, window=self.window, return_complex=True)
-            power = self.filters @ spectrum[..., :-1].abs().square()
-        levels = power.clamp(min=1e-10).log10()
-        levels = torch.maximum(levels, levels.amax(dim=(1, 2), keepdim=True) - 8)
-        return (levels + 4) / 4
+        return log_mel(signal, lengths, bins=self.bins, longest=longest)
 
 
 def holds(spec: str) -> bool:

@@ -1,4 +1,5 @@
-"""Backbones: WavLM, wav2vec2 and HuBERT of transformers, built from a configuration alone.
+"""Backbones: WavLM, wav2vec2 and HuBERT of transformers, built from a configuration alone; and the
+encoders of `recognisers`.
 
 A padded batch gives what its clips give one by one: only frames that depend on nothing but the clip
 count, attention sees only them, and where the feature extractor normalises over time (the
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from wav2small.errors import Wav2SmallError
 
-from . import inference
+from . import inference, recognisers
 
 #: The configuration of microsoft/wavlm-large, which the published SER checkpoints name only by
 #: this id. Dropouts and masking serve training only and are left at zero.
@@ -42,6 +43,8 @@ WAVLM_LARGE = {
 
 BUILT_IN = {"microsoft/wavlm-large": WAVLM_LARGE}
 
+FAMILIES = ("wavlm", "wav2vec2", "hubert", *recognisers.NAMES)
+
 #: Fields without which a model would be built that computes something else, in silence.
 REQUIRED = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads")
 
@@ -50,7 +53,7 @@ def build(config: Mapping[str, Any], where: Any) -> nn.Module:
     """Build a backbone with random weights.
 
     Args:
-        config: of transformers; `model_type` is wavlm, wav2vec2 or hubert
+        config: of transformers; `model_type` is one of `FAMILIES`
         where: named in errors
 
     Raises:
@@ -66,11 +69,13 @@ def build(config: Mapping[str, Any], where: Any) -> nn.Module:
         "hubert": (transformers.HubertConfig, transformers.HubertModel),
     }
     require(config, REQUIRED, where)
-    if config["model_type"] not in families:
+    if config["model_type"] not in FAMILIES:
         raise Wav2SmallError(
             f"{where}: model_type {config['model_type']!r} is no backbone; known: "
-            + ", ".join(families)
+            + ", ".join(FAMILIES)
         )
+    if config["model_type"] in recognisers.NAMES:
+        return recognisers.RecogniserEncoder(config, where)
     if config.get("add_adapter"):
         raise Wav2SmallError(f"{where}: add_adapter is set; backbones with adapters are not known")
     config_class, model_class = families[config["model_type"]]
@@ -105,6 +110,8 @@ def hidden_states(model: Any, signal: Tensor, lengths: Tensor) -> tuple[Tensor, 
     Returns:
         last hidden state (B, frames, hidden), and the mask of valid frames (B, frames)
     """
+    if isinstance(model, recognisers.RecogniserEncoder):
+        return model(signal, lengths)
     return encode(model, features(model, signal, lengths), lengths)
 
 
@@ -122,6 +129,14 @@ def encode(model: Any, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tenso
     if inference.fits(model):
         return inference.encode(model, features, mask), mask
     return contextualise(model, project(model, features), mask), mask
+
+
+def freeze_front(model: Any) -> None:
+    """Keep the CNN of a backbone as it is, which then costs no gradient."""
+    if isinstance(model, recognisers.RecogniserEncoder):
+        model.freeze_front()
+    else:  # not only `requires_grad_`: it would carry the gradient back to the signal
+        model.feature_extractor._freeze_parameters()
 
 
 def project(model: Any, features: Tensor) -> Tensor:

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from wav2small.errors import Wav2SmallError
 from wav2small.training import weights
 
-from . import backbones, checkpoint, wavlm
+from . import backbones, checkpoint, recognisers, wavlm
 from .checkpoint import Checkpoint
 
-FAMILIES = ("wavlm", "wav2vec2", "hubert")
 #: What pretraining, recognition or emotion checkpoints hold besides the backbone.
 _HEADS = tuple(
     "quantizer. project_q. project_hid. lm_head. projector. classifier. categories. pool_model. "
@@ -49,7 +48,8 @@ def load(spec: str, *, layers: int | None = None, option: str = "--backbone") ->
     """Load a backbone.
 
     Args:
-        spec: folder or hub id of WavLM, wav2vec2 or HuBERT, pretrained or already fine-tuned
+        spec: folder or hub id of WavLM, wav2vec2, HuBERT, Whisper or Moonshine, pretrained or
+            already fine-tuned
         layers: keep the first so many transformer layers; None = all
         option: of the command line that named it, for the remedy
 
@@ -64,12 +64,16 @@ def load(spec: str, *, layers: int | None = None, option: str = "--backbone") ->
         checkpoint.require(config, ("mean", "std"), where)
         scale = (float(config["mean"]), float(config["std"]))
         config = wavlm.backbone_config(config, where)
-    checkpoint.require(config, backbones.REQUIRED, where)
-    if config["model_type"] not in FAMILIES:
+    checkpoint.require(config, ("model_type",), where)
+    if config["model_type"] not in backbones.FAMILIES:
         raise Wav2SmallError(
             f"{where}: model_type {config['model_type']!r} is no backbone; known: "
-            + ", ".join(FAMILIES)
+            + ", ".join(backbones.FAMILIES)
         )
+    is_recogniser = config["model_type"] in recognisers.NAMES
+    if is_recogniser:  # its input is full scale
+        config, scale = recognisers.with_shared_names(config), (0.0, 1.0)
+    checkpoint.require(config, backbones.REQUIRED, where)
     has = config["num_hidden_layers"]
     if layers is not None and not 1 <= layers <= has:
         raise Wav2SmallError(f"--layers {layers}: {spec} has {has}; give 1 to {has}")
@@ -77,6 +81,8 @@ def load(spec: str, *, layers: int | None = None, option: str = "--backbone") ->
     for name in ("id2label", "label2id", "architectures", "auto_map", "categories"):
         config.pop(name, None)
     config |= {"num_hidden_layers": kept}
+    if is_recogniser:
+        config = recognisers.cut(config, kept)
     kept_weights = {
         key: value
         for key, value in _weights(source, config["model_type"]).items()
@@ -94,4 +100,6 @@ def _weights(source: Checkpoint, family: str) -> dict[str, Tensor]:
         own = {key.removeprefix(prefix): v for key, v in found.items() if key.startswith(prefix)}
         if own:
             return own
+    if family in recognisers.NAMES:
+        return recognisers.encoder_weights(found)
     return {key: value for key, value in found.items() if not key.startswith(_HEADS)}

@@ -17,7 +17,7 @@ from wav2small import audio, files
 from wav2small.errors import Wav2SmallError
 from wav2small.training.losses import at_least_float32
 
-from . import backbones, checkpoint
+from . import backbones, checkpoint, recognisers
 from .checkpoint import Checkpoint
 from .neural import Categorical, NeuralTeacher, valid
 
@@ -119,6 +119,11 @@ def load(source: Checkpoint, **options: Any) -> NeuralTeacher:
         Wav2SmallError: the checkpoint cannot be used; the line gives the reason
     """
     config, where = source.config, source.folder / checkpoint.CONFIG
+    if config["model_type"] in recognisers.NAMES and "teacher_name" not in config:
+        raise Wav2SmallError(
+            f"{where}: a speech recogniser, which rates nothing; make a teacher of it: "
+            f"wav2small finetune RATINGS --backbone {source.folder} -o teacher/"
+        )
     extractor = source.folder / checkpoint.PREPROCESSOR
     preprocessing = files.read_json(extractor) if extractor.exists() else {}
     if preprocessing.get("sampling_rate", audio.SAMPLING_RATE) != audio.SAMPLING_RATE:

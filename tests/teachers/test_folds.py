@@ -85,7 +85,7 @@ def test_command(ratings, backbone, tmp_path, capsys):
         ("mood", "no such column; give a number, or one of file"),
         ("1", "give 2 to 4"),
         ("9", "give 2 to 4"),
-        ("same", "all clips are of x"),
+        ("same", "all clips are of same x"),
     ],
 )
 def test_folds_that_cannot_be(folds, message, ratings):
