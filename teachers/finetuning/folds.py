@@ -198,7 +198,9 @@ def assign(frame: pd.DataFrame, folds: str, *, seed: int = 0) -> np.ndarray:
     if folds in frame:
         values = frame[folds].astype(str).to_numpy(dtype=object)
         if len(set(values)) < 2:
-            raise Wav2SmallError(f"--folds {folds}: all clips are of {folds} {values[0]}; two are needed")
+            raise Wav2SmallError(
+                f"--folds {folds}: all clips are of {folds} {values[0]}; two are needed"
+            )
         return values
     if not folds.isdigit():
         raise Wav2SmallError(
