@@ -49,7 +49,7 @@ OWN_OPTIONS: dict[str, dict[str, Any]] = {
     "bridge": {"fusion_size": 64},
     "mister_e": {"context_size": 128, "cross_size": 128},
 }
-DISTILLING: dict[str, Any] = {"student": "nano", "epochs": 10, "crop_s": 0, "threads": 1}
+DISTILLING: dict[str, Any] = {"student": "nano", "epochs": 8, "crop_s": 0, "threads": 1}
 CORPUS_SEED = 1
 SPEECH_ONLY = "speech_only"
 
