@@ -22,10 +22,12 @@ if TYPE_CHECKING:  # what type checkers see; the table below is the same at run 
     from wav2small.benchmarks.audit.audit import audit as audit
     from wav2small.benchmarks.host import benchmark as benchmark
     from wav2small.benchmarks.report.report import report as report
+    from wav2small.corpora.registry import index_corpus as index_corpus
     from wav2small.errors import AudioError as AudioError
     from wav2small.errors import Wav2SmallError as Wav2SmallError
     from wav2small.evaluation import evaluate as evaluate
     from wav2small.export.export import export_bundle as export_bundle
+    from wav2small.export.push import push as push
     from wav2small.export.verification import verify_bundle as verify_bundle
     from wav2small.index import load_source as load_source
     from wav2small.microphone import listen as listen
@@ -43,6 +45,7 @@ if TYPE_CHECKING:  # what type checkers see; the table below is the same at run 
     from wav2small.teachers.labelling.options import TeacherOptions as TeacherOptions
     from wav2small.teachers.labelling.options import VariantOptions as VariantOptions
     from wav2small.teachers.labelling.run import label as label
+    from wav2small.teachers.speech.convert import convert as convert
 
 _PUBLIC = {
     "AudioError": "errors:AudioError",
@@ -56,15 +59,18 @@ _PUBLIC = {
     "Wav2SmallError": "errors:Wav2SmallError",
     "audit": "benchmarks.audit.audit:audit",
     "benchmark": "benchmarks.host:benchmark",
+    "convert": "teachers.speech.convert:convert",
     "distill": "students.distillation:distill",
     "evaluate": "evaluation:evaluate",
     "export_bundle": "export.export:export_bundle",
     "finetune": "teachers.finetuning.finetune:finetune",
+    "index_corpus": "corpora.registry:index_corpus",
     "label": "teachers.labelling.run:label",
     "listen": "microphone:listen",
     "load": "predictor:load",
     "load_source": "index:load_source",
     "predict": "prediction:predict",
+    "push": "export.push:push",
     "read_labels": "tables:read_labels",
     "report": "benchmarks.report.report:report",
     "students": "students",
@@ -86,15 +92,18 @@ __all__ = [  # noqa: F822, the names come from __getattr__
     "__version__",
     "audit",
     "benchmark",
+    "convert",
     "distill",
     "evaluate",
     "export_bundle",
     "finetune",
+    "index_corpus",
     "label",
     "listen",
     "load",
     "load_source",
     "predict",
+    "push",
     "read_labels",
     "report",
     "students",
