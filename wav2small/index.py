@@ -24,6 +24,7 @@ from .corpora import registry
 if TYPE_CHECKING:
     import pandas as pd
 
+LONGEST_S = 1e9  # larger numbers are no time in a recording
 MIN_HOP_S = 0.01  # of windows; shorter ones differ in nothing that can be estimated
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}  # in seconds
 KEYS = ["file", "start", "end"]
@@ -299,7 +300,9 @@ def _times(values: pd.Series, column: str, name: str, unit: str) -> pd.Series:
     if pd.api.types.is_timedelta64_dtype(values):
         return values
     if pd.api.types.is_float_dtype(values) or pd.api.types.is_integer_dtype(values):
-        return pd.to_timedelta(values.astype(float) * UNITS[unit], unit="s")
+        numbers = values.astype(float) * UNITS[unit]
+        if not (numbers.abs() >= LONGEST_S).any():
+            return pd.to_timedelta(numbers, unit="s")
     times = []
     for row, value in enumerate(values, start=1):
         try:
@@ -340,10 +343,10 @@ def _time(value: Any, unit: str) -> Any:
             return pd.Timedelta(text)
     if isinstance(value, datetime.timedelta):
         return pd.Timedelta(value)
-    number = float(value)
-    if not abs(number) < 1e9:
-        raise ValueError("not finite")
-    return pd.Timedelta(number * UNITS[unit], "s")
+    number = float(value) * UNITS[unit]
+    if not abs(number) < LONGEST_S:
+        raise ValueError("not finite, or of decades")
+    return pd.Timedelta(number, "s")
 
 
 def _check_columns(frame: pd.DataFrame, name: str) -> None:

@@ -296,6 +296,8 @@ def _target(output: str | os.PathLike[str]) -> tuple[Folder, str]:
     name = os.fspath(output)
     if not name.lower().endswith((".parquet", ".pq")):
         raise Wav2SmallError(f"-o {name}: a label table is parquet; name it {name}.parquet")
+    if "://" not in name and files.special(name):
+        raise Wav2SmallError(f"-o {name}: no regular file; a run that is broken off needs one")
     return folders.split(name)
 
 

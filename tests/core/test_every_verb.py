@@ -1,6 +1,11 @@
 """Each fault of an input on `predict`, `label` and `evaluate`: the same answer from all of them."""
 
 import io
+import json
+import os
+import threading
+import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +14,7 @@ import soundfile
 from labelling_cases import label
 from test_predictor import model
 
-from wav2small import audio, containers, evaluate, predict
+from wav2small import audio, containers, evaluate, files, predict
 from wav2small.errors import Wav2SmallError
 from wav2small.index import load_source
 
@@ -58,11 +63,15 @@ def loud(signal):
     return changed
 
 
+COMPOSED = unicodedata.normalize("NFC", "Grüße.flac")
+
 #: Name, contents made of a signal, what of the rejection must be there; "" = it is read.
 AUDIO = [
     ("good.flac", lambda x: encoded(x, "FLAC"), ""),
     ("pipe0.wav", lambda x: sized(encoded(x, "WAV", "PCM_16"), 0), ""),
     ("pipeF.wav", lambda x: sized(encoded(x, "WAV", "PCM_16"), 0xFFFFFFFF), ""),
+    ("offset.wav", lambda x: encoded(x + 0.003, "WAV", "FLOAT"), ""),
+    (COMPOSED, lambda x: encoded(x, "FLAC"), ""),
     ("telephone.wav", lambda x: encoded(x[::2], "WAV", "PCM_16", 8000), ""),
     ("stereo.mp3", lambda x: encoded(np.stack([x, x], 1), "MP3"), ""),
     *[
@@ -95,6 +104,7 @@ AUDIO = [
 #: Rows of a table besides these: file, start, end, rejection.
 ROWS = [
     ("good.flac", 0.2, 0.5, ""),
+    (unicodedata.normalize("NFD", COMPOSED), 0.0, None, ""),
     ("good.flac", 0.5, 0.2, "no such part"),
     ("good.flac", -1.0, None, "no such part"),
     ("good.flac", 900.0, None, "starts at 900.000 s but the file holds"),
@@ -119,6 +129,7 @@ def everything(signal, tmp_path_factory):
     (folder / "loop.flac").symlink_to(folder / "loop.flac")
     (folder / "folder.wav").mkdir()
     rows = [(name, 0.0, None, message) for name, _, message in AUDIO] + ROWS
+    rows.append(((folder / "good.flac").as_uri(), 0.0, None, ""))
     frame = pd.DataFrame(rows, columns=["file", "start", "end", "message"])
     frame["arousal"] = np.linspace(0, 1, len(frame))
     frame.to_parquet(folder / "list.parquet")
@@ -200,6 +211,71 @@ def test_tables(toy, everything, tmp_path, text, outcome):
             assert verb(tmp_path / "list.csv") == ((outcome, 0.75) if name == "predict" else 1)
     if not isinstance(outcome, str):
         assert load_source(tmp_path / "l.parquet").frame["start"][0].total_seconds() == outcome
+
+
+WRITERS = {
+    "tsv": lambda frame, path: frame.to_csv(path, sep="\t", index=False),
+    "csv.gz": lambda frame, path: frame.to_csv(path, index=False),
+    "jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True),
+    "feather": lambda frame, path: frame.to_feather(path),
+    "parquet": lambda frame, path: frame.set_index(["file", "start", "end"]).to_parquet(path),
+}
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_kinds_of_tables(toy, everything, tmp_path, ending):
+    """Times as text are seconds in all of them; parquet has an index of pandas."""
+    columns = {"file": ["good.flac"], "start": ["0.25"], "end": ["0.75"], "arousal": [0.5]}
+    path, root = tmp_path / f"list.{ending}", str(everything[0].parent)
+    WRITERS[ending](pd.DataFrame(columns), path)
+    assert predict(toy, path, root=root).rows[0][1:3] == (0.25, 0.75)
+    assert label(path, tmp_path / "l.parquet", root=root, workers=0).rows == 1
+    assert load_source(tmp_path / "l.parquet").frame["end"][0].total_seconds() == 0.75
+    assert evaluate(toy, path, root=root, resamples=10).clips == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [(True, "row 1.*'True'"), (1e30, "row 1"), ("soon", "row 1.*soon"), (-0.5, "no such part")],
+)
+def test_times_that_are_none(toy, everything, tmp_path, start, message):
+    root = str(everything[0].parent)
+    frame = pd.DataFrame({"file": ["good.flac"], "start": [start], "arousal": [0.5]})
+    frame.astype({"start": object}).to_parquet(tmp_path / "list.parquet")
+    verbs = (
+        lambda: predict(toy, tmp_path / "list.parquet", root=root).rejected[0][1],
+        lambda: label(tmp_path / "list.parquet", tmp_path / "l.parquet", root=root, workers=0),
+        lambda: evaluate(toy, tmp_path / "list.parquet", root=root).rejected[0][1],
+    )
+    for verb in verbs:
+        with pytest.raises(Wav2SmallError, match=message) as rejection:  # noqa: PT012
+            raise Wav2SmallError(verb())
+        assert "\n" not in str(rejection.value)
+
+
+def test_outputs_that_are_no_files(everything, tmp_path):
+    """`label` goes on with its table, so that must be a file; others write into what is there."""
+    source = everything[0].parent / "good.flac"
+    target, link, pipe = (tmp_path / f"{name}.parquet" for name in ("target", "link", "pipe"))
+    link.symlink_to(target)
+    assert label(source, link, workers=0).rows == 1
+    assert link.is_symlink() and load_source(target).frame["file"][0] == "good.flac"
+    os.mkfifo(pipe)
+    (tmp_path / "folder.parquet").mkdir()
+    for name, message in ((pipe, "no regular file"), (tmp_path / "folder.parquet", "a folder")):
+        with pytest.raises(Wav2SmallError, match=message):
+            label(source, name, workers=0)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    files.write_json(pipe, [1])
+    reader.join(10)
+    assert pipe.is_fifo() and json.loads(read[0]) == [1]
+    device = Path(os.devnull)
+    files.write_json(device, [1])
+    assert device.is_char_device()
+    with pytest.raises(Wav2SmallError, match="a folder"):
+        files.write_json(tmp_path, [1])
 
 
 def test_rows_that_stand_twice(toy, everything, tmp_path, capfd):

@@ -54,6 +54,14 @@ def test_they_recognise_emotion(name, emodb):
     assert mean["happiness"][2] > mean["anger"][2]
 
 
+def test_an_offset_moves_nano_little(emodb):
+    """100 steps of 16 bits, as of MEMS microphones: .03, .03, .09 before variants had offsets."""
+    predictor = wav2small.load("nano")
+    clips = [wav2small.audio.read(file) for file in sorted(emodb.glob("*.flac"))[:40]]
+    moved = [np.abs(predictor.predict(x + np.float32(0.003)) - predictor.predict(x)) for x in clips]
+    assert (np.median(moved, axis=0) <= 0.01).all()
+
+
 def test_a_folder_of_that_name_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert models.locate("nano") == FOLDER / "nano"
