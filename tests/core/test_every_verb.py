@@ -184,6 +184,7 @@ TABLES = [
     ("file,start,end,arousal\ngood.flac,0.25,0.75,.5,\n", 0.25),
     ('file,start,end,arousal\ngood.flac,"0.25",00:00:00.75,.5\n', 0.25),
     ("\ufefffile,start,end,arousal\r\ngood.flac,0.25,0.75,.5\r\n", 0.25),
+    ("file,start,end,arousal\rgood.flac,0.25,0.75,.5\r", 0.25),
     ('file,start,end,arousal\ngood.flac,"0,25",0.75,.5\n', "row 1.*'0,25'.*seconds"),
     ("file,Start,end,arousal\ngood.flac,0.25,0.75,.5\n", "`Start`"),
     ("path,arousal\ngood.flac,.5\n", "no column `file`"),

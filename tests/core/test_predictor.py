@@ -8,6 +8,7 @@ import signal as signals
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -259,3 +260,17 @@ def test_several_sources_and_json(bundle, tmp_path):
     assert repr(result) == "<Predictions: 1 rows of 1 files, 0 rejected>"
     assert "<td>0.7500</td>" in result._repr_html_()
     assert list(result.to_frame()) == list(rows[0])
+
+
+def test_memory_does_not_grow_with_other_lengths(emodb):
+    """3,000 lengths: ONNX Runtime keeps no memory for each."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("no /proc here")
+    predictor = Predictor("nano")
+    signal = audio.read(emodb / "03a01Fa.flac")
+    sizes = []
+    for number in range(3000):
+        predictor.predict(signal[: 1600 + 7 * number])
+        sizes.append(int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20)
+    assert max(sizes[500:]) - sizes[500] < 10, (sizes[500], max(sizes))  # MB
