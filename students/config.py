@@ -71,6 +71,11 @@ class Config:
     gain_db: float = _option(
         10.0, "random gain up to this many dB up or down, if the teacher does not react to gain"
     )
+    noise_probability: float = _option(
+        0.0,
+        "share of clips that get noise or babble in every epoch, other each time, under the same "
+        "label; for labels of clean speech",
+    )
     augment_probability: float = _option(
         0.5, "with --online: share of clips that become a fresh variant in every epoch"
     )
@@ -237,10 +242,9 @@ def _check_ranges(values: Mapping[str, Any], where: str) -> None:
     for name in ("ema", "trim"):
         if values.get(name, 0) >= 1:
             raise Wav2SmallError(f"{where}: {name} = {values[name]!r}: must be below 1")
-    if values.get("freeze_bn_fraction", 0) > 1:
-        raise Wav2SmallError(
-            f"{where}: freeze_bn_fraction = {values['freeze_bn_fraction']!r}: a share, at most 1"
-        )
+    for name in ("freeze_bn_fraction", "augment_probability", "noise_probability"):
+        if values.get(name, 0) > 1:
+            raise Wav2SmallError(f"{where}: {name} = {values[name]!r}: a share, at most 1")
     if len(values.get("dimension_weights", (1, 1, 1))) != 3:
         raise Wav2SmallError(f"{where}: dimension_weights: give three numbers, A, D and V")
     if 0 < values.get("crop_s", 0) < 0.25:

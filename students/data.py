@@ -22,6 +22,7 @@ from wav2small.index import KEYS, fingerprint
 from wav2small.tables import Labels
 from wav2small.training.clips import Clips, prepared
 
+from . import noise
 from .config import Config
 
 #: Batches that are sorted by length together: enough to save padding, few enough to mix lengths.
@@ -143,6 +144,7 @@ class Batcher:
         size: number of processes
         teacher: predicts the labels of the batch itself; None = labels of the table
         augment_probability: share of clips that become a fresh variant each epoch; needs a teacher
+        noise_probability: share of clips that get noise each epoch; see `noise`
     """
 
     clips: Clips
@@ -157,6 +159,7 @@ class Batcher:
     size: int = 1
     teacher: Any = None
     augment_probability: float = 0.0
+    noise_probability: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -217,6 +220,10 @@ class Batcher:
                 row = int(self.rows[place % len(self.rows)])
         raise Wav2SmallError("none of the clips can be read; correct the paths or --root")
 
+    def _others(self, count: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+        for row in generator.choice(self.rows, count):
+            yield self._readable(int(row))[1]
+
     def _alter(self, signal: np.ndarray, row: int, epoch: int) -> np.ndarray:
         generator = np.random.default_rng([self.seed, epoch, row])
         if self.teacher is not None and generator.random() < self.augment_probability:
@@ -225,6 +232,8 @@ class Batcher:
         if self.crop and len(signal) > self.crop:
             start = generator.integers(len(signal) - self.crop + 1)
             signal = signal[start : start + self.crop]
+        if self.noise_probability and generator.random() < self.noise_probability:
+            signal = noise.add(signal, generator, lambda count: self._others(count, generator))
         if self.gain_db:
             gain_db = generator.uniform(-self.gain_db, self.gain_db)
             signal = signal * np.float32(10 ** (gain_db / 20))

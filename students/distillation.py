@@ -134,6 +134,12 @@ def distill(
         table = read_labels(table, root=root, split=split, instead=instead)
     source = "" if isinstance(labels, Labels) else os.path.abspath(labels)
     names, targets = data.targets(table, wanted, source, online)
+    made_with = data.variant_settings(wanted, table, fresh=online is not None)
+    if wanted.noise_probability and made_with.get("targets") == "heard":
+        raise Wav2SmallError(
+            f"noise_probability: the labels of {source or 'the table'} are of variants as heard, "
+            "with their noise; label with --targets clean"
+        )
     output = Path(output)
     device, rank, size = distributed.start(wanted.device)
     if rank == 0:
@@ -144,7 +150,7 @@ def distill(
             table.frame,
             table.root,
             cache=Cache(wanted.cache, wanted.cache_mb << 20) if wanted.cache_mb else None,
-            made_with=data.variant_settings(wanted, table, fresh=online is not None),
+            made_with=made_with,
         )
         train, valid = divide(table.frame, wanted.validation, seed=wanted.seed)
         train, valid = train[clips.lengths[train] > 0], valid[clips.lengths[valid] > 0]
@@ -171,6 +177,7 @@ def distill(
             size=size,
             teacher=online,
             augment_probability=resolved.augment_probability,
+            noise_probability=resolved.noise_probability,
         )
         student = _student(resolved, names, dimensions=bool(table.dimensions))
         digest = data.digest(table, names, train, valid)

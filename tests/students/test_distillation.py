@@ -1,6 +1,8 @@
 """Distillation on spoken clips: what a run leaves, kills and stops, splits, bad input."""
 
 import csv
+import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -394,10 +396,11 @@ def test_every_epoch_takes_every_clip(table, clips):
     assert not np.array_equal(np.concatenate(own.plan(0)), np.concatenate(own.plan(1)))
 
 
-def test_batches_depend_on_seed_and_epoch_alone(table, clips):
-    one = list(batcher(table, clips).epoch(1))
-    rest = list(batcher(table, clips, workers=0).epoch(1, first=2))
-    shares = [list(batcher(table, clips, rank=r, size=2).epoch(1)) for r in (0, 1)]
+@pytest.mark.parametrize("options", [{}, {"noise_probability": 0.5}])
+def test_batches_depend_on_seed_and_epoch_alone(options, table, clips):
+    one = list(batcher(table, clips, **options).epoch(1))
+    rest = list(batcher(table, clips, workers=0, **options).epoch(1, first=2))
+    shares = [list(batcher(table, clips, rank=r, size=2, **options).epoch(1)) for r in (0, 1)]
     for step, batch in enumerate(one):
         if step >= 2:
             assert torch.equal(batch.signal, rest[step - 2].signal)
@@ -418,6 +421,33 @@ def test_crops_come_from_the_clip_and_labels_belong_to_it(table, clips):
             windows = np.lib.stride_tricks.sliding_window_view(clips.signal(row), length)
             assert (windows[:, ::500] == inputs[::500]).all(axis=1).any()
             np.testing.assert_allclose(batch.labels[place], table.values[row], atol=1e-6)
+
+
+def test_noise_is_another_one_in_every_epoch(table, clips):
+    own = batcher(table, clips, crop=0, gain_db=0.0, noise_probability=0.6)
+    ratios, noises = [], {}
+    for epoch in range(3):
+        for batch in own.epoch(epoch):
+            for place, row in enumerate(batch.rows):
+                signal = clips.signal(row)
+                noise = batch.signal[place, : len(signal)].numpy() - signal
+                np.testing.assert_allclose(batch.labels[place], table.values[row], atol=1e-6)
+                ratios.append(10 * np.log10(np.mean(signal**2) / max(np.mean(noise**2), 1e-20)))
+                noises.setdefault(row, {})[epoch] = noise
+    noisy = [ratio for ratio in ratios if ratio < 60]
+    assert 9.9 < min(noisy) < 18 and 37 < max(noisy) < 45.1
+    assert 0.45 < len(noisy) / len(ratios) < 0.75
+    pairs = [
+        pair for found in noises.values() for pair in itertools.combinations(found.values(), 2)
+    ]
+    assert not any(np.array_equal(one, other) and one.any() for one, other in pairs)
+
+
+def test_noise_is_rejected_under_labels_of_what_was_heard(table, tmp_path):
+    heard = dataclasses.replace(table, provenance={"variants": {"targets": "heard"}})
+    with pytest.raises(Wav2SmallError, match="--targets clean"):
+        distill(heard, tmp_path / "run", noise_probability=0.5)
+    assert not (tmp_path / "run").exists()
 
 
 def test_gain_stays_within_its_limit(table, clips):

@@ -1,0 +1,68 @@
+"""Noise that clips get anew in every epoch, under labels of the clips without it.
+
+A network learns by heart what is the same in every epoch, the noise of variants too. Half of the
+noises are coloured, from white to brown and most of them near white; the others are babble, one to
+six clips of the training set. All numbers are chosen.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from wav2small import operations
+
+SNR_DB = (10.0, 45.0)  # the clip's power over the noise's
+BABBLE = 0.5  # share of the noises
+VOICES = 6  # of a babble, at most
+COLOURS, SAMPLES = 33, 1 << 18  # of made noise
+
+
+def add(
+    signal: np.ndarray,
+    generator: np.random.Generator,
+    others: Callable[[int], Iterable[np.ndarray]],
+) -> np.ndarray:
+    """A clip with noise.
+
+    Args:
+        signal: float32 (samples,)
+        generator: all that is drawn comes from it
+        others: gives that many other clips
+
+    Example:
+        >>> clip = np.ones(100, np.float32)
+        >>> add(clip, np.random.default_rng(0), lambda count: [clip] * count).shape
+        (100,)
+    """
+    size = len(signal)
+    if generator.random() < 1 - BABBLE:
+        noise = _excerpt(_made()[int(generator.integers(COLOURS))], size, generator)
+    else:
+        noise = np.zeros(size, np.float32)
+        for clip in others(int(generator.integers(1, VOICES + 1))):
+            other = _excerpt(clip, size, generator)
+            noise = noise + other / (np.sqrt(np.mean(other**2)) + 1e-6)
+    ratio = 10 ** (generator.uniform(*SNR_DB) / 10)
+    power, of_noise = np.mean(signal**2), np.mean(noise**2)
+    if not (power > 0 and of_noise > 0):
+        return signal
+    return (signal + noise * np.sqrt(power / of_noise / ratio)).astype(np.float32)
+
+
+@functools.cache
+def _made() -> list[np.ndarray]:
+    """Noise of every colour; the same for a network as if it were made each time."""
+    generator = np.random.default_rng(0)
+    colours = np.linspace(0, 2, COLOURS) ** 1.5
+    return [
+        operations.coloured_noise(generator.uniform(-1, 1, SAMPLES), colour).astype(np.float32)
+        for colour in colours
+    ]
+
+
+def _excerpt(noise: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
+    start = int(generator.integers(max(1, len(noise) - size + 1)))
+    return np.resize(noise[start : start + size], size)
