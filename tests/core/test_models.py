@@ -25,6 +25,7 @@ def test_they_are_small():
     packed = sum(len(zlib.compress(path.read_bytes())) for path in files)
     assert packed <= 250_000  # as in the wheel; plain C is text
     assert (FOLDER / "nano" / "model.onnx").stat().st_size <= 36_100  # 33,438 without voice head
+    assert (FOLDER / "wav2small" / "model.onnx").stat().st_size <= 48_000
 
 
 @pytest.mark.parametrize("name", models.NAMES)
@@ -91,7 +92,7 @@ def test_streaming_is_offline(clip):
 
 @pytest.mark.parametrize(
     "words, model",
-    [(["{file}"], "nano"), (["nano", "{file}"], "nano")],
+    [(["{file}"], "nano"), (["nano", "{file}"], "nano"), (["wav2small", "{file}"], "wav2small")],
 )
 def test_predict_without_a_bundle(words, model, speech, tmp_path):
     file = sorted(speech.glob("*.flac"))[0]

@@ -1,7 +1,7 @@
-"""The model in the box: a bundle inside the package, taken by name wherever a bundle is taken.
+"""The models in the box: bundles inside the package, taken by name wherever a bundle is taken.
 
-`nano` (int8) streams and runs on microcontrollers. `make model` makes it from CC0 speech and
-permissive parts only; README.md here is its model card.
+`nano` (int8) streams and runs on microcontrollers, `wav2small` (int4) is the 72K student. `make
+model` makes them from CC0 speech and permissive parts only; README.md here is their model card.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-NAMES = ("nano",)
+NAMES = ("nano", "wav2small")
 DEFAULT = "nano"
 
 
