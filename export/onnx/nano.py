@@ -233,8 +233,7 @@ def _features(student: nano.Nano, graph: Graph, log: str) -> str:
     level = graph.add("Unsqueeze", level, graph.shape(0))
     size = student.level_frames
     level = graph.add("MaxPool", level, kernel_shape=[size], pads=[size - 1, 0])
-    x = relative(student, graph, log, graph.add("Squeeze", level, graph.shape(0)))
-    return graph.add("Unsqueeze", x, graph.shape(0, 2))
+    return graph.add("Unsqueeze", relative(student, graph, log, level), graph.shape(2))
 
 
 def mean_level(student: nano.Nano, graph: Graph, log: str) -> str:
@@ -245,7 +244,10 @@ def mean_level(student: nano.Nano, graph: Graph, log: str) -> str:
 
 
 def relative(student: nano.Nano, graph: Graph, log: str, loudest: str) -> str:
-    """Bands relative to the level, within what the student tells apart, times 8 ln 2."""
+    """Bands relative to the level [1, 1, frames], within what the student tells apart.
+
+    Times 8 ln 2: [1, mels, frames].
+    """
     level = graph.add("Max", loudest, graph.constant(student.least_level * LN2))
     x = graph.add("Sub", log, graph.add("Sub", level, graph.constant(nano.OFFSET * LN2)))
     low, high = student.lowest * LN2, nano.LIMIT * LN2
