@@ -10,7 +10,7 @@ def test_it_measures_what_it_claims_and_does_nothing_twice(tmp_path, monkeypatch
     monkeypatch.setattr(study, "DIALOGUES", 6)
     monkeypatch.setattr(study, "HELD_OUT_DIALOGUES", 2)
     monkeypatch.setattr(study, "UNRATED_DIALOGUES", 6)
-    for options in (study.PRETRAINING, study.FINETUNING):
+    for options in (study.ALONE, study.STARTED, study.PRETRAINING, study.FINETUNING):
         monkeypatch.setitem(options, "epochs", 1)
     monkeypatch.setitem(study.FINETUNING, "batch_size", 12)
     study.run(tmp_path, ["spectra"])
@@ -21,6 +21,8 @@ def test_it_measures_what_it_claims_and_does_nothing_twice(tmp_path, monkeypatch
     assert found["masked"] == min(gaps)
     assert {"position_mae_s", "response_accuracy"} <= set(found["pretraining"])
     assert found["processor_s"] > 0
+    lineage = json.loads((tmp_path / "seed-0/spectra/provenance.json").read_text())["teachers"]
+    assert str(tmp_path / "seed-0/speech_started") in [entry["id"] for entry in lineage]
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
 
     def never(*_, **__):
@@ -30,6 +32,15 @@ def test_it_measures_what_it_claims_and_does_nothing_twice(tmp_path, monkeypatch
     study.run(tmp_path, ["spectra"])
     assert study.results(tmp_path) == [found]
     assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_students_learn_from_turns_that_no_teacher_learned_from(tmp_path, monkeypatch):
+    bench, labelled = study.Bench(tmp_path), []
+    monkeypatch.setattr(bench, "label", lambda teacher, source, name: labelled.append(source))
+    monkeypatch.setattr(bench, "ccc", lambda *_, **__: {"valence": 0.5})
+    monkeypatch.setattr("wav2small.students.distillation.distill", lambda *_, **__: None)
+    assert bench.student(tmp_path / "teacher", "teacher") == {"valence": 0.5}
+    assert labelled == [bench.unrated]
 
 
 def test_the_table_has_means_and_ranges():
