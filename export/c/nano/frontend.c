@@ -84,12 +84,12 @@ static void features(nano_state *s) {
     mel(s->work, bands);
     for (int band = 0; band < MELS; band++) {
         bands[band] = log2_of(bands[band] > FLOOR_POWER ? bands[band] : FLOOR_POWER);
+        if (band >= LEVEL_FROM && band < LEVEL_TO) {
+            sum += bands[band];
+        }
     }
-    for (int band = LEVEL_FROM; band < LEVEL_TO; band++) {
-        sum += bands[band];
-    }
-    float loudest = loudest_with(s, sum * (1.0f / (LEVEL_TO - LEVEL_FROM)));
-    loudest = loudest < LEAST_LEVEL ? LEAST_LEVEL : loudest;
+    sum *= 1.0f / (LEVEL_TO - LEVEL_FROM);
+    float loudest = loudest_with(s, sum > LEAST_LEVEL ? sum : LEAST_LEVEL);
     for (int i = 0; i < (STEM_TAPS - 1) * MELS; i++) {
         s->wide[i] = s->wide[i + MELS];
     }

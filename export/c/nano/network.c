@@ -55,10 +55,11 @@ static int32_t speech_of(nano_state *s) {
     for (int i = 0; i < VOICE_LAYERS; i++) {
         const uint32_t dilation = voice_dilations[i], length = (VOICE_TAPS - 1) * dilation;
         const uint32_t now = s->voice_place[i];
-        for (uint32_t k = 0; k < VOICE_TAPS - 1; k++) {
-            uint32_t at = now + k * dilation;
+        uint32_t at = now;
+        for (int8_t *one = past; one < newest; one += VOICE) {
+            memcpy(one, ring + at * VOICE, VOICE);
+            at += dilation;
             at = at >= length ? at - length : at;
-            memcpy(past + k * VOICE, ring + at * VOICE, VOICE);
         }
         for (int c = 0; c < VOICE; c++) {
             newest[c] = (int8_t)out[c];
