@@ -1731,7 +1731,19 @@ W2S_INLINE void linear(const layer l, const int8_t *x, const int inputs, const i
 #ifdef VOICE
 /* The VOICE outputs of a layer, cut to 0..127: slower than `linear`, but small. */
 static W2S_ONCE void few(const layer *l, const int8_t *x, int inputs, int16_t *out) {
-    linear(*l, x, inputs, VOICE, 0, 127, out);
+    const int8_t *w = l->weight;
+    for (int o = 0; o < VOICE; o += 4) {
+        int32_t sums[4];
+        for (int i = 0; i < 4; i++, w += inputs) {
+            int32_t sum = l->bias[o + i];
+            for (int at = 0; at < inputs; at += 16) {
+                const mve_pred16_t rest = vctp8q((uint32_t)(inputs - at));
+                sum = vmladavaq_s8(sum, vldrbq_z_s8(x + at, rest), vldrbq_z_s8(w + at, rest));
+            }
+            sums[i] = sum;
+        }
+        vstrhq_s32(out + o, four_outputs(*l, o, vldrwq_s32(sums), 0, 127));
+    }
 }
 #endif
 
@@ -2150,12 +2162,12 @@ static void features(nano_state *s) {
     mel(s->work, bands);
     for (int band = 0; band < MELS; band++) {
         bands[band] = log2_of(bands[band] > FLOOR_POWER ? bands[band] : FLOOR_POWER);
+        if (band >= LEVEL_FROM && band < LEVEL_TO) {
+            sum += bands[band];
+        }
     }
-    for (int band = LEVEL_FROM; band < LEVEL_TO; band++) {
-        sum += bands[band];
-    }
-    float loudest = loudest_with(s, sum * (1.0f / (LEVEL_TO - LEVEL_FROM)));
-    loudest = loudest < LEAST_LEVEL ? LEAST_LEVEL : loudest;
+    sum *= 1.0f / (LEVEL_TO - LEVEL_FROM);
+    float loudest = loudest_with(s, sum > LEAST_LEVEL ? sum : LEAST_LEVEL);
     for (int i = 0; i < (STEM_TAPS - 1) * MELS; i++) {
         s->wide[i] = s->wide[i + MELS];
     }
@@ -2224,10 +2236,11 @@ static int32_t speech_of(nano_state *s) {
     for (int i = 0; i < VOICE_LAYERS; i++) {
         const uint32_t dilation = voice_dilations[i], length = (VOICE_TAPS - 1) * dilation;
         const uint32_t now = s->voice_place[i];
-        for (uint32_t k = 0; k < VOICE_TAPS - 1; k++) {
-            uint32_t at = now + k * dilation;
+        uint32_t at = now;
+        for (int8_t *one = past; one < newest; one += VOICE) {
+            memcpy(one, ring + at * VOICE, VOICE);
+            at += dilation;
             at = at >= length ? at - length : at;
-            memcpy(past + k * VOICE, ring + at * VOICE, VOICE);
         }
         for (int c = 0; c < VOICE; c++) {
             newest[c] = (int8_t)out[c];
