@@ -154,6 +154,7 @@ def _filters(bins: int) -> Tensor:
     """Mel filters of Whisper, (bins, frequencies)."""
     from transformers.audio_utils import mel_filter_bank
 
-    slaney = {"norm": "slaney", "mel_scale": "slaney"}
-    bank = mel_filter_bank(1 + N_FFT // 2, bins, 0.0, 8000.0, audio.SAMPLING_RATE, **slaney)
+    bank = mel_filter_bank(
+        1 + N_FFT // 2, bins, 0.0, 8000.0, audio.SAMPLING_RATE, norm="slaney", mel_scale="slaney"
+    )
     return torch.tensor(bank.T, dtype=torch.float32, device="cpu")
