@@ -15,9 +15,10 @@ import soundfile
 from test_containers import FORMATS
 from test_predictor import model
 
-from wav2small import audio, evaluate, predict
+from wav2small import audio, evaluate, label, predict
 from wav2small.errors import Wav2SmallError
 from wav2small.index import load_source
+from wav2small.teachers.labelling.options import ComputeOptions
 
 SLACK_S = 0.15
 
@@ -93,6 +94,12 @@ def test_audio(toy, signal, tmp_path, seed):
         if all(getattr(after, name) == getattr(before, name) for name in named):
             assert len(read) >= len(signal) - SLACK_S * 16000, (kind, subtype)
     allowed(lambda: predict(toy, path))
+    allowed(lambda: labels(path, tmp_path))
+
+
+def labels(source, folder):
+    compute = ComputeOptions(workers=0)
+    return label(source, folder / "labels.parquet", teacher="acoustic", compute=compute)
 
 
 def table_of(kind: str, path):
@@ -128,6 +135,7 @@ def test_tables(toy, signal, tmp_path, seed):
         assert len({row[0] for row in result.rows} | {file for file, _ in result.rejected}) == len(
             set(index.frame["file"])
         )
+    allowed(lambda: labels(path, tmp_path))
     allowed(lambda: evaluate(toy, path, resamples=10))
 
 
