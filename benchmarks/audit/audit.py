@@ -103,6 +103,7 @@ def audit(
     """
     clips, compare = clips or ClipOptions(), compare or CompareOptions()
     suite = suite or SuiteOptions()
+    keeps = output is not None and not files.special(output)  # beside a device stands nothing
     former = thresholds.read(suite.baseline) if suite.baseline is not None else None
     corpus, unread = gather(source, clips, seed=seed)
     tests = _chosen(trust.table(tuple(clips.by)), suite.only)
@@ -115,7 +116,7 @@ def audit(
         conditions += [one.name for one in perturbations.CURVES if one.possible(sounds)]
     if former is not None:
         thresholds.comparable(former, corpus.digest(), seed, sounds.notes, suite.baseline)
-    journal = Path(f"{os.fspath(output)}.part") if output is not None else None
+    journal = Path(f"{os.fspath(output or '')}.part") if keeps else None
     predicted = outputs.predict(
         corpus, models, conditions, sounds, seed=seed, processes=processes, journal=journal
     )
@@ -166,7 +167,7 @@ def audit(
     if output is not None:
         with files.atomic(output) as temporary:
             temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
-        assert journal is not None
+    if journal is not None:
         journal.unlink(missing_ok=True)
     return result
 

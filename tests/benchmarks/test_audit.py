@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -453,6 +455,17 @@ def test_partial_truth_is_said(toy, speech, table, tmp_path):
     clips, _ = corpus.gather(speech, ClipOptions(truth=tmp_path / "some.csv"))
     assert np.isfinite(clips.truth).all(1).sum() == 15
     assert "15 of 24 clips are rated" in clips.notes[0]
+
+
+@pytest.mark.parametrize("output", ["folder", os.devnull])
+def test_an_output_that_is_no_file(toy, table, tmp_path, output):
+    (tmp_path / "folder").mkdir()
+    if output == "folder":
+        with pytest.raises(Wav2SmallError, match="a folder; name a file in it"):
+            audit(toy, table, tmp_path / output, suite=GAIN, processes=1)
+    else:
+        audit(toy, table, output, suite=GAIN, processes=1)
+    assert not Path(f"{tmp_path / output}.part").exists()
 
 
 def test_folder_without_columns(toy, speech, tmp_path):
