@@ -104,10 +104,12 @@ def open_session(
     import onnxruntime
 
     check_version()
+    if options is None:
+        options = session_options(threads=threads)
     try:
         return onnxruntime.InferenceSession(
             model if isinstance(model, bytes) else os.fspath(model),
-            session_options(threads=threads) if options is None else options,
+            options,
             providers=list(providers),
         )
     except Exception as error:  # ONNX Runtime's errors share no narrower base
