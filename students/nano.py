@@ -46,6 +46,9 @@ from .masking import N, masked_batch_norm, out_length, time_mask
 
 FLOOR_LOG2 = -33.0  # about the power of 16-bit rounding noise in one band
 OFFSET, LIMIT, SCALE = 6.0, 16.0, 8.0  # octaves of power; see step 4
+LEVEL_HZ = (300.0, 3100.0)  # bands of the level; see step 4
+LEAST_LEVEL = -16.0  # octaves of power
+DEPTH = 12.0  # octaves of power below the level
 EMPTY = 1 / 256  # keeps the pooled value finite while every gate is shut
 SPOKEN = 0.8  # probability of speech from which a frame counts: one of noise that does harms more
 LOWEST = -1e4  # level before the first frame; below any real one
@@ -286,9 +289,9 @@ class Nano(Student):
         rows: int = 32,
         mels: int = 40,
         level_frames: int = 250,
-        level_hz: Sequence[float] = (300.0, 3100.0),
-        least_level: float = -16.0,
-        depth: float = 12.0,
+        level_hz: Sequence[float] = LEVEL_HZ,
+        least_level: float = LEAST_LEVEL,
+        depth: float = DEPTH,
         channels: int = 48,
         stem_kernel: int = 3,
         kernel: int = 5,
@@ -317,8 +320,7 @@ class Nano(Student):
         )
         self.hop = n_fft // 2
         self.level_frames = level_frames
-        centres = mel_centres(mels)
-        self.level_bands = slice(*np.searchsorted(centres, level_hz).tolist())
+        self.level_bands = level_bands(mels, level_hz)
         self.least_level = least_level
         self.lowest = OFFSET - depth
         self.spectrogram = FactoredSpectrogram(n_fft, self.hop, rows)
@@ -423,6 +425,16 @@ class Nano(Student):
         embedding = numerator / (denominator + EMPTY) if denominator.any() else None
         rest = signal[:, frames * self.hop :]
         return embedding, State(rest, level, past, numerator, denominator)
+
+
+def level_bands(mels: int, level_hz: Sequence[float] = LEVEL_HZ) -> slice:
+    """The bands whose centres lie in a range.
+
+    Example:
+        >>> level_bands(40)
+        slice(4, 28, None)
+    """
+    return slice(*np.searchsorted(mel_centres(mels), level_hz).tolist())
 
 
 def _last(past: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

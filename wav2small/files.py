@@ -146,14 +146,17 @@ class Lock:
         import filelock
 
         self._lock = filelock.FileLock(self.path)
+        # Without the system's locks a file that is there is a lock that is held.
+        soft = isinstance(self._lock, filelock.SoftFileLock)
         self._made_folder = not self.path.parent.exists()
         while True:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self.path.touch()
-                number = self.path.stat().st_ino
+                if not soft:
+                    self.path.touch()
+                number = 0 if soft else self.path.stat().st_ino
                 self._lock.acquire(timeout=0)
-                if self.path.stat().st_ino == number:
+                if soft or self.path.stat().st_ino == number:
                     return self
             except FileNotFoundError:
                 pass  # another run, which is ready, has removed it

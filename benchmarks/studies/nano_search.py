@@ -27,7 +27,18 @@ from wav2small.dimensions import DIMENSIONS
 from wav2small.metrics import ccc
 from wav2small.students import registry
 from wav2small.students.masking import masked_batch_norm
-from wav2small.students.nano import EMPTY, LIMIT, LOWEST, OFFSET, SCALE, Block, Causal
+from wav2small.students.nano import (
+    DEPTH,
+    EMPTY,
+    LEAST_LEVEL,
+    LIMIT,
+    LOWEST,
+    OFFSET,
+    SCALE,
+    Block,
+    Causal,
+    level_bands,
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,9 @@ class Network(nn.Module):
 
     def level(self, b: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, T, bands) -> (B, T)"""
-        kind, e = self.variant.level, b.mean(dim=2)
+        kind = self.variant.level
+        b = b[:, :, level_bands(b.shape[2])]
+        e = b.mean(dim=2)
         if kind == "mean":
             return e.cumsum(1) / torch.arange(1, e.shape[1] + 1) + 2
         if kind == "clip":
@@ -123,8 +136,9 @@ class Network(nn.Module):
 
     def forward(self, b: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, T, bands) log2 power and (B, T) -> (B, 3)"""
-        m = self.level(b, mask)
-        x = (torch.clamp(b - m[:, :, None] + OFFSET, -LIMIT, LIMIT) / SCALE).transpose(1, 2)
+        m = self.level(b, mask).clamp(min=LEAST_LEVEL)
+        x = b - m[:, :, None] + OFFSET
+        x = (torch.clamp(x, OFFSET - DEPTH, LIMIT) / SCALE).transpose(1, 2)
         if self.image is not None:
             x = self.image(x, mask)
         x = torch.relu(self.stem(x, mask))
