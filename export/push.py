@@ -56,7 +56,7 @@ def push(
     """Upload a run, a teacher or a bundle to the Hugging Face hub.
 
     Args:
-        source: folder of `distill`, `finetune` or `export`; or nano, the model in the box
+        source: folder of `distill`, `finetune` or `export`; or a model in the box by its name
         repository: owner/name; it is created if it is not there
         public: create it for everybody to see (default: private)
         dry_run: show what would be uploaded, without a network

@@ -322,7 +322,7 @@ class Nano(Student):
         self.level_frames = level_frames
         self.level_bands = level_bands(mels, level_hz)
         self.least_level = least_level
-        self.lowest = OFFSET - depth
+        self.softest = OFFSET - depth
         self.spectrogram = FactoredSpectrogram(n_fft, self.hop, rows)
         self.logmel = Log2Mel(self.spectrogram, mels)
         self.stem = Causal(mels, channels, stem_kernel)
@@ -349,7 +349,7 @@ class Nano(Student):
             padded = torch.cat((past, e), dim=1)
         m = nn.functional.max_pool1d(padded[:, None], self.level_frames, stride=1)[:, 0]
         m = m.clamp(min=self.least_level)
-        x = torch.clamp(b - m[:, :, None] + OFFSET, self.lowest, LIMIT) / SCALE
+        x = torch.clamp(b - m[:, :, None] + OFFSET, self.softest, LIMIT) / SCALE
         return x.transpose(1, 2), e
 
     def _pool(

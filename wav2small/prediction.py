@@ -90,8 +90,8 @@ def predict(
     """Estimate all audio of a source.
 
     Args:
-        bundle: the model in the box (nano), a bundle folder, a bundle of the hub (owner/name) or an
-            `.onnx` file
+        bundle: a model in the box (nano, wav2small), a bundle folder, a bundle of the hub
+            (owner/name) or an `.onnx` file
         source: audio file, folder, CSV or parquet table with a column `file`, audformat database;
             or several. Files of several sources are named with their folders
         output: CSV file; None = standard output on the command line. Or an open text file that gets

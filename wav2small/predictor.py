@@ -29,8 +29,9 @@ class Predictor:
     It can be pickled (by its path), copied, and used by several threads and after a fork.
 
     Args:
-        bundle: the model in the box, "nano"; a bundle folder; a bundle of the hub, owner/name; or
-            an `.onnx` file with input `signal` float32 [1, samples] and an output `logits` [1, 3]
+        bundle: a model in the box, "nano" or "wav2small"; a bundle folder; a bundle of the
+            hub, owner/name; or an `.onnx` file with input `signal` float32 [1, samples] and an
+            output `logits` [1, 3]
         threads: threads of ONNX Runtime
 
     Attributes:

@@ -103,7 +103,9 @@ def audit(
     """
     clips, compare = clips or ClipOptions(), compare or CompareOptions()
     suite = suite or SuiteOptions()
-    keeps = output is not None and not files.special(output)  # beside a device stands nothing
+    journal = None
+    if output is not None and not files.special(output):  # beside a device stands nothing
+        journal = Path(f"{os.fspath(output)}.part")
     former = thresholds.read(suite.baseline) if suite.baseline is not None else None
     corpus, unread = gather(source, clips, seed=seed)
     tests = _chosen(trust.table(tuple(clips.by)), suite.only)
@@ -116,7 +118,6 @@ def audit(
         conditions += [one.name for one in perturbations.CURVES if one.possible(sounds)]
     if former is not None:
         thresholds.comparable(former, corpus.digest(), seed, sounds.notes, suite.baseline)
-    journal = Path(f"{os.fspath(output or '')}.part") if keeps else None
     predicted = outputs.predict(
         corpus, models, conditions, sounds, seed=seed, processes=processes, journal=journal
     )

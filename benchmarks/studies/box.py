@@ -1,4 +1,4 @@
-"""Make the model in the box: `make model AUDIO=FOLDER`, or
+"""Make the models in the box: `make model AUDIO=FOLDER`, or
 `python -m wav2small.benchmarks.studies.box FOLDER -o build/box`.
 
 FOLDER holds CC0 speech: `emodb/` (Emo-DB, acted emotions; `labels.csv` with `file`, `speaker`,

@@ -42,7 +42,6 @@ ALONE: dict[str, Any] = {"epochs": 20, "batch_size": 16, "learning_rate": 2e-3}
 STARTED: dict[str, Any] = {**ALONE, "epochs": 8}
 FINETUNING: dict[str, Any] = {"epochs": 12, "batch_size": 24, "learning_rate": 1e-3}
 #: What differs for a system.
-OWN_PRETRAINING: dict[str, dict[str, Any]] = {}
 OWN_FINETUNING: dict[str, dict[str, Any]] = {"calm": {"epochs": 8}}
 #: Published sizes are for embeddings of 2048 numbers; those of these encoders have 64 and 128.
 OWN_OPTIONS: dict[str, dict[str, Any]] = {
@@ -140,8 +139,7 @@ class Bench:
         from wav2small.teachers.finetuning.pretrain import judge, pretrain
 
         output = self.folder / f"{self.name(system)}-pretrained"
-        sizes = {**PRETRAINING, **OWN_PRETRAINING.get(system, {})}
-        options = self.options({"validation": "0.1", **sizes})
+        options = self.options({"validation": "0.1", **PRETRAINING})
         recipe = self.recipe(system, **self.encoders())
         pretrain(self.unrated, output, recipe, audio_licence=LICENCE, **options)
         return judge(output, self.test, crop_s=CROP_S, compute=DeviceOptions(device="cpu"))

@@ -157,7 +157,7 @@ def emit(
         "LEVELS": student.level_frames - 1,
         "LEVEL_FROM": student.level_bands.start,
         "LEVEL_TO": student.level_bands.stop,
-        "LOWEST": max(-128, round(student.lowest / SCALE / FEATURE_SCALE)),
+        "LOWEST": max(-128, round(student.softest / SCALE / FEATURE_SCALE)),
         "CHANNELS": config["channels"],
         "STEM_TAPS": config["stem_kernel"],
         "TAPS": taps,

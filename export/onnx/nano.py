@@ -239,8 +239,8 @@ def _features(student: nano.Nano, graph: Graph, log: str) -> str:
 def mean_level(student: nano.Nano, graph: Graph, log: str) -> str:
     """Mean of the bands that make the level: [mels, frames] -> [1, frames]."""
     first, last = student.level_bands.start, student.level_bands.stop
-    heard = graph.add("Slice", log, graph.shape(first), graph.shape(last), graph.shape(0))
-    return graph.add("ReduceMean", heard, axes=[0])
+    bands = graph.add("Slice", log, graph.shape(first), graph.shape(last), graph.shape(0))
+    return graph.add("ReduceMean", bands, axes=[0])
 
 
 def relative(student: nano.Nano, graph: Graph, log: str, loudest: str) -> str:
@@ -250,5 +250,5 @@ def relative(student: nano.Nano, graph: Graph, log: str, loudest: str) -> str:
     """
     level = graph.add("Max", loudest, graph.constant(student.least_level * LN2))
     x = graph.add("Sub", log, graph.add("Sub", level, graph.constant(nano.OFFSET * LN2)))
-    low, high = student.lowest * LN2, nano.LIMIT * LN2
+    low, high = student.softest * LN2, nano.LIMIT * LN2
     return graph.add("Clip", x, graph.constant(low), graph.constant(high))

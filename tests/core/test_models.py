@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,8 @@ def test_they_are_what_was_exported_and_permissive(name):
     assert licences <= {"MIT", "CC0-1.0", "MIT AND CC0-1.0"}
     files = [p for p in (FOLDER / name).rglob("*.*") if p.suffix != ".onnx"]
     text = "".join(p.read_text() for p in files)
-    assert "/work/" not in text and "/tmp/" not in text and "/home/" not in text
+    text = re.sub(r"https?://\S+", "", text)
+    assert not re.findall(r"(?<![\w./])/[\w.-]+/[\w.-]+", text)  # the way to a file of one machine
 
 
 @pytest.mark.parametrize("name", models.NAMES)

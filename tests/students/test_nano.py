@@ -140,7 +140,7 @@ def test_runs_of_older_versions_keep_their_level(student, tmp_path):
         del config[option]
     (tmp_path / "config.json").write_text(json.dumps(config))
     former = registry.load(tmp_path)
-    assert (former.level_bands, former.least_level, former.lowest) == (slice(0, 40), -1e4, -16)
+    assert (former.level_bands, former.least_level, former.softest) == (slice(0, 40), -1e4, -16)
 
 
 def test_state_is_small_and_bounded(student):
