@@ -276,7 +276,7 @@ def interval(
     from scipy import special
 
     resampled = resampled[np.isfinite(resampled)]
-    if len(resampled) == 0 or count < 2:
+    if len(resampled) == 0 or count < 3:  # two say nothing of how others would spread
         return Interval(value, float("nan"), float("nan"))
     width = np.sqrt(count / (count - 1)) * special.stdtrit(count - 1, (1 + level) / 2)
     if bounds is None or not bounds[0] < value < bounds[1] or len(resampled) < 2:
@@ -302,7 +302,7 @@ def summary(
     n: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, Interval]]:
-    """Every metric with its interval for every dimension.
+    """Every metric with its interval for every dimension; CCC with constant ratings is NaN.
 
     Args:
         truth: (clips, dimensions); NaN where a clip has no rating
@@ -323,9 +323,10 @@ def summary(
     result = {}
     for column, dimension in enumerate(dimensions):
         rated = np.isfinite(truth[:, column])
+        ratings = truth[rated, column]
         result[dimension] = {
             name: bootstrap(
-                truth[rated, column],
+                ratings,
                 prediction[rated, column],
                 metric,
                 groups=None if groups is None else groups[rated],
@@ -334,6 +335,8 @@ def summary(
             )
             for name, metric in METRICS.items()
         }
+        if len(ratings) and np.ptp(ratings) == 0:  # nobody can agree with what does not vary
+            result[dimension]["ccc"] = Interval(np.nan, np.nan, np.nan)
     return result
 
 

@@ -249,16 +249,19 @@ def test_windows_that_cannot_be(toy, speech, options):
         predict(toy, sorted(speech.glob("*.flac"))[0], **options)
 
 
-def test_evaluation_without_a_figure(toy, speech, tmp_path):
-    name = sorted(speech.glob("*.flac"))[0].name
+@pytest.mark.parametrize("clips", [1, 2, 6])
+def test_evaluation_without_a_figure(toy, speech, tmp_path, clips):
+    """One clip, or ratings that do not vary."""
+    names = [file.name for file in sorted(speech.glob("*.flac"))[:clips]]
     truth = tmp_path / "truth.csv"
-    truth.write_text(f"file,arousal\n{name},.5\n")
+    truth.write_text("file,arousal\n" + "".join(f"{name},.5\n" for name in names))
     for options in ({"resamples": -5}, {"resamples": 0}, {"scale": (1, float("inf"))}):
         with pytest.raises(Wav2SmallError, match="--"):
             evaluate(toy, truth, root=str(speech), **options)
     figures = evaluate(toy, truth, root=str(speech)).to_json()["dimensions"]["arousal"]
     text = json.dumps(figures, allow_nan=False)
     assert figures["ccc"]["value"] is None and "reason" in figures["ccc"] and "NaN" not in text
+    assert (figures["mae"]["high"] or 0) < 1  # no interval of what two clips tell
 
 
 def test_a_name_with_a_carriage_return(toy, speech, tmp_path):
