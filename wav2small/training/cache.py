@@ -1,7 +1,9 @@
 """Decoded clips on disk: the next epoch, the next run and other processes need not decode them.
 
-Each clip is a file of its own, named by what it was decoded from. What is read often stays in the
-system's memory for files, which all processes share and which it takes back when others need it.
+Each clip is a safetensors file of its own, named by what it was decoded from. (The header of .npy
+is Python source, which threads of CPython 3.11 cannot parse at the same time: gh-106905.) What is
+read often stays in the system's memory for files, which all processes share and which it takes
+back when others need it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from wav2small import places, progress
 
@@ -73,10 +77,10 @@ class Cache:
         """The clip of a key: float32 (samples,); None = it is not there."""
         path = self._path(key)
         try:
-            signal = np.load(path, allow_pickle=False)
+            signal = load_file(path)["samples"]
             if path not in self._used:
                 os.utime(path)
-        except (OSError, ValueError, EOFError):  # not there, or half written when a machine stopped
+        except (OSError, SafetensorError):  # not there, or half written when a machine stopped
             return None
         self._used.add(path)
         if signal.dtype == np.int16:
@@ -96,7 +100,7 @@ class Cache:
                 return
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(temporary, "wb") as file:
-                np.save(file, signal, allow_pickle=False)
+                file.write(save({"samples": np.ascontiguousarray(signal)}))
             os.replace(temporary, path)
             self._used.add(path)
         except OSError as error:
@@ -112,7 +116,7 @@ class Cache:
     def _path(self, key: str) -> str:
         text = f"{VERSION}\0{key}".encode(errors="surrogateescape")
         name = hashlib.blake2b(text, digest_size=16).hexdigest()
-        return os.path.join(self.folder, name[:2], f"{name[2:]}.npy")
+        return os.path.join(self.folder, name[:2], f"{name[2:]}.safetensors")
 
     def _has_room(self, size: int) -> bool:
         """Whether so many bytes may be written, after clips of other runs have made room."""
