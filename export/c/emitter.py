@@ -294,7 +294,6 @@ def _network(model: Integer) -> Iterable[str]:
     yield f"#define NARROW_WEIGHT {narrow.weight[0, 0]}"
     yield f"#define NARROW_LEFT {narrow.left}"
     yield f"#define NARROW_MULTIPLIER {narrow.multiplier[0]}"
-    yield f"#define NARROW_RIGHT {narrow.right[0] - 1}"
     yield from _layers("gate", [_signed(model.gate)])
     yield from _layers("value", [_signed(model.value)])
     if model.voice:
@@ -319,7 +318,6 @@ def _layers(name: str, layers: Sequence[Layer], *, each: bool = False) -> Iterab
     yield _array("int8_t", f"{name}_weight", joined("weight"))
     yield _array("int32_t", f"{name}_bias", joined("bias"))
     yield _array("int32_t", f"{name}_multiplier", joined("multiplier"))
-    yield _array("uint8_t", f"{name}_right", joined("right") - 1)  # see requantise in kernels.h
     lefts = [layer.left for layer in layers]
     if each:
         yield _array("uint8_t", f"{name}_left", np.array(lefts))

@@ -17,7 +17,8 @@ features. From there to the sums of the pooling everything is integer:
 
 Accumulators are int32. `requantise` multiplies one by a 31-bit number of its channel: shift left
 by `left` (the same for a layer; chosen so that the largest possible sum fits), keep the upper
-32 bits of the product, add half, shift right by `right` (of the channel).
+32 bits of the product, add half, shift right by `right` (of the channel). The lowest 8 bits of the
+multiplier hold `right` - 1, so that C reads both at once; its other bits are nearest to the scale.
 """
 
 from __future__ import annotations
@@ -337,6 +338,8 @@ def _encode(
     multiplier = np.round(target * 2.0 ** (32 + right - left))
     if multiplier.max() >= 2**31:
         raise Wav2SmallError("a layer of this nano cannot be scaled in 32 bits; train it longer")
+    upper = np.minimum(np.round((multiplier - (right - 1)) / 256), 2**23 - 1)
+    multiplier = 256 * upper + right - 1
     return Layer(
         weight=stored.numpy(),
         bias=offset.astype(np.int64).astype(np.int32),

@@ -34,11 +34,10 @@
 #define W2S_ONCE
 #endif
 
-/* The numbers of one layer in integers, see integer.py; `right` is one less than there. */
+/* The numbers of one layer in integers, see integer.py. */
 typedef struct layer {
     const int8_t *weight;
     const int32_t *bias, *multiplier;
-    const uint8_t *right;
     int32_t left;
 } layer;
 
@@ -47,7 +46,7 @@ W2S_INLINE int32_t clamp(int32_t value, int32_t low, int32_t high) {
 }
 
 /* See integer.py, Layer.requantise. */
-W2S_INLINE int32_t requantise(int32_t sum, int32_t left, int32_t multiplier, int32_t right) {
+W2S_INLINE int32_t requantise(int32_t sum, int32_t left, int32_t multiplier) {
     int64_t product = (int64_t)(int32_t)((uint32_t)sum << left) * multiplier;
-    return (((int32_t)(product >> 32) >> right) + 1) >> 1;
+    return (((int32_t)(product >> 32) >> (multiplier & 255)) + 1) >> 1;
 }

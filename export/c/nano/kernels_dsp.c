@@ -32,7 +32,11 @@ W2S_INLINE int32_t four(const int8_t *weight, uint32_t even, uint32_t odd, int32
 /* One sum of output o -> its number. The ranges are constants of the caller. */
 W2S_INLINE int32_t output(const layer l, int o, int32_t sum, const int32_t low,
                           const int32_t high) {
-    int32_t v = requantise(sum, l.left, l.multiplier[o], l.right[o]);
+    const int32_t multiplier = l.multiplier[o];
+    int64_t product = (int64_t)(int32_t)((uint32_t)sum << l.left) * multiplier;
+    int32_t v; /* requantise; ASR reads the lowest 8 bits only, which compilers do not know */
+    __asm__("asr %0, %1, %2" : "=r"(v) : "r"((int32_t)(product >> 32)), "r"(multiplier));
+    v = (v + 1) >> 1;
     return low == 0 && high == 32767      ? (int32_t)__usat(v, 15)
            : low == 0 && high == 127      ? (int32_t)__usat(v, 7)
            : low == -128 && high == 127   ? __ssat(v, 8)

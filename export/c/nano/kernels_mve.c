@@ -5,9 +5,10 @@
 /* Four sums of the outputs from o on -> their numbers. */
 W2S_INLINE int32x4_t four_outputs(const layer l, int o, int32x4_t sums, const int32_t low,
                                   const int32_t high) {
-    int32x4_t right = vsubq_s32(vdupq_n_s32(-1), vldrbq_s32((const int8_t *)l.right + o));
-    int32x4_t v = vmulhq_s32(vshlq_r_s32(sums, l.left), vldrwq_s32(l.multiplier + o));
-    return vminq_s32(vmaxq_s32(vrshlq_s32(v, right), vdupq_n_s32(low)), vdupq_n_s32(high));
+    int32x4_t multiplier = vldrwq_s32(l.multiplier + o);
+    int32x4_t v = vmulhq_s32(vshlq_r_s32(sums, l.left), multiplier);
+    v = vrshlq_s32(v, vmvnq_s32(multiplier)); /* reads the lowest 8 bits only */
+    return vminq_s32(vmaxq_s32(v, vdupq_n_s32(low)), vdupq_n_s32(high));
 }
 
 /* Outputs of a layer with weight (outputs, inputs), cut to low..high; inputs is a multiple of 8. */

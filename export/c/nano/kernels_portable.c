@@ -15,7 +15,7 @@ W2S_INLINE void linear(const layer l, const int8_t *x, const int inputs, const i
             sums[3] += d[i] * v;
         }
         for (int i = 0; i < 4; i++) {
-            int32_t v = requantise(sums[i], l.left, l.multiplier[o + i], l.right[o + i]);
+            int32_t v = requantise(sums[i], l.left, l.multiplier[o + i]);
             out[o + i] = (int16_t)clamp(v, low, high);
         }
     }
@@ -30,7 +30,7 @@ static W2S_ONCE void few(const layer *l, const int8_t *x, int inputs, int16_t *o
         for (int i = 0; i < inputs; i++) {
             sum += *w++ * x[i];
         }
-        sum = requantise(sum, l->left, l->multiplier[o], l->right[o]);
+        sum = requantise(sum, l->left, l->multiplier[o]);
         out[o] = (int16_t)clamp(sum, 0, 127);
     }
 }
@@ -43,7 +43,7 @@ W2S_INLINE void depthwise(const layer l, const int16_t *const *tap, int8_t *out)
         for (int k = 0; k < TAPS; k++) {
             sum += l.weight[k * CHANNELS + c] * (int32_t)tap[k][c];
         }
-        out[c] = (int8_t)clamp(requantise(sum, l.left, l.multiplier[c], l.right[c]), -128, 127);
+        out[c] = (int8_t)clamp(requantise(sum, l.left, l.multiplier[c]), -128, 127);
     }
 }
 

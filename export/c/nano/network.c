@@ -2,7 +2,7 @@
 
 #define LAYER(name, i, weights, outputs, left)                                                     \
     (layer){name##_weight + (i) * (weights), name##_bias + (i) * (outputs),                        \
-            name##_multiplier + (i) * (outputs), name##_right + (i) * (outputs), left}
+            name##_multiplier + (i) * (outputs), left}
 
 static void stem(nano_state *s) {
     linear(LAYER(stem, 0, 0, 0, STEM_LEFT), s->wide, STEM_TAPS * MELS, CHANNELS, 0, 32767, s->y);
@@ -38,8 +38,7 @@ static int32_t sigmoid(int32_t value) {
 /* y -> input of the layers below, in z. */
 static void narrow(nano_state *s) {
     for (int c = 0; c < CHANNELS; c++) {
-        int32_t v = requantise(s->y[c] * NARROW_WEIGHT, NARROW_LEFT, NARROW_MULTIPLIER,
-                               NARROW_RIGHT);
+        int32_t v = requantise(s->y[c] * NARROW_WEIGHT, NARROW_LEFT, NARROW_MULTIPLIER);
         s->z[c] = (int8_t)(clamp(v, 0, 255) - 128); /* the biases below take 128 out again */
     }
 }
@@ -74,7 +73,7 @@ static int32_t speech_of(nano_state *s) {
     for (int c = 0; c < VOICE; c++) {
         sum += voice_last_weight[c] * out[c];
     }
-    sum = requantise(sum, VOICE_LAST_LEFT, voice_last_multiplier[0], voice_last_right[0]);
+    sum = requantise(sum, VOICE_LAST_LEFT, voice_last_multiplier[0]);
     return sigmoid(clamp(sum, -2048, 2047));
 }
 #endif
