@@ -223,12 +223,10 @@ def emit(
 
 def _state_size(sizes: dict[str, int]) -> int:
     """An upper bound of `sizeof(struct w2s_state)`, checked by the compiler."""
-    words = (
-        sizes["POOLED"] + sizes["LEVELS"] + 2 * sizes["HOP"] + sizes["BLOCKS"] + 12
-    )  # and padding
-    halves = 2 * sizes["HOP"] + sizes["PAST"] + sizes["CHANNELS"]
+    words = sizes["POOLED"] + 2 * sizes["HOP"] + sizes["BLOCKS"] + 12  # and padding
+    halves = 2 * sizes["HOP"] + sizes["PAST"] + sizes["LEVELS"]
     size = 8 * 3 * sizes["POOLED"] + 8 * 5 + 4 * words + 2 * halves
-    size += sizes["CHANNELS"] + sizes["STEM_TAPS"] * sizes["MELS"]
+    size += sizes["LEVELS"] + sizes["STEM_TAPS"] * sizes["MELS"]
     size += sizes.get("VOICE_PAST", 0) + 4 * sizes.get("VOICE_LAYERS", 0)
     return -(-size // 8) * 8
 

@@ -15,7 +15,7 @@ static void other_stages(float *x) {
 
 /* Windowed frame -> power of bins 0..HOP in work[0..HOP]. */
 static void spectrum(nano_state *s) {
-    float *x = s->work;
+    float *x = s->frame.work;
     window_and_first_stage(s->signal, x);
     other_stages(x);
     float first = 2.0f * (x[0] + x[1]), last = 2.0f * (x[0] - x[1]);
@@ -62,26 +62,34 @@ static void mel(const float *power, float *bands) {
     }
 }
 
-/* Level of a frame -> loudest of the last LEVELS + 1 frames. */
-static float loudest_with(nano_state *s, float level) {
-    float loudest = level > s->level_max ? level : s->level_max, old = s->level[s->level_at];
-    s->level[s->level_at] = level;
+W2S_INLINE uint32_t level_at(const nano_state *s, uint32_t i) {
+    return (uint32_t)s->level_high[i] << 16 | s->level_low[i];
+}
+
+/* Level of a frame -> loudest of the last LEVELS + 1 frames. Levels are octaves, -33 at the least
+ * (FLOOR_POWER) and below 24; they are kept in steps of 2^-18 above -40, 0 for no frame. */
+static float loudest_with(nano_state *s, float octaves) {
+    const uint32_t level = (uint32_t)((octaves + 40.0f) * 262144.0f);
+    const uint32_t old = level_at(s, s->level_at);
+    const uint32_t loudest = level > s->level_max ? level : s->level_max;
+    s->level_low[s->level_at] = (uint16_t)level;
+    s->level_high[s->level_at] = (uint8_t)(level >> 16);
     s->level_at = s->level_at + 1u == LEVELS ? 0u : s->level_at + 1u;
-    if (level >= s->level_max) {
-        s->level_max = level;
-    } else if (old == s->level_max) {
-        s->level_max = NEVER;
-        for (int i = 0; i < LEVELS; i++) {
-            s->level_max = s->level[i] > s->level_max ? s->level[i] : s->level_max;
+    if (level < s->level_max && old == s->level_max) {
+        s->level_max = 0;
+        for (uint32_t i = 0; i < LEVELS; i++) {
+            s->level_max = level_at(s, i) > s->level_max ? level_at(s, i) : s->level_max;
         }
+    } else {
+        s->level_max = loudest;
     }
-    return loudest;
+    return (float)loudest * (1.0f / 262144.0f) - 40.0f;
 }
 
 /* Power -> the newest MELS numbers of wide, 1/64 each. */
 static void features(nano_state *s) {
     float bands[MELS], sum = 0.0f;
-    mel(s->work, bands);
+    mel(s->frame.work, bands);
     for (int band = 0; band < MELS; band++) {
         bands[band] = log2_of(bands[band] > FLOOR_POWER ? bands[band] : FLOOR_POWER);
         if (band >= LEVEL_FROM && band < LEVEL_TO) {

@@ -5,12 +5,15 @@
             name##_multiplier + (i) * (outputs), left}
 
 static void stem(nano_state *s) {
-    linear(LAYER(stem, 0, 0, 0, STEM_LEFT), s->wide, STEM_TAPS * MELS, CHANNELS, 0, 32767, s->y);
+    linear(LAYER(stem, 0, 0, 0, STEM_LEFT), s->wide, STEM_TAPS * MELS, CHANNELS, 0, 32767,
+           s->frame.layers.y);
 }
 
 static void block(nano_state *s, int number, int16_t *ring) {
     const int dilation = dilations[number], length = (TAPS - 1) * dilation;
     const uint32_t now = s->place[number];
+    int16_t *y = s->frame.layers.y;
+    int8_t *z = s->frame.layers.z;
     const int16_t *tap[TAPS];
     int16_t more[CHANNELS] W2S_ALIGNED;
     for (int k = 0; k < TAPS - 1; k++) {
@@ -18,15 +21,15 @@ static void block(nano_state *s, int number, int16_t *ring) {
         at = at >= (uint32_t)length ? at - (uint32_t)length : at;
         tap[k] = ring + at * CHANNELS;
     }
-    tap[TAPS - 1] = s->y;
+    tap[TAPS - 1] = y;
     depthwise(LAYER(depthwise, number, CHANNELS * TAPS, CHANNELS, depthwise_left[number]), tap,
-              s->z);
+              z);
     int16_t *oldest = ring + now * CHANNELS;
-    memcpy(oldest, s->y, CHANNELS * sizeof *oldest);
+    memcpy(oldest, y, CHANNELS * sizeof *oldest);
     s->place[number] = now + 1u == (uint32_t)length ? 0u : now + 1u;
-    linear(LAYER(pointwise, number, CHANNELS * CHANNELS, CHANNELS, pointwise_left[number]), s->z,
+    linear(LAYER(pointwise, number, CHANNELS * CHANNELS, CHANNELS, pointwise_left[number]), z,
            CHANNELS, CHANNELS, 0, 32767, more);
-    add(s->y, more);
+    add(y, more);
 }
 
 static int32_t sigmoid(int32_t value) {
@@ -38,8 +41,9 @@ static int32_t sigmoid(int32_t value) {
 /* y -> input of the layers below, in z. */
 static void narrow(nano_state *s) {
     for (int c = 0; c < CHANNELS; c++) {
-        int32_t v = requantise(s->y[c] * NARROW_WEIGHT, NARROW_LEFT, NARROW_MULTIPLIER);
-        s->z[c] = (int8_t)(clamp(v, 0, 255) - 128); /* the biases below take 128 out again */
+        int32_t sum = s->frame.layers.y[c] * NARROW_WEIGHT;
+        int32_t v = clamp(requantise(sum, NARROW_LEFT, NARROW_MULTIPLIER), 0, 255);
+        s->frame.layers.z[c] = (int8_t)(v - 128); /* the biases below take 128 out again */
     }
 }
 
@@ -50,7 +54,7 @@ static int32_t speech_of(nano_state *s) {
     int8_t *newest = past + (VOICE_TAPS - 1) * VOICE, *ring = s->voice_past;
     int16_t out[VOICE];
     layer l = LAYER(voice_first, 0, 0, 0, VOICE_FIRST_LEFT);
-    few(&l, s->z, CHANNELS, out);
+    few(&l, s->frame.layers.z, CHANNELS, out);
     for (int i = 0; i < VOICE_LAYERS; i++) {
         const uint32_t dilation = voice_dilations[i], length = (VOICE_TAPS - 1) * dilation;
         const uint32_t now = s->voice_place[i];
@@ -84,8 +88,9 @@ static void pool(nano_state *s, int32_t weight) {
 #ifndef VOICE /* whose head comes first and needs it too */
     narrow(s);
 #endif
-    linear(LAYER(gate, 0, 0, 0, GATE_LEFT), s->z, CHANNELS, POOLED, -2048, 2047, gates);
-    linear(LAYER(value, 0, 0, 0, VALUE_LEFT), s->z, CHANNELS, POOLED, 0, 32767, values);
+    const int8_t *z = s->frame.layers.z;
+    linear(LAYER(gate, 0, 0, 0, GATE_LEFT), z, CHANNELS, POOLED, -2048, 2047, gates);
+    linear(LAYER(value, 0, 0, 0, VALUE_LEFT), z, CHANNELS, POOLED, 0, 32767, values);
     for (int c = 0; c < POOLED; c++) {
         int32_t g = (sigmoid(gates[c]) * weight + ONE / 2) >> 15;
         int64_t product = (int64_t)g * values[c];

@@ -29,7 +29,6 @@
 #endif
 #define ONE 32768 /* 1 in Q15 */
 #define EMPTY (ONE / 256)
-#define NEVER (-1.0e4f) /* level before the first frame */
 #define FLOOR_POWER 1.16415321826934814e-10f /* 2^-33 */
 #define FIRST_COUNTED ((uint64_t)(NANO_SAMPLING_RATE / 4) * ONE)
 #define OPEN_ENERGY ((uint64_t)(W2S_OPEN_POWER * 1073741824.0 * HOP)) /* of 16-bit samples */
@@ -48,6 +47,7 @@ struct nano_state {
     uint64_t counted; /* times ONE */
     uint64_t energy;  /* of the hop that fills */
     uint64_t loudest; /* energy of the loudest hop lately */
+    uint64_t voice_sum; /* Q15, of the samples in the hop that fills */
     uint32_t magic;
     uint32_t filled;  /* samples in the hop that fills */
     uint32_t started; /* a hop came */
@@ -55,24 +55,28 @@ struct nano_state {
     uint32_t every, read_at; /* hops between estimates; the hop of the last one */
     int32_t gate, gate_open; /* gate: 0, GATE_VOICE or GATE_ENERGY */
     int32_t voice;        /* Q15, of the blocks to come */
-    uint64_t voice_sum;
-    uint32_t level_at;
+    uint32_t level_at, level_max; /* the ring's place and largest */
     uint32_t place[BLOCKS];
 #ifdef VOICE
     uint32_t voice_place[VOICE_LAYERS];
 #endif
     int32_t speech; /* Q15, of the last frame; -1: not known */
     int32_t denominator[POOLED]; /* over the memory: at most ONE / (1 - exp(-R)) */
-    float level[LEVELS], level_max; /* a ring, and its largest */
-    float work[2 * HOP]; /* the transform; afterwards the powers */
-    int16_t signal[2 * HOP]; /* from here to `wide` every array is read in words of 4 bytes */
-    int16_t past[PAST];  /* inputs of the depthwise layers, a ring for each */
-    int16_t y[CHANNELS];
-    int8_t z[CHANNELS];
+    union { /* of the frame at hand; from here to `wide` every array is read in words of 4 bytes */
+        float work[2 * HOP]; /* the transform; afterwards the powers */
+        struct {
+            int16_t y[CHANNELS]; /* then, between the layers */
+            int8_t z[CHANNELS];
+        } layers;
+    } frame;
+    int16_t signal[2 * HOP];
+    int16_t past[PAST]; /* inputs of the depthwise layers, a ring for each */
     int8_t wide[STEM_TAPS * MELS]; /* features, oldest first */
 #ifdef VOICE
     int8_t voice_past[VOICE_PAST]; /* inputs of its layers, a ring for each */
 #endif
+    uint16_t level_low[LEVELS]; /* a ring of levels, see frontend.c: 24 bits each */
+    uint8_t level_high[LEVELS];
 };
 
 /* so that a denominator stays below 2^31 */
@@ -99,10 +103,6 @@ nano_status nano_init(void *memory, size_t size, nano_state **state) {
     }
     memset(memory, 0, sizeof(struct nano_state));
     nano_state *s = (nano_state *)memory;
-    for (int i = 0; i < LEVELS; i++) {
-        s->level[i] = NEVER;
-    }
-    s->level_max = NEVER;
     s->gate = GATE_DEFAULT;
     s->speech = -1;
     s->voice = ONE;
