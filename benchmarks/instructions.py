@@ -34,12 +34,15 @@ KERNELS = {
     "depthwise": ("blocks", "depthwise"),
     "energy_of": ("stream", "energy"),
     "sigmoid": ("pooling", "sigmoid"),
+    "few": ("pooling", "voice activity"),
+    "speech_of": ("pooling", "voice activity"),
 }
 STAGES = {
     "spectrum": "spectrum",
     "features": "features",
     "stem": "stem",
     "block": "blocks",
+    "narrow": "pooling",
     "pool": "pooling",
     "compute": "estimate",
     "nano_read": "estimate",

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from wav2small import audio
+from wav2small import audio, models
 from wav2small.benchmarks.instructions import Count, count
 from wav2small.errors import Wav2SmallError
 
@@ -151,7 +151,8 @@ def microcontroller(
     """Run the plain C of a bundle on an emulated microcontroller.
 
     Args:
-        bundle: folder with `c/nano_<name>.c`, made by `wav2small export --c`, or that file
+        bundle: folder with `c/nano_<name>.c`, made by `wav2small export --c`, that file, or a model
+            in the box
         target: one of TARGETS
         clip: speech to run, its first 4 s; None = synthetic speech. A file or 16 kHz samples
         clock_mhz: for the estimate of the duty cycle; None = of a usual part
@@ -258,7 +259,7 @@ def _cycles_per_instruction(run: BoardRun) -> str:
 
 
 def _source(bundle: str | os.PathLike[str]) -> Path:
-    path = Path(bundle)
+    path = models.locate(bundle)
     if path.is_file() and path.suffix == ".c":
         return path
     sources = sorted([*path.glob("c/nano_*.c"), *path.glob("nano_*.c")])

@@ -17,6 +17,7 @@ from wav2small.students import registry
 #: What the head may cost on a Cortex-M, and the engine with it: bytes, 1 KB = 1,000.
 MORE_INSTRUCTIONS, MORE_FLASH, MORE_RAM = 0.08, 2048, 512
 FLASH, RAM = 40_000, 12_000
+MOST = {"cortex-m4": 5.23e6, "cortex-m33": 5.16e6, "cortex-m55": 2.31e6}  # instructions/s of audio
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +122,16 @@ def test_processors(source, bare, clips, target, tmp_path, monkeypatch):
     head, without = (
         microcontroller.microcontroller(one, target=target, clip=noise) for one in (source, bare)
     )
+    assert head.total <= MOST[target]
     assert head.total < (1 + MORE_INSTRUCTIONS) * without.total
     assert head.engine_flash - without.engine_flash <= MORE_FLASH
     assert head.state - without.state <= MORE_RAM
+    for stage, number in head.instructions.items():
+        kernels = sum(one.instructions for one in head.kernels if one.stage == stage)
+        assert kernels == pytest.approx(number, abs=90_000), stage
+    assert sum(one.instructions for one in head.kernels) == pytest.approx(head.total, rel=0.01)
     assert head.engine_flash <= FLASH and head.state <= RAM
     estimated = int(re.search(r"Flash about (\d+) bytes", source.with_suffix(".h").read_text())[1])
     assert estimated == pytest.approx(head.engine_flash, rel=0.03)
     flash, state = head.engine_flash - without.engine_flash, head.state - without.state
-    print(f"{target}: {head.total / without.total - 1:.2%}, flash {flash}, RAM {state}")
+    print(f"{target}: {head.total / 1e6:.3f} M, {head.total / without.total - 1:.2%}, flash {flash}, RAM {state}")
