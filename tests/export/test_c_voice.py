@@ -134,4 +134,5 @@ def test_processors(source, bare, clips, target, tmp_path, monkeypatch):
     estimated = int(re.search(r"Flash about (\d+) bytes", source.with_suffix(".h").read_text())[1])
     assert estimated == pytest.approx(head.engine_flash, rel=0.03)
     flash, state = head.engine_flash - without.engine_flash, head.state - without.state
-    print(f"{target}: {head.total / 1e6:.3f} M, {head.total / without.total - 1:.2%}, flash {flash}, RAM {state}")
+    more = head.total / without.total - 1
+    print(f"{target}: {head.total / 1e6:.3f} M, {more:.2%}, flash {flash}, RAM {state}")
