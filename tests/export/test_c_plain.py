@@ -498,6 +498,28 @@ def test_same_on_every_processor(source, emodb):
 MOST = {"cortex-m4": 4.98e6, "cortex-m33": 4.91e6, "cortex-m55": 2.24e6}
 
 
+#: What a product may switch on, beside what `build` asks of this machine's compiler.
+WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-pedantic"]
+
+
+@NEEDS_BOARDS
+@pytest.mark.parametrize("standard", ["c99", "c17"])
+@pytest.mark.parametrize("optimise", ["-Os", "-O3"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(board.flags[:-1] for board in microcontroller.TARGETS.values()),
+        ("-mcpu=cortex-m7", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv5-d16"),
+        ("-mcpu=cortex-m0", "-mthumb"),
+        ("-mcpu=cortex-m33", "-mthumb", "-mfloat-abi=soft"),
+    ],
+    ids=" ".join,
+)
+def test_no_warnings(source, options, optimise, standard, tmp_path):
+    command = ["arm-none-eabi-gcc", *options, optimise, f"-std={standard}", *WARNINGS, "-Werror"]
+    subprocess.run([*command, "-c", source, "-o", tmp_path / "engine.o"], check=True)
+
+
 @NEEDS_BOARDS
 def test_estimates_once_a_second_cost_little(source, emodb):
     clip = sorted(emodb.rglob("*.flac"))[3]

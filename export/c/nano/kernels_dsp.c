@@ -29,6 +29,8 @@ W2S_INLINE int32_t four(const int8_t *weight, uint32_t even, uint32_t odd, int32
     return sum;
 }
 
+#pragma GCC diagnostic push /* gcc's own __ssat warns of itself */
+#pragma GCC diagnostic ignored "-Wsign-conversion"
 /* One sum of output o -> its number. The ranges are constants of the caller. */
 W2S_INLINE int32_t output(const layer l, int o, int32_t sum, const int32_t low,
                           const int32_t high) {
@@ -43,6 +45,7 @@ W2S_INLINE int32_t output(const layer l, int o, int32_t sum, const int32_t low,
            : low == -2048 && high == 2047 ? __ssat(v, 12)
                                           : clamp(v, low, high);
 }
+#pragma GCC diagnostic pop
 
 /* Outputs of a layer with weight (outputs, inputs), cut to low..high. Four at a time; the number of
  * inputs is a constant of the caller, so that one pointer reaches all four rows. */
