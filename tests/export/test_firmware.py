@@ -128,8 +128,7 @@ def test_i2s_microphone(library, nano, clips, tmp_path):
 @pytest.mark.parametrize("name", ["FileDemo", "I2SMicrophone"])
 def test_compiles_as_arduino_mbed_does(library, tmp_path, name):
     tools = ("arm-none-eabi-g++", "arm-none-eabi-gcc")
-    # Conversions in the macros of gcc's own arm_acle.h warn.
-    flags = [*MBED, "-Wno-sign-conversion"]
+    flags = MBED
     objects = sketch(library, name, tmp_path, tools, flags, main=False)
     names = call("arm-none-eabi-nm", "-C", objects[0])
     assert " T setup" in names and "nano_desk_push" in names

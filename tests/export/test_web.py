@@ -26,6 +26,7 @@ CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome")
      if (path := shutil.which(name))), None
 )  # fmt: skip
+DOWN = threading.Event()  # the server of `site` answers nothing
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -287,6 +288,12 @@ def site(package, modules):
         def log_message(self, *_):
             pass
 
+        def do_GET(self):
+            if DOWN.is_set():
+                self.close_connection = True
+            else:
+                super().do_GET()
+
     handler = functools.partial(Quiet, directory=str(package))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -374,6 +381,22 @@ def test_demo_without_a_microphone(browse, before, message):
     tab.click("#microphone")
     tab.wait_for_function("document.getElementById('status').textContent.startsWith('No')")
     assert message in tab.inner_text("#status") and complaints == []
+
+
+def test_demo_without_a_network(browse, recording):
+    """Once loaded, a reload, a file and the microphone work with nobody at the other end."""
+    tab, _ = browse()
+    DOWN.set()
+    try:
+        tab.reload()
+        tab.wait_for_function("window.wav2small?.ready", timeout=60000)
+        tab.set_input_files("#file", str(recording))
+        tab.wait_for_function("window.wav2small.estimates > 0", timeout=30000)
+        tab.click("#microphone")
+        tab.wait_for_function("window.wav2small.estimates >= 3", timeout=30000)
+        tab.click("#microphone")
+    finally:
+        DOWN.clear()
 
 
 def test_predict_at_other_rates(browse, bundle, clips):

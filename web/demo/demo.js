@@ -28,6 +28,17 @@ function draw(values) {
   }
 }
 
+/** Keep all that the page has fetched, and what the microphone needs, for when there is no network. */
+async function keep() {
+  if (!navigator.serviceWorker) return;
+  await navigator.serviceWorker.register("offline.js");
+  await navigator.serviceWorker.ready;
+  const fetched = performance.getEntriesByType("resource").map(({ name }) => name);
+  const urls = [location.href, ...fetched.filter((url) => url.startsWith(location.origin))];
+  const cache = await caches.open("wav2small");
+  await cache.addAll([...new Set(urls), "../src/worklet.js", "../model/nano.wasm"]);
+}
+
 let listening = null;
 
 async function toggle() {
@@ -52,6 +63,7 @@ async function toggle() {
 
 try {
   const model = await load();
+  await keep().catch((error) => console.info(`It needs the network: ${error.message}`));
   element("microphone").addEventListener("click", toggle);
   element("file").addEventListener("change", async ({ target }) => {
     const file = target.files[0];
