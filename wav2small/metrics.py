@@ -253,8 +253,10 @@ def interval(
     """The bootstrap interval of a figure, right for few clips or speakers, too.
 
     A figure with bounds gets Student's interval from the deviation of its resamples, on a scale
-    that has no bounds: Fisher's z of correlations, logits of shares, logarithms of errors. Any
-    other gets percentiles, widened from the normal to Student's distribution. Both make up for the
+    that has no bounds: Fisher's z of correlations, logits of shares. Errors have no highest value
+    and a long tail: theirs is on the scale of 1 / sqrt(error), which makes the variance of an
+    inverse Gaussian constant (Whitmore & Yalovsky 1978, Technometrics 20). Any other gets
+    percentiles, widened from the normal to Student's distribution. Both make up for the
     resamples' deviation, which is too small by sqrt(1 - 1 / count) (Hesterberg 2015, What teachers
     should know about the bootstrap, The American Statistician 69, section 5.3).
 
@@ -284,12 +286,17 @@ def interval(
         low, high = np.quantile(resampled, [tail, 1 - tail])
         return Interval(value, float(low), float(high))
     lowest, highest = bounds
-    # odds = distance from the lower bound over distance from the upper one; slope = of its log.
-    upper = highest - value if np.isfinite(highest) else 1.0
-    slope = 1 / (value - lowest) + (1 / upper if np.isfinite(highest) else 0.0)
-    spread = width * slope * resampled.std(ddof=1)
-    odds = (value - lowest) / upper * np.exp([-spread, spread])
-    ends = lowest + (odds if np.isinf(highest) else (highest - lowest) / (1 + 1 / odds))
+    spread = width * resampled.std(ddof=1)
+    ends = np.array([-spread, spread])
+    if np.isinf(highest):
+        above = value - lowest
+        steps = np.maximum(1 - ends / (2 * above), 0)
+        with np.errstate(divide="ignore"):  # no upper end where the resamples differ by too much
+            ends = lowest + above / steps**2
+    else:  # odds = distance from the lower bound over distance from the upper one
+        slope = 1 / (value - lowest) + 1 / (highest - value)  # of their logarithm
+        odds = (value - lowest) / (highest - value) * np.exp(slope * ends)
+        ends = lowest + (highest - lowest) / (1 + 1 / odds)
     return Interval(value, float(ends[0]), float(ends[1]))
 
 

@@ -125,6 +125,21 @@ def test_intervals_of_errors_with_heavy_tails_cover_nearly_as_often(speakers):
         assert least <= share <= 0.98, name
 
 
+@pytest.mark.parametrize("speakers", [5, 6, 8, 12, 24])
+def test_intervals_of_mean_errors_with_heavy_tails(speakers):
+    """As many resamples as one likes: their deviation is that of the speakers, by sqrt(n)."""
+    random = np.random.default_rng(speakers + 100)
+    rated, found = correlated(random, 200_000, 8, "heavy")
+    true, inside, trials = np.abs(rated - found).mean(), 0, 20_000
+    rated, found = correlated(random, trials * speakers, 12, "heavy")
+    own = np.abs(rated - found).reshape(trials, speakers, 12).mean(axis=2)
+    for value, half in zip(own.mean(axis=1), own.std(axis=1) / np.sqrt(2 * speakers), strict=True):
+        drawn = np.array([value - half, value + half])
+        _, low, high = metrics.interval(value, drawn, count=speakers, bounds=metrics.ERROR)
+        inside += low <= true <= high
+    assert 0.92 <= inside / trials <= 0.98
+
+
 def test_a_bootstrap_draws_speakers():
     x, y = correlated(np.random.default_rng(0), 6, 4)
     found = metrics.bootstrap(x, y, groups=np.arange(6).repeat(4), n=40, seed=3)
