@@ -18,7 +18,7 @@ from wav2small.prediction_output import table
 from wav2small.subjects import PROBABILITY, Estimates, check, estimate
 from wav2small.tables import Labels, read_labels
 
-from . import metrics
+from . import metrics, progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,7 +141,7 @@ def evaluate(
     else:
         labels = read_labels(
             truth, root=root, scale=scale, partial=True, split=split, instead=categories,
-            time_unit=time_unit,
+            time_unit=time_unit, gaps=True, raters=True,
         )  # fmt: skip
     frame = labels.frame
     for column in by:
@@ -176,6 +176,8 @@ def evaluate(
     compared = _Comparison(labels, estimates, categories, truth)
     if not compared.used.any():
         raise Wav2SmallError(f"{truth}: no clip has both a rating and an estimate")
+    if compared.unrated:
+        progress.note(f"{truth}: {compared.unrated} clips without a rating are left out")
     groups, drawn = _speakers(frame, compared.used)
     result = Evaluation(
         clips=int(compared.used.sum()),
@@ -219,7 +221,9 @@ class _Comparison:
         there = np.isfinite(self.values).any(axis=0)
         self.dimensions = tuple(np.array(labels.dimensions, dtype=object)[there])
         self.rated, self.values = self.rated[:, there], self.values[:, there]
-        self.used = np.isfinite(self.values).all(axis=1) & bool(self.dimensions)
+        rated = np.isfinite(self.rated).any(axis=1)
+        self.used = np.isfinite(self.values).all(axis=1) & rated
+        self.unrated = int((~rated).sum()) if self.dimensions else 0
         self.codes = None
         self.unknown: dict[str, int] = {}
         if column in labels.frame and estimates.categories:
@@ -235,6 +239,7 @@ class _Comparison:
             self.codes = np.array([said.index(n) if n in said else 0 for n in true])
             self.guesses = shares.argmax(axis=1)
             self.used = self.used | self.known
+            self.unrated = 0
         if not self.dimensions and self.codes is None:
             rated = [*labels.dimensions, *([column] if column in labels.frame else [])]
             there = np.isfinite(estimates.values).any(axis=0)
@@ -327,12 +332,13 @@ def _merged(
     groups = first[SPEAKER].astype(str).to_numpy() if SPEAKER in first else np.arange(len(first))
     if len(set(groups)) < MIN_SPEAKERS:
         groups = np.arange(len(first))
-    counts = np.bincount(clip)
-    several = counts[clip] > 1
     for dimension in labels.dimensions:
         ratings = frame[dimension].to_numpy(dtype=np.float64)
-        sums = np.bincount(clip, ratings)
-        first[dimension] = sums / counts
+        rated = np.isfinite(ratings)
+        counts = np.bincount(clip, rated)
+        sums = np.bincount(clip, np.where(rated, ratings, 0))
+        first[dimension] = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+        several = rated & (counts[clip] > 1)
         if several.any():
             others = (sums[clip] - ratings)[several] / (counts[clip][several] - 1)
             agreement[dimension] = metrics.bootstrap(

@@ -65,7 +65,11 @@ class Index:
 
 
 def load_source(
-    source: str | os.PathLike[str], *, root: str | None = None, time_unit: str = "s"
+    source: str | os.PathLike[str],
+    *,
+    root: str | None = None,
+    time_unit: str = "s",
+    raters: bool = False,
 ) -> Index:
     """Make an index.
 
@@ -77,6 +81,7 @@ def load_source(
         root: folder that the files of a table are relative to; default: the one a label table
             names, else the folder of the table
         time_unit: of times that are plain numbers: "s", "ms" or "us"
+        raters: of a published corpus that has them, one row per clip and rater
 
     Raises:
         MissingPackageError: pandas or pyarrow is not installed
@@ -94,7 +99,7 @@ def load_source(
         raise Wav2SmallError(f"--time-unit {time_unit}: there is {', '.join(UNITS)}")
     if corpus := registry.named(os.fspath(source)):
         folder = places.expanded(corpus[1])
-        frame, missing = registry.read_corpus(corpus[0], folder)
+        frame, missing = registry.read_corpus(corpus[0], folder, root=root, raters=raters)
         return Index(frame, root=root or folder, rejected=missing)
     name = places.expanded(os.fspath(source))
     if "://" not in name:

@@ -82,6 +82,8 @@ def read_labels(
     split: str | Sequence[str] | None = None,
     instead: str | None = None,
     time_unit: str = "s",
+    gaps: bool = False,
+    raters: bool = False,
 ) -> Labels:
     """Read a label table or human ratings: parquet, CSV or an audformat database.
 
@@ -93,6 +95,8 @@ def read_labels(
         split: keep only rows whose column `split` is this (or one of these), in any case
         instead: accept a table without any dimension if a column's name begins so
         time_unit: of times that are plain numbers: "s", "ms" or "us"
+        gaps: keep clips without a rating, as NaN
+        raters: of a published corpus that has them, one row per clip and rater
 
     Raises:
         Wav2SmallError: columns are missing, no row is of the split, or a rating is not a number or
@@ -102,7 +106,7 @@ def read_labels(
         >>> read_labels("ratings.csv").values
         array([[0.2, 0.4, 0.8]])
     """
-    index = load_source(path, root=root, time_unit=time_unit)
+    index = load_source(path, root=root, time_unit=time_unit, raters=raters)
     frame = index.frame
     present = [name for name in DIMENSIONS if name in frame]
     if split:
@@ -122,7 +126,7 @@ def read_labels(
     if not (high > low and abs(low) < float("inf") and abs(high) < float("inf")):
         raise Wav2SmallError(f"--scale {low:g} {high:g}: give the lowest rating, then the highest")
     for name in present:
-        frame[name] = _rating(frame[name], low, high, f"{path}: column {name}")
+        frame[name] = _rating(frame[name], low, high, f"{path}: column {name}", gaps)
     provenance = json.loads(index.metadata.get(PROVENANCE_KEY, b"{}"))
     return Labels(frame=frame, root=index.root, provenance=provenance)
 
@@ -235,11 +239,11 @@ def write_chunks(
     return rows
 
 
-def _rating(values: pd.Series, low: float, high: float, where: str) -> pd.Series:
+def _rating(values: pd.Series, low: float, high: float, where: str, gaps: bool) -> pd.Series:
     import pandas as pd
 
     numbers = pd.to_numeric(values, errors="coerce").astype("float64")
-    bad = ~np.isfinite(numbers.to_numpy())
+    bad = ~np.isfinite(numbers.to_numpy()) & ~(gaps & values.isna().to_numpy())
     if bad.any():
         row = int(bad.argmax())
         raise Wav2SmallError(

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from labelling_cases import label
 
-from wav2small import evaluate, read_labels
+from wav2small import evaluate, metrics, read_labels
 from wav2small.corpora.registry import CORPORA, index_corpus, read_corpus
 from wav2small.errors import Wav2SmallError
 from wav2small.index import load_source
@@ -28,6 +28,14 @@ def text(path, content):
     path.write_text(content, encoding="utf-8")
 
 
+#: Clip, worker, activation, valence, dominance.
+MSP_RATINGS = [
+    (1, "WORKER00000325", "7.0,1.0,3.0"),
+    (1, "WORKER00000002", "7.0,1.0,5.0"),
+    (2, "WORKER00000325", "4.0,5.5,2.5"),
+]
+
+
 def msp_podcast(folder):
     text(
         folder / "Labels/labels_consensus.csv",
@@ -38,6 +46,14 @@ def msp_podcast(folder):
     for number in (1, 2):
         sound(folder / f"Audios/MSP-PODCAST_0001_000{number}.wav")
     text(folder / "Transcripts/MSP-PODCAST_0001_0001.txt", "Not again.\n")
+    text(
+        folder / "Labels/labels_detailed.csv",
+        "FileName,WorkerID,EmoClass_Major,EmoClass_Second,EmoAct,EmoVal,EmoDom\n"
+        + "".join(
+            f'MSP-PODCAST_0001_000{clip}.wav,{worker},Angry,"Angry,Sad",{ratings}\n'
+            for clip, worker, ratings in MSP_RATINGS
+        ),
+    )
     return "Labels/labels_consensus.csv"
 
 
@@ -46,8 +62,10 @@ def iemocap(folder):
     text(
         folder / "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt",
         head + "[14.8872 - 18.0175]\tSes01F_impro01_M000\texc\t[2.0000, 5.0000, 3.0000]\n"
-        "A-E2:\tval 2; act 5; dom 3;\t()\n"
-        "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 1.0000, 4.0000]\n",
+        "C-E2:\tExcited; Happiness;\t()\nC-M1:\tExcited;\t(glad)\n"
+        "A-E2:\tval 2; act 5; dom 3;\t()\nA-M1:\tval 1; act 1; dom 1;\t(of himself)\n"
+        "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 1.0000, 4.0000]\n"
+        "A-E3:\tval 3; act 1; dom  ;\t()\nA-E4:\tval 2; act 1; dom  4;\t(calm; almost bored)\n",
     )
     text(
         folder / "Session1/dialog/transcriptions/Ses01F_impro01.txt",
@@ -303,6 +321,139 @@ def test_a_folder_above_and_suffixes_in_capitals(name, tmp_path):
         assert list(frame[column]) == pytest.approx(expected[column]), column
 
 
+NAN = float("nan")
+#: Rater, arousal, dominance, valence: by clip.
+RATERS = {
+    "iemocap": [("E3", 0, NAN, 0.5), ("E4", 0, 0.75, 0.25), ("E2", 1, 0.5, 0.25)],
+    "msp-podcast": [
+        ("WORKER00000325", 1, 1 / 3, 0),
+        ("WORKER00000002", 1, 2 / 3, 0),
+        ("WORKER00000325", 0.5, 0.25, 0.75),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", RATERS)
+def test_ratings_of_every_rater(name, tmp_path):
+    make, expected = CASES[name]
+    make(tmp_path / "above" / "corpus")
+    assert index_corpus(name, tmp_path / "above", tmp_path / "r.csv", raters=True) == (3, [])
+    rows = load_source(tmp_path / "r.csv").frame
+    columns = ["rater", "arousal", "dominance", "valence"]
+    for found, row in zip(rows[columns].values.tolist(), RATERS[name], strict=True):
+        assert found[0] == row[0] and found[1:] == pytest.approx(row[1:], nan_ok=True)
+    # Their means are the ratings of the corpus, whose other columns stay.
+    means = rows.groupby("file", sort=False)[columns[1:]].mean()
+    one = read_corpus(name, tmp_path / "above")[0]
+    assert "rater" not in one and len(one) == 2
+    assert means.to_numpy() == pytest.approx(one[columns[1:]].to_numpy())
+    shared = ["emotion", "speaker", "sex", "language"]
+    first = rows.drop_duplicates("file")[shared].fillna("")
+    assert first.values.tolist() == one[shared].values.tolist()
+
+
+def test_the_ceiling_of_a_corpus_with_raters(tmp_path):
+    folder = tmp_path / "Session1/dialog/EmoEvaluation"
+    ratings = np.random.default_rng(0).integers(1, 6, (12, 3, 3))  # clips, raters, V A D
+    lines, estimates = [], []
+    for clip, each in enumerate(ratings):
+        mean = ", ".join(f"{value:.4f}" for value in each.mean(axis=0))
+        lines.append(f"[{clip} - {clip + 1}]\tSes01F_impro01_F{clip:03}\tneu\t[{mean}]")
+        for rater, (v, a, d) in enumerate(each, start=1):
+            lines.append(f"A-E{rater}:\tval {v}; act {a}; dom  {d};\t()")
+        file = f"Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F{clip:03}.wav"
+        sound(tmp_path / file)
+        estimates.append({"file": file, "valence": (each.mean(axis=0)[0] - 1) / 4})
+    text(folder / "Ses01F_impro01.txt", "\r\n".join(lines) + "\r\n")
+    pd.DataFrame(estimates).to_csv(tmp_path / "found.csv", index=False)
+    result = evaluate(tmp_path / "found.csv", f"iemocap:{tmp_path}", resamples=20)
+    assert result.clips == 12
+    assert result.dimensions["valence"]["mae"].value == pytest.approx(0, abs=1e-6)
+    for column, dimension in enumerate(("valence", "arousal", "dominance")):
+        own = ratings[:, :, column]
+        others = (own.sum(axis=1, keepdims=True) - own) / 2
+        expected = metrics.ccc(own.ravel() / 4, others.ravel() / 4)
+        assert result.raters[dimension].value == pytest.approx(expected)
+
+
+def test_forms_of_msp_podcast_in_other_releases(tmp_path):
+    """Folder and file are spelled otherwise; workers in one cell, or all of it in JSON."""
+    expected = []
+    for release in ("2.0", "1.7", "1.3"):
+        folder = tmp_path / release
+        table = folder / msp_podcast(folder)
+        detailed = table.with_name("labels_detailed.csv")
+        if release != "2.0":
+            table = table.rename(table.with_name("labels_concensus.csv"))
+        if release == "1.7":
+            lines = []
+            for clip, worker, ratings in MSP_RATINGS:
+                a, v, d = ratings.split(",")
+                cell = f'"{worker}; Other-Weird A:1; Angry,Sad; A:{a}; V:{v}; D:{d};"'
+                lines.append(f"MSP-PODCAST_0001_000{clip}.wav,{cell}\n")
+            text(detailed, "FileName,EmoDetail\n" + "".join(lines))
+        if release == "1.3":
+            rows = pd.read_csv(table, dtype=str).set_index("FileName")
+            text(table.with_suffix(".json"), json.dumps(rows.to_dict("index")))
+            workers = {file: {} for file in rows.index}
+            for row in pd.read_csv(detailed, dtype=str).to_dict("records"):
+                workers[row["FileName"]][row["WorkerID"]] = row
+            text(detailed.with_suffix(".json"), json.dumps(workers))
+            table.unlink()
+            detailed.unlink()
+            (folder / "Labels").rename(folder / "label")
+            (folder / "Audios").rename(folder / "Audio")
+        frame = read_corpus("msp-podcast", folder, raters=True)[0]
+        expected.append(frame.drop(columns="file"))
+    assert len(expected[0]) == 3
+    assert expected[0].equals(expected[1]) and expected[0].equals(expected[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("emodb", None, "the corpus does not publish them"),
+        ("msp-podcast", None, "Labels/labels_detailed.csv"),
+        ("msp-podcast", "FileName,EmoDetail\na.wav,nobody\n", "line 2: 'nobody' is no rating"),
+        ("msp-podcast", "FileName,Worker,Class\na.wav,1,N\n", "no column EmoAct"),
+    ],
+)
+def test_raters_that_are_not_there(name, change, message, tmp_path):
+    CASES[name][0](tmp_path)
+    if name == "msp-podcast":
+        (tmp_path / "Labels/labels_detailed.csv").unlink()
+    if change:
+        text(tmp_path / "Labels/labels_detailed.csv", change)
+    with pytest.raises(Wav2SmallError, match=message):
+        index_corpus(name, tmp_path, tmp_path / "i.csv", raters=True)
+
+
+@pytest.mark.parametrize("path", ["{}", "clips/{}", "/of/another/machine/clips/{}", "D:\\c\\{}"])
+def test_audio_of_a_dataset_that_is_in_another_folder(path, tmp_path):
+    sounds = [path.format(name) for name in ("a.wav", "b.wav")]
+    for name in ("a.wav", "b.wav"):
+        sound(tmp_path / "moved" / name)
+    (tmp_path / "data").mkdir()
+    table = pa.table({"audio": sounds, "emotion": ["sad", "happy"]})
+    pa.parquet.write_table(table, tmp_path / "data/train-00000-of-00001.parquet")
+    with pytest.raises(Wav2SmallError, match="another folder, name that as --root"):
+        read_corpus("hf", tmp_path / "data")
+    index_corpus("hf", tmp_path / "data", tmp_path / "i.csv", root=tmp_path / "moved")
+    assert list(pd.read_csv(tmp_path / "i.csv")["file"]) == ["moved/a.wav", "moved/b.wav"]
+    index = load_source(f"hf:{tmp_path / 'data'}", root=str(tmp_path / "moved"))
+    assert [index.path(file) for file in index.frame["file"]] == [
+        str(tmp_path / "moved" / name) for name in ("a.wav", "b.wav")
+    ]
+
+
+def test_one_file_for_two_clips_is_rejected(tmp_path):
+    sound(tmp_path / "1.wav")
+    table = pa.table({"audio": ["/x/a/1.wav", "/x/b/1.wav"], "emotion": ["sad", "happy"]})
+    pa.parquet.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(Wav2SmallError, match="1.wav: 2 files of hf may be this one"):
+        read_corpus("hf", tmp_path)
+
+
 def test_a_split_that_is_not_there(tmp_path):
     _, table = meld(tmp_path)
     (tmp_path / table).unlink()
@@ -340,7 +491,7 @@ def test_parquet_in_folders_of_splits_with_paths(tmp_path):
     pa.parquet.write_table(table, tmp_path / "default/validation/0000.parquet")
     frame, _ = read_corpus("hf", tmp_path)
     assert frame[["file", "emotion", "arousal", "split"]].values.tolist() == [
-        [str(tmp_path / "clips/x.wav"), "sadness", 3.0, "validation"]
+        ["clips/x.wav", "sadness", 3.0, "validation"]
     ]
 
 

@@ -286,6 +286,18 @@ def test_several_raters(tmp_path):
     assert result.raters["arousal"].low < expected < result.raters["arousal"].high
 
 
+def test_clips_without_a_rating_are_left_out(corpus, capsys):
+    folder, frame, found = corpus
+    frame.loc[[3, 5], ["arousal", "valence"]] = np.nan
+    frame.loc[7, "valence"] = np.nan  # but arousal
+    frame.drop(columns="emotion").to_csv(folder / "truth.csv", index=False)
+    result = evaluate(folder / "found.csv", folder / "truth.csv", resamples=5)
+    assert result.clips == 118 and "2 clips without a rating" in capsys.readouterr().err
+    for name in ("arousal", "valence"):
+        expected = (frame[name] - found[name]).abs().mean()
+        assert result.dimensions[name]["mae"].value == pytest.approx(expected)
+
+
 def test_a_teacher_is_evaluated_as_its_label_table_is(speech, tmp_path):
     truth = pd.read_csv(speech / "labels.csv")
     random = np.random.default_rng(0)

@@ -3,6 +3,9 @@
 import argparse
 import sys
 
+from wav2small.cli import options
+
+FUNCTION = "wav2small.corpora.registry:index_corpus"
 EXAMPLE = """  wav2small index iemocap IEMOCAP_full_release/ -o iemocap.csv
   wav2small label iemocap:IEMOCAP_full_release/ -o labels.parquet
   wav2small evaluate bundle/ iemocap.csv --by session
@@ -13,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="of the corpus; without it they are listed")
     parser.add_argument("folder", nargs="?", help="of the corpus, as it is published")
     parser.add_argument("-o", "--output", metavar="FILE", help="index, .csv or .parquet")
+    options.add(parser, FUNCTION, "root", "raters", root={"metavar": "FOLDER"})
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,6 +30,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not args.folder or not args.output:
         raise Wav2SmallError("name the corpus, its folder and the index: NAME FOLDER -o index.csv")
-    clips, missing = index_corpus(args.name, args.folder, args.output)
-    print(f"{args.output}: {clips} clips", file=sys.stderr)
+    rows, missing = index_corpus(
+        args.name, args.folder, args.output, root=args.root, raters=args.raters
+    )
+    what = "rows, one per clip and rater" if args.raters else "clips"
+    print(f"{args.output}: {rows} {what}", file=sys.stderr)
     return report_rejected(missing)

@@ -46,18 +46,19 @@ def read(folder: Path, into: Path | None = None) -> list[dict[str, Any]]:
             sound = row.pop(audio) or {}
             if isinstance(sound, str):
                 sound = {"path": sound}
-            file = folder / (sound.get("path") or "")
+            file = sound.get("path") or ""
             if sound.get("bytes"):
                 if into is None:
                     raise Wav2SmallError(
                         f"{path}: audio lies inside; write it out first: wav2small index hf "
                         f"{folder} -o index.csv"
                     )
-                ending = Path(sound.get("path") or "x.wav").suffix or ".wav"
-                file = into / f"{split}-{path.stem}-{number}{ending}"
+                ending = Path(file or "x.wav").suffix or ".wav"
+                inside = into / f"{split}-{path.stem}-{number}{ending}"
                 into.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(sound["bytes"])
-            rows.append({"file": str(file.absolute()), **_named(row, features), "split": split})
+                inside.write_bytes(sound["bytes"])
+                file = str(inside.absolute())
+            rows.append({"file": file, **_named(row, features), "split": split})
     return rows
 
 

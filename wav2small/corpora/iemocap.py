@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .layout import require, unit
+from wav2small.errors import Wav2SmallError
+
+from .layout import per_rater, require, unit
 
 NAME = "IEMOCAP"
 EMOTIONS = {
@@ -23,14 +25,24 @@ EMOTIONS = {
     "xxx": "unknown",
 }
 _LINE = re.compile(
-    r"\[(?P<start>[\d.]+) - (?P<end>[\d.]+)\]\t(?P<id>Ses\d\d[FM]\w+)\t(?P<emotion>\w+)\t"
-    r"\[(?P<valence>[\d.]+), (?P<arousal>[\d.]+), (?P<dominance>[\d.]+)\]"
+    r"\[(?P<start>[\d.]+) - (?P<end>[\d.]+)\]\s+(?P<id>Ses\d\d[FM]\w+)\s+(?P<emotion>\w+)\s+"
+    r"\[(?P<valence>[\d.]+),\s*(?P<arousal>[\d.]+),\s*(?P<dominance>[\d.]+)\]"
 )
+#: What an evaluator (E1 ...) wrote below the line of a turn; F and M are the actors themselves.
+_RATER = re.compile(
+    r"^A-(?P<rater>E\d+):\s*val\s*(?P<valence>[\d.]*);\s*act\s*(?P<arousal>[\d.]*);"
+    r"\s*dom\s*(?P<dominance>[\d.]*);",
+    re.MULTILINE,
+)
+_DIMENSIONS = ("arousal", "dominance", "valence")
 _TEXT = re.compile(r"(Ses\d\d[FM]\w+) \[[\d.]+-[\d.]+\]: ?(.*)")
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """Utterances of all sessions. There is no split; folds are over `session` or `speaker`."""
+def read(folder: Path, raters: bool = False) -> list[dict[str, Any]]:
+    """Utterances of all sessions. There is no split; folds are over `session` or `speaker`.
+
+    `raters`: one row per utterance and evaluator instead of their mean.
+    """
     rows = []
     for path in require(folder, ["Session*/dialog/EmoEvaluation/*.txt"], NAME):
         session = path.relative_to(folder).parts[0]
@@ -40,25 +52,36 @@ def read(folder: Path) -> list[dict[str, Any]]:
         if transcript.is_file():
             lines = transcript.read_text(encoding="utf-8", errors="replace").splitlines()
             texts = {found[1]: found[2] for line in lines if (found := _TEXT.match(line))}
-        utterances = sorted(_LINE.finditer(content), key=lambda turn: float(turn["start"]))
-        for number, turn in enumerate(utterances):
+        turns = list(_LINE.finditer(content))
+        if not turns:
+            raise Wav2SmallError(
+                f"{path}: no line [START - END] TURN_NAME EMOTION [V, A, D]; copy it again"
+            )
+        ends = [turn.start() for turn in turns[1:]] + [len(content)]
+        below = {turn: content[turn.end() : end] for turn, end in zip(turns, ends, strict=True)}
+        for number, turn in enumerate(sorted(turns, key=lambda turn: float(turn["start"]))):
             name, dialogue = turn["id"], path.stem
             voice = name.rpartition("_")[2][0]  # F000, M013: who speaks in this turn
-            rows.append(
-                {
-                    "file": f"{session}/sentences/wav/{dialogue}/{name}.wav",
-                    **{
-                        dimension: unit(turn[dimension], 1, 5, f"{path}: {name}", slack=0.5)
-                        for dimension in ("arousal", "dominance", "valence")
-                    },
-                    "emotion": EMOTIONS.get(turn["emotion"], turn["emotion"]),
-                    "speaker": f"{name[:5]}{voice}",
-                    "sex": {"F": "female", "M": "male"}[voice],
-                    "language": "en",
-                    "text": texts.get(name, ""),
-                    "dialogue": dialogue,
-                    "turn": number,
-                    "session": int(name[3:5]),
-                }
-            )
+            clip = {
+                "file": f"{session}/sentences/wav/{dialogue}/{name}.wav",
+                **_ratings(turn, f"{path}: {name}"),
+                "emotion": EMOTIONS.get(turn["emotion"], turn["emotion"]),
+                "speaker": f"{name[:5]}{voice}",
+                "sex": {"F": "female", "M": "male"}[voice],
+                "language": "en",
+                "text": texts.get(name, ""),
+                "dialogue": dialogue,
+                "turn": number,
+                "session": int(name[3:5]),
+            }
+            if raters:
+                each = [
+                    {"rater": found["rater"], **_ratings(found, f"{path}: {name}, {found[0]}")}
+                    for found in _RATER.finditer(below[turn])
+                ]
+            rows += per_rater(clip, each) if raters else [clip]
     return rows
+
+
+def _ratings(found: re.Match[str], where: str) -> dict[str, float | None]:
+    return {name: unit(found[name], 1, 5, where, slack=0.5) for name in _DIMENSIONS}

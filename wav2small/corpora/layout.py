@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from wav2small import audio, media
 from wav2small.errors import Wav2SmallError
@@ -81,6 +82,16 @@ def unit(
     if not low - slack - 1e-6 <= number <= high + slack + 1e-6:
         raise Wav2SmallError(f"{where}: {number:g} is outside the corpus's scale {low:g}..{high:g}")
     return min(1.0, max(0.0, (number - low) / (high - low)))
+
+
+def per_rater(clip: dict[str, Any], ratings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each rater of a clip; the clip without a rater's name where none is known.
+
+    Example:
+        >>> per_rater({"file": "a.wav", "arousal": 0.5}, [{"rater": "E1", "arousal": 0.25}])
+        [{'file': 'a.wav', 'arousal': 0.25, 'rater': 'E1'}]
+    """
+    return [{**clip, **own} for own in ratings or [{"rater": ""}]]
 
 
 def audio_files(folder: Path, corpus: str, *, pattern: str) -> list[Path]:

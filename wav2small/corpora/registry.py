@@ -3,15 +3,17 @@
 A reader takes the folder of a corpus as it is published and returns one dictionary per clip: `file`
 (relative to the folder), and what the corpus knows of `start`, `end` (seconds), `arousal`,
 `dominance`, `valence` (0..1), `emotion` (common names), `speaker`, `sex`, `language`, `text`,
-`dialogue`, `turn`, `split` (official, lower case), and columns of its own.
+`dialogue`, `turn`, `split` (official, lower case), and columns of its own. Some give one row per
+clip and `rater` if asked.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
@@ -28,10 +30,12 @@ class Entry(NamedTuple):
     Attributes:
         reader: "module:function" that reads the folder
         what: the corpus in a few words
+        raters: where it has the ratings of every rater; empty = nowhere
     """
 
     reader: str
     what: str
+    raters: str = ""
 
 
 _HERE = "wav2small.corpora"
@@ -40,13 +44,23 @@ CORPORA = {
     "cremad": Entry(f"{_HERE}.cremad:read", "CREMA-D: intended emotion, votes and levels"),
     "emodb": Entry(f"{_HERE}.emodb:read", "Emo-DB: seven emotions, German"),
     "hf": Entry(f"{_HERE}.hf:read", "a Hugging Face dataset on disk with an audio column"),
-    "iemocap": Entry(f"{_HERE}.iemocap:read", "IEMOCAP: dimensions, emotion, dialogues"),
+    "iemocap": Entry(
+        f"{_HERE}.iemocap:read",
+        "IEMOCAP: dimensions, emotion, dialogues",
+        "lines A-E1 ... of dialog/EmoEvaluation",
+    ),
     "meld": Entry(f"{_HERE}.meld:read", "MELD: emotion, sentiment, dialogues"),
     "mosei": Entry(f"{_HERE}.mosi:read", "CMU-MOSEI: sentiment, as valence"),
     "mosi": Entry(f"{_HERE}.mosi:read", "CMU-MOSI: sentiment, as valence"),
-    "msp-podcast": Entry(f"{_HERE}.msp_podcast:read", "MSP-Podcast: dimensions, emotion, splits"),
+    "msp-podcast": Entry(
+        f"{_HERE}.msp_podcast:read",
+        "MSP-Podcast: dimensions, emotion, splits",
+        "Labels/labels_detailed.csv",
+    ),
     "ravdess": Entry(f"{_HERE}.ravdess:read", "RAVDESS: eight emotions, two intensities"),
 }
+#: Corpora whose tables name their audio, so that it may be in another folder.
+_NAME_AUDIO = ("audformat", "hf", "iemocap", "msp-podcast")
 _FIRST = ("file", "start", "end", *DIMENSIONS, "emotion", "speaker", "sex", "language", "split")
 
 
@@ -62,13 +76,20 @@ def named(source: str) -> tuple[str, str] | None:
 
 
 def read_corpus(
-    name: str, folder: str | os.PathLike[str], *, into: Path | None = None
+    name: str,
+    folder: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    raters: bool = False,
+    into: Path | None = None,
 ) -> tuple[Any, list[tuple[str, str]]]:
     """Read a corpus in its published layout.
 
     Args:
         name: one of `CORPORA`
         folder: of the corpus
+        root: folder of the audio that its tables name; None = `folder`
+        raters: one row per clip and rater where the corpus has them, with a column `rater`
         into: folder for audio that lies inside of tables ("hf" only)
 
     Returns:
@@ -91,24 +112,43 @@ def read_corpus(
             f"{name}: no corpus of that name; {hint}known: {', '.join(CORPORA)}; else write a CSV "
             "with a column `file`"
         )
-    root = Path(folder)
-    if not root.is_dir():
-        raise Wav2SmallError(f"{folder}: no such folder; name the folder of {name}")
-    reader: Callable[..., list[dict[str, Any]]] = resolve_name(CORPORA[name.lower()].reader)
-    rows = _read(reader, root, () if into is None else (into,))
-    there, missing = [], []
+    for place in (folder, *([] if root is None else [root])):
+        if not Path(place).is_dir():
+            raise Wav2SmallError(f"{place}: no such folder; name the folder of {name}")
+    movable = name.lower() in _NAME_AUDIO
+    if root is not None and not movable:
+        raise Wav2SmallError(
+            f"--root {root}: the tables of {name} do not name its audio; name a folder that holds "
+            "both"
+        )
+    entry = CORPORA[name.lower()]
+    reader: Callable[..., list[dict[str, Any]]] = resolve_name(entry.reader)
+    options: dict[str, Any] = {"raters": True} if raters and entry.raters else {}
+    options |= {} if into is None else {"into": into}
+    rows = _read(reader, Path(folder), options)
+    base = Path(folder if root is None else root)
+    there, missing = [], {}
     known: dict[str, str | None] = {}
     for row in rows:
         file = row["file"]
         if file not in known:
-            known[file] = _find(root, file)
+            known[file] = _find(base, file, elsewhere=root is not None)
         if found := known[file]:
             there.append({**row, "file": found})
         else:
-            missing.append((file, f"{root / file}: no such file; the corpus lists it"))
+            missing[file] = f"{base / file}: no such file; the corpus lists it"
+    taken = Counter(found for found in known.values() if found)
+    if several := [file for file, count in taken.items() if count > 1]:
+        raise Wav2SmallError(
+            f"{base / several[0]}: {taken[several[0]]} files of {name} may be this one; name a "
+            "folder as --root in which their paths differ"
+        )
     if not there:
-        example = missing[0][0] if missing else "any audio"
-        raise Wav2SmallError(f"{root}: no {example}, nor any other clip of {name}; is it complete?")
+        example = next(iter(missing), "audio")
+        hint = "; if the audio is in another folder, name that as --root" if movable else ""
+        raise Wav2SmallError(
+            f"{base}: no {example}, nor any other clip of {name}; is it complete?{hint}"
+        )
     frame = pd.DataFrame(there)
     for column, default in (("start", 0.0), ("end", None)):
         values = frame[column] if column in frame else pd.Series(default, index=frame.index)
@@ -116,20 +156,20 @@ def read_corpus(
             "timedelta64[ns]"
         )
     columns = [name for name in _FIRST if name in frame]
-    return frame[columns + [name for name in frame if name not in columns]], missing
+    return frame[columns + [name for name in frame if name not in columns]], list(missing.items())
 
 
 def _read(
-    reader: Callable[..., list[dict[str, Any]]], root: Path, into: tuple[Path, ...]
+    reader: Callable[..., list[dict[str, Any]]], root: Path, options: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Rows of a corpus that is in a folder, or in a folder of it, such as an archive unpacks to."""
     try:
-        return reader(root, *into)
+        return reader(root, **options)
     except OtherLayoutError:
         folders = [path for depth in ("*", "*/*") for path in sorted(root.glob(depth))]
         for inner in (path for path in folders if path.is_dir() and not path.name.startswith(".")):
             try:
-                rows = reader(inner, *into)
+                rows = reader(inner, **options)
             except OtherLayoutError:
                 continue
             below = inner.relative_to(root)
@@ -137,20 +177,32 @@ def _read(
         raise
 
 
-def _find(root: Path, file: str) -> str | None:
-    """A file as it is named, or with a suffix of other letters or another format."""
-    if (root / file).is_file():
-        return file
-    path = Path(file)
-    for suffix in (path.suffix.upper(), *sorted(audio.EXTENSIONS)):
-        for other in (suffix, suffix.upper()):
-            if (root / path.with_suffix(other)).is_file():
-                return path.with_suffix(other).as_posix()
+def _find(root: Path, file: str, elsewhere: bool) -> str | None:
+    """A file as it is named, or with a suffix of other letters or another format.
+
+    Of a path of another machine, or to another folder, the longest end that is there counts.
+    """
+    path = Path(file if "/" in file else file.replace("\\", "/"))
+    for start in range(len(path.parts) if elsewhere or _is_absolute(path) else 1):
+        end = Path(*path.parts[start:])
+        for suffix in (end.suffix, *sorted(audio.EXTENSIONS)):
+            for other in (suffix, suffix.upper()):
+                if (root / end.with_suffix(other)).is_file():
+                    return end.with_suffix(other).as_posix()
     return None
 
 
+def _is_absolute(path: Path) -> bool:
+    return path.is_absolute() or PureWindowsPath(path).is_absolute()
+
+
 def index_corpus(
-    name: str, folder: str | os.PathLike[str], output: str | os.PathLike[str]
+    name: str,
+    folder: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    root: str | None = None,
+    raters: bool = False,
 ) -> tuple[int, list[tuple[str, str]]]:
     """Write the index of a corpus: CSV or parquet, files relative to where it lies.
 
@@ -158,12 +210,14 @@ def index_corpus(
         name: one of `CORPORA`
         folder: of the corpus
         output: `.csv` or `.parquet`
+        root: folder of the audio that its tables name, if it is another one
+        raters: one row per clip and rater, where the corpus has them
 
     Returns:
-        number of clips, and (file, reason) of those whose audio is missing
+        number of rows, and (file, reason) of those whose audio is missing
 
     Raises:
-        Wav2SmallError: as `read_corpus`, or `output` is neither CSV nor parquet
+        Wav2SmallError: as `read_corpus`; `output` is neither CSV nor parquet; or no raters
     """
     from wav2small.files import atomic
 
@@ -171,8 +225,11 @@ def index_corpus(
     if not target.lower().endswith((".csv", ".parquet")):
         raise Wav2SmallError(f"-o {target}: an index is CSV or parquet; name it {target}.csv")
     into = Path(target + ".audio") if name.lower() == "hf" else None
-    frame, missing = read_corpus(name, folder, into=into)
-    here, there = os.path.dirname(os.path.abspath(target)), os.path.abspath(folder)
+    frame, missing = read_corpus(name, folder, root=root, raters=raters, into=into)
+    if raters and not ("rater" in frame and frame["rater"].astype(bool).any()):
+        where = CORPORA[name.lower()].raters or "the corpus does not publish them"
+        raise Wav2SmallError(f"{folder}: no ratings of single raters ({where}); omit --raters")
+    here, there = os.path.dirname(os.path.abspath(target)), os.path.abspath(root or folder)
     frame["file"] = [os.path.relpath(os.path.join(there, file), here) for file in frame["file"]]
     with atomic(target) as temporary:
         if target.lower().endswith(".csv"):
