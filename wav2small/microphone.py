@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from wav2small import audio
+from wav2small import audio, models
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError, missing_package
 from wav2small.stream import MEMORY_S, Estimate, Stream
@@ -21,7 +21,7 @@ LINE_S = 1.0  # between lines, where there is no terminal
 
 
 def listen(
-    bundle: str | os.PathLike[str],
+    bundle: str | os.PathLike[str] = models.DEFAULT,
     *,
     device: str | None = None,
     file: str | os.PathLike[str] | None = None,
@@ -33,7 +33,7 @@ def listen(
     """Show arousal, dominance and valence of a microphone until Ctrl-C.
 
     Args:
-        bundle: bundle folder or `.onnx` file
+        bundle: bundle folder, `.onnx` file or model in the box
         device: number or part of the name of the microphone; None = the system's
         file: an audio file instead of the microphone, as fast as it can be processed
         memory: seconds that an estimate remembers

@@ -99,9 +99,11 @@ def test_bars_in_a_terminal_and_elsewhere(bundle, clip, monkeypatch):
     assert times == sorted(times) and len(times) <= len(clip) / 16000 + 2
 
 
-def test_a_file(bundle, speech, capsys):
+@pytest.mark.parametrize("box", [False, True])
+def test_a_file(bundle, speech, capsys, box):
     file = sorted(speech.glob("*.flac"))[0]
-    assert main(["listen", str(bundle), "--file", str(file)]) == 0
+    given, bundle = ([], "nano") if box else ([str(bundle)], bundle)
+    assert main(["listen", *given, "--file", str(file)]) == 0
     shown = capsys.readouterr().out.splitlines()[-1]
     values = [float(v) for v in re.findall(r"[a-z]+\s+(-?\d\.\d\d)", shown)]
     np.testing.assert_allclose(values, last_of(bundle, audio.read(file)), atol=0.0051)

@@ -5,6 +5,7 @@ import argparse
 from wav2small.cli import options
 
 EXAMPLE = """\
+wav2small listen
 wav2small listen bundle/
 wav2small listen bundle/ --device 2
 wav2small listen bundle/ --file speech.wav"""
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         FUNCTION,
         skip=("output",),
+        bundle={"flags": ["bundle"], "nargs": "?", "metavar": "BUNDLE"},
         device={"metavar": "NAME"},
         file={"metavar": "FILE"},
         memory={"metavar": "S"},
