@@ -558,9 +558,24 @@ def test_cycles_of_the_manual(text, cycles):
     assert sum(instructions._cycles(block)) == cycles
 
 
+def mixture(rng):
+    """Noise, tones, constants and clicks of random lengths and levels, int16, 4 s."""
+    parts, time = [], np.arange(6000)
+    while sum(map(len, parts)) < 64000:
+        n = rng.integers(1, 6000)
+        part = [
+            rng.uniform(-1, 1, n),
+            np.sin(time[:n] * rng.uniform(0, np.pi)),
+            np.full(n, rng.choice([-1.0, 1.0])),
+            (time[:n] % rng.integers(2, 900) == 0) * 2.0 - 1,
+        ][rng.integers(4)]
+        parts.append(part * 2.0 ** rng.uniform(-1, 15.1))
+    return np.concatenate(parts)[:64000].clip(-32768, 32767).astype(np.int16)
+
+
 @NEEDS_BOARDS
 @pytest.mark.parametrize("target", MOST)
-@pytest.mark.parametrize("kind", ["speech", "loud noise", "clicks", "silence"])
+@pytest.mark.parametrize("kind", ["speech", "loud noise", "clicks", "silence", "mixture"])
 def test_kernels_of_a_processor_equal_portable_ones(source, emodb, target, kind):
     """The packed and the vector kernels give the bits that portable C gives on this machine."""
     rng = np.random.default_rng(1)
@@ -569,6 +584,7 @@ def test_kernels_of_a_processor_equal_portable_ones(source, emodb, target, kind)
         "loud noise": rng.integers(-32768, 32768, 20000).astype(np.int16),
         "clicks": np.where(np.arange(20000) % 701, 0, -32768).astype(np.int16),
         "silence": rng.integers(-2, 3, 20000).astype(np.int16),
+        "mixture": mixture(rng),
     }[kind]
     if kind == "silence":
         clip[:8000] = rng.integers(-9000, 9000, 8000)

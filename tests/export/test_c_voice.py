@@ -8,7 +8,16 @@ import pytest
 import soundfile
 import torch
 from nanos import random_nano
-from test_c_plain import NEEDS_BOARDS, NOT_YET, OK, Engine, build, on_host, pytestmark  # noqa: F401
+from test_c_plain import (  # noqa: F401
+    NEEDS_BOARDS,
+    NOT_YET,
+    OK,
+    Engine,
+    build,
+    mixture,
+    on_host,
+    pytestmark,
+)
 
 from wav2small.benchmarks import microcontroller
 from wav2small.export.c import emitter, integer
@@ -106,6 +115,16 @@ def test_gates(engine, bare, clips):
         energy.append(one.sums())
     np.testing.assert_array_equal(*energy)
     assert speech(one)[0] == NOT_YET  # has no head
+
+
+@NEEDS_BOARDS
+@pytest.mark.parametrize("target", microcontroller.TARGETS)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_same_bits_of_anything(source, target, seed):
+    clip = mixture(np.random.default_rng(seed))
+    here = on_host(source, clip)
+    there = microcontroller.microcontroller(source, target=target, clip=clip)
+    assert (there.checksum, there.overall) == (here["checksum"], here["overall"])
 
 
 @NEEDS_BOARDS
