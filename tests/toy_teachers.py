@@ -39,6 +39,19 @@ class Slow(Loudness):
         return super().predict(batch, lengths)
 
 
+class Logged(Loudness):
+    """Writes process and length of every clip to $TOY_LOG; starts when a second process does."""
+
+    def predict(self, batch, lengths):
+        if log := os.environ.get("TOY_LOG"):
+            with open(log, "a") as file:
+                file.write(f"{os.getpid()} {lengths[0]}\n")
+            while len(set(processes := [line.split()[0] for line in open(log)])) < 2:
+                time.sleep(0.1)
+            time.sleep(0.2 if processes.count(str(os.getpid())) == 1 else 0.01)
+        return super().predict(batch, lengths)
+
+
 class Batched(Loudness):
     """Lives in the main process, as a model on a GPU does; offers a column of its own."""
 

@@ -47,7 +47,6 @@ class Labeller:
         from .batched import batch_seconds
 
         self.attempts = attempts
-
         self.teacher = registry.load_teacher(teacher, **options)
         self.options = options
         self.reader = reader
@@ -109,10 +108,8 @@ def label_on_ray(
     *,
     actors: int | None,
     batch_s: float | None = None,
-    address: str | None = None,
-    rows_per_task: int | None = None,
 ) -> Iterator[Outcome]:
-    """Label rows on a cluster; see the module.
+    """Label rows on the cluster of RAY_ADDRESS, or one that is started here; see the module.
 
     Args:
         rows: what to label
@@ -122,8 +119,6 @@ def label_on_ray(
         actors: number of teachers; None = one for each GPU of the cluster, or for each CPU where
             the teacher needs none
         batch_s: see `label_in_batches`
-        address: of a running cluster; None = RAY_ADDRESS, or one that is started here
-        rows_per_task: rows of the index that an actor gets at a time; None = 256
 
     Raises:
         Wav2SmallError: Ray is not installed, or the cluster cannot be reached
@@ -131,6 +126,7 @@ def label_on_ray(
     try:
         import ray
         import ray.data
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
     except ImportError as error:
         raise Wav2SmallError(
             "--engine ray: Ray is not installed; pip install 'wav2small[ray]'"
@@ -138,27 +134,26 @@ def label_on_ray(
     if not ray.is_initialized():
         try:
             path = os.pathsep.join(entry for entry in sys.path if entry)
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                runtime_env={"env_vars": {"PYTHONPATH": path}} if address is None else None,
-            )
+            ray.init(log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": path}})
         except ConnectionError as error:
-            raise Wav2SmallError(f"--engine ray: no cluster at {address}: {error}") from error
+            where = os.environ.get("RAY_ADDRESS")
+            raise Wav2SmallError(f"--engine ray: no cluster at {where}: {error}") from error
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0)) if options.get("device", "auto") != "cpu" else 0
     count = actors or gpus or max(1, int(resources.get("CPU", 1)))
     iterator = iter(rows)
     chunks = []
-    while chunk := list(islice(iterator, rows_per_task or _ROWS_PER_TASK)):
+    while chunk := list(islice(iterator, _ROWS_PER_TASK)):
         chunks.append({"rows": pickle.dumps([tuple(row) for row in chunk])})
     if not chunks:
         return
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     arguments: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": 1}
-    # Ray begins the block of an actor that died on another one, as often as it takes.
-    attempts = ray.remote(num_cpus=0)(Attempts).remote()
+    # Ray begins the block of an actor that died on another one, as often as it takes. What counts
+    # is on the driver's node: the loss of another one does not touch it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    attempts = ray.remote(num_cpus=0, scheduling_strategy=here)(Attempts).remote()
     labelled = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
         Labeller,
         fn_constructor_args=(teacher, options, reader, batch_s, attempts),
