@@ -6,7 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Exported:
 
     bundle: Path
     bytes: int
-    record: dict[str, Any]
+    record: dict[str, Any] = field(repr=False)
     layers: list[layers.LayerDifference]
     c: PlainC | None = None
 

@@ -62,6 +62,10 @@ class Predictor:
         check_signature(self.session, self.path, categories=alone)
         self.dimensions = () if alone else DIMENSIONS
 
+    def __repr__(self) -> str:
+        heads = [*self.dimensions, *self.categories, *["speech"] * self.speech]
+        return f"<Predictor: {self.path}; {', '.join(heads)}>"
+
     @property
     def session(self) -> Any:
         """`onnxruntime.InferenceSession` of this process."""

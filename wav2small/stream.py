@@ -143,6 +143,13 @@ class Stream:
         self._gate = Gate(self._engine.frame, energy, open_db, close_db, hold, range_db)
         self.reset()
 
+    def __repr__(self) -> str:
+        kind, every_s = (
+            "causal" if self.causal else "windows",
+            self.hop_samples / audio.SAMPLING_RATE,
+        )
+        return f"<Stream: {kind}, an estimate every {every_s:g} s, gate {self.gate}>"
+
     @property
     def heard(self) -> float:
         """Seconds of audio since the last reset that counted."""

@@ -152,7 +152,7 @@ def label_on_ray(
     arguments: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": 1}
     # Ray begins the block of an actor that died on another one, as often as it takes. What counts
     # is on the driver's node: the loss of another one does not touch it.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     attempts = ray.remote(num_cpus=0, scheduling_strategy=here)(Attempts).remote()
     labelled = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
         Labeller,

@@ -23,6 +23,8 @@ rows: int = len(predict("bundle", "audio").rows)
 figures: int = wav2small.evaluate("bundle", "truth.csv").clips
 wav2small.export_bundle("run", "bundle", precision="int8")
 labels: str = wav2small.read_labels("labels.parquet").root
+rate: int = wav2small.teachers.load_teacher("acoustic").sampling_rate
+parameters: int = sum(p.numel() for p in wav2small.students.create("nano").parameters())
 """
 
 
@@ -91,3 +93,5 @@ def test_every_public_name_is_there():
     for name in wav2small.__all__:
         assert getattr(wav2small, name) is not None
     assert {"export_bundle", "verify_bundle", "students", "teachers"} <= set(dir(wav2small))
+    for package in (wav2small.students, wav2small.teachers):
+        assert all(hasattr(package, name) for name in dir(package))

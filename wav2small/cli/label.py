@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{result.output} is complete already: {result.rows} labels", file=sys.stderr)
     else:
         each = 1 + (args.variants or 0)
-        clips = f" ({result.rows // each} clips, {result.hours / each:.2f} h, without variants)"
+        clips = f" ({result.rows // each} clips, {_span(result.hours / each)}, without variants)"
         print(
-            f"{result.output}: {result.rows} labels, {result.hours:.2f} h of audio"
+            f"{result.output}: {result.rows} labels, {_span(result.hours)} of audio"
             f"{clips if each > 1 else ''}",
             file=sys.stderr,
         )
@@ -64,3 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if result.errors:
         print(f"{result.errors} clips rejected; see {result.errors_file}", file=sys.stderr)
     return 1 if result.errors else 0
+
+
+def _span(hours: float) -> str:
+    return f"{hours:.2f} h" if hours >= 0.1 else f"{hours * 3600:.0f} s"
