@@ -43,7 +43,7 @@ def read(folder: Path, raters: bool = False) -> list[dict[str, Any]]:
 
     `raters`: one row per utterance and evaluator instead of their mean.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in require(folder, ["Session*/dialog/EmoEvaluation/*.txt"], NAME):
         session = path.relative_to(folder).parts[0]
         content = path.read_text(encoding="utf-8", errors="replace")

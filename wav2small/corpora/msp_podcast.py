@@ -50,7 +50,7 @@ def read(folder: Path, raters: bool = False) -> list[dict[str, Any]]:
     detailed = (path.with_name(name) for name in _DETAILED)
     found = next((file for file in detailed if raters and file.is_file()), None)
     rated = _raters(found) if found else {}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, row in enumerate(_table(path, columns), start=2):
         clip = {"file": f"{audio}/{row['FileName']}", **_ratings(row, f"{path}: line {number}")}
         speaker = row["SpkrID"] if row["SpkrID"].lower() != "unknown" else ""
