@@ -12,7 +12,7 @@
 #define NANO_SHORT_NAMES
 #include "nano_nano.h"
 
-#define MAGIC 0x24e10077u
+#define MAGIC 0x99948497u
 #define HOP 256
 #define MELS 40
 #define LEVELS 249
@@ -399,16 +399,12 @@ static const int32_t stem_bias[48] = {
     -4892, -197, -4665, -14481, 7814, 20231, -7910, -160};
 
 static const int32_t stem_multiplier[48] = {
-    1672299357, 1494509754, 1204994535, 1286567741, 1229653817, 1098966286, 1566941418, 1529777993,
-    2011340457, 1656613300, 1688074648, 1162446146, 1508011351, 1717676710, 1360595262, 1637720702,
-    1568454702, 1517139602, 1244177615, 1171339293, 2108521476, 1292002697, 1244173447, 1383212302,
-    1399290867, 1277193511, 1690493317, 1366050298, 2018527950, 2096165233, 1321678622, 1203416277,
-    1777382648, 1413429001, 1281151408, 1521424319, 1425089462, 1426673655, 1409877552, 1102640917,
-    1562578635, 1195139695, 1118864724, 1857733816, 1717449630, 1310632264, 1437370571, 1441230996};
-
-static const uint8_t stem_right[48] = {
-    11, 11, 10, 12, 12, 11, 13, 11, 12, 13, 11, 13, 11, 12, 13, 12, 11, 12, 11, 13, 12, 12, 11, 13,
-    12, 13, 12, 12, 12, 14, 11, 12, 12, 13, 11, 12, 11, 12, 11, 13, 11, 10, 11, 12, 12, 12, 11, 10};
+    1672299275, 1494509835, 1204994570, 1286567692, 1229653772, 1098966283, 1566941453, 1529777931,
+    2011340556, 1656613389, 1688074763, 1162446093, 1508011275, 1717676812, 1360595213, 1637720588,
+    1568454667, 1517139724, 1244177675, 1171339277, 2108521484, 1292002572, 1244173323, 1383212301,
+    1399290892, 1277193485, 1690493196, 1366050316, 2018528012, 2096165134, 1321678603, 1203416332,
+    1777382668, 1413429005, 1281151499, 1521424396, 1425089547, 1426673676, 1409877515, 1102640909,
+    1562578699, 1195139594, 1118864651, 1857733900, 1717449740, 1310632204, 1437370635, 1441231114};
 
 #define STEM_LEFT 10
 static const uint8_t dilations[4] = {
@@ -483,40 +479,30 @@ static const int32_t depthwise_bias[192] = {
     82253, -331423, 233596, -75418, 245958, -57738, -141360, -509988};
 
 static const int32_t depthwise_multiplier[192] = {
-    1905767363, 1684613265, 1646388714, 1911412271, 1276763235, 1105821227, 1867491794, 1848785299,
-    1131168027, 1434745119, 1428079065, 1520852863, 1470591684, 1103500773, 1119984503, 1577189238,
-    1283150151, 1966791297, 1291259122, 1426578897, 1197203934, 2067587117, 1537876809, 2093119844,
-    2001384544, 1151095717, 1705410637, 1111914709, 1240442930, 1791762724, 1097453253, 1170156014,
-    2062328880, 1784593401, 1390662036, 1235757552, 2032214670, 1228798109, 1908163859, 1543848414,
-    1337638024, 1552989436, 1787520569, 1850167053, 1126181113, 1101787649, 1076188086, 1681576095,
-    1307242667, 1382489614, 1512990115, 1217706152, 1480540275, 1136204059, 1407645461, 1298467790,
-    1620799125, 1990386381, 1629497377, 1754688097, 1940937965, 1273626074, 1603840024, 1543725153,
-    1203162736, 1591602886, 1872558845, 1874589371, 1888281592, 1750345814, 1369614129, 1651390949,
-    1143856025, 1291012530, 1375468622, 1830497807, 1438229882, 1355203397, 1691630501, 1856564813,
-    1966125587, 1697863332, 1810683806, 1498565295, 1637953277, 1402963194, 2007295753, 1673132137,
-    2043216254, 1748838689, 2031064785, 1120888024, 2062680303, 1461172830, 1529670103, 1680585740,
-    1714664918, 1639215563, 1226068220, 1146556217, 1389097486, 1157539407, 1078795892, 1920492680,
-    1362644481, 1975098682, 1215958073, 1108020368, 1630473925, 1213265002, 1082967654, 1887931745,
-    1979046089, 1200752808, 1326298810, 1569747832, 1256814650, 1198952346, 1153643682, 1855322094,
-    1360824064, 2090522606, 1269588174, 1989513471, 1694248729, 1783368368, 1458404672, 1594816670,
-    2041838333, 1612140229, 1379017186, 1648127667, 1117031006, 1112307818, 1756869026, 1252404492,
-    2066901224, 1655293131, 1174956846, 1655404973, 1291252481, 1710888496, 1784396367, 1130703725,
-    1146766662, 1663778073, 1099690264, 1825358104, 1299761127, 1538160239, 1987849406, 1347201253,
-    1428325767, 2019223908, 1928162605, 1324115299, 1652785003, 1828944766, 1735487104, 1336418839,
-    1626077339, 1290545495, 1965565206, 1401275250, 1378353821, 1236265394, 1690799583, 1879144856,
-    1193646076, 1808685536, 1167592559, 1865259055, 2116201655, 1517404612, 1103416970, 1757846425,
-    1382780451, 1123758571, 1496886567, 1839385521, 1739374002, 1581665746, 1390646453, 2035592510,
-    1499566894, 1166097153, 1112983602, 1729868399, 1124044427, 1527925828, 1707966672, 1181447400};
-
-static const uint8_t depthwise_right[192] = {
-    17, 18, 18, 17, 16, 17, 17, 18, 17, 16, 17, 16, 17, 16, 16, 16, 17, 17, 17, 16, 17, 17, 17, 16,
-    16, 16, 17, 16, 17, 16, 17, 16, 16, 16, 17, 17, 18, 17, 18, 16, 17, 17, 18, 18, 17, 16, 17, 17,
-    17, 17, 17, 17, 17, 17, 17, 17, 17, 18, 17, 17, 17, 16, 17, 16, 16, 17, 17, 17, 17, 17, 17, 17,
-    17, 17, 17, 17, 17, 16, 17, 16, 18, 17, 17, 17, 17, 17, 17, 17, 17, 17, 18, 17, 18, 17, 17, 17,
-    17, 18, 17, 17, 17, 17, 17, 17, 17, 18, 17, 17, 17, 16, 17, 17, 17, 17, 17, 18, 17, 17, 17, 17,
-    17, 18, 17, 18, 18, 17, 17, 17, 18, 17, 18, 18, 17, 16, 17, 17, 17, 17, 17, 18, 17, 17, 17, 17,
-    17, 18, 17, 18, 17, 18, 18, 17, 17, 18, 18, 17, 17, 17, 18, 17, 17, 17, 18, 18, 17, 17, 18, 18,
-    17, 18, 17, 18, 18, 18, 17, 17, 18, 17, 18, 18, 18, 17, 17, 18, 17, 17, 17, 18, 17, 17, 17, 17};
+    1905767441, 1684613138, 1646388754, 1911412241, 1276763152, 1105821201, 1867491857, 1848785426,
+    1131168017, 1434745104, 1428079121, 1520852752, 1470591761, 1103500816, 1119984400, 1577189136,
+    1283150097, 1966791185, 1291259153, 1426578960, 1197203985, 2067587089, 1537876753, 2093119760,
+    2001384464, 1151095824, 1705410577, 1111914768, 1240442897, 1791762704, 1097453329, 1170156048,
+    2062328848, 1784593424, 1390662161, 1235757585, 2032214546, 1228798225, 1908163858, 1543848464,
+    1337637905, 1552989457, 1787520530, 1850167058, 1126181137, 1101787664, 1076188177, 1681576209,
+    1307242769, 1382489617, 1512990225, 1217706257, 1480540177, 1136204049, 1407645457, 1298467857,
+    1620799249, 1990386450, 1629497361, 1754688017, 1940938001, 1273626128, 1603840017, 1543725072,
+    1203162640, 1591602961, 1872558865, 1874589457, 1888281617, 1750345745, 1369614097, 1651390993,
+    1143856145, 1291012625, 1375468561, 1830497809, 1438229777, 1355203344, 1691630609, 1856564752,
+    1966125586, 1697863441, 1810683921, 1498565393, 1637953297, 1402963217, 2007295761, 1673132049,
+    2043216145, 1748838673, 2031064850, 1120888081, 2062680338, 1461172753, 1529670161, 1680585745,
+    1714664977, 1639215634, 1226068241, 1146556177, 1389097489, 1157539345, 1078795793, 1920492561,
+    1362644497, 1975098642, 1215958033, 1108020241, 1630474001, 1213264912, 1082967569, 1887931665,
+    1979046161, 1200752913, 1326298897, 1569747730, 1256814609, 1198952465, 1153643793, 1855322129,
+    1360824081, 2090522642, 1269588241, 1989513490, 1694248722, 1783368465, 1458404625, 1594816785,
+    2041838354, 1612140305, 1379017234, 1648127762, 1117030929, 1112307728, 1756869137, 1252404497,
+    2066901265, 1655293201, 1174956817, 1655405074, 1291252497, 1710888465, 1784396305, 1130703633,
+    1146766609, 1663778066, 1099690257, 1825358098, 1299761169, 1538160146, 1987849490, 1347201297,
+    1428325649, 2019223826, 1928162578, 1324115217, 1652784913, 1828944657, 1735486994, 1336418833,
+    1626077457, 1290545425, 1965565202, 1401275154, 1378353937, 1236265489, 1690799634, 1879144978,
+    1193646097, 1808685586, 1167592465, 1865259026, 2116201746, 1517404690, 1103416849, 1757846545,
+    1382780434, 1123758609, 1496886546, 1839385618, 1739374098, 1581665809, 1390646545, 2035592466,
+    1499566865, 1166097169, 1112983569, 1729868306, 1124044305, 1527925777, 1707966737, 1181447441};
 
 static const uint8_t depthwise_left[4] = {
     6, 5, 5, 5};
@@ -934,48 +920,37 @@ static const int32_t pointwise_bias[192] = {
     1891, -171, 206, 159, -846, -1084, -868, 437};
 
 static const int32_t pointwise_multiplier[192] = {
-    2038944718, 1921200106, 1915063908, 1214690836, 1243111379, 1184255118, 1713878616, 1708955771,
-    1891385342, 1775106374, 1146790898, 1362364688, 1172695913, 1784351772, 1345036831, 1327294862,
-    1530887632, 1760937525, 1432803849, 1728394068, 1722391978, 1528379188, 1258540261, 1248127110,
-    1310094869, 1880389920, 1415245396, 1487632527, 1649856043, 1734702583, 1588681455, 1090406809,
-    1195003715, 1848252408, 1454562967, 1514085578, 1427767618, 1777273827, 1363804919, 1650645658,
-    1309712803, 1914105537, 1292876825, 1167918906, 1260599380, 1448277558, 1578804190, 1204241599,
-    1442906765, 1920812886, 1843869377, 1545746277, 1261854233, 1812249049, 1968422080, 1252427563,
-    2135458407, 1594188969, 1578380084, 1204820329, 1182583803, 1206714033, 1609546752, 1136789267,
-    2059431478, 1318336617, 1597249750, 1728738030, 2091028104, 1173721816, 1305852469, 1682802535,
-    1109529400, 1649616667, 1964130539, 1160647004, 1157028742, 1099671861, 2065311319, 1843669555,
-    1721326586, 1102078358, 1722283816, 1833797042, 1074948778, 1274816743, 1264651748, 1106116905,
-    1228307413, 1204433411, 1723910345, 1463165971, 1432051934, 1816258090, 1817297849, 1608005132,
-    1137926610, 1269042231, 1819893864, 2138786873, 1953878289, 1320531940, 1769129612, 1170527792,
-    1090116521, 1806646975, 1305395119, 1421300649, 1310809494, 1697742061, 1418677698, 1786547052,
-    1736894458, 1868135992, 1109395160, 1459446603, 1307260680, 1202010529, 1314856662, 1625747671,
-    1516991999, 1790373587, 1207447714, 1429023457, 1967502252, 1076242961, 1128405682, 1501988671,
-    1901952452, 1626407377, 2100684339, 1410943690, 1591659035, 1537884997, 1228583647, 1899547725,
-    1780917177, 1559545335, 1652045052, 2089610240, 2027726686, 1893856026, 1620265834, 1683232090,
-    2046222441, 1649640820, 1371738522, 1930789794, 1401119755, 1874104730, 1279913045, 1692050631,
-    1318139393, 1963523409, 1429556915, 1987227921, 1818086819, 2015094753, 1509172087, 1774415926,
-    1262620413, 1708509310, 1352992568, 1649322577, 1968059712, 1683183920, 1485016992, 1944546584,
-    1660998732, 1251633290, 1454301698, 1848874517, 1998352346, 1716515739, 1634139757, 1808097183,
-    1327413258, 1815144009, 1352251378, 1878321339, 1691708473, 1126148766, 1106076282, 2010619603,
-    1314188073, 1366639357, 1077315815, 1906812773, 1814292372, 1882557037, 1515181876, 1723636992};
-
-static const uint8_t pointwise_right[192] = {
-    11, 11, 11, 10, 10, 10, 10, 11, 10, 9, 9, 10, 10, 11, 9, 11, 11, 11, 11, 10, 11, 11, 10, 9,
-    9, 10, 10, 10, 10, 11, 11, 10, 10, 11, 11, 10, 10, 11, 11, 10, 11, 10, 10, 10, 9, 10, 11, 10,
-    10, 9, 10, 9, 9, 10, 10, 9, 10, 9, 10, 9, 9, 10, 9, 9, 10, 8, 9, 9, 10, 9, 9, 9,
-    9, 10, 10, 9, 9, 9, 9, 10, 9, 9, 9, 10, 9, 9, 9, 9, 9, 9, 10, 10, 9, 10, 10, 10,
-    9, 10, 10, 10, 10, 9, 9, 9, 9, 10, 10, 10, 10, 10, 10, 10, 10, 10, 9, 10, 10, 9, 10, 10,
-    10, 10, 9, 10, 10, 9, 10, 10, 10, 10, 10, 9, 10, 9, 9, 11, 10, 10, 10, 10, 10, 10, 10, 10,
-    10, 10, 10, 10, 9, 10, 9, 9, 10, 10, 10, 10, 10, 10, 10, 10, 9, 10, 9, 10, 10, 10, 10, 10,
-    10, 9, 10, 11, 10, 10, 10, 10, 10, 10, 9, 10, 10, 10, 10, 10, 10, 9, 9, 10, 10, 10, 10, 10};
+    2038944779, 1921200139, 1915063819, 1214690826, 1243111434, 1184255242, 1713878538, 1708955659,
+    1891385354, 1775106313, 1146790921, 1362364682, 1172695818, 1784351755, 1345036809, 1327294987,
+    1530887691, 1760937483, 1432803851, 1728393994, 1722392075, 1528379147, 1258540298, 1248126985,
+    1310094857, 1880389898, 1415245322, 1487632650, 1649856010, 1734702603, 1588681483, 1090406922,
+    1195003658, 1848252427, 1454563083, 1514085642, 1427767562, 1777273867, 1363804939, 1650645770,
+    1309712907, 1914105610, 1292876810, 1167918858, 1260599305, 1448277514, 1578804235, 1204241674,
+    1442906890, 1920812809, 1843869450, 1545746185, 1261854217, 1812249098, 1968422154, 1252427529,
+    2135458314, 1594189065, 1578380042, 1204820233, 1182583817, 1206714122, 1609546761, 1136789257,
+    2059431434, 1318336520, 1597249801, 1728738057, 2091027978, 1173721865, 1305852425, 1682802441,
+    1109529353, 1649616650, 1964130570, 1160646921, 1157028617, 1099671817, 2065311241, 1843669514,
+    1721326601, 1102078473, 1722283785, 1833797130, 1074948873, 1274816777, 1264651785, 1106116873,
+    1228307465, 1204433417, 1723910410, 1463165962, 1432051977, 1816258058, 1817297930, 1608005130,
+    1137926665, 1269042186, 1819893770, 2138786826, 1953878282, 1320531977, 1769129737, 1170527753,
+    1090116617, 1806647050, 1305395210, 1421300746, 1310809610, 1697742090, 1418677770, 1786546954,
+    1736894474, 1868135946, 1109395209, 1459446538, 1307260682, 1202010633, 1314856714, 1625747722,
+    1516992010, 1790373642, 1207447817, 1429023498, 1967502346, 1076242953, 1128405770, 1501988618,
+    1901952522, 1626407434, 2100684298, 1410943753, 1591659018, 1537884937, 1228583689, 1899547659,
+    1780917258, 1559545354, 1652045066, 2089610250, 2027726602, 1893856010, 1620265738, 1683232010,
+    2046222346, 1649640714, 1371738634, 1930789898, 1401119753, 1874104842, 1279912969, 1692050697,
+    1318139402, 1963523338, 1429557002, 1987227914, 1818086922, 2015094794, 1509171978, 1774415882,
+    1262620425, 1708509194, 1352992521, 1649322506, 1968059658, 1683183882, 1485017098, 1944546570,
+    1660998666, 1251633417, 1454301706, 1848874507, 1998352394, 1716515850, 1634139658, 1808097290,
+    1327413258, 1815143946, 1352251401, 1878321418, 1691708426, 1126148874, 1106076170, 2010619658,
+    1314188042, 1366639369, 1077315849, 1906812682, 1814292490, 1882556938, 1515181834, 1723637002};
 
 static const uint8_t pointwise_left[4] = {
     12, 11, 11, 11};
 
 #define NARROW_WEIGHT 127
 #define NARROW_LEFT 8
-#define NARROW_MULTIPLIER 1347502565
-#define NARROW_RIGHT 19
+#define NARROW_MULTIPLIER 1347502611
 static const int8_t gate_weight[3072] = {
     0, 64, -10, 115, 25, 34, -21, 66, -33, -43, -36, 31, 23, 60, -21, 16, 10, 127, 47, 2, -10, 28, -48, -39,
     89, -27, -22, 34, -6, 12, 72, 39, 86, 2, -1, -53, -6, -13, 5, -65, 4, -24, -41, -55, 24, 10, -20, 64,
@@ -1117,19 +1092,14 @@ static const int32_t gate_bias[64] = {
     64345, 44740, 107334, 10961, 91101, -26036, 37221, 26777};
 
 static const int32_t gate_multiplier[64] = {
-    1258386910, 1619747093, 1225820738, 1806951528, 1572741183, 2096253027, 1712959319, 1586274215,
-    1296790877, 1985099375, 1597676627, 1918350424, 1799195094, 1253699704, 1593460811, 1402626700,
-    2083173632, 1189103032, 1184277095, 1088209751, 1157364555, 1795263721, 2095967803, 1281539555,
-    1813554667, 1868934018, 1196750219, 2067410447, 1535275987, 1384879635, 1298300841, 2113635712,
-    1535836451, 1685356673, 1947871131, 2053336283, 1436280096, 1330670590, 1259590942, 1206868388,
-    1145928209, 1877922798, 1579904026, 1814098983, 1347009446, 1387882617, 1816087571, 1563052184,
-    1267262666, 1814254980, 1886298272, 1103725827, 1708324873, 1161781768, 1795683862, 1137759953,
-    1161620513, 1438447602, 1743636493, 1118372653, 1080670774, 2111644820, 2016014777, 1075273742};
-
-static const uint8_t gate_right[64] = {
-    11, 12, 11, 12, 12, 13, 12, 12, 12, 12, 12, 12, 11, 11, 11, 12, 12, 11, 11, 11, 11, 12, 12, 11,
-    12, 12, 11, 12, 11, 12, 11, 12, 12, 12, 12, 12, 12, 12, 11, 11, 11, 11, 12, 12, 11, 11, 11, 11,
-    11, 13, 11, 11, 11, 11, 11, 11, 11, 11, 12, 11, 12, 12, 12, 10};
+    1258386955, 1619747084, 1225820683, 1806951436, 1572741132, 2096252941, 1712959244, 1586274316,
+    1296790796, 1985099276, 1597676556, 1918350348, 1799195147, 1253699595, 1593460747, 1402626572,
+    2083173644, 1189103115, 1184277003, 1088209675, 1157364491, 1795263756, 2095967756, 1281539595,
+    1813554700, 1868933900, 1196750347, 2067410444, 1535276043, 1384879628, 1298300939, 2113635596,
+    1535836428, 1685356556, 1947871244, 2053336332, 1436280076, 1330670604, 1259590923, 1206868491,
+    1145928203, 1877922827, 1579904012, 1814098956, 1347009547, 1387882507, 1816087563, 1563052299,
+    1267262731, 1814254861, 1886298379, 1103725835, 1708324875, 1161781771, 1795683851, 1137760011,
+    1161620491, 1438447627, 1743636492, 1118372619, 1080670732, 2111644940, 2016014860, 1075273738};
 
 #define GATE_LEFT 10
 static const int8_t value_weight[3072] = {
@@ -1273,19 +1243,14 @@ static const int32_t value_bias[64] = {
     -69155, -51805, -127113, -9974, -51360, -45994, 32420, -51744};
 
 static const int32_t value_multiplier[64] = {
-    2124426383, 1110333967, 1402346022, 1595667634, 1929466056, 1678134737, 1923655361, 1188483175,
-    1763418885, 1396980927, 1137942199, 1329162500, 1472957487, 1820090691, 1942829640, 1464867228,
-    1312538867, 1851875149, 1134706698, 1216461264, 1200166632, 1310977592, 1122855539, 1274482648,
-    1119712185, 1326451782, 1167346891, 2118926095, 1250739571, 1129134577, 1155782783, 1860186552,
-    1137384927, 1608832602, 1239552335, 1335787678, 1695088566, 1273358184, 1482446899, 1189381111,
-    1523862677, 1587824139, 1081834121, 1152289793, 1075384429, 1997395260, 1978040334, 1893461110,
-    1190781053, 1302110815, 1329565226, 1324046727, 1562276407, 1949616006, 1492848652, 1959374592,
-    1102475243, 1537394485, 1271374798, 1294047597, 1697685146, 1714536900, 1105406181, 1952648502};
-
-static const uint8_t value_right[64] = {
-    10, 9, 9, 10, 10, 9, 10, 9, 10, 9, 9, 9, 9, 9, 10, 9, 9, 9, 9, 9, 9, 9, 9, 9,
-    9, 9, 9, 10, 9, 9, 9, 9, 9, 10, 9, 9, 10, 9, 9, 9, 9, 9, 9, 9, 9, 10, 10, 9,
-    9, 9, 9, 9, 9, 10, 9, 10, 9, 9, 9, 9, 10, 10, 9, 9};
+    2124426506, 1110333961, 1402345993, 1595667722, 1929466122, 1678134793, 1923655434, 1188483081,
+    1763418890, 1396981001, 1137942281, 1329162505, 1472957449, 1820090633, 1942829578, 1464867337,
+    1312538889, 1851875081, 1134706697, 1216461321, 1200166665, 1310977545, 1122855433, 1274482697,
+    1119712265, 1326451721, 1167346953, 2118926090, 1250739465, 1129134601, 1155782665, 1860186633,
+    1137384969, 1608832522, 1239552265, 1335787785, 1695088650, 1273358089, 1482446857, 1189381129,
+    1523862793, 1587824137, 1081833993, 1152289801, 1075384329, 1997395210, 1978040330, 1893461001,
+    1190780937, 1302110729, 1329565193, 1324046601, 1562276361, 1949615882, 1492848649, 1959374602,
+    1102475273, 1537394441, 1271374857, 1294047497, 1697685258, 1714536970, 1105406217, 1952648457};
 
 #define VALUE_LEFT 10
 static const uint8_t voice_dilations[2] = {
@@ -1313,10 +1278,7 @@ static const int32_t voice_first_bias[8] = {
     -51028, 32801, 25535, -34741, -48629, -79048, 12156, -24518};
 
 static const int32_t voice_first_multiplier[8] = {
-    1977014169, 1092841264, 1775619513, 1362593208, 1340701902, 1122827554, 1918071212, 1086760125};
-
-static const uint8_t voice_first_right[8] = {
-    17, 16, 17, 17, 17, 17, 17, 16};
+    1977014289, 1092841232, 1775619601, 1362593297, 1340701969, 1122827537, 1918071313, 1086760208};
 
 #define VOICE_FIRST_LEFT 10
 static const int8_t voice_inner_weight[640] = {
@@ -1353,11 +1315,8 @@ static const int32_t voice_inner_bias[16] = {
     -4013, -2734, 3620, 3846, 734, -451, -2015, -4206};
 
 static const int32_t voice_inner_multiplier[16] = {
-    1129595737, 1566676227, 1205537134, 1551803792, 2114756229, 1424814929, 1629885688, 1757904063,
-    1511334039, 2049741064, 1368297186, 1977003261, 2019482986, 1504031473, 1495037259, 1856583431};
-
-static const uint8_t voice_inner_right[16] = {
-    16, 16, 15, 16, 17, 16, 16, 16, 16, 17, 17, 17, 17, 17, 16, 16};
+    1129595664, 1566676240, 1205537039, 1551803920, 2114756113, 1424814864, 1629885712, 1757904144,
+    1511334160, 2049741073, 1368297233, 1977003281, 2019482897, 1504031505, 1495037200, 1856583440};
 
 static const uint8_t voice_inner_left[2] = {
     11, 11};
@@ -1369,10 +1328,7 @@ static const int32_t voice_last_bias[1] = {
     -162};
 
 static const int32_t voice_last_multiplier[1] = {
-    1943828963};
-
-static const uint8_t voice_last_right[1] = {
-    13};
+    1943829005};
 
 #define VOICE_LAST_LEFT 12
 static const uint16_t sigmoid_table[257] = {
@@ -1434,7 +1390,7 @@ static const float head[192] = {
     -5.94231597e-06f, 8.91347463e-06f, -1.426156e-05f, 1.84211804e-05f, 3.50596674e-05f, 7.54674184e-05f};
 
 static const float head_bias[3] = {
-    0.506954014f, 0.474696785f, 0.441319376f};
+    0.506954014f, 0.474696785f, 0.441319406f};
 
 /* ---- kernels ------------------------------------------------------------------------------ */
 
@@ -1472,11 +1428,10 @@ static const float head_bias[3] = {
 #define W2S_ONCE
 #endif
 
-/* The numbers of one layer in integers, see integer.py; `right` is one less than there. */
+/* The numbers of one layer in integers, see integer.py. */
 typedef struct layer {
     const int8_t *weight;
     const int32_t *bias, *multiplier;
-    const uint8_t *right;
     int32_t left;
 } layer;
 
@@ -1485,9 +1440,9 @@ W2S_INLINE int32_t clamp(int32_t value, int32_t low, int32_t high) {
 }
 
 /* See integer.py, Layer.requantise. */
-W2S_INLINE int32_t requantise(int32_t sum, int32_t left, int32_t multiplier, int32_t right) {
+W2S_INLINE int32_t requantise(int32_t sum, int32_t left, int32_t multiplier) {
     int64_t product = (int64_t)(int32_t)((uint32_t)sum << left) * multiplier;
-    return (((int32_t)(product >> 32) >> right) + 1) >> 1;
+    return (((int32_t)(product >> 32) >> (multiplier & 255)) + 1) >> 1;
 }
 
 #if !defined(W2S_MVE) && !defined(W2S_DSP)
@@ -1507,7 +1462,7 @@ W2S_INLINE void linear(const layer l, const int8_t *x, const int inputs, const i
             sums[3] += d[i] * v;
         }
         for (int i = 0; i < 4; i++) {
-            int32_t v = requantise(sums[i], l.left, l.multiplier[o + i], l.right[o + i]);
+            int32_t v = requantise(sums[i], l.left, l.multiplier[o + i]);
             out[o + i] = (int16_t)clamp(v, low, high);
         }
     }
@@ -1522,7 +1477,7 @@ static W2S_ONCE void few(const layer *l, const int8_t *x, int inputs, int16_t *o
         for (int i = 0; i < inputs; i++) {
             sum += *w++ * x[i];
         }
-        sum = requantise(sum, l->left, l->multiplier[o], l->right[o]);
+        sum = requantise(sum, l->left, l->multiplier[o]);
         out[o] = (int16_t)clamp(sum, 0, 127);
     }
 }
@@ -1535,7 +1490,7 @@ W2S_INLINE void depthwise(const layer l, const int16_t *const *tap, int8_t *out)
         for (int k = 0; k < TAPS; k++) {
             sum += l.weight[k * CHANNELS + c] * (int32_t)tap[k][c];
         }
-        out[c] = (int8_t)clamp(requantise(sum, l.left, l.multiplier[c], l.right[c]), -128, 127);
+        out[c] = (int8_t)clamp(requantise(sum, l.left, l.multiplier[c]), -128, 127);
     }
 }
 
@@ -1588,16 +1543,23 @@ W2S_INLINE int32_t four(const int8_t *weight, uint32_t even, uint32_t odd, int32
     return sum;
 }
 
+#pragma GCC diagnostic push /* gcc's own __ssat warns of itself */
+#pragma GCC diagnostic ignored "-Wsign-conversion"
 /* One sum of output o -> its number. The ranges are constants of the caller. */
 W2S_INLINE int32_t output(const layer l, int o, int32_t sum, const int32_t low,
                           const int32_t high) {
-    int32_t v = requantise(sum, l.left, l.multiplier[o], l.right[o]);
+    const int32_t multiplier = l.multiplier[o];
+    int64_t product = (int64_t)(int32_t)((uint32_t)sum << l.left) * multiplier;
+    int32_t v; /* requantise; ASR reads the lowest 8 bits only, which compilers do not know */
+    __asm__("asr %0, %1, %2" : "=r"(v) : "r"((int32_t)(product >> 32)), "r"(multiplier));
+    v = (v + 1) >> 1;
     return low == 0 && high == 32767      ? (int32_t)__usat(v, 15)
            : low == 0 && high == 127      ? (int32_t)__usat(v, 7)
            : low == -128 && high == 127   ? __ssat(v, 8)
            : low == -2048 && high == 2047 ? __ssat(v, 12)
                                           : clamp(v, low, high);
 }
+#pragma GCC diagnostic pop
 
 /* Outputs of a layer with weight (outputs, inputs), cut to low..high. Four at a time; the number of
  * inputs is a constant of the caller, so that one pointer reaches all four rows. */
@@ -1700,9 +1662,10 @@ W2S_INLINE uint64_t energy_of(const int16_t *samples, uint32_t n) {
 /* Four sums of the outputs from o on -> their numbers. */
 W2S_INLINE int32x4_t four_outputs(const layer l, int o, int32x4_t sums, const int32_t low,
                                   const int32_t high) {
-    int32x4_t right = vsubq_s32(vdupq_n_s32(-1), vldrbq_s32((const int8_t *)l.right + o));
-    int32x4_t v = vmulhq_s32(vshlq_r_s32(sums, l.left), vldrwq_s32(l.multiplier + o));
-    return vminq_s32(vmaxq_s32(vrshlq_s32(v, right), vdupq_n_s32(low)), vdupq_n_s32(high));
+    int32x4_t multiplier = vldrwq_s32(l.multiplier + o);
+    int32x4_t v = vmulhq_s32(vshlq_r_s32(sums, l.left), multiplier);
+    v = vrshlq_s32(v, vmvnq_s32(multiplier)); /* reads the lowest 8 bits only */
+    return vminq_s32(vmaxq_s32(v, vdupq_n_s32(low)), vdupq_n_s32(high));
 }
 
 /* Outputs of a layer with weight (outputs, inputs), cut to low..high; inputs is a multiple of 8. */
@@ -1809,7 +1772,6 @@ W2S_INLINE uint64_t energy_of(const int16_t *samples, uint32_t n) {
 #endif
 #define ONE 32768 /* 1 in Q15 */
 #define EMPTY (ONE / 256)
-#define NEVER (-1.0e4f) /* level before the first frame */
 #define FLOOR_POWER 1.16415321826934814e-10f /* 2^-33 */
 #define FIRST_COUNTED ((uint64_t)(NANO_SAMPLING_RATE / 4) * ONE)
 #define OPEN_ENERGY ((uint64_t)(W2S_OPEN_POWER * 1073741824.0 * HOP)) /* of 16-bit samples */
@@ -1828,6 +1790,7 @@ struct nano_state {
     uint64_t counted; /* times ONE */
     uint64_t energy;  /* of the hop that fills */
     uint64_t loudest; /* energy of the loudest hop lately */
+    uint64_t voice_sum; /* Q15, of the samples in the hop that fills */
     uint32_t magic;
     uint32_t filled;  /* samples in the hop that fills */
     uint32_t started; /* a hop came */
@@ -1835,24 +1798,28 @@ struct nano_state {
     uint32_t every, read_at; /* hops between estimates; the hop of the last one */
     int32_t gate, gate_open; /* gate: 0, GATE_VOICE or GATE_ENERGY */
     int32_t voice;        /* Q15, of the blocks to come */
-    uint64_t voice_sum;
-    uint32_t level_at;
+    uint32_t level_at, level_max; /* the ring's place and largest */
     uint32_t place[BLOCKS];
 #ifdef VOICE
     uint32_t voice_place[VOICE_LAYERS];
 #endif
     int32_t speech; /* Q15, of the last frame; -1: not known */
     int32_t denominator[POOLED]; /* over the memory: at most ONE / (1 - exp(-R)) */
-    float level[LEVELS], level_max; /* a ring, and its largest */
-    float work[2 * HOP]; /* the transform; afterwards the powers */
-    int16_t signal[2 * HOP]; /* from here to `wide` every array is read in words of 4 bytes */
-    int16_t past[PAST];  /* inputs of the depthwise layers, a ring for each */
-    int16_t y[CHANNELS];
-    int8_t z[CHANNELS];
+    union { /* of the frame at hand; from here to `wide` every array is read in words of 4 bytes */
+        float work[2 * HOP]; /* the transform; afterwards the powers */
+        struct {
+            int16_t y[CHANNELS]; /* then, between the layers */
+            int8_t z[CHANNELS];
+        } layers;
+    } frame;
+    int16_t signal[2 * HOP];
+    int16_t past[PAST]; /* inputs of the depthwise layers, a ring for each */
     int8_t wide[STEM_TAPS * MELS]; /* features, oldest first */
 #ifdef VOICE
     int8_t voice_past[VOICE_PAST]; /* inputs of its layers, a ring for each */
 #endif
+    uint16_t level_low[LEVELS]; /* a ring of levels, see frontend.c: 24 bits each */
+    uint8_t level_high[LEVELS];
 };
 
 /* so that a denominator stays below 2^31 */
@@ -1879,10 +1846,6 @@ nano_status nano_init(void *memory, size_t size, nano_state **state) {
     }
     memset(memory, 0, sizeof(struct nano_state));
     nano_state *s = (nano_state *)memory;
-    for (int i = 0; i < LEVELS; i++) {
-        s->level[i] = NEVER;
-    }
-    s->level_max = NEVER;
     s->gate = GATE_DEFAULT;
     s->speech = -1;
     s->voice = ONE;
@@ -2093,7 +2056,7 @@ static void other_stages(float *x) {
 
 /* Windowed frame -> power of bins 0..HOP in work[0..HOP]. */
 static void spectrum(nano_state *s) {
-    float *x = s->work;
+    float *x = s->frame.work;
     window_and_first_stage(s->signal, x);
     other_stages(x);
     float first = 2.0f * (x[0] + x[1]), last = 2.0f * (x[0] - x[1]);
@@ -2140,26 +2103,34 @@ static void mel(const float *power, float *bands) {
     }
 }
 
-/* Level of a frame -> loudest of the last LEVELS + 1 frames. */
-static float loudest_with(nano_state *s, float level) {
-    float loudest = level > s->level_max ? level : s->level_max, old = s->level[s->level_at];
-    s->level[s->level_at] = level;
+W2S_INLINE uint32_t level_at(const nano_state *s, uint32_t i) {
+    return (uint32_t)s->level_high[i] << 16 | s->level_low[i];
+}
+
+/* Level of a frame -> loudest of the last LEVELS + 1 frames. Levels are octaves, -33 at the least
+ * (FLOOR_POWER) and below 24; they are kept in steps of 2^-18 above -40, 0 for no frame. */
+static float loudest_with(nano_state *s, float octaves) {
+    const uint32_t level = (uint32_t)((octaves + 40.0f) * 262144.0f);
+    const uint32_t old = level_at(s, s->level_at);
+    const uint32_t loudest = level > s->level_max ? level : s->level_max;
+    s->level_low[s->level_at] = (uint16_t)level;
+    s->level_high[s->level_at] = (uint8_t)(level >> 16);
     s->level_at = s->level_at + 1u == LEVELS ? 0u : s->level_at + 1u;
-    if (level >= s->level_max) {
-        s->level_max = level;
-    } else if (old == s->level_max) {
-        s->level_max = NEVER;
-        for (int i = 0; i < LEVELS; i++) {
-            s->level_max = s->level[i] > s->level_max ? s->level[i] : s->level_max;
+    if (level < s->level_max && old == s->level_max) {
+        s->level_max = 0;
+        for (uint32_t i = 0; i < LEVELS; i++) {
+            s->level_max = level_at(s, i) > s->level_max ? level_at(s, i) : s->level_max;
         }
+    } else {
+        s->level_max = loudest;
     }
-    return loudest;
+    return (float)loudest * (1.0f / 262144.0f) - 40.0f;
 }
 
 /* Power -> the newest MELS numbers of wide, 1/64 each. */
 static void features(nano_state *s) {
     float bands[MELS], sum = 0.0f;
-    mel(s->work, bands);
+    mel(s->frame.work, bands);
     for (int band = 0; band < MELS; band++) {
         bands[band] = log2_of(bands[band] > FLOOR_POWER ? bands[band] : FLOOR_POWER);
         if (band >= LEVEL_FROM && band < LEVEL_TO) {
@@ -2183,15 +2154,18 @@ static void features(nano_state *s) {
 
 #define LAYER(name, i, weights, outputs, left)                                                     \
     (layer){name##_weight + (i) * (weights), name##_bias + (i) * (outputs),                        \
-            name##_multiplier + (i) * (outputs), name##_right + (i) * (outputs), left}
+            name##_multiplier + (i) * (outputs), left}
 
 static void stem(nano_state *s) {
-    linear(LAYER(stem, 0, 0, 0, STEM_LEFT), s->wide, STEM_TAPS * MELS, CHANNELS, 0, 32767, s->y);
+    linear(LAYER(stem, 0, 0, 0, STEM_LEFT), s->wide, STEM_TAPS * MELS, CHANNELS, 0, 32767,
+           s->frame.layers.y);
 }
 
 static void block(nano_state *s, int number, int16_t *ring) {
     const int dilation = dilations[number], length = (TAPS - 1) * dilation;
     const uint32_t now = s->place[number];
+    int16_t *y = s->frame.layers.y;
+    int8_t *z = s->frame.layers.z;
     const int16_t *tap[TAPS];
     int16_t more[CHANNELS] W2S_ALIGNED;
     for (int k = 0; k < TAPS - 1; k++) {
@@ -2199,15 +2173,15 @@ static void block(nano_state *s, int number, int16_t *ring) {
         at = at >= (uint32_t)length ? at - (uint32_t)length : at;
         tap[k] = ring + at * CHANNELS;
     }
-    tap[TAPS - 1] = s->y;
+    tap[TAPS - 1] = y;
     depthwise(LAYER(depthwise, number, CHANNELS * TAPS, CHANNELS, depthwise_left[number]), tap,
-              s->z);
+              z);
     int16_t *oldest = ring + now * CHANNELS;
-    memcpy(oldest, s->y, CHANNELS * sizeof *oldest);
+    memcpy(oldest, y, CHANNELS * sizeof *oldest);
     s->place[number] = now + 1u == (uint32_t)length ? 0u : now + 1u;
-    linear(LAYER(pointwise, number, CHANNELS * CHANNELS, CHANNELS, pointwise_left[number]), s->z,
+    linear(LAYER(pointwise, number, CHANNELS * CHANNELS, CHANNELS, pointwise_left[number]), z,
            CHANNELS, CHANNELS, 0, 32767, more);
-    add(s->y, more);
+    add(y, more);
 }
 
 static int32_t sigmoid(int32_t value) {
@@ -2219,9 +2193,9 @@ static int32_t sigmoid(int32_t value) {
 /* y -> input of the layers below, in z. */
 static void narrow(nano_state *s) {
     for (int c = 0; c < CHANNELS; c++) {
-        int32_t v = requantise(s->y[c] * NARROW_WEIGHT, NARROW_LEFT, NARROW_MULTIPLIER,
-                               NARROW_RIGHT);
-        s->z[c] = (int8_t)(clamp(v, 0, 255) - 128); /* the biases below take 128 out again */
+        int32_t sum = s->frame.layers.y[c] * NARROW_WEIGHT;
+        int32_t v = clamp(requantise(sum, NARROW_LEFT, NARROW_MULTIPLIER), 0, 255);
+        s->frame.layers.z[c] = (int8_t)(v - 128); /* the biases below take 128 out again */
     }
 }
 
@@ -2232,7 +2206,7 @@ static int32_t speech_of(nano_state *s) {
     int8_t *newest = past + (VOICE_TAPS - 1) * VOICE, *ring = s->voice_past;
     int16_t out[VOICE];
     layer l = LAYER(voice_first, 0, 0, 0, VOICE_FIRST_LEFT);
-    few(&l, s->z, CHANNELS, out);
+    few(&l, s->frame.layers.z, CHANNELS, out);
     for (int i = 0; i < VOICE_LAYERS; i++) {
         const uint32_t dilation = voice_dilations[i], length = (VOICE_TAPS - 1) * dilation;
         const uint32_t now = s->voice_place[i];
@@ -2255,7 +2229,7 @@ static int32_t speech_of(nano_state *s) {
     for (int c = 0; c < VOICE; c++) {
         sum += voice_last_weight[c] * out[c];
     }
-    sum = requantise(sum, VOICE_LAST_LEFT, voice_last_multiplier[0], voice_last_right[0]);
+    sum = requantise(sum, VOICE_LAST_LEFT, voice_last_multiplier[0]);
     return sigmoid(clamp(sum, -2048, 2047));
 }
 #endif
@@ -2266,8 +2240,9 @@ static void pool(nano_state *s, int32_t weight) {
 #ifndef VOICE /* whose head comes first and needs it too */
     narrow(s);
 #endif
-    linear(LAYER(gate, 0, 0, 0, GATE_LEFT), s->z, CHANNELS, POOLED, -2048, 2047, gates);
-    linear(LAYER(value, 0, 0, 0, VALUE_LEFT), s->z, CHANNELS, POOLED, 0, 32767, values);
+    const int8_t *z = s->frame.layers.z;
+    linear(LAYER(gate, 0, 0, 0, GATE_LEFT), z, CHANNELS, POOLED, -2048, 2047, gates);
+    linear(LAYER(value, 0, 0, 0, VALUE_LEFT), z, CHANNELS, POOLED, 0, 32767, values);
     for (int c = 0; c < POOLED; c++) {
         int32_t g = (sigmoid(gates[c]) * weight + ONE / 2) >> 15;
         int64_t product = (int64_t)g * values[c];
