@@ -94,7 +94,7 @@ def evaluate(
     *,
     by: Sequence[str] = (),
     scale: tuple[float, float] | None = None,
-    root: str | None = None,
+    root: str | os.PathLike[str] | None = None,
     time_unit: str = "s",
     split: str | Sequence[str] | None = None,
     categories: str = EMOTION,

@@ -67,7 +67,7 @@ class Index:
 def load_source(
     source: str | os.PathLike[str],
     *,
-    root: str | None = None,
+    root: str | os.PathLike[str] | None = None,
     time_unit: str = "s",
     raters: bool = False,
 ) -> Index:
@@ -97,6 +97,7 @@ def load_source(
         raise missing_package(error) from error
     if time_unit not in UNITS:
         raise Wav2SmallError(f"--time-unit {time_unit}: there is {', '.join(UNITS)}")
+    root = None if root is None else os.fspath(root)
     if corpus := registry.named(os.fspath(source)):
         folder = places.expanded(corpus[1])
         frame, missing = registry.read_corpus(corpus[0], folder, root=root, raters=raters)

@@ -79,7 +79,7 @@ def predict(
     window: float = WINDOW_S,
     hop: float | None = None,
     channel: int | None = None,
-    root: str | None = None,
+    root: str | os.PathLike[str] | None = None,
     time_unit: str = "s",
     keep: bool = False,
     speech_only: bool = False,
@@ -183,7 +183,7 @@ def predict(
 
 
 def _clips(
-    source: str | os.PathLike[str], root: str | None, time_unit: str
+    source: str | os.PathLike[str], root: str | os.PathLike[str] | None, time_unit: str
 ) -> tuple[list[Clip], str, list[tuple[str, str]], pd.DataFrame | None, bool]:
     """Clips of a source, their folder, what it rejects, other columns, whether it is a table."""
     from . import index

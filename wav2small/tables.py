@@ -76,7 +76,7 @@ class Labels:
 def read_labels(
     path: str | os.PathLike[str],
     *,
-    root: str | None = None,
+    root: str | os.PathLike[str] | None = None,
     scale: tuple[float, float] | None = None,
     partial: bool = False,
     split: str | Sequence[str] | None = None,

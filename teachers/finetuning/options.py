@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class RatingOptions:
         audio_licence: licence of the table's audio, for the provenance
     """
 
-    root: str | None = None
+    root: str | os.PathLike[str] | None = None
     split: str | Sequence[str] | None = None
     scale: tuple[float, float] | None = None
     categories: str | None = None

@@ -74,7 +74,7 @@ def pretrain(
     output: str | os.PathLike[str],
     recipe: MultimodalRecipe,
     *,
-    root: str | None = None,
+    root: str | os.PathLike[str] | None = None,
     audio_licence: str = provenance.UNKNOWN,
     training: TrainingOptions = DEFAULTS,
     compute: DeviceOptions | None = None,
@@ -162,7 +162,7 @@ def judge(
     *,
     batch_size: int = DEFAULTS.batch_size,
     crop_s: float = DEFAULTS.crop_s,
-    root: str | None = None,
+    root: str | os.PathLike[str] | None = None,
     compute: DeviceOptions | None = None,
 ) -> dict[str, float]:
     """Figures of the objectives on other clips, after the last epoch of a pretraining.
@@ -201,7 +201,7 @@ def judge(
     ).validate()[0]
 
 
-def _index(source: str | os.PathLike[str], root: str | None) -> Index:
+def _index(source: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> Index:
     index = load_source(source, root=root)
     return replace(index, frame=transcripts.normalise(index.frame, os.fspath(source)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -81,7 +82,7 @@ class SourceOptions:
         True
     """
 
-    root: str | None = None
+    root: str | os.PathLike[str] | None = None
     time_unit: str = "s"
     limit: int | None = None
     window_s: float = 12.0

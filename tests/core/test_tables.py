@@ -1,6 +1,7 @@
 """Label tables survive the disk; what is no label table is rejected by row and column."""
 
 import os
+from pathlib import Path
 
 import filelock
 import numpy as np
@@ -45,7 +46,9 @@ def test_what_is_written_is_read(tmp_path, labels, url):
     assert list(read.frame)[:6] == ["file", "start", "end", "arousal", "dominance", "valence"]
     assert read.provenance == labels.provenance
     assert read.root == "/some/where"
-    assert read_labels(path, root="/moved").path("b/c.wav") == "/moved/b/c.wav"
+    for root in ("/moved", Path("/moved")):
+        assert read_labels(path, root=root).path("b/c.wav") == "/moved/b/c.wav"
+        assert read_labels(path, root=root).root == "/moved"
     assert read.values.shape == (3, 3) and read.values[2].tolist() == [0.75, 0.9, 1.0]
 
 
