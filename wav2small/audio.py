@@ -27,6 +27,8 @@ _VOICE, _UPPER = (  # .2..3.4 kHz and 6..7.5 kHz
 )
 SILENT = "digital silence"  # in the message of every `SilentError`
 MP3_PADDING = 3000  # samples that an encoder adds at most and a decoder takes away
+_LFS_POINTER = b"version https://git-lfs"  # what Git leaves in place of a large file
+
 MIN_DURATION_S = 0.1  # shorter clips hold less than one syllable
 
 #: Endings that a folder is searched for, lower case; those of `media` are searched for, too.
@@ -288,6 +290,9 @@ def _open(file: str | os.PathLike[str]) -> Any:
     except (soundfile.LibsndfileError, RuntimeError, OSError, ValueError) as error:
         if media.is_media(path):
             return soundfile.SoundFile(media.decoded(path))
+        with open(path, "rb") as content:
+            if content.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise AudioError(f"{path}: a pointer of Git LFS; fetch it: git lfs pull") from error
         target = os.path.splitext(path)[0] + (".flac" if path.lower().endswith(".wav") else ".wav")
         raise AudioError(
             f'{path}: not audio, or damaged; convert it: ffmpeg -i "{path}" "{target}"'

@@ -120,6 +120,10 @@ def truncated_flac(file):
     file.write_bytes(file.read_bytes()[:40000])
 
 
+def pointer(file):
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+
+
 def missing(file):
     pass
 
@@ -133,6 +137,7 @@ def folder(file):
     [
         (empty, "a.wav", "is empty"),
         (text, "a.wav", "not audio, or damaged.*ffmpeg"),
+        (pointer, "a.wav", "git lfs pull"),
         (text, "a.m4a", "not audio, damaged or truncated|pip install"),
         (no_samples, "a.wav", "no audio in it"),
         (not_a_number, "a.wav", "NaN or infinite"),

@@ -447,11 +447,13 @@ def test_audio_of_a_dataset_that_is_in_another_folder(path, tmp_path):
 
 
 def test_one_file_for_two_clips_is_rejected(tmp_path):
-    sound(tmp_path / "1.wav")
-    table = pa.table({"audio": ["/x/a/1.wav", "/x/b/1.wav"], "emotion": ["sad", "happy"]})
+    for name in ("1.wav", "b/2.wav"):
+        sound(tmp_path / name)
+    table = pa.table({"audio": ["/x/a/1.wav", "/x/b/1.wav", "/x/b/2.wav"]})
     pa.parquet.write_table(table, tmp_path / "train.parquet")
-    with pytest.raises(Wav2SmallError, match="1.wav: 2 files of hf may be this one"):
-        read_corpus("hf", tmp_path)
+    frame, missing = read_corpus("hf", tmp_path)
+    assert list(frame["file"]) == ["b/2.wav"] and "may be it" in missing[0][1]
+    assert [file for file, _ in missing] == ["/x/a/1.wav", "/x/b/1.wav"]
 
 
 def test_a_split_that_is_not_there(tmp_path):
@@ -533,6 +535,113 @@ def test_a_table_of_another_kind(change, message, tmp_path):
     path.write_text(path.read_text().replace(*change))
     with pytest.raises(Wav2SmallError, match=message):
         read_corpus("msp-podcast", tmp_path)
+
+
+#: Corpus, one of its tables, what somebody's program made of it, what is said.
+DAMAGED = [
+    ("audformat", "db.yaml", lambda text: "", "header of a database without tables"),
+    ("audformat", "db.yaml", lambda text: text.replace("type: seg", "kind: seg"), "has no type"),
+    ("audformat", "db.yaml", lambda text: text.replace("minimum", "least"), "without minimum"),
+    ("hf", "train/state.json", lambda text: text[:-9], "not the state.json of a dataset"),
+    ("hf", "test/state.json", lambda text: text.upper(), "not the state.json of a dataset"),
+    ("iemocap", None, lambda text: text.partition("\n")[0], "no line .START - END."),
+    ("meld", "test_sent_emo.csv", lambda text: text.partition("\n")[0], "without rows"),
+    ("meld", "test_sent_emo.csv", lambda text: text.replace(",0,0,", ",0,x,"), "is no Utterance"),
+    ("meld", "train_sent_emo.csv", lambda text: text.replace('"', ""), "9 cells, but 8 columns"),
+    ("mosi", "label.csv", lambda text: text + "0h-zjBukYpk,2\n", "line 4: 2 cells"),
+    ("mosi", "label.csv", lambda text: text.replace("so", "s\0"), "not a CSV table"),
+    ("msp-podcast", None, lambda text: text.replace("7.0", "7,0"), "9 cells, but 8 columns"),
+    ("cremad", "VideoDemographics.csv", lambda text: "", "no column ActorID"),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "damage", "message"), DAMAGED)
+def test_a_damaged_table_is_one_line(name, file, damage, message, tmp_path):
+    path = tmp_path / (CASES[name][0](tmp_path) if file is None else file)
+    if file is not None:
+        CASES[name][0](tmp_path)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(Wav2SmallError, match=message) as caught:
+        read_corpus(name, tmp_path)
+    assert path.name.partition(".")[0] in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda text: text.replace("\n", "\r\n").encode("utf-8-sig"),
+        lambda text: text.encode("utf-16"),
+        lambda text: text.replace('"Well, no!"', "Well no!").replace(",", ";").encode(),
+        lambda text: text.replace(",", "\t").replace("\n", "\t\t\n").encode("cp1252"),
+    ],
+)
+@pytest.mark.parametrize("name", ["meld", "mosi", "cremad", "msp-podcast"])
+def test_tables_as_other_programs_save_them(name, write, tmp_path):
+    CASES[name][0](tmp_path)
+    expected = read_corpus(name, tmp_path)[0].drop(columns="text", errors="ignore")
+    for path in tmp_path.rglob("*.csv"):
+        path.write_bytes(write(path.read_text()))
+    found = read_corpus(name, tmp_path)[0].drop(columns="text", errors="ignore")
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_text_in_the_coding_of_windows(tmp_path):
+    path = tmp_path / meld(tmp_path)[0]
+    path.write_bytes(path.read_text().replace("no!", "it\u2019s \u2026").encode("cp1252"))
+    frame, _ = read_corpus("meld", tmp_path)
+    assert list(frame["text"]) == ["Why?", "Well, it\u2019s \u2026"]
+
+
+@pytest.mark.parametrize("storage", ["csv", "parquet"])
+def test_a_database_whose_speakers_have_a_table(storage, tmp_path):
+    import audformat
+
+    folder = tmp_path / "db"
+    files = [f"wav/{name}.wav" for name in ("03a01Fa", "08a02Na")]
+    for file in files:
+        sound(folder / file)
+    database = audformat.Database("emodb")
+    database["people"] = audformat.MiscTable(pd.Index([3, 8], dtype="Int64", name="speaker"))
+    text = {"a01": {"de": "Der Lappen"}, "a02": {"de": "Das will sie"}}
+    for name, scheme in {
+        "gender": audformat.Scheme(labels=["male", "female"]),
+        "speaker": audformat.Scheme("int", labels="people"),
+        "transcription": audformat.Scheme("str", labels=text),
+        "emotion": audformat.Scheme(labels={"happiness": {}, "neutral": {}}),
+    }.items():
+        database.schemes[name] = scheme
+    database["people"]["gender"] = audformat.Column(scheme_id="gender")
+    database["people"]["gender"].set(["male", "female"])
+    database["files"] = audformat.Table(audformat.filewise_index(files))
+    for name, values in (("speaker", [3, 8]), ("transcription", ["a01", "a02"])):
+        database["files"][name] = audformat.Column(scheme_id=name)
+        database["files"][name].set(values)
+    for number, split in enumerate(("train", "test")):
+        database.splits[split] = audformat.Split(split)
+        table = audformat.Table(
+            audformat.filewise_index(files[number : number + 1]), split_id=split
+        )
+        database[f"emotion.{split}.gold_standard"] = table
+        table["emotion"] = audformat.Column(scheme_id="emotion")
+        table["emotion"].set([["happiness", "neutral"][number]])
+    database.save(str(folder), storage_format=storage)
+    frame = read_corpus("audformat", folder)[0].sort_values("file")
+    assert frame[["speaker", "sex", "text", "emotion", "split"]].values.tolist() == [
+        ["3", "male", "Der Lappen", "happiness", "train"],
+        ["8", "female", "Das will sie", "neutral", "test"],
+    ]
+
+
+def test_a_dataset_in_the_cache_of_its_library(tmp_path):
+    hf(tmp_path / "hf")
+    cache = tmp_path / "cache/default/0.0.0/abc"
+    cache.mkdir(parents=True)
+    for split in ("train", "test"):
+        path = tmp_path / "hf" / split / "data-00000-of-00001.arrow"
+        path.rename(cache / f"speech-{split}.arrow")
+    (cache / "cache-0123.arrow").write_bytes(b"")
+    frame, missing = read_corpus("hf", tmp_path / "cache")
+    assert (list(frame["split"]), missing) == (["test", "train"], [])
 
 
 def test_audio_inside_of_a_dataset_is_written_out(tmp_path):

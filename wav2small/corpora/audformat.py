@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wav2small import table_files
 from wav2small.emotions import common
 from wav2small.errors import Wav2SmallError
 from wav2small.index import load_source, seconds
 
-from .layout import require, unit
+from .layout import require, sex, unit
 
 #: Names of columns in databases -> names in an index.
 _NAMES = {
@@ -38,26 +39,28 @@ def read(folder: Path) -> list[dict[str, Any]]:
         header = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise Wav2SmallError(f"{path}: not YAML; copy it again") from error
-    schemes = header.get("schemes") or {}
+    if not isinstance(header, dict) or not header.get("tables"):
+        raise Wav2SmallError(f"{path}: the header of a database without tables; copy it again")
+    schemes = {
+        name: {**(scheme or {}), "labels": _labels(folder, header, scheme)}
+        for name, scheme in (header.get("schemes") or {}).items()
+    }
     of_files: dict[str, dict[str, Any]] = {}
     segments: dict[tuple[str, float, float | None], dict[str, Any]] = {}
-    tables = header.get("tables") or {}
+    tables = header["tables"]
     for name in sorted(tables, key=lambda name: "gold" not in name):  # the agreed labels come first
-        files = [folder / f"db.{name}.{ending}" for ending in ("csv", "parquet")]
-        there = next((file for file in files if file.exists()), None)
-        if there is None:
-            raise Wav2SmallError(
-                f"{folder}: no db.{name}.csv or db.{name}.parquet; save the database with "
-                "audformat's Database.save(..., storage_format='csv')"
-            )
-        split = _split(header, tables[name].get("split_id"))
-        columns = tables[name].get("columns") or {}
+        there = _file(folder, name)
+        about = tables[name] or {}
+        if about.get("type") not in ("filewise", "segmented"):
+            raise Wav2SmallError(f"{path}: table {name} has no type; copy it again")
+        split = _split(header, about.get("split_id"))
+        columns = about.get("columns") or {}
         for row in load_source(there).frame.to_dict("records"):
             clip = {"split": split} if split else {}
-            for column, about in columns.items():
-                scheme = schemes.get((about or {}).get("scheme_id")) or {}
+            for column, of in columns.items():
+                scheme = schemes.get((of or {}).get("scheme_id")) or {}
                 clip |= _values(column, row.get(column), scheme, f"{there}: {column}")
-            if tables[name].get("type") == "segmented":
+            if about["type"] == "segmented":
                 place = row["file"], row["start"].total_seconds(), seconds(row["end"])
                 segments[place] = clip | segments.get(place, {})
             else:
@@ -70,6 +73,29 @@ def read(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def _file(folder: Path, name: str) -> Path:
+    for ending in ("csv", "parquet"):
+        if (file := folder / f"db.{name}.{ending}").exists():
+            return file
+    raise Wav2SmallError(
+        f"{folder}: no db.{name}.csv or db.{name}.parquet; save the database with audformat's "
+        "Database.save(..., storage_format='csv')"
+    )
+
+
+def _labels(folder: Path, header: Mapping[str, Any], scheme: Any) -> Mapping[str, Any]:
+    """What a scheme says of each of its values; it may stand in a table that it names."""
+    labels = (scheme or {}).get("labels") or {}
+    if isinstance(labels, str):
+        rows = table_files.read(str(_file(folder, labels)))[0].to_dict("records")
+        own = header.get("misc_tables") or {}
+        key = next(iter((own.get(labels) or {}).get("levels") or {}), labels)
+        return {str(row.get(key)): row for row in rows}
+    return (
+        {str(value): about for value, about in labels.items()} if isinstance(labels, dict) else {}
+    )
+
+
 def _split(header: Mapping[str, Any], name: str | None) -> str:
     known = (header.get("splits") or {}).get(name or "") or {}
     return str(known.get("type") or name or "").lower()
@@ -80,18 +106,22 @@ def _values(column: str, value: Any, scheme: Mapping[str, Any], where: str) -> d
     if value is None or value != value:
         return {}
     name = _NAMES.get(column, column)
+    about = scheme.get("labels", {}).get(str(value))
     if name in _RATED:
         low, high = scheme.get("minimum"), scheme.get("maximum")
+        where += " (without minimum and maximum in the header)" if low is None else ""
         return {name: unit(value, 0 if low is None else low, 1 if high is None else high, where)}
     if name == "emotion":
         return {name: common(value)}
+    if name == "sex":
+        return {name: sex(value)}
+    if name == "text":  # which may be the name of a sentence
+        texts = list(about.values()) if isinstance(about, Mapping) else [about]
+        return {name: next((text for text in texts if isinstance(text, str)), value)}
     found = {name: str(value)} if name in ("speaker", "language") else {name: value}
-    labels = scheme.get("labels")
-    if name == "speaker" and isinstance(labels, Mapping):
-        about = labels.get(value) or labels.get(str(value)) or {}
-        about = about if isinstance(about, Mapping) else {}
+    if name == "speaker" and isinstance(about, Mapping):
         for key, known in about.items():
             target = _NAMES.get(str(key), str(key))
-            if target in _KNOWN:
-                found[target] = known
+            if target in _KNOWN and target != "speaker":
+                found[target] = sex(known) if target == "sex" else known
     return found

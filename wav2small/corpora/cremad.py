@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .layout import audio_files, require, table
+from .layout import audio_files, require, sex, table
 
 NAME = "CREMA-D"
 EMOTIONS = {
@@ -49,7 +49,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     people = {}
     if (folder / "VideoDemographics.csv").is_file():
         rows = table(folder / "VideoDemographics.csv", ("ActorID", "Sex"), NAME)
-        people = {row["ActorID"]: row["Sex"].lower() for row in rows}
+        people = {row["ActorID"]: sex(row["Sex"]) for row in rows}
     clips = []
     for file in audio_files(folder, NAME, pattern="AudioWAV/*"):
         found = _FILE.fullmatch(file.stem)

@@ -1,8 +1,9 @@
-"""A Hugging Face dataset on disk: `save_to_disk` folders, or the parquet files of a repository."""
+"""A Hugging Face dataset on disk: of `save_to_disk`, the parquet files of a repository, a cache."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from wav2small.emotions import common
 from wav2small.errors import Wav2SmallError
 
-from .layout import OtherLayoutError
+from .layout import OtherLayoutError, decoded, sex
 
 #: Names of columns in data sets -> names in an index. Ratings keep their scale: give --scale.
 _NAMES = {
@@ -67,21 +68,36 @@ def _tables(folder: Path) -> Iterator[tuple[str, Path]]:
     found = False
     states = [folder / "state.json", *sorted(folder.glob("*/state.json"))]
     for state in filter(Path.is_file, states):
-        content = json.loads(state.read_text(encoding="utf-8"))
-        for file in content.get("_data_files") or ():
+        try:
+            content = json.loads(decoded(state))
+            files = [state.parent / file["filename"] for file in content["_data_files"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Wav2SmallError(
+                f"{state}: not the state.json of a dataset ({error!r}); save it again with "
+                "save_to_disk"
+            ) from error
+        for file in files:
             found = True
             split = content.get("_split") or (state.parent.name if state.parent != folder else "")
-            yield split or "train", state.parent / file["filename"]
+            yield split or "train", file
     if found:
         return
-    for path in sorted(folder.rglob("*.parquet")):
-        found = True
-        split = path.name.partition("-")[0].partition(".")[0]
-        yield path.parent.name if split.isdigit() else split, path  # train/0000.parquet
-    if not found:
+    paths = sorted(folder.rglob("*.parquet"))
+    if not paths:  # the library's cache has NAME-train.arrow; what transforms wrote is no split
+        made = ("data-", "cache-")
+        paths = [
+            path for path in sorted(folder.rglob("*-*.arrow")) if not path.name.startswith(made)
+        ]
+    for path in paths:
+        names = re.split("[-.]", path.name)
+        if path.suffix == ".arrow":
+            yield names[1], path
+        else:
+            yield path.parent.name if names[0].isdigit() else names[0], path  # train/0000.parquet
+    if not paths:
         raise OtherLayoutError(
             f"{folder}: no state.json with its arrow files (of save_to_disk) and no *.parquet, so "
-            "this is no Hugging Face dataset on disk"
+            "this is no Hugging Face dataset on disk; save one with Dataset.save_to_disk"
         )
 
 
@@ -122,6 +138,8 @@ def _named(row: dict[str, Any], features: dict[str, Any]) -> dict[str, Any]:
             name = _NAMES.get(column.lower(), column)
             if name == "emotion" and isinstance(value, str):
                 value = common(value)
+            if name == "sex":
+                value = sex(value)
             if name in ("speaker", "dialogue") and value is not None:
                 value = str(value)
             clip.setdefault(name, value)

@@ -8,7 +8,7 @@ from typing import Any
 
 from wav2small.errors import Wav2SmallError
 
-from .layout import per_rater, require, unit
+from .layout import decoded, per_rater, require, unit
 
 NAME = "IEMOCAP"
 EMOTIONS = {
@@ -46,11 +46,11 @@ def read(folder: Path, raters: bool = False) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for path in require(folder, ["Session*/dialog/EmoEvaluation/*.txt"], NAME):
         session = path.relative_to(folder).parts[0]
-        content = path.read_text(encoding="utf-8", errors="replace")
+        content = decoded(path)
         transcript = folder / session / "dialog" / "transcriptions" / path.name
         texts: dict[str, str] = {}
         if transcript.is_file():
-            lines = transcript.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = decoded(transcript).splitlines()
             texts = {found[1]: found[2] for line in lines if (found := _TEXT.match(line))}
         turns = list(_LINE.finditer(content))
         if not turns:

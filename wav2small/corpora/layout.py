@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from wav2small import audio, media
 from wav2small.errors import Wav2SmallError
+
+_SEXES = {
+    **dict.fromkeys(("f", "female", "w", "woman"), "female"),
+    **dict.fromkeys(("m", "male", "man"), "male"),
+    **dict.fromkeys(("", "nan", "none", "null", "n/a", "unknown", "?"), ""),
+}
 
 
 class OtherLayoutError(Wav2SmallError):
@@ -32,26 +41,63 @@ def require(folder: Path, patterns: Iterable[str], corpus: str) -> list[Path]:
     )
 
 
+def decoded(path: Path) -> str:
+    """A text file in UTF-8, in UTF-16 with its mark, or else as Windows writes it (CP1252)."""
+    data = path.read_bytes()
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return data.decode("utf-16", errors="replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
+
+
 def table(path: Path, columns: Iterable[str], corpus: str) -> list[dict[str, str]]:
-    """Rows of a CSV file, as text.
+    """Rows of a table, as text; comma, semicolon or tab separates them, as its header has it.
 
     Raises:
-        Wav2SmallError: a column is missing, or it is no CSV
+        Wav2SmallError: a column is missing, it is no such table, or a row has other cells
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-            reader = csv.DictReader(file)
-            rows = [{key: (row[key] or "").strip() for key in row if key} for row in reader]
-            names = reader.fieldnames or []
-    except (OSError, csv.Error) as error:
+        content = decoded(path)
+        if "\0" in content:
+            raise ValueError("zero bytes in it")
+        separator = max(",;\t", key=content.partition("\n")[0].count)
+        lines = csv.reader(io.StringIO(content, newline=""), delimiter=separator)
+        names = [name.strip() for name in next(lines, [])]
+        cells = [(lines.line_num, row) for row in lines if row]
+    except (OSError, ValueError, csv.Error) as error:
         raise Wav2SmallError(f"{path}: not a CSV table ({error}); copy it again") from error
     for column in columns:
         if column not in names:
             raise Wav2SmallError(
                 f"{path}: no column {column}, so this is not the table of {corpus}; its columns: "
-                f"{', '.join(names)}"
+                f"{', '.join(names)[:200]}"
             )
-    return rows
+    if not cells:
+        raise Wav2SmallError(f"{path}: a table without rows; copy it again")
+    least = 1 + max(names.index(column) for column in columns)
+    for line, row in cells:
+        if len(row) < least or any(row[len(names) :]):
+            raise Wav2SmallError(
+                f"{path}: line {line}: {len(row)} cells, but {len(names)} columns; copy it again, "
+                "or put text with separators into quotation marks"
+            )
+    return [
+        dict(zip_longest(names, map(str.strip, row[: len(names)]), fillvalue=""))
+        for _, row in cells
+    ]
+
+
+def sex(value: object) -> str:
+    """ "female" or "male", however it is written; another value in lower case; "" = not known.
+
+    Example:
+        >>> sex("M"), sex("Woman"), sex("Unknown"), sex("diverse")
+        ('male', 'female', '', 'diverse')
+    """
+    name = str(value).strip().lower()
+    return _SEXES.get(name, name)
 
 
 def unit(

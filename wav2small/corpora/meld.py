@@ -7,6 +7,7 @@ from typing import Any
 
 from wav2small import audio
 from wav2small.emotions import common
+from wav2small.errors import Wav2SmallError
 
 from .layout import audio_files, require, table
 
@@ -31,7 +32,12 @@ def read(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for path in tables:
         split = path.name.partition("_")[0].lower()
-        for row in table(path, _COLUMNS, NAME):
+        for number, row in enumerate(table(path, _COLUMNS, NAME), start=2):
+            if not row["Utterance_ID"].isdecimal():
+                raise Wav2SmallError(
+                    f"{path}: line {number}: {row['Utterance_ID']!r} is no Utterance_ID; copy it "
+                    "again"
+                )
             name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
             file = clips.get((split, name), Path(split) / f"{name}.wav")
             rows.append(

@@ -11,7 +11,7 @@ from typing import Any
 
 from wav2small.errors import Wav2SmallError
 
-from .layout import per_rater, require, table, unit
+from .layout import decoded, per_rater, require, sex, table, unit
 
 NAME = "MSP-Podcast"
 #: "O" is another emotion, "X" no agreement of the raters.
@@ -57,13 +57,13 @@ def read(folder: Path, raters: bool = False) -> list[dict[str, Any]]:
         clip |= {
             "emotion": EMOTIONS.get(row["EmoClass"], row["EmoClass"].lower()),
             "speaker": speaker,
-            "sex": row["Gender"].lower() if row["Gender"] in ("Female", "Male") else "",
+            "sex": sex(row["Gender"]),
             "language": "en",
             "split": row["Split_Set"].lower(),
         }
         text = folder / "Transcripts" / (Path(row["FileName"]).stem + ".txt")
         if text.is_file():
-            clip["text"] = text.read_text(encoding="utf-8", errors="replace").strip()
+            clip["text"] = decoded(text).strip()
         rows += per_rater(clip, rated.get(row["FileName"], ())) if raters else [clip]
     return rows
 
@@ -96,7 +96,7 @@ def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     if path.suffix == ".csv":
         return table(path, columns, NAME)
     try:
-        rows = list(_entries(json.loads(path.read_text(encoding="utf-8-sig"))))
+        rows = list(_entries(json.loads(decoded(path))))
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise Wav2SmallError(f"{path}: not the JSON of {NAME} ({error}); copy it again") from error
     for row in rows:

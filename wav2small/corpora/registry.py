@@ -127,22 +127,18 @@ def read_corpus(
     options |= {} if into is None else {"into": into}
     rows = _read(reader, Path(folder), options)
     base = Path(folder if root is None else root)
+    known = {file: _find(base, file, root is not None) for file in {row["file"]: 0 for row in rows}}
+    taken = Counter(known.values())
     there, missing = [], {}
-    known: dict[str, str | None] = {}
     for row in rows:
-        file = row["file"]
-        if file not in known:
-            known[file] = _find(base, file, elsewhere=root is not None)
-        if found := known[file]:
+        file, found = row["file"], known[row["file"]]
+        if found and (file == found or taken[found] == 1):
             there.append({**row, "file": found})
         else:
-            missing[file] = f"{base / file}: no such file; the corpus lists it"
-    taken = Counter(found for found in known.values() if found)
-    if several := [file for file, count in taken.items() if count > 1]:
-        raise Wav2SmallError(
-            f"{base / several[0]}: {taken[several[0]]} files of {name} may be this one; name a "
-            "folder as --root in which their paths differ"
-        )
+            reason = f"no such file; {name} lists it"
+            if found:
+                reason = f"{base / found} may be it, but {name} lists several of which it may be"
+            missing[file] = f"{base / file}: {reason}"
     if not there:
         example = next(iter(missing), "audio")
         hint = "; if the audio is in another folder, name that as --root" if movable else ""
