@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from typing import Any
 
@@ -13,6 +14,7 @@ from wav2small.errors import AudioError, SilentError
 from . import containers, media, places
 
 SAMPLING_RATE = 16000  # Hz; the rate of every student and teacher
+LOWEST_RATE, HIGHEST_RATE = 4000, 768000  # Hz; other numbers are no rate of recorded speech
 LARGEST = 1e6  # of a sample: the square of larger ones can overflow, and none was recorded
 UNSCALED = 16.0  # larger ones are integers that somebody forgot to scale
 UPPER_DB = -50.0  # of the upper octave; see `is_band_limited`
@@ -265,6 +267,11 @@ def _open(file: str | os.PathLike[str]) -> Any:
     path = places.local(os.fspath(file))
     try:
         state = os.stat(path)
+        if stat.S_ISFIFO(state.st_mode):
+            raise AudioError(
+                f"{path}: a pipe, which cannot be read twice; write it into a file (predict "
+                "--follow - takes raw samples)"
+            )
         if state.st_size == 0:
             raise AudioError(f"{path}: the file is empty (0 bytes); copy or record it again")
         found = containers.contents(path, state)
@@ -297,6 +304,12 @@ def _open(file: str | os.PathLike[str]) -> Any:
         raise AudioError(
             f'{path}: not audio, or damaged; convert it: ffmpeg -i "{path}" "{target}"'
         ) from error
+    if not LOWEST_RATE <= sound.samplerate <= HIGHEST_RATE:
+        sound.close()
+        raise AudioError(
+            f"{path}: a sampling rate of {sound.samplerate} Hz; {LOWEST_RATE} to {HIGHEST_RATE} "
+            "are read: correct its header, or export it again"
+        )
     promised_s = sound.frames / sound.samplerate
     slack_s = containers.SLACK_S + MP3_PADDING / sound.samplerate
     if found.seconds is not None and abs(promised_s - found.seconds) > slack_s:

@@ -7,6 +7,7 @@ AU), pages (Ogg), frames (MP3, FLAC).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import mmap
 import os
@@ -63,13 +64,24 @@ def parse(data: Bytes) -> Contents:
             return reader(data)
         except (struct.error, ValueError):  # cut within the header: libsndfile rejects it
             return Contents()
-    if start[:3] == b"ID3" or frames.mp3_frame(data, 0):
+    if start[:3] == b"ID3":
+        at = frames.after_tags(data, 0)
+        if data[at : at + 4] in (b"OggS", b"fLaC", *_CHUNKED):
+            return _moved(parse(data[at:]), at)
         return frames.mp3(data)
-    return Contents()
+    return frames.mp3(data) if frames.mp3_frame(data, 0) else Contents()
 
 
-def _samples(data: Bytes, start: int, claimed: int, per_second: float, patch_at: int | None,
-             chunks: Callable[[Bytes, int], int]) -> Contents:  # fmt: skip
+def _moved(found: Contents, by: int) -> Contents:
+    """As found, of a file that begins earlier by so many bytes."""
+    if found.patch:
+        found = dataclasses.replace(found, patch=(found.patch[0] + by, found.patch[1]))
+    return found
+
+
+def _samples(data: Bytes, start: int, claimed: int, per_second: float,
+             patch_at: tuple[int, str] | None, chunks: Callable[[Bytes, int], int],
+             ) -> Contents:  # fmt: skip
     """Compare the size that a header gives for its samples with the file.
 
     Args:
@@ -77,7 +89,7 @@ def _samples(data: Bytes, start: int, claimed: int, per_second: float, patch_at:
         start: where the samples begin
         claimed: their bytes according to the header, negative = not known
         per_second: bytes of a second of samples, 0 = not known
-        patch_at: place of the size, 32 bits little-endian, if it can be corrected
+        patch_at: place of the size and its `struct` format, if it can be corrected
         chunks: from a place to the first one where no chunk begins
     """
     held = len(data) - start
@@ -97,7 +109,9 @@ def _samples(data: Bytes, start: int, claimed: int, per_second: float, patch_at:
     if rest <= (slack or UNKNOWN_BYTES) or claimed > held:
         return Contents()
     if claimed == 0 and patch_at is not None:  # written to a pipe: nobody corrected the header
-        return Contents(patch=(patch_at, struct.pack("<I", min(held, 0xFFFFFFFF))))
+        place, kind = patch_at
+        size = min(held, 256 ** struct.calcsize(kind) - 1)
+        return Contents(patch=(place, struct.pack(kind, size)))
     return Contents(
         f"its header promises {shown(claimed)}, but {shown(rest)} more may follow; repair it, or "
         "convert its parts one by one"
@@ -132,19 +146,27 @@ def _chunks(data: Bytes, at: int, order: str) -> Iterator[tuple[bytes, int, int]
 
 
 def _wav(data: Bytes) -> Contents:
-    per_second, long = 0, 0
+    per_second, long, long_at = 0, 0, 0
     order = ">" if data[:4] == b"RIFX" else "<"
     for name, at, size in _chunks(data, 12, order):
         if name == b"ds64":
-            (long,) = struct.unpack("<Q", data[at + 8 : at + 16])
+            (long,), long_at = struct.unpack("<Q", data[at + 8 : at + 16]), at + 8
         elif name == b"fmt ":
             (per_second,) = struct.unpack(order + "I", data[at + 8 : at + 12])
         elif name == b"data":
-            patch_at = at - 4 if order == "<" and not long else None
-            known = long if long and size == 0xFFFFFFFF else size
+            patch_at = (at - 4, "<I") if order == "<" and not long else None
+            if long_at and size == 0xFFFFFFFF:
+                size, patch_at = long % (2**64 - 1), (long_at, "<Q")  # of a pipe: 0, or all bits
             after = functools.partial(_skip, header=8, order=order + "I")
-            return _samples(data, at, known, per_second, patch_at, after)
+            found = _samples(data, at, size, per_second, patch_at, after)
+            return _as_rf64(data, found) if data[:4] == b"BW64" else found
     return Contents()
+
+
+def _as_rf64(data: Bytes, found: Contents) -> Contents:
+    """As found, of a BW64 file, whose samples libsndfile finds under the name of RF64."""
+    at, new = found.patch or (4, b"")
+    return dataclasses.replace(found, patch=(0, b"RF64" + data[4:at] + new))
 
 
 def _w64(data: Bytes) -> Contents:
@@ -220,6 +242,8 @@ def _caf(data: Bytes) -> Contents:
         if name == b"desc":
             rate, _, _, packet, frames = struct.unpack(">d4s3I", data[at + 12 : at + 36])
             per_second = packet * rate / frames if frames and rate > 0 else 0.0
+        elif name == b"data" and size == -1:  # to the end, as the format allows
+            return Contents(patch=(at + 4, struct.pack(">q", len(data) - at - 12)))
         elif name == b"data":
             after = functools.partial(_skip, header=12, order=">q")
             return _samples(data, at + 12, size, per_second, None, after)

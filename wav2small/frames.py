@@ -174,6 +174,19 @@ def _mp3_header(head: bytes) -> tuple[int, int, int] | None:
     return samples // 8 * bits // rate + padding, samples, rate
 
 
+def after_tags(data: Bytes, at: int) -> int:
+    """The place after all ID3 tags from `at` on.
+
+    Example:
+        >>> after_tags(b"ID3" + bytes(6) + b"\\x02..fLaC", 0)
+        12
+    """
+    while data[at : at + 3] == b"ID3" and len(data) - at >= 10:
+        parts = data[at + 6 : at + 10]
+        at += 10 + (parts[0] << 21 | parts[1] << 14 | parts[2] << 7 | parts[3])
+    return at
+
+
 def mp3_frame(data: Bytes, at: int) -> tuple[int, int, int] | None:
     """(bytes, samples, Hz) of the MPEG audio frame that begins at a place, None = none does."""
     return _mp3_header(data[at : at + 4])
@@ -185,11 +198,8 @@ def mp3(data: Bytes) -> Contents:
     while len(data) - at >= 4:
         frame = mp3_frame(data, at)
         if frame is None:
-            if data[at : at + 3] == b"ID3" and len(data) - at >= 10:
-                parts = data[at + 6 : at + 10]
-                at += 10 + (parts[0] << 21 | parts[1] << 14 | parts[2] << 7 | parts[3])
-            else:
-                at = _mp3_resume(data, at)
+            after = after_tags(data, at)
+            at = after if after > at else _mp3_resume(data, at)
             continue
         size, samples, rate = frame
         table = re.search(rb"(Xing|Info|VBRI)(.{4})(.{4})", data[at : at + 180], re.DOTALL)

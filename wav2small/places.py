@@ -82,7 +82,7 @@ def nearest(path: str) -> str:
     if slashed != path and os.path.exists(slashed):
         return f"; did you mean {slashed}?"
     parent, name = os.path.split(slashed)
-    names = _names(parent or ".")
+    names = [own for own in _names(parent or ".") if own != name]  # a link that leads nowhere
     same = [own for own in names if os.path.splitext(own)[0] == os.path.splitext(name)[0]]
     if not same and len(names) <= _NAMES:
         import difflib

@@ -20,8 +20,6 @@ WINDOW_S = 12.0  # longest stretch of audio that gets one estimate unless asked 
 LONG_S = 60.0  # longer clips are never run at once: memory grows with their length
 STREAMING = "streaming.onnx"  # of a bundle whose student is causal
 
-LOWEST_RATE, HIGHEST_RATE = 4000, 768000  # Hz; other numbers are no rate of recorded speech
-
 
 class Predictor:
     """A student in ONNX Runtime.
@@ -251,9 +249,10 @@ def check_rate(sampling_rate: Any) -> None:
         Wav2SmallError: no number, or out of 4000..768000 Hz
     """
     known = isinstance(sampling_rate, int | float | np.number)
-    if not known or not LOWEST_RATE <= sampling_rate <= HIGHEST_RATE:
+    if not known or not audio.LOWEST_RATE <= sampling_rate <= audio.HIGHEST_RATE:
         raise Wav2SmallError(
-            f"a sampling rate of {sampling_rate!r}: give {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+            f"a sampling rate of {sampling_rate!r}: give {audio.LOWEST_RATE} to "
+            f"{audio.HIGHEST_RATE} Hz"
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +58,8 @@ def read(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
         table = _arrow(name)
         table.validate(full=True)  # or texts that are not UTF-8 fail later
         frame = table.to_pandas()
+    except Wav2SmallError:
+        raise
     except FileNotFoundError as error:
         raise Wav2SmallError(f"{name}: no such table; correct the path") from error
     except PermissionError as error:
@@ -97,18 +101,33 @@ def read_csv(name: str, converters: dict[Any, Any]) -> pd.DataFrame:
     """A CSV table; the separator is the one of its header, blanks around names do not count."""
     import pandas as pd
 
-    coding: dict[str, Any] = {"encoding": _encoding(name)}
+    coding: dict[str, Any] = {"encoding": _encoding(name), "skiprows": 0}
     header = pd.read_csv(name, nrows=0, sep="\x01", index_col=False, dtype=str, **coding).columns
     line = str(header[0]) if len(header) else ""
     separator = max("\t,;" if ".tsv" in name.lower() else ",;\t", key=line.count)
+    if line[:4].lower() == "sep=" and len(line) == 5:  # a line of Excel before the header
+        separator, coding["skiprows"] = line[4], 1
     found = pd.read_csv(name, nrows=0, sep=separator, **coding).columns
     names = [column.strip() for column in found]
     kinds = {column: str for column in ("file", "speaker", "start", "end") if column in names}
+    for column in kinds:
+        if f"{column}.1" in names:  # as pandas calls the second
+            raise Wav2SmallError(f"{name}: two columns `{column}`; leave one, or rename it")
     # Trailing separators must not shift the columns.
     options: dict[str, Any] = {"sep": separator, "header": 0, "names": names, "index_col": False}
     options |= coding
     verbatim = {key: value for key, value in converters.items() if key in names}
-    frame = pd.read_csv(name, dtype=kinds, converters=verbatim, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            frame = pd.read_csv(name, dtype=kinds, converters=verbatim, **options)
+        except (pd.errors.ParserError, pd.errors.ParserWarning):
+            _check_lengths(name, separator, len(names), coding)
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)
+            frame = pd.read_csv(name, dtype=kinds, converters=verbatim, **options)
+    filled = (frame.notna() & (frame != "")).any(axis=1).to_numpy()
+    if filled.any():  # spreadsheets write empty rows at the end
+        frame = frame.iloc[: len(filled) - filled[::-1].argmax()]
     # "01" is a name, not a number.
     numbers = [column for column in frame if pd.api.types.is_numeric_dtype(frame[column])]
     if numbers:
@@ -127,12 +146,39 @@ def read_csv(name: str, converters: dict[Any, Any]) -> pd.DataFrame:
     return frame
 
 
+def _check_lengths(name: str, separator: str, most: int, coding: dict[str, Any]) -> None:
+    """Reject a row with more values than there are columns: a decimal comma moves all after it.
+
+    Raises:
+        Wav2SmallError: with the number of the row
+    """
+    import pandas as pd
+
+    whole: dict[str, Any] = {"sep": "\x01", "quoting": csv.QUOTE_NONE, "index_col": False, **coding}
+    lines = pd.read_csv(name, header=None, names=["line"], dtype=str, **whole)["line"]
+    rows = csv.reader((f"{line}\n" for line in lines), delimiter=separator)
+    for number, row in enumerate(rows):
+        if number and any(value.strip() for value in row[most:]):
+            raise Wav2SmallError(
+                f"{name}: row {number} has more values than the header has names; write decimal "
+                "commas as points or in quotes, or separate by semicolons"
+            )
+
+
 def _encoding(name: str) -> str:
     """UTF-16 where a CSV begins with its mark, as spreadsheets write "Unicode text"."""
     if "://" in name or not name.lower().endswith((".csv", ".tsv")):
         return "utf-8"
     with open(name, "rb") as file:
-        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+        start = file.read(64)
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff") and start[2:4] != b"\0\0":
+        return "utf-16"
+    if b"\0" in start:
+        raise Wav2SmallError(
+            f"{name}: not a text in UTF-8, nor in UTF-16 with its mark; write it as CSV in UTF-8, "
+            "or convert it: iconv -f UTF-16LE -t UTF-8"
+        )
+    return "utf-8"
 
 
 def _kind(ending: str) -> str:

@@ -1,6 +1,8 @@
 """Files that were cut, joined or written to a pipe: all of their audio, or a rejection."""
 
 import io
+import os
+import struct
 
 import numpy as np
 import pytest
@@ -95,6 +97,72 @@ def test_chunks_after_the_samples_are_no_audio(tmp_path, signal):
     (tmp_path / "empty.wav").write_bytes(empty)
     with pytest.raises(AudioError, match="no audio in it"):
         audio.read(tmp_path / "empty.wav")
+
+
+def rf64(signal, mark, size):
+    """RF64 or BW64 (ITU-R BS.2088), with a size of its samples in the chunk `ds64`."""
+    samples = encoded(signal, "RAW", "PCM_16")
+    sizes = struct.pack("<QQQI", len(samples) + 124, size(len(samples)), len(signal), 0)
+    layout = struct.pack("<HHIIHH", 1, 1, 16000, 32000, 2, 16)
+    chunks = {b"ds64": sizes, b"fmt ": layout, b"chna": bytes(44)}
+    header = b"".join(name + struct.pack("<I", len(part)) + part for name, part in chunks.items())
+    return mark + b"\xff" * 4 + b"WAVE" + header + b"data" + b"\xff" * 4 + samples
+
+
+SIZES = {
+    "right": (lambda n: n, True),
+    "piped": (lambda n: 0, True),
+    "unknown": (lambda n: 2**64 - 1, True),
+    "cut": (lambda n: 2 * n, False),
+    "joined": (lambda n: n // 2 & ~1, False),
+}
+
+
+@pytest.mark.parametrize("mark", [b"RF64", b"BW64"])
+@pytest.mark.parametrize("case", SIZES)
+def test_wav_files_with_64_bits(tmp_path, signal, mark, case):
+    size, reads = SIZES[case]
+    found = seconds(tmp_path, rf64(signal, mark, size))
+    assert found == (len(signal) / 16000 if reads else None)
+    if reads:
+        np.testing.assert_allclose(audio.read(tmp_path / "clip.wav"), signal, atol=1e-4)
+
+
+def test_a_caf_whose_size_is_not_known(tmp_path, signal):
+    data = encoded(signal, "CAF", "PCM_16")
+    at = data.index(b"data") + 4
+    data = data[:at] + b"\xff" * 8 + data[at + 8 :]
+    assert seconds(tmp_path, data, "clip.caf") == len(signal) / 16000
+
+
+@pytest.mark.parametrize("kind", ["FLAC", "WAV", "AIFF"])
+def test_a_tag_before_the_file_hides_nothing(tmp_path, signal, kind):
+    data, tag = bytearray(encoded(signal, kind, "PCM_16")), b"ID3\4\0\0\0\0\2\0" + bytes(256)
+    assert seconds(tmp_path, 2 * tag + data) in (None, len(signal) / 16000)
+    assert seconds(tmp_path, tag + data[: len(data) // 2]) is None
+    assert seconds(tmp_path, tag + data + data) is None
+    if kind == "FLAC":
+        fields = int.from_bytes(data[18:26], "big")
+        data[18:26] = (fields >> 36 << 36 | 16000).to_bytes(8, "big")
+        assert seconds(tmp_path, tag + data) is None
+
+
+@pytest.mark.parametrize("rate", [1, 2000, 1_000_000, 2_000_000_000])
+def test_rates_that_no_recording_has(tmp_path, signal, rate):
+    data = bytearray(encoded(signal, "WAV", "PCM_16"))
+    data[24:32] = struct.pack("<II", rate, min(2 * rate, 2**32 - 1))
+    (tmp_path / "clip.wav").write_bytes(data)
+    with pytest.raises(AudioError, match=f"a sampling rate of {rate} Hz"):
+        audio.read(tmp_path / "clip.wav")
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "link.wav").symlink_to("gone.wav")
+    with pytest.raises(AudioError, match="a pipe"):
+        audio.read(tmp_path / "pipe.wav")
+    with pytest.raises(AudioError, match="no such file; correct"):  # itself is not suggested
+        audio.read(tmp_path / "link.wav")
 
 
 def test_mp3_of_variable_and_constant_rate(tmp_path, signal):

@@ -118,6 +118,10 @@ TIMES = [
     ("file,start,end\na.wav,1500ms,2\n", 1.5),
     ("file,start,end\na.wav,1.5,2,\n", 1.5),
     ("file,start,end\na.wav,,2\n", 0.0),
+    ("file,start,end\na.wav,1.5,2,,\nb.wav,1,2\n", 1.5),
+    ("sep=;\nfile;start;end\na.wav;1,5;2\n", 1.5),  # Excel
+    ("file;start;end;note\na.wav;1,5;2;x\n;;;\n;;;\n", 1.5),
+    ("file,start,end,text\na.wav,1.5,2,\n,,,\n", 1.5),
 ]
 
 
@@ -126,7 +130,7 @@ def test_times_of_a_csv(tmp_path, text, start):
     table = tmp_path / "list.csv"
     table.write_text(text)
     frame = load_source(table).frame
-    assert frame["file"][0] == "a.wav"
+    assert frame["file"].isin(["a.wav", "b.wav"]).all() and frame["file"][0] == "a.wav"
     assert frame["start"][0].total_seconds() == start
     assert frame["end"][0].total_seconds() == 2
 
@@ -149,6 +153,12 @@ def test_times_of_a_parquet_table(tmp_path, values, start):
         ("file,Start,End\na.wav,1,2\n", "`Start`"),
         ("file,start_s\na.wav,1\n", "`start_s`"),
         ("file,start,end\na.wav,1e30,2\n", "row 1"),
+        # Decimal commas without quotes shift what follows.
+        ("file,start,end\na.wav,0,5,1,5\n", "row 1 has more values"),
+        ("file,start,end\na.wav,0,1\nb.wav,0,5,1,5\n", "row 2 has more values"),
+        ("file,start,end\na.wav,0,1,\n\nb.wav,0,5,1\n", "row 2 has more values"),
+        ("file,start,start\na.wav,1,2\n", "two columns `start`"),
+        ("f\0i\0l\0e\0\n\0", "UTF-16"),
     ],
 )
 def test_times_that_are_rejected_by_name(tmp_path, text, message):
