@@ -164,6 +164,9 @@ def evaluate(
     index = Index(frame.drop(columns=[*labels.dimensions, *taken]), labels.root)
     rated = [*labels.dimensions, *([categories] if categories in frame else [])]
 
+    if rated and not frame[rated].notna().any(axis=None):
+        raise Wav2SmallError(f"{truth}: none of its clips has a rating ({', '.join(rated)})")
+
     def check_outputs(outputs: Sequence[str]) -> None:
         if not (set(outputs) & set(rated) or categories in rated and set(outputs) - {*DIMENSIONS}):
             raise Wav2SmallError(_nothing_in_common(truth, rated, outputs, categories))

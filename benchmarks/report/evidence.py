@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from wav2small import models
 from wav2small.benchmarks.audit import thresholds
 from wav2small.benchmarks.models import short_names
 from wav2small.errors import Wav2SmallError
@@ -87,7 +88,7 @@ class Evidence:
 
 
 def gather(paths: Sequence[str | os.PathLike[str]]) -> Evidence:
-    """Find out what each path is, and read it.
+    """Find out what each path is, and read it; a name of a model in the box will do.
 
     Raises:
         Wav2SmallError: nothing given, or something that is none of these
@@ -95,7 +96,7 @@ def gather(paths: Sequence[str | os.PathLike[str]]) -> Evidence:
     if not paths:
         raise Wav2SmallError("nothing to report on: name runs, bundles, or results as JSON")
     evidence = Evidence()
-    for path in map(Path, paths):
+    for path in map(models.locate, paths):
         if not path.exists():
             raise Wav2SmallError(f"{path}: no such run, bundle or result")
         if (path / "model.onnx").exists() or path.suffix == ".onnx":

@@ -41,7 +41,7 @@ class PageOptions:
 
 
 def report(
-    inputs: Sequence[str | os.PathLike[str]],
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str] = "report.html",
     *,
     source: str | os.PathLike[str] | None = None,
@@ -57,8 +57,8 @@ def report(
     with the others.
 
     Args:
-        inputs: run folders, bundle folders, .onnx files, results of `audit -o`, `benchmark --json`
-            and `evaluate --json`. Runs may still be training
+        inputs: one or several: run folders, bundles, .onnx files, results of `audit -o`,
+            `benchmark --json` and `evaluate --json`. Runs may still be training
         output: the page
         source: audit the first bundle on this (see audit)
         clips: which clips and which truth that audit uses
@@ -79,6 +79,7 @@ def report(
     output, page = Path(output), page or PageOptions()
     if output.suffix.lower() not in (".html", ".htm"):
         raise Wav2SmallError(f"{output}: the page is HTML; name it -o report.html")
+    inputs = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
     evidence = gather(inputs)
     bundles = [bundle.path for bundle in evidence.bundles]
     if (page.live or source is not None) and not bundles:

@@ -264,6 +264,11 @@ def test_run_that_is_still_training(folder, tmp_path):
     assert "no epoch is finished yet" in text
 
 
+def test_a_model_in_the_box_alone(tmp_path):
+    text = report.report("nano", tmp_path / "page.html", page=PageOptions(runs=0)).read_text()
+    assert "wav2small report nano -o" in text
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
