@@ -134,7 +134,8 @@ class Recording:
         frames = round(stop_s * sound.samplerate) - start
         if frames / sound.samplerate < MIN_DURATION_S:
             raise AudioError(
-                f"{file}: {_span(start_s, end_s)}{max(frames, 0) / sound.samplerate:.3f} s of audio"
+                f"{file}: {_span(start_s, end_s)}"
+                f"{max(frames, 0) * 1000 // sound.samplerate / 1000:.3f} s of audio"
                 f" is too short; at least {MIN_DURATION_S} s are needed"
             )
         if channel is not None and not 0 <= channel < sound.channels:
