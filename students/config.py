@@ -76,6 +76,9 @@ class Config:
         "share of clips that get noise or babble in every epoch, other each time, under the same "
         "label; for labels of clean speech",
     )
+    room_probability: float = _option(
+        0.0, "share of clips that get a made room in every epoch, other each time, likewise"
+    )
     augment_probability: float = _option(
         0.5, "with --online: share of clips that become a fresh variant in every epoch"
     )
@@ -242,7 +245,7 @@ def _check_ranges(values: Mapping[str, Any], where: str) -> None:
     for name in ("ema", "trim"):
         if values.get(name, 0) >= 1:
             raise Wav2SmallError(f"{where}: {name} = {values[name]!r}: must be below 1")
-    for name in ("freeze_bn_fraction", "augment_probability", "noise_probability"):
+    for name in ("freeze_bn_fraction", "augment_probability", "noise_probability", "room_probability"):
         if values.get(name, 0) > 1:
             raise Wav2SmallError(f"{where}: {name} = {values[name]!r}: a share, at most 1")
     if len(values.get("dimension_weights", (1, 1, 1))) != 3:

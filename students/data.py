@@ -145,6 +145,7 @@ class Batcher:
         teacher: predicts the labels of the batch itself; None = labels of the table
         augment_probability: share of clips that become a fresh variant each epoch; needs a teacher
         noise_probability: share of clips that get noise each epoch; see `noise`
+        room_probability: share of clips that get a room each epoch
     """
 
     clips: Clips
@@ -160,6 +161,7 @@ class Batcher:
     teacher: Any = None
     augment_probability: float = 0.0
     noise_probability: float = 0.0
+    room_probability: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -232,6 +234,8 @@ class Batcher:
         if self.crop and len(signal) > self.crop:
             start = generator.integers(len(signal) - self.crop + 1)
             signal = signal[start : start + self.crop]
+        if self.room_probability and generator.random() < self.room_probability:
+            signal = noise.room(signal, generator)
         if self.noise_probability and generator.random() < self.noise_probability:
             signal = noise.add(signal, generator, lambda count: self._others(count, generator))
         if self.gain_db:

@@ -178,6 +178,7 @@ def distill(
             teacher=online,
             augment_probability=resolved.augment_probability,
             noise_probability=resolved.noise_probability,
+            room_probability=resolved.room_probability,
         )
         student = _student(resolved, names, dimensions=bool(table.dimensions))
         digest = data.digest(table, names, train, valid)

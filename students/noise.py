@@ -17,7 +17,32 @@ from wav2small import operations
 SNR_DB = (10.0, 45.0)  # the clip's power over the noise's
 BABBLE = 0.5  # share of the noises
 VOICES = 6  # of a babble, at most
+REVERBERATION_S, DIRECT_DB = (0.1, 0.9), (-6.0, 12.0)  # of a room: 60 dB, direct over reflected
+BANDS_HZ, COLOUR_DB = (100.0, 300.0, 800.0, 2000.0, 4000.0, 8000.0), 9.0  # of a room, at most
 COLOURS, SAMPLES = 33, 1 << 18  # of made noise
+
+
+def room(signal: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A clip across a made room: reflections, and the colour of distance, walls and microphone.
+
+    Args:
+        signal: float32 (samples,)
+        generator: all that is drawn comes from it
+
+    Example:
+        >>> room(np.ones(100, np.float32), np.random.default_rng(0)).shape
+        (100,)
+    """
+    samples = int(generator.uniform(*REVERBERATION_S) * operations.RATE)
+    white = generator.standard_normal(samples)
+    response = operations.decaying_noise(white, generator.uniform(*DIRECT_DB))
+    response[0] += 1.0
+    size = 1 << (samples - 1).bit_length()
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / operations.RATE), BANDS_HZ[0]))
+    colour_db = np.interp(octaves, np.log2(BANDS_HZ), generator.uniform(-1, 1, len(BANDS_HZ)))
+    colour = 10 ** (generator.uniform(0, COLOUR_DB) * colour_db / 20)
+    response = np.fft.irfft(np.fft.rfft(response, size) * colour, size)
+    return operations.reverberate(signal, response).astype(np.float32)
 
 
 def add(
