@@ -135,11 +135,12 @@ def distill(
     source = "" if isinstance(labels, Labels) else os.path.abspath(labels)
     names, targets = data.targets(table, wanted, source, online)
     made_with = data.variant_settings(wanted, table, fresh=online is not None)
-    if wanted.noise_probability and made_with.get("targets") == "heard":
-        raise Wav2SmallError(
-            f"noise_probability: the labels of {source or 'the table'} are of variants as heard, "
-            "with their noise; label with --targets clean"
-        )
+    for name in ("noise_probability", "room_probability"):
+        if getattr(wanted, name) and made_with.get("targets") == "heard":
+            raise Wav2SmallError(
+                f"{name}: the labels of {source or 'the table'} are of variants as heard, "
+                "with their noise; label with --targets clean"
+            )
     output = Path(output)
     device, rank, size = distributed.start(wanted.device)
     if rank == 0:

@@ -1,4 +1,4 @@
-"""Noise that clips get anew in every epoch, under labels of the clips without it.
+"""Rooms and noise that clips get anew in every epoch, under labels of the clips without them.
 
 A network learns by heart what is the same in every epoch, the noise of variants too. Half of the
 noises are coloured, from white to brown and most of them near white; the others are babble, one to
@@ -64,17 +64,14 @@ def add(
     """
     size = len(signal)
     if generator.random() < 1 - BABBLE:
-        noise = _excerpt(_made()[int(generator.integers(COLOURS))], size, generator)
+        made = _made()[int(generator.integers(COLOURS))]
+        noise = operations.excerpt(made, size, generator.random())
     else:
-        noise = np.zeros(size, np.float32)
+        noise = np.zeros(size)
         for clip in others(int(generator.integers(1, VOICES + 1))):
-            other = _excerpt(clip, size, generator)
-            noise = noise + other / (np.sqrt(np.mean(other**2)) + 1e-6)
-    ratio = 10 ** (generator.uniform(*SNR_DB) / 10)
-    power, of_noise = np.mean(signal**2), np.mean(noise**2)
-    if not (power > 0 and of_noise > 0):
-        return signal
-    return (signal + noise * np.sqrt(power / of_noise / ratio)).astype(np.float32)
+            other = operations.excerpt(clip, size, generator.random())
+            noise += operations.scaled(other, 1.0, 0.0)
+    return operations.add(signal, noise, generator.uniform(*SNR_DB)).astype(np.float32)
 
 
 @functools.cache
@@ -86,8 +83,3 @@ def _made() -> list[np.ndarray]:
         operations.coloured_noise(generator.uniform(-1, 1, SAMPLES), colour).astype(np.float32)
         for colour in colours
     ]
-
-
-def _excerpt(noise: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
-    start = int(generator.integers(max(1, len(noise) - size + 1)))
-    return np.resize(noise[start : start + size], size)

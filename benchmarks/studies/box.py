@@ -2,8 +2,9 @@
 `python -m wav2small.benchmarks.studies.box FOLDER -o build/box`.
 
 FOLDER holds CC0 speech: `emodb/` (Emo-DB, acted emotions; `labels.csv` with `file`, `speaker`,
-`emotion`) and `cc0_voices/` (read speech; `file`, `speaker`). Nothing else enters the weights but
-Moonshine's encoder and silero-vad (MIT). Every step is one verb:
+`emotion`) and `cc0_voices/` (read speech; `file`, `speaker`). espeak-ng reads sentences of ours to
+that. Nothing else enters the weights but Moonshine's encoder and silero-vad (MIT). Every step is
+one verb:
 
 1. `finetune --freeze`: a probe on Moonshine's states, from Emo-DB's emotions
 2. `label`: all of the speech with variants, by the probe; valence by its mean with `acoustic`
@@ -21,12 +22,14 @@ from typing import Any
 
 import wav2small
 from wav2small import progress
+from wav2small.demo.speaker import VOICES, speak_corpus
 from wav2small.export import bundle as sealing
 from wav2small.teachers.finetuning.options import RatingOptions
 from wav2small.teachers.finetuning.probe import ProbeOptions, fit_probe
 from wav2small.teachers.labelling.options import SourceOptions, VariantOptions
 
 EVERY = 3  # of cc0_voices, every third clip: neutral speech in balance with the acted
+SYNTHETIC = 340  # sentences of espeak-ng, four of each of its voices
 VARIANTS = 24  # of each clip
 #: Mean and deviation of the probe's outputs on Emo-DB's speakers when they are left out; chosen.
 #: Emo-DB is at the wide end of speech and has five negative emotions and one positive. People who
@@ -39,9 +42,16 @@ ACOUSTIC = (0, 0, 1)
 #: Held out, to judge the students by: two actors and a reader.
 HELD_OUT = "speaker=emodb/03,emodb/08,cc0_voices/nathalie"
 STUDENTS: dict[str, dict[str, Any]] = {
-    "nano": {"epochs": 8, "noise_probability": 0.5, "quantise": "int8", "quantise_epochs": 1},
+    "nano": {
+        "epochs": 6,
+        "noise_probability": 0.5,
+        "room_probability": 0.35,
+        "quantise": "int8",
+        "quantise_epochs": 1,
+    },
     "wav2small": {
-        "epochs": 5,
+        "epochs": 4,
+        "room_probability": 0.35,
         "crop_s": 2.0,
         "precision": "bf16",  # a fifth faster
         "quantise": "int4",
@@ -79,7 +89,7 @@ def main() -> None:
         clips,
         labels,
         teacher=f"ensemble:{teacher}=1/1/1,acoustic={'/'.join(map(str, ACOUSTIC))}",
-        clips=SourceOptions(root=args.audio, audio_licence=LICENCE),
+        clips=SourceOptions(root=output / "audio", audio_licence=LICENCE),
         variants=VariantOptions(variants=VARIANTS, targets="clean"),
     )
     for student in args.student:
@@ -100,15 +110,21 @@ def install(bundle: Path, target: Path) -> None:
 
 
 def list_clips(audio: Path, output: Path) -> Path:
-    """The table of all clips: file and speaker."""
+    """The table of all clips: file, relative to `audio/` in the output, and speaker."""
     import pandas as pd
 
+    root = output / "audio"
+    root.mkdir(exist_ok=True)
+    for name in ("emodb", "cc0_voices"):
+        if not (root / name).exists():
+            (root / name).symlink_to((audio / name).absolute(), target_is_directory=True)
+    if not (root / "synthetic" / "labels.csv").exists():
+        speak_corpus(root / "synthetic", clips=SYNTHETIC, voices=len(VOICES))
     tables = []
-    for folder, every in ((audio / "emodb", 1), (audio / "cc0_voices", EVERY)):
-        table = pd.read_csv(folder / "labels.csv", dtype={"speaker": str})[["file", "speaker"]]
-        table["speaker"] = folder.name + "/" + table["speaker"]
-        table["file"] = folder.name + "/" + table["file"]
-        tables.append(table[::every])
+    for name, every in (("emodb", 1), ("cc0_voices", EVERY), ("synthetic", 1)):
+        table = pd.read_csv(root / name / "labels.csv", dtype={"speaker": str})
+        table = table[["file", "speaker"]][::every]
+        tables.append(f"{name}/" + table)
     path = output / "clips.csv"
     pd.concat(tables).to_csv(path, index=False)
     return path

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.signal
 import torch
 from safetensors.torch import load_file, safe_open, save_file
 
@@ -396,7 +397,7 @@ def test_every_epoch_takes_every_clip(table, clips):
     assert not np.array_equal(np.concatenate(own.plan(0)), np.concatenate(own.plan(1)))
 
 
-@pytest.mark.parametrize("options", [{}, {"noise_probability": 0.5}])
+@pytest.mark.parametrize("options", [{}, {"noise_probability": 0.5, "room_probability": 0.5}])
 def test_batches_depend_on_seed_and_epoch_alone(options, table, clips):
     one = list(batcher(table, clips, **options).epoch(1))
     rest = list(batcher(table, clips, workers=0, **options).epoch(1, first=2))
@@ -443,10 +444,32 @@ def test_noise_is_another_one_in_every_epoch(table, clips):
     assert not any(np.array_equal(one, other) and one.any() for one, other in pairs)
 
 
-def test_noise_is_rejected_under_labels_of_what_was_heard(table, tmp_path):
+def test_rooms_colour_and_smear_a_share_of_the_clips(table, clips):
+    own = batcher(table, clips, crop=0, gain_db=0.0, room_probability=0.6)
+    changes, colours = {}, []
+    for epoch in range(3):
+        for batch in own.epoch(epoch):
+            for place, row in enumerate(batch.rows):
+                signal = clips.signal(row)
+                wet = batch.signal[place, : len(signal)].numpy()
+                assert np.mean(wet**2) == pytest.approx(np.mean(signal**2), rel=1e-3)
+                changes.setdefault(row, {})[epoch] = wet - signal
+                if not np.array_equal(wet, signal):
+                    _, before = scipy.signal.welch(signal, 16000, nperseg=256)
+                    _, after = scipy.signal.welch(wet, 16000, nperseg=256)
+                    colours.append(np.ptp(10 * np.log10(after / before)[2:100]))
+    assert 0.45 < len(colours) / sum(map(len, changes.values())) < 0.75
+    assert 3 < np.median(colours) < 20
+    for found in changes.values():
+        for one, other in itertools.combinations(found.values(), 2):
+            assert not np.array_equal(one, other) or not one.any()
+
+
+@pytest.mark.parametrize("name", ["noise_probability", "room_probability"])
+def test_noise_is_rejected_under_labels_of_what_was_heard(name, table, tmp_path):
     heard = dataclasses.replace(table, provenance={"variants": {"targets": "heard"}})
-    with pytest.raises(Wav2SmallError, match="--targets clean"):
-        distill(heard, tmp_path / "run", noise_probability=0.5)
+    with pytest.raises(Wav2SmallError, match=f"{name}.*--targets clean"):
+        distill(heard, tmp_path / "run", **{name: 0.5})
     assert not (tmp_path / "run").exists()
 
 
