@@ -22,7 +22,7 @@ test-fast: $(VENV)/.dev
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-model: $(VENV)/.moonshine $(VENV)/.vad
+model: $(VENV)/.moonshine $(VENV)/.vad $(VENV)/.demo
 	$(BIN)/python -m wav2small.benchmarks.studies.box '$(AUDIO)' -o build/box --install
 
 lint: $(VENV)/.dev
