@@ -245,7 +245,8 @@ def _check_ranges(values: Mapping[str, Any], where: str) -> None:
     for name in ("ema", "trim"):
         if values.get(name, 0) >= 1:
             raise Wav2SmallError(f"{where}: {name} = {values[name]!r}: must be below 1")
-    for name in ("freeze_bn_fraction", "augment_probability", "noise_probability", "room_probability"):
+    shares = ("freeze_bn_fraction", "augment_probability", "noise_probability", "room_probability")
+    for name in shares:
         if values.get(name, 0) > 1:
             raise Wav2SmallError(f"{where}: {name} = {values[name]!r}: a share, at most 1")
     if len(values.get("dimension_weights", (1, 1, 1))) != 3:
