@@ -160,6 +160,11 @@ def evaluate(
     if RATER in frame:
         labels, raters = _merged(labels, categories, options)
         frame = labels.frame
+    elif twice := int(frame.duplicated(KEYS).sum()):
+        progress.note(
+            f"{truth}: {twice} rows are of clips that stand there before, and count again; if they "
+            f"are of other raters, name these in a column `{RATER}`"
+        )
     taken = [name for name in frame if str(name).startswith(PROBABILITY)]
     index = Index(frame.drop(columns=[*labels.dimensions, *taken]), labels.root)
     rated = [*labels.dimensions, *([categories] if categories in frame else [])]

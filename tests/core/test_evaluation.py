@@ -286,6 +286,14 @@ def test_several_raters(tmp_path):
     assert result.raters["arousal"].low < expected < result.raters["arousal"].high
 
 
+def test_rows_of_the_same_clip_are_noted(corpus, capsys):
+    folder, frame, _ = corpus
+    pd.concat([frame, frame[:3]]).to_csv(folder / "truth.csv", index=False)
+    result = evaluate(folder / "found.csv", folder / "truth.csv", resamples=5)
+    assert result.clips == 123
+    assert "3 rows are of clips that stand there before" in capsys.readouterr().err
+
+
 def test_clips_without_a_rating_are_left_out(corpus, capsys):
     folder, frame, found = corpus
     frame.loc[[3, 5], ["arousal", "valence"]] = np.nan
