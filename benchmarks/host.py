@@ -42,7 +42,7 @@ def benchmark(
         against: any other ONNX models with one waveform input, as yardsticks
         durations: clip lengths in seconds
         runs: counted rounds per length. At least 1
-        warm_up: rounds before them
+        warm_up: rounds before them that do not count
         threads: threads of each session
         cost: count parameters, MACs and bytes (needs the package onnx)
         memory: measure memory, load time and first-call time

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html as markup
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ import pandas as pd
 from tabulate import tabulate
 
 from . import machine
+
+_WRAP = textwrap.TextWrapper(width=72, break_long_words=False, break_on_hyphens=False)
 
 
 def table(header: str | Sequence[str], rows: Iterable[Sequence[Any]]) -> pd.DataFrame:
@@ -22,6 +25,8 @@ def table(header: str | Sequence[str], rows: Iterable[Sequence[Any]]) -> pd.Data
 def draw(frame: pd.DataFrame, style: str = "text") -> str:
     """Columns that line up, numbers to the right; `style` is "text" or "markdown".
 
+    Text wraps its long cells.
+
     Example:
         >>> print(draw(table("model|ms", [["nano", 0.5]])))
         model      ms
@@ -31,11 +36,12 @@ def draw(frame: pd.DataFrame, style: str = "text") -> str:
     aligned = [
         "right" if frame.iloc[:, i].map(_numeric).all() else "left" for i in range(frame.shape[1])
     ]
-    cells = frame.map(lambda cell: cell.replace("|", "\\|")) if style == "markdown" else frame
+    markdown = style == "markdown"
+    cells = frame.map(lambda cell: cell.replace("|", "\\|") if markdown else _WRAP.fill(cell))
     return tabulate(
         cells.to_numpy().tolist(),
         headers=list(cells.columns),
-        tablefmt="pipe" if style == "markdown" else "simple",
+        tablefmt="pipe" if markdown else "simple",
         colalign=aligned,
         disable_numparse=True,
     )
@@ -216,7 +222,6 @@ def growth(result: dict[str, Any]) -> list[str]:
     return [
         f"{model['name']}: {what} grows with duration^{fit['exponent']:.2f} over "
         f"{fit['over_s'][0]:g} to {fit['over_s'][-1]:g} s: {fit['verdict']}"
-        + ("" if fit["verdict"] == "linear" else " <- not linear")
         for model in result["models"]
         for what, fit in model["growth"].items()
         if fit

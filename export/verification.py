@@ -73,7 +73,7 @@ class VerificationOptions:
         calibration: folder or table of speech to verify with and, for int8-static, to calibrate
             on; default: the run's validation set
         root: where the validation audio is now, the folder that its files are relative to
-        clips: verify with at most N
+        clips: verify with at most N clips
         tolerance: largest difference between torch and the file; default: by precision. See
             `TOLERANCES`
         explain: print differences layer by layer
@@ -124,7 +124,7 @@ def verify_bundle(
         run: compare with this run in torch on real clips again
         calibration: other speech than the run's validation set
         root: where the validation audio is now, the folder that its files are relative to
-        clips: compare at most N
+        clips: compare at most N clips
         check_licence: reject when a teacher, audio or code forbids this use or has an unknown
             licence. "commercial" is the only use
 

@@ -54,7 +54,7 @@ class Config:
         "share of the epochs, at the end, in which BatchNorm's statistics stay as they are; "
         "0 = the student's own (.4 for MobileNets, none for the others)",
     )
-    weight_decay: float = _option(0.01, "of AdamW, on weight matrices only")
+    weight_decay: float = _option(0.01, "weight decay of AdamW, on weight matrices only")
     clip_norm: float = _option(1.0, "largest norm of the gradient; 0 = no limit")
     ema: float = _option(0.99, "decay per step of the moving average of weights; 0 = none")
     ccc_weight: float = _option(1.0, "weight of 1 - CCC")
@@ -66,34 +66,36 @@ class Config:
     categories: bool = _option(
         False, "also learn the categories whose probabilities the label table holds"
     )
-    category_weight: float = _option(0.3, "weight of their cross-entropy")
+    category_weight: float = _option(0.3, "weight of the cross-entropy of --categories")
     trim: float = _option(0.0, "share of each batch left out as label noise (largest residuals)")
     gain_db: float = _option(
         10.0, "random gain up to this many dB up or down, if the teacher does not react to gain"
     )
     noise_probability: float = _option(
         0.0,
-        "share of clips that get noise or babble in every epoch, other each time, under the same "
-        "label; for labels of clean speech",
+        "share of clips that get noise or babble, drawn anew in every epoch, under the same label; "
+        "for labels of clean speech",
     )
     room_probability: float = _option(
-        0.0, "share of clips that get a made room in every epoch, other each time, likewise"
+        0.0, "share of clips that are put into a synthetic room, drawn anew in each epoch, likewise"
     )
     augment_probability: float = _option(
         0.5, "with --online: share of clips that become a fresh variant in every epoch"
     )
     noise: str = _option("", "with --online: folder of noise for fresh variants")
-    rooms: str = _option("", "with --online: folder of room impulse responses for them")
-    noise_licence: str = _option("unknown", "of --noise, for provenance")
-    rooms_licence: str = _option("unknown", "of --rooms, for provenance")
-    patience: int = _option(0, "stop after so many epochs without a better validation; 0 = never")
+    rooms: str = _option("", "with --online: folder of room impulse responses, likewise")
+    noise_licence: str = _option("unknown", "licence of --noise, for provenance")
+    rooms_licence: str = _option("unknown", "licence of --rooms, for provenance")
+    patience: int = _option(0, "stop after this many epochs without a better validation; 0 = never")
     quantise: str = _option(
         "none", "grid of the quantisation-aware last phase", choices=("none", "int8", "int4")
     )
-    quantise_epochs: int = _option(0, "epochs of that phase; 0 = a tenth of `epochs`, at least 2")
+    quantise_epochs: int = _option(
+        0, "epochs of that last phase; 0 = a tenth of `epochs`, at least 2"
+    )
     precision: str = _option("fp32", "arithmetic of the network", choices=("fp32", "bf16"))
-    compile: bool = _option(False, "torch.compile the student (a minute at the start)")
-    device: str = _option("auto", "auto, cpu, cuda or cuda:1")
+    compile: bool = _option(False, "pass the student through torch.compile (a minute at the start)")
+    device: str = _option("auto", "where to compute: auto, cpu, cuda or cuda:1")
     cache_mb: int = _option(
         8192,
         "disk for decoded audio of all runs in MB; the rest is decoded each epoch; 0 = none",
@@ -106,7 +108,7 @@ class Config:
     )
     threads: int = _option(0, "threads that compute on a CPU; 0 = chosen by timing some steps")
     checkpoint_s: float = _option(300.0, "seconds between checkpoints within an epoch")
-    seed: int = _option(0, "of everything random")
+    seed: int = _option(0, "seed of everything random")
 
 
 #: Peak learning rate of each student; found as docs/results/recipe.md describes.

@@ -112,8 +112,8 @@ def distill(
         overwrite: replace an existing run
         online: ask this teacher during training instead of taking the table's labels. These serve
             validation only
-        voice: then give nano its head for voice activity, on the frozen student; needs silero-vad,
-            wav2small[vad]. See `voice_activity.add_voice`
+        voice: afterwards train nano's head for voice activity on the frozen student; needs
+            silero-vad, wav2small[vad]. See `voice_activity.add_voice`
         settings: fields of `students.config.Config`, such as `epochs=20`; they win over `config`
 
     Raises:

@@ -14,7 +14,7 @@ from .speech import checkpoint, onnx, onnx_files
 
 
 def load_folder(folder: str, **options: Any) -> Teacher:
-    """The teacher in a folder: a checkpoint, an ONNX model, or what `distil` or `finetune` wrote.
+    """The teacher in a folder: a checkpoint, an ONNX model, or what `distill` or `finetune` wrote.
 
     Raises:
         Wav2SmallError: none, or one that cannot be used

@@ -99,7 +99,7 @@ def load_teacher(
 
     Args:
         spec: a name of `list_teachers()`; a folder with `config.json` and `model.safetensors`
-            (a checkpoint, or what `distil` and `finetune` write); a bundle, an audonnx folder or
+            (a checkpoint, or what `distill` and `finetune` write); a bundle, an audonnx folder or
             an `.onnx` file; a hub id `owner/name`, optionally `owner/name@revision`;
             `package.module:Class`, a class of your own; `ensemble:SPEC=WEIGHT,SPEC=WEIGHT`; or a
             teacher, which is returned as it is

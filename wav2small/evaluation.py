@@ -116,14 +116,14 @@ def evaluate(
         by: figures per group of this column too; may be given again. A sequence of columns
         scale: lowest and highest rating of the truth, mapped to 0..1; None = 0 1
         root: folder that the truth's files are relative to
-        time_unit: of times of the truth that are plain numbers: s, ms or us
+        time_unit: unit of the truth's times that are plain numbers: s, ms or us
         split: only clips whose column `split` has one of these values, such as test
         categories: column of the truth that is compared with the subject's probabilities
         place_truth: the truth of arousal, dominance and valence is the documented place of each
             clip's category; clips of a category without a place are left out
-        threads: of a bundle, in ONNX Runtime
-        resamples: of the bootstrap behind the 95 % intervals
-        seed: of the bootstrap
+        threads: threads of ONNX Runtime, for a bundle
+        resamples: number of bootstrap samples behind the 95 % intervals
+        seed: seed of the bootstrap
         labelling: options of `label` for a teacher: `compute`, `teacher_options` ...
 
     Raises:

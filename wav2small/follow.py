@@ -49,7 +49,7 @@ def follow(
         memory: with --follow: seconds that an estimate remembers. See `Stream`
         hop: seconds between estimates of a bundle that does not stream. See `Stream`
         gate: silence does not move the estimate. See `Stream`
-        threads: of ONNX Runtime
+        threads: threads of ONNX Runtime
 
     Returns:
         exit code: 0, also when the reader of `stdout` has gone

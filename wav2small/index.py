@@ -80,7 +80,7 @@ def load_source(
             `corpora.registry`); `~`, `file://` and URLs will do
         root: folder that the files of a table are relative to; default: the one a label table
             names, else the folder of the table
-        time_unit: of times that are plain numbers: "s", "ms" or "us"
+        time_unit: unit of times that are plain numbers: "s", "ms" or "us"
         raters: of a published corpus that has them, one row per clip and rater
 
     Raises:

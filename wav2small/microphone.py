@@ -38,7 +38,7 @@ def listen(
         file: an audio file instead of the microphone, as fast as it can be processed
         memory: seconds that an estimate remembers
         gate: silence does not move the estimate. See `Stream`
-        threads: of ONNX Runtime
+        threads: threads of ONNX Runtime
         output: gets the bars, redrawn in place in a terminal, else a line per second; None =
             standard output
 

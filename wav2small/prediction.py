@@ -102,7 +102,7 @@ def predict(
         hop: seconds between windows; None = the window
         channel: use channel N, from 0; None = mean of all
         root: folder that the files of a table are relative to
-        time_unit: of times of a table that are plain numbers: s, ms or us
+        time_unit: unit of the times in a table that are plain numbers: s, ms or us
         keep: keep the other columns of a table
         speech_only: estimate only what is speech; a model that detects it is needed, such as nano
         workers: processes that estimate; 0 = none, all happens in this one

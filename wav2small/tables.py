@@ -94,7 +94,7 @@ def read_labels(
         partial: accept a table that rates only one or two of the dimensions
         split: keep only rows whose column `split` is this (or one of these), in any case
         instead: accept a table without any dimension if a column's name begins so
-        time_unit: of times that are plain numbers: "s", "ms" or "us"
+        time_unit: unit of times that are plain numbers: "s", "ms" or "us"
         gaps: keep clips without a rating, as NaN
         raters: of a published corpus that has them, one row per clip and rater
 

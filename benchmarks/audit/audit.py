@@ -31,7 +31,7 @@ class CompareOptions:
 
     Attributes:
         bundles: other bundles to compare with
-        teacher: compared with the bundle. See `wav2small teachers`
+        teacher: teacher to compare with the bundle. See `wav2small teachers`
     """
 
     bundles: Sequence[str | os.PathLike[str]] = ()
@@ -44,8 +44,8 @@ class SuiteOptions:
 
     Attributes:
         only: run these tests only; * is allowed, such as 'robustness:*'
-        noise: recorded noise to disturb with
-        rooms: room impulse responses
+        noise: folder of recorded noise to disturb with
+        rooms: folder of room impulse responses
         require: exit 1 unless these tests pass; GROUP:TEST:DIMENSION and * are allowed
         baseline: exit 1 if worse than this former audit -o. It must be of the same clips, and
             worse is what is beyond its interval
@@ -82,7 +82,7 @@ def audit(
         clips: which clips of the source, and which truth
         compare: what the bundle is compared with
         suite: which tests, with which noise, and what they must reach
-        seed: of all that is drawn
+        seed: seed of all that is drawn
         processes: number of processes; None = one per core that may be used
 
     Returns:

@@ -48,7 +48,6 @@ def outcome(result: dict[str, Any]) -> dict[str, pd.DataFrame]:
         reasons.setdefault(entry["reason"], []).append(entry["test"])
     groups = [[one["column"], one["group"], one["clips"]] for one in result["small_groups"]]
     rejected = [[one["file"], one["reason"]] for one in result["rejected"]]
-    failures = [[line] for line in result["thresholds"]["failures"]]
     parts = {
         "Passed, per test (a random model passes many; groups are never added up)": summary(result),
         f"Failed: {len(failed)} figures, with 95 % intervals; ! = the full interval fails": figures(
@@ -59,13 +58,13 @@ def outcome(result: dict[str, Any]) -> dict[str, pd.DataFrame]:
             "column|group|clips", groups
         ),
         f"Rejected: {len(rejected)} clips": table("file|reason", rejected),
-        f"Thresholds: {len(failures)} failures": table("failure", failures),
     }
-    return {
-        heading: frame
-        for heading, frame in parts.items()
-        if len(frame) or (heading.startswith("Thresholds") and result["thresholds"]["checked"])
-    }
+    if result["thresholds"]["checked"]:
+        failures = result["thresholds"]["failures"]
+        parts[f"Thresholds: {len(failures)} failures"] = table(
+            "failure", [[line] for line in failures or ["none"]]
+        )
+    return {heading: frame for heading, frame in parts.items() if len(frame)}
 
 
 def headline(result: dict[str, Any]) -> str:
@@ -151,13 +150,14 @@ def _worst(result: dict[str, Any]) -> dict[str, pd.DataFrame]:
         [
             f"{figure['group']}:{figure['test']}:{figure['dimension']}",
             figure["case"] or "-",
-            ", ".join(f"{one['file']}{_span(one)} {one['by']:.2f}" for one in figure["worst"]),
+            ", ".join(f"{one['file']}{_span(one)} {one['by']:.2f}" for one in figure["worst"][:3]),
         ]
         for figure in result["figures"]
         if figure.get("worst")
     ]
     frame = table("figure|case|clips, and by how much", rows)
-    return {"Worst clips of each failed figure": frame} if rows else {}
+    heading = "Worst clips of each failed figure (three of them; more in the JSON)"
+    return {heading: frame} if rows else {}
 
 
 def _span(clip: dict[str, Any]) -> str:

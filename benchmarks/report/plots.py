@@ -97,6 +97,8 @@ def lines(
             )  # fmt: skip
         if logarithmic:
             _logarithmic(axis, "x", "y")
+        elif x_label == "epoch":
+            axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set(xlabel=x_label, **settings)
 
     return draw

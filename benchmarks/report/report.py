@@ -26,7 +26,7 @@ class PageOptions:
     """What the page shows.
 
     Attributes:
-        title: of the page; None = names of what it is about
+        title: title of the page; None = names of what it is about
         runs: rounds of the quick benchmark; 0 = none
         clips: worst clips with their audio
         live: a live demo of the first bundle, in the browser
@@ -62,7 +62,7 @@ def report(
         output: the page
         source: audit the first bundle on this (see audit)
         clips: which clips and which truth that audit uses
-        teacher: compared with the bundle in that audit
+        teacher: teacher to compare with the bundle in that audit
         suite: tests and noise of that audit
         page: what the page shows
 

@@ -157,15 +157,15 @@ def choose_recipe(
 
     Args:
         backbone: WavLM, wav2vec2, HuBERT, Whisper or Moonshine, for a teacher of speech alone
-        pooling: of a backbone: the layout of the WavLM teacher (attentive) or of wav2vec2's (mean)
-        layers: of a backbone, keep the first N transformer layers (default: all)
+        pooling: layout of a backbone's head: the WavLM teacher's (attentive), wav2vec2's (mean)
+        layers: keep the first N transformer layers of a backbone (default: all)
         teacher: a multimodal teacher: spectra, calm, bridge, mister_e; see docs/multimodal.md
-        speech: its speech encoder, as --backbone
-        text: its text encoder, with a tokenizer: RoBERTa, BERT, a LLM ...
+        speech: speech encoder of a multimodal teacher: WavLM, wav2vec2, HuBERT and others
+        text: text encoder, with its tokenizer: RoBERTa, BERT, an LLM ...
         pretrained: folder of `pretrain`, instead of --speech and --text
-        lora: of --teacher: its encoders learn through adapters of this rank (needs peft); without
-            a rank, of the published ones
-        changes: of --teacher: options of the system, NAME=VALUE, or small for little data; see
+        lora: the encoders of a multimodal teacher learn through adapters of this rank (needs
+            peft); without a number, of the published ranks
+        changes: options of the multimodal system, NAME=VALUE, or small for little data; see
             docs/multimodal.md
 
     Raises:

@@ -19,8 +19,8 @@ class RatingOptions:
 
     Attributes:
         root: folder that the files of the table are relative to
-        split: only clips with this in their column `split`, such as train
-        scale: of the ratings, such as (1, 7); None = 0..1
+        split: only clips whose column `split` has one of these values, such as train
+        scale: lowest and highest rating, mapped to 0..1; None = 0 1
         categories: column of the table with a category for each clip: a second head learns it,
             and its probabilities go to the label tables of this teacher
         audio_licence: licence of the table's audio, for the provenance
@@ -40,11 +40,11 @@ class TrainingOptions:
     Attributes:
         epochs: passes over the training clips
         batch_size: clips that one CCC is computed over
-        learning_rate: of Adam; of pretraining in the first epoch
-        crop_s: longer training clips are cropped at random to so many seconds
+        learning_rate: learning rate of Adam; in pretraining that of the first epoch
+        crop_s: longer training clips are cropped at random to this many seconds
         validation: held-out share, or COLUMN=VALUE,VALUE; by speakers if there is a column
             `speaker`
-        seed: of everything random
+        seed: seed of everything random
 
     Raises:
         Wav2SmallError: less than one epoch or two clips
@@ -72,11 +72,11 @@ class DeviceOptions:
     """Where and how a teacher is trained; the result is the same but for rounding.
 
     Attributes:
-        device: auto, cpu, cuda, cuda:1 ...
-        dtype: auto (bfloat16 on a GPU), float32, bfloat16
-        micro_batch: clips in memory at a time, the loss is over the full batch all the same
+        device: where to compute: auto, cpu, cuda, cuda:1 ...
+        dtype: arithmetic: auto (bfloat16 on a GPU), float32 or bfloat16
+        micro_batch: clips in memory at a time; the loss is over the full batch all the same
             (default: 4, on a GPU 16)
-        threads: that compute on a CPU; 0 = chosen by timing some steps
+        threads: threads that compute on a CPU; 0 = chosen by timing some steps
     """
 
     device: str = "auto"

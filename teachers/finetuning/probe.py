@@ -52,10 +52,10 @@ class ProbeOptions:
             of WavLM, wav2vec2, HuBERT, Whisper or Moonshine
         placement: the table has a column `emotion` instead of ratings; each emotion gets its
             documented place in arousal, dominance and valence
-        copies: see each clip also so many times from a speaker of another size, in part, with
+        copies: see each clip this many more times: from a speaker of another size, in part, with
             silences, through another room, microphone and noise
-        mean: of arousal, dominance and valence of the table's clips (default: of its ratings)
-        spread: standard deviations, likewise
+        mean: means of the outputs on the table's clips (default: those of its ratings)
+        spread: standard deviations of the outputs, likewise
 
     Raises:
         Wav2SmallError: another number of means or deviations than three

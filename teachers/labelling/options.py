@@ -26,9 +26,9 @@ class TeacherOptions:
         licence: licence of a teacher that names none
         placement: a teacher of categories alone gives arousal, dominance and valence, too, by the
             documented places of its categories
-        members: of --teacher ensemble (default: the paper's)
-        weights: of the members (default: equal)
-        revision: of --teacher wavlm or wav2vec2, a commit
+        members: teachers of --teacher ensemble (default: the paper's)
+        weights: weight of each member (default: equal)
+        revision: commit of --teacher wavlm or wav2vec2
 
     Example:
         >>> TeacherOptions(licence="CC0-1.0").given("acoustic")
@@ -65,13 +65,13 @@ class SourceOptions:
 
     Attributes:
         root: folder that the files of a table are relative to
-        time_unit: of times of a table that are plain numbers: s, ms or us
+        time_unit: unit of the times in a table that are plain numbers: s, ms or us
         limit: label the first N clips only
         window_s: clips longer than S seconds get one label per window of S
         hop_s: seconds between windows (default: the window)
         asr: folder or hub id of a Whisper-type model that first transcribes the clips without
             `text`; `text` and `words` go to the label table
-        audio_licence: of the audio, for provenance
+        audio_licence: licence of the audio, for provenance
         strict: stop at the first clip that cannot be used
 
     Raises:
@@ -103,14 +103,14 @@ class VariantOptions:
 
     Attributes:
         variants: label K augmented copies of each clip
-        noise: background noise for variants
-        rooms: room impulse responses for variants
-        mixture: speech that variants mix in
+        noise: folder of background noise for variants
+        rooms: folder of room impulse responses for variants
+        mixture: folder of speech that variants mix in
         targets: "heard": the teacher labels the variant; "clean": it labels the voice before noise,
             rooms and channels are added, through which people perceive the same emotion
-        noise_licence: of --noise, for provenance
-        rooms_licence: of --rooms, for provenance
-        mixture_licence: of --mixture, for provenance
+        noise_licence: licence of --noise, for provenance
+        rooms_licence: licence of --rooms, for provenance
+        mixture_licence: licence of --mixture, for provenance
 
     Raises:
         Wav2SmallError: folders without variants, licences without folders, or a negative number
@@ -172,14 +172,14 @@ class ComputeOptions:
     Attributes:
         workers: processes that read audio, and label where the teacher is cheap; 0 = none
             (default: one per core). With "ray" the number of actors
-        device: of neural teachers: auto, cpu, cuda, cuda:1 ...
-        dtype: of neural teachers: auto, float32, bfloat16, float16; int8 on a CPU is faster and
-            less exact: the CCC of some labels with those of float32 is printed
+        device: where neural teachers compute: auto, cpu, cuda, cuda:1 ...
+        dtype: arithmetic of neural teachers: auto, float32, bfloat16, float16; int8 on a CPU is
+            faster and less exact: the CCC of some labels with those of float32 is printed
         engine: "ray": one teacher per actor on the cluster of RAY_ADDRESS, else on one that is
             started here
         batch_s: seconds of audio in a batch of a neural teacher (default: 600 on a GPU, 2 on a
             CPU)
-        threads: that compute on a CPU, for neural teachers; 0 = chosen by timing the first batch
+        threads: threads of a neural teacher on a CPU; 0 = chosen by timing the first batch
         flush_s: least seconds between two writes of what is done
 
     Raises:

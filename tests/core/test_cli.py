@@ -120,7 +120,7 @@ def test_arguments_follow_from_a_signature(words, expected, tmp_path, monkeypatc
         (["--version"], 0, "0."),
         (["lable"], 2, "did you mean label?"),
         (["predict"], 2, "name the audio"),
-        (["predict", "b", "--windw", "3"], 2, "usage"),
+        (["predict", "b", "--windw", "3"], 2, "--windw 3; see wav2small predict --help\n"),
         (["predict", "nowhere", "a.wav"], 2, "nowhere: no such bundle"),
         (["evaluate", "nowhere", "a.csv"], 2, "nowhere: no such bundle"),
     ],

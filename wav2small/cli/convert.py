@@ -12,10 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="FOLDER|HUB_ID",
-        help="with pytorch_model.bin, or its shards; owner/name or owner/name@revision",
+        help="folder with pytorch_model.bin or its shards; owner/name or owner/name@revision",
     )
     parser.add_argument(
-        "-o", "--output", metavar="FOLDER", help="for the result (default: next to the pickle)"
+        "-o", "--output", metavar="FOLDER", help="folder to write (default: next to the pickle)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace safetensors")
 

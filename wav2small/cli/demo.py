@@ -12,7 +12,7 @@ FUNCTION = "wav2small.demo.demo:demo"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(parser, FUNCTION)
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--json", action="store_true", help="result as JSON on standard output")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add(parser, options.LABEL, "workers", "device", "dtype")
     options.add_teacher(parser)
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--json", action="store_true", help="result as JSON on standard output")
 
 
 def run(args: argparse.Namespace) -> int:

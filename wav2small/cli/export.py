@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name",
         metavar="NAME",
-        help="with --c: of its files and symbols, nano_NAME (default: after BUNDLE)",
+        help="with --c: name of its files and symbols, nano_NAME (default: after BUNDLE)",
     )
     parser.add_argument(
         "--arduino",

@@ -13,8 +13,8 @@ EXAMPLE = """  wav2small index iemocap IEMOCAP_full_release/ -o iemocap.csv
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", help="of the corpus; without it they are listed")
-    parser.add_argument("folder", nargs="?", help="of the corpus, as it is published")
+    parser.add_argument("name", nargs="?", help="name of the corpus; without it all are listed")
+    parser.add_argument("folder", nargs="?", help="folder of the corpus, as it is published")
     parser.add_argument("-o", "--output", metavar="FILE", help="index, .csv or .parquet")
     options.add(parser, FUNCTION, "root", "raters", root={"metavar": "FOLDER"})
 

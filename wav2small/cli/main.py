@@ -15,6 +15,7 @@ import signal
 import sys
 import textwrap
 from importlib import import_module
+from typing import NoReturn
 
 import wav2small
 from wav2small.errors import Wav2SmallError, missing_package
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _overview(verb)
     try:
         command = import_module(f"wav2small.cli.{verb}")
-        parser = argparse.ArgumentParser(
+        parser = _Parser(
             prog=f"wav2small {verb}",
             description=VERBS[verb][0].upper() + VERBS[verb][1:] + ".",
             epilog="example:\n" + textwrap.indent(textwrap.dedent(command.EXAMPLE), "  "),
@@ -99,6 +100,13 @@ def main(arguments: list[str] | None = None) -> int:
         name = getattr(error, "filename", None)
         what = f"cannot write {name}" if name else "cannot write"
         return _reject(verb, f"{what}: {os.strerror(number)}; {remedy}, then run the command again")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that rejects a command line in one line, without the list of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -8,7 +8,7 @@ EXAMPLE = "wav2small students --json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+    parser.add_argument("--json", action="store_true", help="result as JSON on standard output")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ EXAMPLE = """  wav2small teachers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--json", action="store_true", help="result as JSON on standard output")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -64,8 +64,8 @@ def demo(
     Args:
         output: folder for `speech/`, `labels.parquet`, `run/`, `bundle/`, `summary.json`
         clips: sentences to learn from
-        epochs: of training
-        seed: of the script and of the training
+        epochs: passes over them
+        seed: seed of the sentences and of the training
 
     Raises:
         Wav2SmallError: a package of the extra `demo` is missing, or the folder cannot be written
