@@ -90,8 +90,8 @@ def launch(
 
 def _checked(teacher: Teacher, outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     result = {name: np.asarray(column, dtype=np.float32) for name, column in outputs.items()}
-    for name in teacher.dimensions:
-        result[name] = np.clip(result[name], 0.0, 1.0)
+    for name in teacher.dimensions:  # infinite stays, and is rejected
+        result[name] = np.where(np.isinf(result[name]), np.nan, np.clip(result[name], 0.0, 1.0))
     return result
 
 

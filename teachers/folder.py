@@ -73,5 +73,6 @@ def _load(source: Checkpoint, options: dict[str, Any]) -> Teacher:
             f"{source.folder / checkpoint.CONFIG}: model_type {kind!r} is no teacher; known: "
             f"{', '.join(_LOADERS)} and students"
         )
+    registry.check_described(source.id, options)
     chosen = {name: options[name] for name in ("device", "dtype") if name in options}
     return resolve_name(maker)(source, **chosen)

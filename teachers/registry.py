@@ -6,7 +6,7 @@ import difflib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass
 from pkgutil import resolve_name
 from typing import Any, TypeVar
@@ -164,7 +164,25 @@ def _call(factory: Callable[..., Any], options: dict[str, Any]) -> Teacher:
     parameters = inspect.signature(factory).parameters
     if any(entry.kind is inspect.Parameter.VAR_KEYWORD for entry in parameters.values()):
         return factory(**options)
+    check_described(getattr(factory, "__name__", "teacher"), options, parameters)
     return factory(**{name: value for name, value in options.items() if name in parameters})
+
+
+def check_described(name: str, options: Mapping[str, Any], known: Container[str] = ()) -> None:
+    """Reject options that are set and that only ONNX models have.
+
+    Raises:
+        Wav2SmallError: it names the option
+
+    Example:
+        >>> check_described("acoustic", {"device": "cpu", "output": None})
+    """
+    for option in ("output", "dimensions", "scale", "embedding"):
+        if options.get(option) is not None and option not in known:
+            raise Wav2SmallError(
+                f"--teacher-{option}: {name} states itself what it takes and gives; the option is "
+                "for ONNX models"
+            )
 
 
 def _imported(spec: str) -> Callable[..., Any]:

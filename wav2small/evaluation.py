@@ -183,6 +183,11 @@ def evaluate(
         raise Wav2SmallError(f"{truth}: none of its clips can be read: {estimates.rejected[0][1]}")
     compared = _Comparison(labels, estimates, categories, truth)
     if not compared.used.any():
+        if compared.unknown:
+            raise Wav2SmallError(
+                f"{truth}: none of its `{categories}` ({', '.join([*compared.unknown][:5])}) is a "
+                f"category of the subject ({', '.join(estimates.categories[:5])})"
+            )
         raise Wav2SmallError(f"{truth}: no clip has both a rating and an estimate")
     if compared.unrated:
         progress.note(f"{truth}: {compared.unrated} clips without a rating are left out")

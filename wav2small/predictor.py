@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from . import audio, hub, models
 WINDOW_S = 12.0  # longest stretch of audio that gets one estimate unless asked otherwise
 LONG_S = 60.0  # longer clips are never run at once: memory grows with their length
 STREAMING = "streaming.onnx"  # of a bundle whose student is causal
+STUDENT = "wav2small.student"  # in the metadata of a bundle's model
+NO_BUNDLE = "not a model of wav2small"
 
 
 class Predictor:
@@ -58,6 +61,7 @@ class Predictor:
         self.speech = _has(self.session, "speech_logits")
         alone = self.categories if not _has(self.session, "logits") else []
         check_signature(self.session, self.path, categories=alone)
+        _check_description(self.session, self.path)
         self.dimensions = () if alone else DIMENSIONS
 
     def __repr__(self) -> str:
@@ -335,7 +339,36 @@ def check_signature(session: Any, path: Path, *, categories: Sequence[str] = ())
     if not fits:
         shown = ", ".join(f"{name} {shape}" for name, _, shape in inputs)
         raise Wav2SmallError(
-            f"{path}: not a model of wav2small: inputs {shown}, outputs "
+            f"{path}: {NO_BUNDLE}: inputs {shown}, outputs "
             f"{', '.join(f'{name} {shape}' for name, shape in outputs.items())}; needed: input "
             "signal float32 [1, samples] and output logits [1, 3]"
         )
+
+
+def _check_description(session: Any, path: Path) -> None:
+    """Reject a model of others whose files state other columns, another rate, or a transform.
+
+    Raises:
+        Wav2SmallError: it names the verb that follows such descriptions
+    """
+    metadata = session.get_modelmeta().custom_metadata_map
+    file = path.with_name("model.yaml")
+    if STUDENT in metadata:
+        return
+    text = ""
+    if path.name == "model.onnx" and file.is_file():
+        text = file.read_text(encoding="utf-8", errors="replace").lower()
+    names = [word for word in re.findall(r"\w+", text) if word in DIMENSIONS]
+    rates = re.findall(r"sampling_rate:\s*(\S+)", text)
+    rates += [metadata["sampling_rate"]] if "sampling_rate" in metadata else []
+    other = {
+        "other columns": "labels:" in text and names != [*DIMENSIONS],
+        "another sampling rate": any(rate != str(audio.SAMPLING_RATE) for rate in rates),
+        "a transform": re.search(r"transform:\s*(?!null\b|~|\s)\S", text) is not None,
+    }
+    for what, stated in other.items():
+        if stated:
+            raise Wav2SmallError(
+                f"{path}: {NO_BUNDLE}: its files state {what}; it is a teacher: wav2small label "
+                f"SOURCE --teacher {path}"
+            )

@@ -114,9 +114,11 @@ def open_session(
         )
     except Exception as error:  # ONNX Runtime's errors share no narrower base
         where = "the model" if isinstance(model, bytes) else str(model)
+        # After the path, and the place in its own source that some of its errors name.
+        reason = first_line(error).rpartition(" failed:")[2].rpartition("&) ")[2]
         raise Wav2SmallError(
-            f"{where}: ONNX Runtime {onnxruntime.__version__} cannot load it "
-            f"({first_line(error)[:200]}); export it again"
+            f"{where}: ONNX Runtime {onnxruntime.__version__} cannot load it ({reason[:200]}); "
+            "copy or export it again, or pip install -U onnxruntime"
         ) from error
 
 

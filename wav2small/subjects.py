@@ -14,7 +14,7 @@ import numpy as np
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.index import KEYS, Index, is_table, load_source, seconds
-from wav2small.predictor import Predictor
+from wav2small.predictor import NO_BUNDLE, STUDENT, Predictor
 from wav2small.tables import read_labels
 
 from . import models, progress
@@ -69,20 +69,33 @@ def estimate(
         array([[0.25, 0.5 , 0.75]])
     """
     name = os.fspath(subject)
+    options = dict(labelling or {})
+    asked = "teacher_options" in options and options["teacher_options"].given(name)
     if is_table(name):
+        if asked:
+            raise Wav2SmallError(f"--teacher-{[*asked][0]}: {name} is a label table, no teacher")
         return _of_table(name, clips)
     path = models.locate(name)
     described = (path / "config.json").exists() or (path / "model.yaml").exists()
-    if path.suffix == ".onnx" or (path / "model.onnx").exists() or path.is_dir() and not described:
+    bundle = path.suffix == ".onnx" or (path / "model.onnx").exists() or path.is_dir()
+    if not asked and bundle and ((path / "model.onnx").exists() or not described):
         try:
             predictor = Predictor(path, threads=threads)
         except Wav2SmallError as error:
-            if "not a model of wav2small" not in str(error):
+            if NO_BUNDLE not in str(error):
                 raise
         else:
+            if (
+                not described
+                and STUDENT not in predictor.session.get_modelmeta().custom_metadata_map
+            ):
+                progress.note(
+                    f"{path}: nothing names its outputs; taken for arousal, dominance, valence "
+                    "(others: --teacher-dimensions)"
+                )
             check_outputs([*predictor.dimensions, *predictor.categories])
             return _of_bundle(predictor, clips)
-    return _of_teacher(name, clips, dict(labelling or {}))
+    return _of_teacher(name, clips, options)
 
 
 def check(subject: str | os.PathLike[str]) -> None:
@@ -119,6 +132,9 @@ def _of_bundle(predictor: Predictor, clips: Index) -> Estimates:
                 )
             except AudioError as error:
                 rejected.append((file, str(error)))
+                continue
+            if np.isnan(values[row][: len(predictor.dimensions)]).any():
+                rejected.append((file, f"{file}: the model's estimate is no number"))
     return Estimates(values, list(predictor.categories), shares, rejected)
 
 

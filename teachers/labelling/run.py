@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from wav2small import audio, files, folders, progress, provenance, transcripts
 from wav2small.errors import AudioError, Wav2SmallError
@@ -21,6 +24,8 @@ from . import agreement, batched, local, plan
 from .clips import Outcome, Reader, Rejection
 from .options import ComputeOptions, SourceOptions, TeacherOptions, VariantOptions
 from .shards import Shards
+
+_MANY = 0.2  # share of labels at the ends of the scale that is worth a word
 
 
 @dataclass(frozen=True)
@@ -176,13 +181,23 @@ def label(
             del exact
             history["labelling"] |= {"dtype": compute.dtype, "ccc_with_float32": ccc}
         outcomes = _outcomes(todo, reader, model, teacher, options, compute)
+        labelled, at_ends = 0, Counter[str]()
         for outcome in _shown(outcomes, index, copies.variants):
+            labelled += len(outcome.items)
+            for dimension in model.dimensions if outcome.items else ():
+                at_ends[dimension] += int(np.isin(outcome.columns[dimension], (0, 1)).sum())
             _drop_silent_windows(outcome)
             if clips.strict and outcome.rejections:
                 raise AudioError(outcome.rejections[0].reason)
             rejections += outcome.rejections
             shards.add(outcome)
         shards.flush()
+        if names := [one for one, count in at_ends.items() if count > _MANY * labelled]:
+            progress.note(
+                f"{model.id}: {max(at_ends.values())} of {labelled} labels of {', '.join(names)} "
+                "are cut off at the ends of 0..1; an ONNX model of another scale needs "
+                "--teacher-scale LOW HIGH"
+            )
         # A clip that cannot be read cannot be read for its variants either: one line.
         rejections = sorted(
             {rejection[:-1]: rejection for rejection in reversed(rejections)}.values()

@@ -112,6 +112,11 @@ def local(
     if not (path / config).is_file():
         raise Wav2SmallError(
             f"{path}: no {config}; a teacher's folder holds {config} and {WEIGHTS}"
+            + (
+                ", or model.onnx (of another name: FOLDER/NAME.onnx)"
+                if option == "--teacher"
+                else ""
+            )
         )
     if not weight_files(path):
         for name in _PICKLES:
@@ -336,16 +341,31 @@ def licence_of(folder: Path, name: str) -> str:
     for known, licence in LICENCES.items():
         if {known, known.partition("/")[2]} & {one.partition("@")[0] for one in names}:
             return licence
-    card = folder / "README.md"
-    if card.exists():
-        found = re.match(
-            r"---\n(?:.*\n)*?license:\s*[\"']?([\w.+-]+)", card.read_text(errors="replace")
-        )
-        if found:
-            return _spdx(found[1])
-    return FINGERPRINTS.get(fingerprint(_sizes(folder)), "unknown")
+    found = _card_licence(folder / "README.md")
+    return found or FINGERPRINTS.get(fingerprint(_sizes(folder)), provenance.UNKNOWN)
+
+
+def _card_licence(card: Path) -> str:
+    """The licence, or several, in the front matter of a model card; "" = it names none."""
+    if not card.is_file():
+        return ""
+    import yaml
+
+    text = card.read_text(encoding="utf-8-sig", errors="replace")
+    found = re.match(r"---\s*\n(.*?\n)---\s*$", text, re.DOTALL | re.MULTILINE)
+    try:
+        content = yaml.safe_load(found[1]) if found else None
+    except yaml.YAMLError:
+        return ""
+    if not isinstance(content, dict):
+        return ""
+    named = content.get("license")
+    names = [str(name).strip() for name in (named if isinstance(named, list) else [named]) if name]
+    if names == ["other"]:  # the hub's word for a licence that is not in its list
+        names = [str(content.get("license_name") or "")]
+    return " AND ".join(_spdx(name) for name in names if name.lower() not in ("", "unknown"))
 
 
 def _spdx(name: str) -> str:
     """The hub writes SPDX names in lower case."""
-    return {"apache-2.0": "Apache-2.0"}.get(name, name.upper())
+    return {"apache-2.0": "Apache-2.0"}.get(name.lower(), name.upper())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from wav2small import audio, provenance
+from wav2small import audio, progress, provenance
 from wav2small.dimensions import DIMENSIONS
+from wav2small.emotions import common
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.session import first_line, open_session, session_options, softmax
 
@@ -27,6 +29,7 @@ from .onnx_files import Description, describe, digest, licence, lineage
 #: The folder audEERING publishes (Zenodo 6221127) names no licence in its files; its record does.
 AUDEERING_LICENCE = "CC-BY-NC-SA-4.0"
 CATEGORIES = "wav2small.categories"  # key of a bundle's metadata
+_SAME = 1e-3  # largest difference between a clip in a batch and the same clip alone
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 _COUNTS = {
     "tensor(int64)": np.int64,
@@ -41,7 +44,8 @@ class OnnxTeacher:
 
     Its waveform input is float, (clips, samples), (clips, 1, samples) or (samples,). A second input
     may be the mask of valid samples (named `padding_mask`: of the padding) or their number; with
-    one, clips go through in batches, without one alone.
+    one, clips go through in batches, as long as the first batch gives what its shortest clip gives
+    alone; without one, alone.
 
     Args:
         spec: bundle, audonnx folder or `.onnx` file
@@ -96,6 +100,10 @@ class OnnxTeacher:
         self.device = SimpleNamespace(type=kind)
         self.in_workers = kind == "cpu"
         self._waveform, self._companion = _inputs(self.session, self.path)
+        #: Whether clips go through in batches; None = the first batch will show.
+        shapes = [node.shape for node in (self._waveform, self._companion) if node]
+        single = not self._companion or len(shapes[0]) == 1 or 1 in (shape[0] for shape in shapes)
+        self._batches = False if single else None
         metadata = self.session.get_modelmeta().custom_metadata_map
         self._output, names = self._columns(described, metadata, output, dimensions)
         self.dimensions = tuple(name for name in DIMENSIONS if name in names)
@@ -120,9 +128,12 @@ class OnnxTeacher:
         if embedding:
             self._asked["embedding"] = embedding, None
         self._low, self._high = scale or (0.0, 1.0)
-        if not self._low < self._high:
-            raise Wav2SmallError(f"--teacher-scale {self._low:g} {self._high:g}: lowest first")
-        self.sampling_rate = int(metadata.get("sampling_rate", audio.SAMPLING_RATE))
+        if not -math.inf < self._low < self._high < math.inf:
+            raise Wav2SmallError(
+                f"--teacher-scale {self._low:g} {self._high:g}: two numbers, lowest first"
+            )
+        rate = described.sampling_rate or metadata.get("sampling_rate") or audio.SAMPLING_RATE
+        self.sampling_rate = _rate(rate, self.path)
         self.id = os.fspath(spec)
         self.name = metadata.get("wav2small.student") or Path(spec).resolve().stem
         self.revision = ";".join(
@@ -143,14 +154,19 @@ class OnnxTeacher:
 
     def predict_columns(self, batch: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
         """Dimensions, probabilities of the categories as `probability_NAME`, the embedding."""
-        if self._companion is None:
+        found = self._run(batch, lengths) if self._batches is not False else {}
+        if self._batches is None and np.ptp(lengths):
+            row = int(np.argmin(lengths))
+            alone = self._run(batch[row : row + 1, : lengths[row]], lengths[row : row + 1])
+            self._batches = all(np.allclose(found[k][row], alone[k][0], 0, _SAME) for k in alone)
+            if not self._batches:
+                progress.note(f"{self.path}: padding changes its output, so clips go one by one")
+        if self._batches is False:
             rows = [
                 self._run(batch[row : row + 1, :length], lengths[row : row + 1])
                 for row, length in enumerate(lengths)
             ]
             found = {name: np.concatenate([row[name] for row in rows]) for name in self._asked}
-        else:
-            found = self._run(batch, lengths)
         columns: dict[str, np.ndarray] = {}
         if "dimensions" in found:
             values = found["dimensions"][:, self._order]
@@ -224,21 +240,22 @@ class OnnxTeacher:
                 f"{self.path}: nothing names the {shown} columns of output {chosen}; give "
                 "--teacher-dimensions arousal dominance valence, in the order of the model"
             )
-        self._names = [str(name).strip() for name in names]
-        known = [name.lower() for name in self._names if name.lower() in DIMENSIONS]
-        fits = not isinstance(width, int) or width == len(self._names)
-        if not fits or len({*self._names}) < len(self._names):
+        names = [str(name).strip() for name in names]
+        known = [name.lower() for name in names if name.lower() in DIMENSIONS]
+        fits = not isinstance(width, int) or width == len(names)
+        if not fits or len({name.lower() for name in names}) < len(names):
             raise Wav2SmallError(
-                f"{self.path}: output {chosen} has {width} columns, and {len(self._names)} names "
-                f"for them: {', '.join(self._names)}; each once, with --teacher-dimensions"
+                f"{self.path}: output {chosen} has {width} columns, and {len(names)} names "
+                f"for them: {', '.join(names)}; each once, with --teacher-dimensions"
             )
-        if known and len(known) != len(self._names):
+        if known and len(known) != len(names):
             raise Wav2SmallError(
                 f"{self.path}: output {chosen} mixes dimensions and other columns "
-                f"({', '.join(self._names)}); name another --teacher-output"
+                f"({', '.join(names)}); name another --teacher-output, or its columns with "
+                f"--teacher-dimensions, of {', '.join(DIMENSIONS)}"
             )
-        self._names = known or self._names
-        return chosen, self._names
+        categories = [common(name) for name in names]
+        return chosen, known or (categories if len({*categories}) == len(names) else names)
 
     def _is_audeering(self, names: Sequence[str]) -> bool:
         """Whether it is laid out as the published wav2vec2 model."""
@@ -297,15 +314,36 @@ def _inputs(session: Any, path: Path) -> tuple[Any, Any]:
         len(nodes) == len(waveform) + len(companions)
         and len(waveform) == 1
         and 1 <= len(waveform[0].shape) <= 3
-        and not isinstance(waveform[0].shape[-1], int)
+        and _free(waveform[0].shape[-1])
+        and (len(waveform[0].shape) < 2 or waveform[0].shape[0] == 1 or _free(waveform[0].shape[0]))
         and (len(waveform[0].shape) < 3 or waveform[0].shape[1] == 1)
         and len(companions) <= 1
         and all(len(node.shape) in (1, 2) and node.type in _COUNTS for node in companions)
+        # Lengths as floats are shares of the longest clip to some models, samples to others.
+        and not any(len(node.shape) == 1 and node.type in _FLOATS for node in companions)
     )
     if not fits:
         shown = ", ".join(f"{node.name} {node.type} {list(node.shape)}" for node in nodes)
         raise Wav2SmallError(
             f"{path}: no teacher: inputs {shown}; needed is a waveform, float [clips, samples] of "
-            "any length, and at most its mask or lengths"
+            "any length, and at most its mask, or lengths as whole numbers of samples"
         )
     return waveform[0], companions[0] if companions else None
+
+
+def _free(size: Any) -> bool:
+    return not isinstance(size, int)
+
+
+def _rate(rate: Any, path: Path) -> int:
+    """A sampling rate as files state it."""
+    try:
+        value = float(rate)
+    except (TypeError, ValueError):
+        value = 0.0
+    if not audio.LOWEST_RATE <= value <= audio.HIGHEST_RATE or value % 1:
+        raise Wav2SmallError(
+            f"{path}: its sampling_rate is {rate!r}; correct it, in Hz, in the metadata or in "
+            "model.yaml"
+        )
+    return int(value)

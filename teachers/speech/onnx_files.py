@@ -25,12 +25,14 @@ class Description:
     Attributes:
         path: of the `.onnx` file
         labels: {output: names of its columns}, of `model.yaml`
-        licence: SPDX name, or "unknown"
+        licences: SPDX names that `model.yaml` and the model card give, or "unknown"
+        sampling_rate: of `model.yaml`; None = it gives none
     """
 
     path: Path
     labels: Mapping[str, Sequence[str]]
-    licence: str
+    licences: Sequence[str]
+    sampling_rate: Any = None
 
 
 def holds(folder: str | os.PathLike[str]) -> bool:
@@ -59,7 +61,8 @@ def describe(spec: str | os.PathLike[str]) -> Description:
     path = models.locate(spec)
     folder = path if path.is_dir() else path.parent
     content: dict[str, Any] = {}
-    if path.is_dir() or path.name == MODEL:
+    own = path.is_dir() or path.name == MODEL  # the other files of the folder are about this model
+    if own:
         content = _read_yaml(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else {}
     if path.is_dir():
         path = folder / Path(str(content.get("path") or MODEL)).name
@@ -74,13 +77,17 @@ def describe(spec: str | os.PathLike[str]) -> Description:
             "here; a teacher takes the waveform itself, so export the transform into the graph"
         )
     labels = content.get("labels") or {}
-    if isinstance(labels, list):
+    if not isinstance(labels, Mapping):
         labels = {"logits": labels}
-    labels = {str(name): list(found) for name, found in labels.items() if isinstance(found, list)}
-    licence = content.get("licence") or content.get("license")
-    if not licence and path.name == MODEL:
-        licence = checkpoint.licence_of(folder, folder.name)
-    return Description(path, labels, str(licence or provenance.UNKNOWN))
+    labels = {str(name): _several(found) for name, found in labels.items() if found}
+    licences = _several(content.get("licence") or content.get("license") or provenance.UNKNOWN)
+    if own:
+        licences.append(checkpoint.licence_of(folder, folder.name))
+    return Description(path, labels, licences, content.get("sampling_rate"))
+
+
+def _several(value: Any) -> list[str]:
+    return [str(one) for one in (value if isinstance(value, list) else [value])]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -115,8 +122,8 @@ def lineage(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def licence(described: Description, metadata: Mapping[str, str], history: Mapping[str, Any]) -> str:
-    """Of the lineage, else of the files in its folder, else of its metadata."""
+    """Of the lineage, else of the files in its folder and of its metadata: all that they name."""
     if history:
         return provenance.expression(history)
-    named = next((metadata[key] for key in ("licence", "license") if metadata.get(key)), None)
-    return described.licence if described.licence != provenance.UNKNOWN else named or "unknown"
+    named = [*described.licences, metadata.get("licence", ""), metadata.get("license", "")]
+    return " AND ".join({n: 0 for n in named if n and n != provenance.UNKNOWN}) or "unknown"

@@ -10,7 +10,7 @@ import pytest
 from labelling_cases import label
 from sklearn import metrics as sklearn
 
-from wav2small import ComputeOptions, evaluate, metrics
+from wav2small import ComputeOptions, TeacherOptions, evaluate, metrics
 from wav2small.errors import Wav2SmallError
 
 CLASSES = ["anger", "happiness", "neutral", "sadness"]
@@ -349,3 +349,29 @@ def test_one_line_for_what_cannot_be_compared(subject, truth, message, corpus):
     )
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_onnx_model_of_others_is_compared_as_it_describes_itself(speech, tmp_path, capsys):
+    """Valence first; predict, which knows one order, rejects it."""
+    from test_onnx import YAML, graph
+
+    from wav2small import load
+
+    path = graph(tmp_path / "a" / "model.onnx")
+    path.with_name("model.yaml").write_text(YAML.format("valence, arousal, dominance"))
+    table = tmp_path / "labels.parquet"
+    label(speech / "labels.csv", table, teacher=str(path.parent), workers=0)
+    options = {"resamples": 2, "labelling": {"compute": ComputeOptions(workers=0)}}
+    for subject in (path.parent, path):
+        found = evaluate(subject, table, **options).dimensions
+        assert all(of["mae"].value < 1e-6 for of in found.values())
+        with pytest.raises(Wav2SmallError, match=r"other columns; .*label SOURCE --teacher"):
+            load(subject)
+    bare = graph(tmp_path / "b.onnx")
+    assert evaluate(bare, table, **options).dimensions["valence"]["mae"].value > 1e-3
+    assert "nothing names its outputs; taken for arousal" in capsys.readouterr().err
+    named = TeacherOptions(dimensions=["valence", "arousal", "dominance"])
+    options["labelling"]["teacher_options"] = named
+    assert evaluate(bare, table, **options).dimensions["valence"]["mae"].value < 1e-6
+    with pytest.raises(Wav2SmallError, match="--teacher-dimensions: .* is a label table"):
+        evaluate(table, table, **options)

@@ -17,6 +17,7 @@ from wav2small.errors import Wav2SmallError
 from wav2small.session import open_session
 from wav2small.tables import read_labels
 from wav2small.teachers import load_teacher
+from wav2small.teachers.base import columns
 from wav2small.teachers.speech import checkpoint, wav2vec2
 from wav2small.teachers.speech.onnx import OnnxTeacher
 
@@ -196,7 +197,7 @@ def test_hidden_states_become_a_column_on_request(dawn, speech, tmp_path, clip):
 
 def test_categories_become_probabilities(tmp_path, clip):
     graph(tmp_path / "model.onnx", width=4)
-    (tmp_path / "model.yaml").write_text(YAML.format("anger, sadness, happiness, neutral"))
+    (tmp_path / "model.yaml").write_text(YAML.format("Angry, sad, happiness, neutral"))
     teacher = load_teacher(str(tmp_path))
     assert teacher.dimensions == ()
     found = teacher.predict_columns(clip[None], np.array([len(clip)]))
@@ -213,6 +214,16 @@ def test_categories_become_probabilities(tmp_path, clip):
         ({}, {"licence": "Apache-2.0"}, "Apache-2.0"),
         ({}, {"license": "MIT"}, "MIT"),
         ({"README.md": "---\nlicense: cc-by-nc-4.0\n---\n"}, None, "CC-BY-NC-4.0"),
+        ({"README.md": "\ufeff---\r\nlicense: mit\r\n---\r\n"}, None, "MIT"),
+        (
+            {"README.md": "---\nlicense:\n- mit\n- cc-by-nc-4.0\n---\n"},
+            None,
+            "MIT AND CC-BY-NC-4.0",
+        ),
+        ({"README.md": "---\nlicense: other\nlicense_name: my-nc\n---\n"}, None, "MY-NC"),
+        ({"README.md": "---\nlicense: unknown\n---\n"}, None, "unknown"),
+        ({"README.md": "---\ntags: [a]\n---\nIts data have\nlicense: mit\n"}, None, "unknown"),
+        ({"README.md": "---\nlicense: mit\n---\n"}, {"license": "X-NC"}, "MIT AND X-NC"),
         (
             {"model.yaml": YAML.format("arousal, dominance, valence") + "  licence: X-1\n"},
             None,
@@ -266,6 +277,12 @@ ADV = {"dimensions": ["arousal", "dominance", "valence"]}
         ({"inputs": (("x", [1, None]), ("y", [1, None]))}, ADV, "needed is a waveform"),
         ({}, ADV | {"device": "tpu"}, "--device tpu"),
         ({}, ADV | {"scale": (1.0, 1.0)}, "lowest first"),
+        ({}, ADV | {"scale": (0.0, float("inf"))}, "two numbers"),
+        ({"inputs": (("signal", [4, None]),)}, ADV, "needed is a waveform"),
+        ({"inputs": (("x", ["n", "t"]), ("wav_lens", ["n"]))}, ADV, "whole numbers of samples"),
+        ({"metadata": {"sampling_rate": "16 kHz"}}, ADV, "sampling_rate is '16 kHz'"),
+        ({"metadata": {"sampling_rate": "0"}}, ADV, "sampling_rate is '0'"),
+        ({}, {"dimensions": ["activation", "dominance", "valence"]}, "with --teacher-dimensions"),
     ],
 )
 def test_what_is_no_teacher_is_rejected_in_one_line(made, options, message, tmp_path):
@@ -284,6 +301,9 @@ def test_what_is_no_teacher_is_rejected_in_one_line(made, options, message, tmp_
         ),
         ("a: [", "not YAML"),
         (YAML.format("arousal").replace("model.onnx", "other.onnx"), "no such file"),
+        ("labels: arousal\n", "3 columns, and 1 names"),
+        ("", "nothing names the 3 columns"),
+        (YAML.format("arousal, dominance, valence") + "  sampling_rate: high\n", "is 'high'"),
     ],
 )
 def test_a_description_that_cannot_be_followed(text, message, tmp_path):
@@ -297,6 +317,51 @@ def test_no_model_at_all(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(Wav2SmallError, match="cannot load it"):
         load_teacher(str(tmp_path))
+
+
+def test_clips_go_one_by_one_where_padding_changes_the_output(tmp_path, capsys):
+    """A mask that the model does not obey, as of wav2vec2-base, whose first layer normalises."""
+    inputs = (("signal", ["n", None]), ("attention_mask", ["n", None]))
+    teacher = OnnxTeacher(graph(tmp_path / "m.onnx", inputs=inputs), **ADV)
+    batch, lengths = signals()
+    expected = apart(teacher, batch, lengths)
+    np.testing.assert_allclose(teacher.predict(batch, lengths), expected, rtol=1e-5)
+    assert "one by one" in capsys.readouterr().err
+
+
+def test_a_sampling_rate_of_the_description(tmp_path):
+    graph(tmp_path / "model.onnx", metadata={"sampling_rate": "44100.0"})
+    names = YAML.format("arousal, dominance, valence")
+    (tmp_path / "model.yaml").write_text(names)
+    assert load_teacher(str(tmp_path)).sampling_rate == 44100
+    (tmp_path / "model.yaml").write_text(names + "  sampling_rate: 8000\n")
+    assert load_teacher(str(tmp_path)).sampling_rate == 8000
+
+
+def test_labels_of_another_scale_are_noted(speech, tmp_path, capsys):
+    graph(tmp_path / "model.onnx", metadata=None)
+    model = onnx.load(tmp_path / "model.onnx")
+    model.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(np.array([[1e9, 0.1, 0.1]], np.float32), "scale")
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    (tmp_path / "model.yaml").write_text(YAML.format("arousal, dominance, valence"))
+    label(speech / "labels.csv", tmp_path / "l.parquet", teacher=str(tmp_path), workers=0)
+    said = capsys.readouterr().err
+    assert "24 of 24 labels of arousal are cut off" in said and "--teacher-scale" in said
+
+
+def test_an_infinite_output_is_no_label(tmp_path, clip):
+    path = graph(tmp_path / "m.onnx")
+    teacher = OnnxTeacher(path, **ADV, scale=(0.0, 1e-45))
+    with np.errstate(over="ignore"):
+        found = columns(teacher, clip[None], np.array([len(clip)]))
+    assert all(np.isnan(found[name]).all() for name in teacher.dimensions)
+
+
+def test_options_of_onnx_models_are_for_them_alone():
+    with pytest.raises(Wav2SmallError, match="--teacher-dimensions: Acoustic states itself"):
+        load_teacher("acoustic", **ADV)
 
 
 def test_label_in_worker_processes(speech, tmp_path, dawn):
