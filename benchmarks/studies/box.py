@@ -17,6 +17,9 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +95,11 @@ def main() -> None:
         clips=SourceOptions(root=output / "audio", audio_licence=LICENCE),
         variants=VariantOptions(variants=VARIANTS, targets="clean"),
     )
-    for student in args.student:
-        bundle = make(student, labels, output, seed=args.seed, threads=args.threads)
-        if args.install:
+    with ProcessPoolExecutor(len(args.student), mp_context=get_context("spawn")) as pool:
+        making = partial(make, labels=labels, output=output, seed=args.seed, threads=args.threads)
+        bundles = list(pool.map(making, args.student))
+    if args.install:
+        for student, bundle in zip(args.student, bundles, strict=True):
             install(bundle, MODELS / student)
 
 
@@ -130,7 +135,7 @@ def list_clips(audio: Path, output: Path) -> Path:
     return path
 
 
-def make(student: str, labels: Path, output: Path, *, seed: int, threads: int) -> Path:
+def make(student: str, *, labels: Path, output: Path, seed: int, threads: int) -> Path:
     """Distil one student and export it; returns its bundle."""
     run, bundle = output / f"run_{student}", output / student
     settings = STUDENTS[student]
