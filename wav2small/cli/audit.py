@@ -17,7 +17,6 @@ FUNCTION = "wav2small.benchmarks.audit.audit:audit"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    tests = {"metavar": "GROUP:TEST"}
     options.add(
         parser,
         FUNCTION,
@@ -25,15 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         bundle={"nargs": "?"},
         source={"nargs": "?"},
         output={"metavar": "FILE"},
-        truth={"metavar": "TABLE"},
-        by={"metavar": "COLUMN", "action": "append", "nargs": None, "default": []},
+        by={"action": "append", "nargs": None, "default": []},
         bundles={"flags": ["--compare-with", "--beside"], "metavar": "BUNDLE"},
-        teacher={"metavar": "NAME|FOLDER|HUB_ID"},
-        only=tests,
-        noise={"metavar": "FOLDER"},
-        rooms={"metavar": "FOLDER"},
-        require=tests,
-        baseline={"metavar": "FILE"},
     )
     parser.add_argument("--no-worst", action="store_true", help="do not name the worst clips")
     parser.add_argument("--list", action="store_true", help="show the table of tests and stop")

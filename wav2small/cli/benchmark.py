@@ -22,8 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         FUNCTION,
         bundles={"nargs": "+", "metavar": "BUNDLE"},
-        against={"metavar": "ONNX"},
-        durations={"metavar": "S"},
         cost={"help": "do not count operations"},
         memory={"help": "do not measure memory"},
     )
@@ -42,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "clock_mhz",
         "cycles_per_instruction",
         "estimate_every",
-        clip={"metavar": "FILE"},
         clock_mhz={"flags": ["--clock"], "metavar": "MHZ"},
         cycles_per_instruction={"metavar": "N"},
         estimate_every={"metavar": "HOPS"},

@@ -23,14 +23,7 @@ FUNCTION = "wav2small.students.distillation:distill"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from wav2small.students.config import FORMER, Config
 
-    options.add(
-        parser,
-        FUNCTION,
-        labels={"nargs": "?"},
-        split={"metavar": "NAME"},
-        config={"metavar": "FILE"},
-        online={"metavar": "TEACHER"},
-    )
+    options.add(parser, FUNCTION, labels={"nargs": "?"})
     parser.add_argument("--json", action="store_true", help="result as JSON on standard output")
     for item in dataclasses.fields(Config):
         if not item.metadata.get("cli", True):

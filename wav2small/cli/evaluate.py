@@ -18,15 +18,8 @@ FUNCTION = "wav2small.evaluation:evaluate"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    column = {"metavar": "COLUMN"}
-    options.add(
-        parser,
-        FUNCTION,
-        skip=("labelling",),
-        by={**column, "action": "append", "nargs": None, "default": []},
-        split={"metavar": "NAME"},
-        categories=column,
-    )
+    by: dict[str, Any] = {"action": "append", "nargs": None, "default": []}
+    options.add(parser, FUNCTION, skip=("labelling",), by=by)
     options.add(parser, options.LABEL, "workers", "device", "dtype")
     options.add_teacher(parser)
     parser.add_argument("--json", action="store_true", help="result as JSON on standard output")
@@ -64,30 +57,29 @@ def show(result: Any) -> int:
 
 def _figures(found: dict, raters: dict | None = None) -> None:
     """Print tables; `raters`: CCC of one rater with the others, next to what it compares with."""
-    rows = {name: list(of.values()) for name, of in found["dimensions"].items()}
     header = ["CCC", "PCC", "MAE", "Spearman"]
+    rows = [[name, *map(_cell, of.values())] for name, of in found["dimensions"].items()]
     if raters:
         header.append("CCC of one rater")
-        rows = {name: [*of, raters[name]] for name, of in rows.items()}
+        rows = [[*row, _cell(raters[row[0]])] for row in rows]
     if rows:
-        _table(header, rows)
+        _print(["", *header], rows)
     if categories := found["categories"]:
-        figures = list(categories["figures"].values())
-        _table(["UAR", "WA", "weighted F1", "macro F1"], {"categories": figures})
+        figures = map(_cell, categories["figures"].values())
+        _print(["", "UAR", "WA", "weighted F1", "macro F1"], [["categories", *figures]])
         names = categories["names"]
-        width = max(8, *map(len, names))
-        print(f"\n{'truth':<{width}}  " + "  ".join(f"{name:>{width}}" for name in names))
-        for name, counts in zip(names, categories["confusion"], strict=True):
-            print(f"{name:<{width}}  " + "  ".join(f"{count:>{width}}" for count in counts))
+        counts = zip(names, categories["confusion"], strict=True)
+        print()
+        _print(["truth", *names], [[name, *row] for name, row in counts])
         for name, count in categories["unknown"].items():
             print(f"{name}: {count} clips left out, the subject does not know it")
 
 
-def _table(header: list[str], rows: dict) -> None:
-    lines = [["", *header], *([name, *map(_cell, figures)] for name, figures in rows.items())]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(map(str.ljust, line, widths)).rstrip())
+def _print(header: list[str], rows: list[list]) -> None:
+    from tabulate import tabulate
+
+    # The first column holds names, which may look like numbers.
+    print(tabulate(rows, header, "plain", disable_numparse=[0]))
 
 
 def _cell(interval: tuple) -> str:

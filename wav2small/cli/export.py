@@ -23,9 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         run={"metavar": "RUN"},
         output={"metavar": "BUNDLE"},
         precision={"choices": ["fp32", "int8", "int4", "int8-static"]},
-        calibration={"metavar": "SOURCE"},
-        root={"metavar": "FOLDER"},
-        tolerance={"metavar": "D"},
         check_licence={"choices": ["commercial"]},
     )
     parser.add_argument(

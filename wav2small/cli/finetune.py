@@ -18,7 +18,6 @@ FUNCTION = "wav2small.teachers.finetuning.finetune:finetune"
 RECIPE = "wav2small.teachers.finetuning.finetune:choose_recipe"
 FOLDS = "wav2small.teachers.finetuning.folds:finetune_folds"
 PROBE = "wav2small.teachers.finetuning.probe:fit_probe"
-ENCODER = {"metavar": "FOLDER|HUB_ID"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,44 +25,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(
         parser,
         RECIPE,
-        backbone=ENCODER,
         teacher={"metavar": "NAME"},
-        speech=ENCODER,
-        text=ENCODER,
-        pretrained={"metavar": "FOLDER"},
         pooling={"choices": ["attentive", "mean"]},
         lora={"metavar": "RANK", "nargs": "?", "const": 0},
         changes={"flags": ["--set"], "metavar": "NAME=VALUE"},
     )
-    options.add(
-        parser,
-        FUNCTION,
-        skip=("labels", "output", "recipe"),
-        split={"metavar": "NAME"},
-        categories={"metavar": "COLUMN"},
-        audio_licence={"metavar": "NAME"},
-    )
-    options.add(
-        parser, FOLDS, "folds", folds={"flags": ["--folds"], "metavar": "COLUMN|K", "default": ""}
-    )
+    options.add(parser, FUNCTION, skip=("labels", "output", "recipe"))
+    folds = {"flags": ["--folds"], "metavar": "COLUMN|K", "default": ""}
+    options.add(parser, FOLDS, "folds", folds=folds)
     group = parser.add_argument_group("a probe: minutes on a CPU, from a few hundred ratings")
     group.add_argument(
         "--freeze",
         action="store_true",
         help="leave the encoder as it is and fit a ridge regression on its states",
     )
-    options.add(
-        group,
-        PROBE,
-        "encoder",
-        "placement",
-        "copies",
-        "mean",
-        "spread",
-        encoder={"metavar": "NAME|FILE|FOLDER|HUB_ID"},
-        mean={"nargs": 3, "metavar": ("A", "D", "V")},
-        spread={"nargs": 3, "metavar": ("A", "D", "V")},
-    )
+    three = {"nargs": 3, "metavar": ("A", "D", "V")}
+    probe = ("encoder", "placement", "copies", "mean", "spread")
+    options.add(group, PROBE, *probe, mean=three, spread=three)
 
 
 def run(args: argparse.Namespace) -> int:

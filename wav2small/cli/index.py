@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="name of the corpus; without it all are listed")
     parser.add_argument("folder", nargs="?", help="folder of the corpus, as it is published")
     parser.add_argument("-o", "--output", metavar="FILE", help="index, .csv or .parquet")
-    options.add(parser, FUNCTION, "root", "raters", root={"metavar": "FOLDER"})
+    options.add(parser, FUNCTION, "root", "raters")
 
 
 def run(args: argparse.Namespace) -> int:

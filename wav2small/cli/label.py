@@ -10,8 +10,6 @@ EXAMPLE = """  wav2small label recordings/ -o labels.parquet
   wav2small label speech/ -o labels.parquet --variants 4 --noise noise/ --rooms rooms/
   wav2small label speech/ -o labels.parquet --teacher teacher/ --asr whisper/"""
 
-FOLDER, NAME = {"metavar": "FOLDER"}, {"metavar": "NAME"}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(
@@ -19,23 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         options.LABEL,
         skip=(
             "teacher_output", "teacher_dimensions", "teacher_scale", "teacher_embedding",
-            "teacher_licence",
-            "teacher_placement", "flush_s",
+            "teacher_licence", "teacher_placement", "flush_s",
         ),
-        teacher={"metavar": "NAME|FOLDER|HUB_ID"},
         teacher_members={"flags": ["--members"], "metavar": "TEACHER"},
         teacher_weights={"flags": ["--weights"], "metavar": "W"},
         teacher_revision={"flags": ["--revision"], "metavar": "COMMIT"},
-        asr={"metavar": "FOLDER|HUB_ID"},
-        audio_licence={"metavar": "NAME"},
         variants={"metavar": "K"},
-        noise=FOLDER,
-        rooms=FOLDER,
-        mixture=FOLDER,
         targets={"choices": ["heard", "clean"]},
-        noise_licence=NAME,
-        rooms_licence=NAME,
-        mixture_licence=NAME,
         engine={"choices": ["local", "ray"]},
         batch_s={"flags": ["--batch-seconds"]},
     )  # fmt: skip

@@ -19,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         FUNCTION,
         skip=("output",),
         bundle={"flags": ["bundle"], "nargs": "?", "metavar": "BUNDLE"},
-        device={"metavar": "NAME"},
         file={"metavar": "FILE"},
-        memory={"metavar": "S"},
         gate={"help": "silence moves the estimate too"},
     )
     options.add_gate(parser)

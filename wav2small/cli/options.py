@@ -22,6 +22,48 @@ LABEL = "wav2small.teachers.labelling.run:label"
 #: Types that a word of the command line is converted to, with the usual name of such a word.
 _KINDS: dict[str, tuple[Callable[[str], Any], str]] = {"int": (int, "N"), "float": (float, "X")}
 
+#: What stands for a value in `--help`, where neither its type nor its name tells.
+_METAVARS = {
+    "against": "ONNX",
+    "asr": "FOLDER|HUB_ID",
+    "audio_licence": "NAME",
+    "backbone": "FOLDER|HUB_ID",
+    "baseline": "FILE",
+    "by": "COLUMN",
+    "calibration": "SOURCE",
+    "categories": "COLUMN",
+    "clip": "FILE",
+    "config": "FILE",
+    "device": "NAME",
+    "dtype": "TYPE",
+    "durations": "S",
+    "encoder": "NAME|FILE|FOLDER|HUB_ID",
+    "hop": "S",
+    "memory": "S",
+    "message": "TEXT",
+    "mixture": "FOLDER",
+    "mixture_licence": "NAME",
+    "noise": "FOLDER",
+    "noise_licence": "NAME",
+    "online": "TEACHER",
+    "only": "GROUP:TEST",
+    "onnxruntime_web": "FOLDER",
+    "pretrained": "FOLDER",
+    "require": "GROUP:TEST",
+    "rooms": "FOLDER",
+    "rooms_licence": "NAME",
+    "root": "FOLDER",
+    "speech": "FOLDER|HUB_ID",
+    "split": "NAME",
+    "teacher": "NAME|FOLDER|HUB_ID",
+    "text": "FOLDER|HUB_ID",
+    "time_unit": "UNIT",
+    "tolerance": "D",
+    "truth": "TABLE",
+    "validation": "SHARE|COLUMN=VALUE",
+    "window": "S",
+}
+
 
 def add(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup,
@@ -99,6 +141,8 @@ def _settings(name: str, option: Option) -> dict[str, Any]:
         return {"action": action, "default": option.default, "help": text}
     kind, metavar = _KINDS.get(_word(option.annotation), (str, None))
     settings: dict[str, Any] = {"type": kind}
+    if not option.required:
+        metavar = _METAVARS.get(name, metavar)
     if metavar:
         settings["metavar"] = "S" if name.endswith("_s") else metavar
     if option.annotation.startswith("tuple"):

@@ -32,8 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         FUNCTION,
         skip=("bundle", "source", "collect"),
         json_lines={"flags": ["--json"]},
-        window={"metavar": "S"},
-        hop={"metavar": "S"},
     )
     parser.add_argument(
         "--follow",
@@ -44,14 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a core); any other runs on the last --memory seconds again every .5 s, which costs "
         "8 times one pass over the audio",
     )
-    options.add(
-        parser,
-        FOLLOW,
-        "memory",
-        "gate",
-        memory={"metavar": "S"},
-        gate={"help": "with --follow: silence moves the estimate too"},
-    )
+    gate = {"help": "with --follow: silence moves the estimate too"}
+    options.add(parser, FOLLOW, "memory", "gate", gate=gate)
     options.add_gate(parser)
 
 

@@ -4,7 +4,7 @@ import argparse
 
 from wav2small.cli import options
 
-from .finetune import ENCODER, RECIPE, finish
+from .finetune import RECIPE, finish
 
 EXAMPLE = """  wav2small pretrain spectra turns.parquet --speech FOLDER --text FOLDER -o pretrained/
   wav2small finetune ratings.csv --teacher spectra --pretrained pretrained/ -o teacher/"""
@@ -22,17 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "text",
         "pretrained",
         "changes",
-        speech=ENCODER,
-        text=ENCODER,
-        pretrained={"metavar": "FOLDER", "help": "go on from here instead of --speech and --text"},
+        pretrained={"help": "go on from here instead of --speech and --text"},
         changes={"flags": ["--set"], "metavar": "NAME=VALUE"},
     )
-    options.add(
-        parser,
-        FUNCTION,
-        skip=("source", "output", "recipe"),
-        audio_licence={"metavar": "NAME"},
-    )
+    options.add(parser, FUNCTION, skip=("source", "output", "recipe"))
 
 
 def run(args: argparse.Namespace) -> int:

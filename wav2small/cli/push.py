@@ -17,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         FUNCTION,
         repository={"metavar": "OWNER/NAME"},
         check_licence={"choices": ["commercial"]},
-        message={"metavar": "TEXT"},
     )
 
 

@@ -16,34 +16,10 @@ FUNCTION = "wav2small.benchmarks.report.report:report"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    options.add(
-        parser,
-        FUNCTION,
-        "inputs",
-        "output",
-        "source",
-        "title",
-        "runs",
-        "clips",
-        "live",
-        "onnxruntime_web",
-        inputs={"nargs": "+", "metavar": "RUN_OR_BUNDLE"},
-        onnxruntime_web={"metavar": "FOLDER"},
-    )
-    options.add(
-        parser.add_argument_group("with --source, for that audit"),
-        FUNCTION,
-        "truth",
-        "scale",
-        "limit",
-        "teacher",
-        "noise",
-        "rooms",
-        truth={"metavar": "TABLE"},
-        teacher={"metavar": "NAME"},
-        noise={"metavar": "FOLDER"},
-        rooms={"metavar": "FOLDER"},
-    )
+    page = ("inputs", "output", "source", "title", "runs", "clips", "live", "onnxruntime_web")
+    options.add(parser, FUNCTION, *page, inputs={"nargs": "+", "metavar": "RUN_OR_BUNDLE"})
+    group = parser.add_argument_group("with --source, for that audit")
+    options.add(group, FUNCTION, "truth", "scale", "limit", "teacher", "noise", "rooms")
     parser.add_argument("--open", action="store_true", help="show it in the browser")
 
 

@@ -21,8 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         FUNCTION,
         path={"metavar": "BUNDLE"},
         run={"metavar": "RUN"},
-        calibration={"metavar": "SOURCE"},
-        root={"metavar": "FOLDER"},
         check_licence={"choices": ["commercial"]},
     )
 
