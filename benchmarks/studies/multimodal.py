@@ -42,6 +42,11 @@ ALONE: dict[str, Any] = {"epochs": 20, "batch_size": 16, "learning_rate": 2e-3}
 STARTED: dict[str, Any] = {**ALONE, "epochs": 8}
 FINETUNING: dict[str, Any] = {"epochs": 12, "batch_size": 24, "learning_rate": 1e-3}
 #: What differs for a system.
+OWN_PRETRAINING: dict[str, dict[str, Any]] = {
+    "spectra": {"epochs": 10, "batch_size": 16, "learning_rate": 3e-3}
+}
+#: Steps of masked language modelling before, as published text encoders have had them.
+LANGUAGE_STEPS = {"spectra": 1600}
 OWN_FINETUNING: dict[str, dict[str, Any]] = {"calm": {"epochs": 8}}
 #: Published sizes are for embeddings of 2048 numbers; those of these encoders have 64 and 128.
 OWN_OPTIONS: dict[str, dict[str, Any]] = {
@@ -111,10 +116,22 @@ class Bench:
             small_encoders.speech(self.folder / "speech", seed=self.seed)
             small_encoders.text(self.folder / "text", texts, seed=self.seed)
 
-    def encoders(self) -> dict[str, str]:
+    def encoders(self, system: str) -> dict[str, str]:
         """The speech encoder after its first epochs of fine-tuning alone, and the text encoder."""
         speech = self.speech_only("speech_started", STARTED)
-        return {"speech": str(speech), "text": str(self.folder / "text")}
+        return {"speech": str(speech), "text": str(self.text(LANGUAGE_STEPS.get(system, 0)))}
+
+    def text(self, steps: int) -> Path:
+        """The text encoder after some steps of masked language modelling on the unrated turns."""
+        from . import small_encoders
+
+        folder = self.folder / "text"
+        output = folder.with_name(f"text_started-{steps}") if steps else folder
+        if not (output / "config.json").exists():
+            turns = load_source(self.unrated).frame.sort_values(["dialogue", "turn"])
+            dialogues = turns.groupby("dialogue")["text"].apply(list)
+            small_encoders.learn_language(folder, output, dialogues, seed=self.seed, steps=steps)
+        return output
 
     def speech_only(self, name: str = SPEECH_ONLY, sizes: dict[str, Any] = ALONE) -> Path:
         """A teacher of speech alone."""
@@ -139,8 +156,9 @@ class Bench:
         from wav2small.teachers.finetuning.pretrain import judge, pretrain
 
         output = self.folder / f"{self.name(system)}-pretrained"
-        options = self.options({"validation": "0.1", **PRETRAINING})
-        recipe = self.recipe(system, **self.encoders())
+        sizes = {"validation": "0.1", **PRETRAINING, **OWN_PRETRAINING.get(system, {})}
+        options = self.options(sizes)
+        recipe = self.recipe(system, **self.encoders(system))
         pretrain(self.unrated, output, recipe, audio_licence=LICENCE, **options)
         return judge(output, self.test, crop_s=CROP_S, compute=DeviceOptions(device="cpu"))
 
@@ -150,7 +168,7 @@ class Bench:
         from wav2small.teachers.finetuning.pretrain import SYSTEMS as PRETRAINED
 
         output = self.folder / (self.name(system) + ("-bare" if bare else ""))
-        start = self.encoders()
+        start = self.encoders(system)
         if system in PRETRAINED and not bare:
             start = {"pretrained": str(self.folder / f"{self.name(system)}-pretrained")}
         finetune(
@@ -236,7 +254,7 @@ def run(
     bench = Bench(folder, seed=seed, small=small)
     bench.prepare()
     for system in (SPEECH_ONLY, *systems):
-        bench.encoders()  # what all systems share is not in their time
+        bench.encoders(system)  # what all systems share is not in their time
         began = time.process_time()
         found: dict[str, Any] = {"seed": seed}
         if system == SPEECH_ONLY:

@@ -40,6 +40,7 @@ MOST_TOKENS = 512  # of history and own turn (published)
 SMALL = {
     "frame_times": True,
     "word_times": "layer",
+    "position_weight": 1000.0,
     "response": "compared",
     "acoustic_share": 0.15,
 }
@@ -126,6 +127,7 @@ class Network(MultimodalNetwork):
         "fusion_dropout": None,  # the same
         "frame_times": False,  # a sinusoid of the time in its turn is added to each frame
         "word_times": "linear",  # head of pretraining; or "layer"
+        "position_weight": 1.0,  # of the loss of times, which is small: (s / 10)^2
         "response": "first",  # position that pretraining's response selection reads; or "compared"
         "acoustic_share": None,  # of frames masked in pretraining; None = as published
     }

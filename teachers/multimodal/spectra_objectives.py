@@ -1,4 +1,4 @@
-"""The four objectives SPECTRA is pretrained with (arXiv 2305.11579), an unweighted sum.
+"""The four objectives SPECTRA is pretrained with (arXiv 2305.11579), by default an unweighted sum.
 
 1. **Masked language model**: 15 % of the tokens, of these 80 % hidden, 10 % another, 10 % as they
    are; cross-entropy.
@@ -98,7 +98,7 @@ class Objectives(nn.Module):
             )
         config, size = network.config, network.text.size
         conv = network.speech.model.config.conv_dim[-1]
-        self.language = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.LayerNorm(size))
+        self.language = language_head(size)
         self.language_bias = nn.Parameter(torch.zeros(network.text.model.config.vocab_size))
         self.acoustic = nn.Sequential(
             nn.Linear(size, size), nn.GELU(), nn.LayerNorm(size), nn.Linear(size, conv)
@@ -228,8 +228,10 @@ class Objectives(nn.Module):
         return sums, counts, torch.stack([misplaced, chosen.to(sums.dtype)], dim=1)
 
     def loss(self, sums: Tensor, counts: Tensor, figures: Tensor) -> Tensor:
-        """The sum of the four, each a mean over the batch."""
-        return means(sums, counts).sum()
+        """The sum of the four, each a mean over the batch; that of times is weighted."""
+        language, acoustic, position, response = means(sums, counts)
+        weight = self.network.config["position_weight"]
+        return language + acoustic + weight * position + response
 
     def figures(self, sums: Tensor, counts: Tensor, figures: Tensor) -> dict[str, float]:
         """The four losses, mean error of word boundaries in s, share of right responses."""
@@ -240,6 +242,11 @@ class Objectives(nn.Module):
             "position_mae_s": misplaced / max(1.0, float(counts[:, 2].sum())),
             "response_accuracy": right / max(1.0, float(counts[:, 3].sum())),
         }
+
+
+def language_head(size: int) -> nn.Module:
+    """What turns states of tokens into states to compare with the input embeddings."""
+    return nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.LayerNorm(size))
 
 
 def means(sums: Tensor, counts: Tensor) -> Tensor:

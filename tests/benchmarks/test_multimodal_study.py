@@ -13,6 +13,8 @@ def test_it_measures_what_it_claims_and_does_nothing_twice(tmp_path, monkeypatch
     for options in (study.ALONE, study.STARTED, study.PRETRAINING, study.FINETUNING):
         monkeypatch.setitem(options, "epochs", 1)
     monkeypatch.setitem(study.FINETUNING, "batch_size", 12)
+    monkeypatch.setitem(study.OWN_PRETRAINING["spectra"], "epochs", 1)
+    monkeypatch.setitem(study.LANGUAGE_STEPS, "spectra", 2)
     study.run(tmp_path, ["spectra"])
     (found,) = study.results(tmp_path)
     alone = json.loads((tmp_path / "seed-0/speech_only.json").read_text())
@@ -22,7 +24,8 @@ def test_it_measures_what_it_claims_and_does_nothing_twice(tmp_path, monkeypatch
     assert {"position_mae_s", "response_accuracy"} <= set(found["pretraining"])
     assert found["processor_s"] > 0
     lineage = json.loads((tmp_path / "seed-0/spectra/provenance.json").read_text())["teachers"]
-    assert str(tmp_path / "seed-0/speech_started") in [entry["id"] for entry in lineage]
+    started = {str(tmp_path / "seed-0" / name) for name in ("speech_started", "text_started-2")}
+    assert started <= {entry["id"] for entry in lineage}
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
 
     def never(*_, **__):

@@ -28,6 +28,7 @@ from wav2small.teachers.multimodal.spectra_objectives import (
     Timing,
     hide,
     mask_frames,
+    means,
 )
 from wav2small.transcripts import Word
 
@@ -238,13 +239,32 @@ def test_the_four_losses_are_what_numpy_computes(either):
                     right.append(choice.argmax() == kind)
     kinds = [language, acoustic, position, response]
     assert all(len(kind) >= 2 for kind in kinds)
-    expected = sum(np.mean(kind) for kind in kinds)
+    weights = 1, 1, network.config["position_weight"], 1
+    expected = sum(weight * np.mean(kind) for weight, kind in zip(weights, kinds, strict=True))
     assert float(objectives.loss(sums, counts, scores)) == pytest.approx(expected, abs=1e-5)
     figures = objectives.figures(sums, counts, scores)
     for name, kind in zip(("language", "acoustic", "position", "response"), kinds, strict=True):
         assert figures[name] == pytest.approx(np.mean(kind), abs=1e-5)
     assert figures["position_mae_s"] == pytest.approx(np.mean(away), abs=1e-5)
     assert figures["response_accuracy"] == pytest.approx(np.mean(right))
+
+
+@pytest.mark.parametrize(
+    "place, name, bound", [(0, "language", 0.1), (2, "position", 1e-4), (3, "response", 0.1)]
+)
+def test_an_objective_learns_one_batch_by_heart(place, name, bound, either):
+    objectives, task = task_of(either)
+    optimizer = torch.optim.Adam(objectives.train().parameters(), lr=5e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
+    for _ in range(100):
+        sums, counts, _ = objectives(task)
+        optimizer.zero_grad()
+        means(sums, counts)[place].backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        figures = objectives.eval().figures(*objectives(task))
+    assert figures[name] < bound
 
 
 def task_frames(network, lengths):
