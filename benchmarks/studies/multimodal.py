@@ -42,12 +42,14 @@ ALONE: dict[str, Any] = {"epochs": 20, "batch_size": 16, "learning_rate": 2e-3}
 STARTED: dict[str, Any] = {**ALONE, "epochs": 8}
 FINETUNING: dict[str, Any] = {"epochs": 12, "batch_size": 24, "learning_rate": 1e-3}
 #: What differs for a system.
-OWN_PRETRAINING: dict[str, dict[str, Any]] = {
-    "spectra": {"epochs": 10, "batch_size": 16, "learning_rate": 3e-3}
-}
-#: Steps of masked language modelling before, as published text encoders have had them.
-LANGUAGE_STEPS = {"spectra": 1600}
 OWN_FINETUNING: dict[str, dict[str, Any]] = {"calm": {"epochs": 8}}
+#: What differs with the options for little data.
+SMALL_PRETRAINING: dict[str, dict[str, Any]] = {
+    "spectra": {"epochs": 12, "batch_size": 16, "learning_rate": 3e-3}
+}
+SMALL_FINETUNING: dict[str, dict[str, Any]] = {"spectra": {**ALONE, "epochs": 16}}
+#: Steps of masked language modelling before it, which published text encoders have behind them.
+LANGUAGE_STEPS = {"spectra": 1600}
 #: Published sizes are for embeddings of 2048 numbers; those of these encoders have 64 and 128.
 OWN_OPTIONS: dict[str, dict[str, Any]] = {
     "bridge": {"fusion_size": 64},
@@ -119,7 +121,8 @@ class Bench:
     def encoders(self, system: str) -> dict[str, str]:
         """The speech encoder after its first epochs of fine-tuning alone, and the text encoder."""
         speech = self.speech_only("speech_started", STARTED)
-        return {"speech": str(speech), "text": str(self.text(LANGUAGE_STEPS.get(system, 0)))}
+        steps = LANGUAGE_STEPS.get(system, 0) if self.small else 0
+        return {"speech": str(speech), "text": str(self.text(steps))}
 
     def text(self, steps: int) -> Path:
         """The text encoder after some steps of masked language modelling on the unrated turns."""
@@ -156,8 +159,8 @@ class Bench:
         from wav2small.teachers.finetuning.pretrain import judge, pretrain
 
         output = self.folder / f"{self.name(system)}-pretrained"
-        sizes = {"validation": "0.1", **PRETRAINING, **OWN_PRETRAINING.get(system, {})}
-        options = self.options(sizes)
+        own = SMALL_PRETRAINING.get(system, {}) if self.small else {}
+        options = self.options({"validation": "0.1", **PRETRAINING, **own})
         recipe = self.recipe(system, **self.encoders(system))
         pretrain(self.unrated, output, recipe, audio_licence=LICENCE, **options)
         return judge(output, self.test, crop_s=CROP_S, compute=DeviceOptions(device="cpu"))
@@ -169,6 +172,7 @@ class Bench:
 
         output = self.folder / (self.name(system) + ("-bare" if bare else ""))
         start = self.encoders(system)
+        own = (SMALL_FINETUNING if self.small else {}).get(system, OWN_FINETUNING.get(system, {}))
         if system in PRETRAINED and not bare:
             start = {"pretrained": str(self.folder / f"{self.name(system)}-pretrained")}
         finetune(
@@ -176,7 +180,7 @@ class Bench:
             output,
             self.recipe(system, **start),
             ratings=self.ratings(),
-            **self.options({**FINETUNING, **OWN_FINETUNING.get(system, {})}),
+            **self.options({**FINETUNING, **own}),
         )
         return output
 

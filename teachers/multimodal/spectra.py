@@ -40,7 +40,7 @@ MOST_TOKENS = 512  # of history and own turn (published)
 SMALL = {
     "frame_times": True,
     "word_times": "layer",
-    "position_weight": 1000.0,
+    "position_weight": 2000.0,
     "response": "compared",
     "acoustic_share": 0.15,
 }

@@ -13,9 +13,9 @@ def test_it_measures_what_it_claims_and_does_nothing_twice(tmp_path, monkeypatch
     for options in (study.ALONE, study.STARTED, study.PRETRAINING, study.FINETUNING):
         monkeypatch.setitem(options, "epochs", 1)
     monkeypatch.setitem(study.FINETUNING, "batch_size", 12)
-    monkeypatch.setitem(study.OWN_PRETRAINING["spectra"], "epochs", 1)
+    monkeypatch.setitem(study.SMALL_PRETRAINING["spectra"], "epochs", 1)
     monkeypatch.setitem(study.LANGUAGE_STEPS, "spectra", 2)
-    study.run(tmp_path, ["spectra"])
+    study.run(tmp_path, ["spectra"], small=True)
     (found,) = study.results(tmp_path)
     alone = json.loads((tmp_path / "seed-0/speech_only.json").read_text())
     assert found["valence_gain"] == found["ccc"]["valence"] - alone["ccc"]["valence"]
@@ -23,7 +23,7 @@ def test_it_measures_what_it_claims_and_does_nothing_twice(tmp_path, monkeypatch
     assert found["masked"] == min(gaps)
     assert {"position_mae_s", "response_accuracy"} <= set(found["pretraining"])
     assert found["processor_s"] > 0
-    lineage = json.loads((tmp_path / "seed-0/spectra/provenance.json").read_text())["teachers"]
+    lineage = json.loads((tmp_path / "seed-0/spectra-small/provenance.json").read_text())["teachers"]
     started = {str(tmp_path / "seed-0" / name) for name in ("speech_started", "text_started-2")}
     assert started <= {entry["id"] for entry in lineage}
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
@@ -32,7 +32,7 @@ def test_it_measures_what_it_claims_and_does_nothing_twice(tmp_path, monkeypatch
         raise AssertionError("synthesised again")
 
     monkeypatch.setattr(dialogues, "synthesise_dialogues", never)
-    study.run(tmp_path, ["spectra"])
+    study.run(tmp_path, ["spectra"], small=True)
     assert study.results(tmp_path) == [found]
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
