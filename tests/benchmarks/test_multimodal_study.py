@@ -23,7 +23,9 @@ def test_it_measures_what_it_claims_and_does_nothing_twice(tmp_path, monkeypatch
     assert found["masked"] == min(gaps)
     assert {"position_mae_s", "response_accuracy"} <= set(found["pretraining"])
     assert found["processor_s"] > 0
-    lineage = json.loads((tmp_path / "seed-0/spectra-small/provenance.json").read_text())["teachers"]
+    lineage = json.loads((tmp_path / "seed-0/spectra-small/provenance.json").read_text())[
+        "teachers"
+    ]
     started = {str(tmp_path / "seed-0" / name) for name in ("speech_started", "text_started-2")}
     assert started <= {entry["id"] for entry in lineage}
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
