@@ -17,9 +17,12 @@ import platform
 import re
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import wav2small
+from wav2small import files
+from wav2small.errors import Wav2SmallError
 
 UNKNOWN = "unknown"
 
@@ -48,6 +51,24 @@ def new(
         "versions": versions("numpy", "soundfile", "soxr"),
         **extra,
     }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The provenance in a JSON file.
+
+    Raises:
+        Wav2SmallError: not there, damaged, or no provenance
+
+    Example:
+        >>> files.write_json("provenance.json", new())
+        >>> read(Path("provenance.json"))["code"]["name"]
+        'wav2small'
+    """
+    found = files.read_json(path)
+    entries = [found.get("teachers", []), found.get("audio", []), [found.get("code", {})]]
+    if not all(isinstance(e, list) and all(isinstance(o, dict) for o in e) for e in entries):
+        raise Wav2SmallError(f"{path}: `teachers` or `audio` is no list of objects; copy it again")
+    return found
 
 
 def without_paths(value: Any) -> Any:

@@ -142,7 +142,10 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if not (folder / SHARDS).is_file():
         return []
-    names = sorted(set((files.read_json(folder / SHARDS).get("weight_map") or {}).values()))
+    found = files.read_json(folder / SHARDS).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise Wav2SmallError(f"{folder / SHARDS}: no `weight_map` of keys to files; copy it again")
+    names = sorted({str(name) for name in found.values()})
     for name in names:
         if os.path.basename(name) != name or not (folder / name).is_file():
             raise Wav2SmallError(f"{folder}: no {name}, which {SHARDS} names; copy it again")
@@ -251,7 +254,8 @@ def categories(config: Mapping[str, Any]) -> tuple[str, ...]:
     if not all(str(key).isdigit() for key in names):
         return ()
     found = tuple(common(names[key]) for key in sorted(names, key=int))
-    return () if set(found) & set(DIMENSIONS) or len(set(found)) < 2 else found
+    unnamed = all(re.fullmatch(r"label_\d+", name) for name in found)  # of transformers
+    return () if unnamed or set(found) & set(DIMENSIONS) or len(set(found)) < 2 else found
 
 
 def dimensions(
@@ -272,7 +276,8 @@ def dimensions(
     for name in ordered:
         if name not in DIMENSIONS:
             raise Wav2SmallError(
-                f"{where}: id2label names an output {name!r}; known are {', '.join(DIMENSIONS)}"
+                f"{where}: id2label names an output {name!r}; known are {', '.join(DIMENSIONS)}, "
+                "or names of emotions alone"
             )
     if len(set(ordered)) != len(ordered) or len(ordered) != outputs:
         raise Wav2SmallError(
@@ -334,7 +339,7 @@ def licence_of(folder: Path, name: str) -> str:
     """By our own provenance, hub id, the model card's front matter, or the keys of weights."""
     lineage = folder / "provenance.json"
     if lineage.exists():
-        return provenance.expression(files.read_json(lineage))
+        return provenance.expression(provenance.read(lineage))
     names = [name]
     if (folder / CONVERSION).is_file():
         names.append(str((files.read_json(folder / CONVERSION).get("from") or {}).get("id")))

@@ -15,6 +15,7 @@ from typing import Any
 
 from wav2small import files, hub, provenance
 from wav2small.errors import Wav2SmallError
+from wav2small.session import first_line
 
 from . import checkpoint
 
@@ -128,21 +129,22 @@ def _names(folder: Path) -> dict[str, str]:
 def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
     """Tensors of a pickle, and the names of what else is in it."""
     import pickle
+    import warnings
 
     import torch
 
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError) as error:
-        what = (
-            "damaged" if isinstance(error, EOFError) else "holds more than tensors, or is damaged"
-        )
+        with warnings.catch_warnings(action="ignore"):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
         raise Wav2SmallError(
-            f"{path}: {what}, so it is not opened; ask its author for safetensors"
+            f"{path}: holds more than tensors, or is damaged, so it is not opened; ask its author "
+            "for safetensors"
         ) from error
-    except (RuntimeError, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0][:120]
-        raise Wav2SmallError(f"{path}: damaged ({reason}); copy it again") from error
+    except Exception as error:  # whatever damaged bytes ask of a machine that reads pickles
+        raise Wav2SmallError(
+            f"{path}: damaged ({type(error).__name__}: {first_line(error)[:120]}); copy it again"
+        ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]

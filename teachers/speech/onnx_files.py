@@ -113,7 +113,7 @@ def lineage(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The provenance in the folder of a bundle, or a bare model in its metadata."""
     record = path.parent / "provenance.json"
     if path.name == MODEL and record.is_file():
-        return files.read_json(record)
+        return provenance.read(record)
     try:
         found = json.loads(metadata.get("wav2small.provenance", "{}"))
     except ValueError:

@@ -2,7 +2,8 @@
 
 Layout of audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim: a transformers configuration, the
 backbone under its own name, mean over valid frames, two dense layers. `finetune --pooling mean`
-writes the same layout, with HuBERT and WavLM too.
+writes the same layout, with HuBERT and WavLM too. Transformers' own layout,
+`...ForSequenceClassification`, differs in its head and may weight the states of all layers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .neural import Categorical, NeuralTeacher, valid
 
 HUB_ID = "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
 _FIELDS = ("feat_extract_norm", "do_stable_layer_norm", "id2label")
+_PUBLISHED = "ForSequenceClassification"  # of transformers: a projection, then the outputs
 _LEAST_VARIANCE = 1e-7  # of transformers' feature extractor
 
 
@@ -74,10 +76,19 @@ class Wav2vec2Network(nn.Module):
         self.normalise = normalise
         self._prefix = config["model_type"]
         self.add_module(self._prefix, backbones.build(config, where))
-        size = config["hidden_size"]
-        self.classifier = Wav2vec2Regression(
-            size, len(config["id2label"]), config.get("final_dropout", 0.1)
-        )
+        size, outputs = config["hidden_size"], len(config["id2label"])
+        self.projector: nn.Module = nn.Identity()
+        self.layer_weights: nn.Parameter | None = None
+        if any(name.endswith(_PUBLISHED) for name in config.get("architectures") or ()):
+            checkpoint.require(config, ("classifier_proj_size",), where)
+            self.projector = nn.Linear(size, config["classifier_proj_size"])
+            self.classifier: nn.Module = nn.Linear(config["classifier_proj_size"], outputs)
+            if config.get("use_weighted_layer_sum"):
+                states = torch.empty(config["num_hidden_layers"] + 1)
+                self.layer_weights = nn.Parameter(states)
+        else:
+            dropout = config.get("final_dropout", 0.1)
+            self.classifier = Wav2vec2Regression(size, outputs, dropout)
         categories = config.get("categories") or ()
         self.categories = nn.Linear(size, len(categories)) if categories else None
 
@@ -89,6 +100,10 @@ class Wav2vec2Network(nn.Module):
         """(B, T), 16 kHz -> mean hidden state of the valid frames (B, hidden)."""
         if self.normalise:
             signal = normalised(signal, lengths)
+        if self.layer_weights is not None:
+            shares = self.layer_weights.softmax(dim=0)[:, None, None]
+            rows = zip(signal, lengths.tolist(), strict=True)
+            return torch.stack([self._mixed(row[:length], shares) for row, length in rows])
         hidden, mask = backbones.hidden_states(self.backbone, signal, lengths)
         weights = mask / mask.sum(dim=1, keepdim=True)
         return (at_least_float32(hidden) * weights[..., None]).sum(dim=1)
@@ -97,10 +112,16 @@ class Wav2vec2Network(nn.Module):
         """Pooled states -> outputs, logits of the categories."""
         with torch.autocast(pooled.device.type, enabled=False):  # bfloat16 has steps of .004
             pooled = at_least_float32(pooled)
-            return self.classifier(pooled), self.categories(pooled) if self.categories else None
+            outputs = self.classifier(self.projector(pooled))
+            return outputs, self.categories(pooled) if self.categories else None
 
     def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.head(self.embed(signal, lengths))
+
+    def _mixed(self, signal: Tensor, shares: Tensor) -> Tensor:
+        """Mean over time of the weighted states of all layers, of one clip: (hidden,)."""
+        states = self.backbone(signal[None], output_hidden_states=True).hidden_states
+        return (at_least_float32(torch.cat(states)) * shares).sum(dim=0).mean(dim=0)
 
 
 def normalised(signal: Tensor, lengths: Tensor) -> Tensor:

@@ -54,6 +54,50 @@ def test_the_published_layout_gives_probabilities(folder):
         np.testing.assert_allclose([v[row] for v in found.values()], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["Wav2Vec2", "Hubert", "WavLM"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_layout_of_transformers_gives_what_transformers_gives(family, weighted, tmp_path):
+    import transformers
+
+    torch.manual_seed(0)
+    names = dict(enumerate(["neu", "hap", "ang", "sad"]))
+    group = {"feat_extract_norm": "layer", "do_stable_layer_norm": True} if weighted else {}
+    config = getattr(transformers, f"{family}Config")(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+        conv_dim=[16] * 7, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
+        classifier_proj_size=8, use_weighted_layer_sum=weighted, id2label=names,
+        label2id={name: number for number, name in names.items()}, **group,
+    )  # fmt: skip
+    network = getattr(transformers, f"{family}ForSequenceClassification")(config).eval()
+    if weighted:
+        torch.nn.init.normal_(network.layer_weights)
+    network.save_pretrained(tmp_path)
+    batch, lengths = signals()
+    found = columns(load_teacher(str(tmp_path), device="cpu"), batch, lengths)
+    assert list(found) == [f"probability_{n}" for n in ("neutral", "happiness", "anger", "sadness")]
+    for row, length in enumerate(lengths):
+        signal = batch[row : row + 1, :length]
+        signal = (signal - signal.mean()) / np.sqrt(signal.var() + 1e-7)
+        expected = network(torch.from_numpy(signal)).logits[0].softmax(dim=0).detach()
+        np.testing.assert_allclose([v[row] for v in found.values()], expected, atol=1e-5)
+
+
+def test_outputs_without_names_are_no_categories(tmp_path):
+    labels = {str(n): f"LABEL_{n}" for n in range(8)}
+    write(tmp_path, EIGHT | {"id2label": labels})
+    with pytest.raises(Wav2SmallError, match="names an output 'label_0'"):
+        load_teacher(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ['{"teachers": null}', '{"teachers": [3]}', '{"audio": {}}'])
+def test_a_damaged_provenance_is_named(content, folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "provenance.json").write_text(content)
+    with pytest.raises(Wav2SmallError, match=r"provenance.json: .*copy it again"):
+        load_teacher(str(tmp_path))
+
+
 @pytest.mark.parametrize("config", [EIGHT, DAWN])
 def test_names_come_from_the_configuration(config, tmp_path):
     names = ["Sad", "happy", "NEUTRAL", "calm", "fear", "disgust", "surprise", "anger"]

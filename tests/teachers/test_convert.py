@@ -109,6 +109,7 @@ def test_a_pickle_with_code_is_not_run(folder, tmp_path):
     [
         (b"", "damaged"),
         (b"PK\x03\x04 cut", "damaged"),
+        (b"hello world" * 9, "damaged"),  # asks the reader for what it has not
         ({}, "no tensor in it"),
         ([torch.ones(2)], "no state dict but a list"),
     ],
