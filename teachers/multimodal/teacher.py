@@ -49,7 +49,7 @@ def options(system: str, changes: Sequence[str]) -> dict[str, Any]:
             data
 
     Raises:
-        Wav2SmallError: no such option
+        Wav2SmallError: no such option, or a value that it cannot have
 
     Example:
         >>> options("mister_e", ["turns=2", "cross_size=64"])
@@ -69,7 +69,60 @@ def options(system: str, changes: Sequence[str]) -> dict[str, Any]:
         else:
             known = ", ".join(f"{name}={json.dumps(now)}" for name, now in kind.defaults.items())
             raise Wav2SmallError(f"--set {word}: {system} has small and NAME=VALUE of {known}")
+    check(kind, chosen, "--set")
     return chosen
+
+
+def check(kind: type[MultimodalNetwork], config: Mapping[str, Any], where: Any) -> None:
+    """Reject values that an option of a system cannot have.
+
+    A default states the kind of its option; where it is None, the value for little data does.
+
+    Args:
+        kind: of the system
+        config: values by name; names of other fields are passed over
+        where: named in errors
+
+    Raises:
+        Wav2SmallError: it names the option and what it can be
+    """
+    for name in kind.defaults.keys() & config.keys():
+        default, small, value = kind.defaults[name], kind.small.get(name), config[name]
+        example = small if default is None else default
+        if isinstance(example, bool):
+            right, wanted = isinstance(value, bool), "true or false"
+        elif isinstance(example, str):
+            right, wanted = value in (default, small), f"{default} or {small}"
+        else:
+            integral = isinstance(example, int)
+            divides = name.endswith(("_temperature", "_tokens", "_size", "_inner"))
+            number = isinstance(value, int if integral else int | float)
+            right = number and not isinstance(value, bool) and value >= 0 and (value or not divides)
+            least = "above 0" if divides else "from 0"
+            wanted = f"{'an integer' if integral else 'a number'} {least}"
+        if not right and not (value is None and default is None):
+            raise Wav2SmallError(f"{where}: {name}={json.dumps(value)}: give {wanted}")
+
+
+def construct(
+    system: str, config: Mapping[str, Any], tokenizer: Tokenizer, where: Any = "config.json"
+) -> MultimodalNetwork:
+    """The network of a configuration, with random weights.
+
+    Raises:
+        Wav2SmallError: a field is missing, or options do not go together
+    """
+    kind = network_class(system)
+    check(kind, config, where)
+    try:
+        return kind(config, tokenizer, where)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        names = ", ".join(
+            f"{name}={json.dumps(config[name])}" for name in kind.defaults if name in config
+        )
+        raise Wav2SmallError(
+            f"{where}: no {system} can be built of {names or 'its defaults'} ({error})"
+        ) from error
 
 
 @dataclass
@@ -182,7 +235,7 @@ def build(
         "teacher_name": system,
         "trained": trained,
     }
-    network = network_class(system)(config, start.tokenizer)
+    network = construct(system, config, start.tokenizer)
     own = network.state_dict()
     fits = {key: value for key, value in start.weights.items() if not key.startswith(_HEADS)}
     network.load_state_dict({**own, **{key: fits[key] for key in fits if key in own}})
@@ -256,7 +309,7 @@ def load(source: Checkpoint, **options: Any) -> MultimodalTeacher:
             f"RATINGS --teacher {config['model_type']} --pretrained {source.folder} -o teacher/"
         )
     tokenizer = encoders.load_tokenizer(source.folder, config["text_config"])
-    network = network_class(config["model_type"])(config, tokenizer, where)
+    network = construct(config["model_type"], config, tokenizer, where)
     checkpoint.load_weights(network, source)
     dimensions = checkpoint.dimensions(config, len(config["id2label"]), where)
     assert dimensions is not None

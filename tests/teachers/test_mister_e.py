@@ -1,5 +1,6 @@
 """MiSTER-E: conversations of any length, losses by independent numpy, the way to a table."""
 
+import json
 from dataclasses import replace
 
 import multimodal_cases
@@ -86,32 +87,53 @@ def test_attentive_statistics_are_what_numpy_computes():
         np.testing.assert_allclose(found[row], np.r_[mean, deviation], atol=1e-5)
 
 
-def test_the_mixture_is_that_of_the_experts(network):
-    """The gate sees the experts' estimates, and its softmax has a temperature of 2."""
+@pytest.mark.parametrize("exclude, by_dimension", [(True, False), (False, False), (True, True)])
+def test_the_mixture_is_that_of_the_experts(encoders, exclude, by_dimension):
+    """The gate sees the experts' estimates, its softmax has a temperature of 2, and an expert whose
+    modality the turn lacks has no share, unless the option lets it."""
+    options = {"exclude_missing": exclude, "gate_by_dimension": by_dimension, **SMALL}
+    network = multimodal_cases.build("mister_e", encoders, **options)
     given, gates = [], []
     network.gate.register_forward_hook(lambda module, inputs, output: given.append(inputs[0]))
     network.gate.register_forward_hook(lambda module, inputs, output: gates.append(output))
+    cases = [*passages(), Passage((turn(1), turn(2)._replace(signal=None)), 1)]
     with torch.no_grad():
-        mixed, mixture, outputs, logits, *_ = network(network.collate(passages()))
-    estimates = np.concatenate([outputs.numpy(), logits.numpy()], axis=2).reshape(5, -1)
+        mixed, mixture, read, outputs, logits, *_ = network(network.collate(cases))
+    assert read.tolist() == [1, 1, 0, 1, 0, 1]
+    estimates = np.concatenate([outputs.numpy(), logits.numpy()], axis=2).reshape(6, -1)
     np.testing.assert_allclose(given[0].numpy(), estimates, atol=1e-6)
-    shares = np.exp([log_softmax(row / 2) for row in gates[0].numpy()])
-    for found, each in ((mixed, outputs), (mixture, logits)):
-        expected = np.einsum("be,bed->bd", shares, each.numpy())
-        np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+    columns = gates[0].numpy().reshape(6, 3, -1)  # of arousal, dominance, valence, categories
+    assert columns.shape[2] == (4 if by_dimension else 1)
+    columns = np.broadcast_to(columns, (6, 3, 4))
+    shares = np.exp([[log_softmax(column / 2) for column in row.T] for row in columns])  # b, d, e
+    if exclude:
+        for row, expert in ((2, 1), (4, 1), (5, 0)):  # 0 = speech, 1 = text
+            shares[row, :, expert] = 0
+            shares[row] /= shares[row].sum(axis=1, keepdims=True)
+    expected = np.einsum("bde,bed->bd", shares[:, :3], outputs.numpy())
+    np.testing.assert_allclose(mixed.numpy(), expected, atol=1e-5)
+    expected = np.einsum("be,bec->bc", shares[:, 3], logits.numpy())
+    np.testing.assert_allclose(mixture.numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("classes", [CLASSES, None])
-def test_the_loss_is_what_numpy_computes(network, classes):
+def test_the_loss_is_what_numpy_computes(network, classes, times):
+    """CCC is of turns with text and of those without, where each are at least four."""
+    classes = None if classes is None else classes.repeat(times)
     with torch.no_grad():
-        given = network(network.collate(passages()))
-        ratings = truth()
+        given = network(network.collate(passages() * times))
+        ratings = torch.cat([truth(seed) for seed in range(times)])
         value = float(network.loss(ratings, classes, *given))
-    outputs, logits, rated, guesses, speech, text, both = (
+    outputs, logits, read, rated, guesses, speech, text, both = (
         tensor.numpy().astype(np.float64) for tensor in given
     )
-    expected = multimodal_cases.ccc_loss(ratings, outputs)
-    expected += sum(multimodal_cases.ccc_loss(ratings, rated[:, e]) for e in range(3))
+    groups = [np.ones(5, bool)] if times < 2 else [read == 1, read == 0]
+    expected = sum(
+        group.mean() * multimodal_cases.ccc_loss(ratings[group], values[group])
+        for values in (outputs, *rated.transpose(1, 0, 2))
+        for group in groups
+    )
     if classes is not None:
         expected += focal(logits, classes) + sum(focal(guesses[:, e], classes) for e in range(3))
     differences, divergences = [], []
@@ -121,10 +143,10 @@ def test_the_loss_is_what_numpy_computes(network, classes):
             p, q = log_softmax(p), log_softmax(q)
             divergences.append((np.exp(p) * (p - q)).sum() + (np.exp(q) * (q - p)).sum())
     expected += 0.1 * (np.mean(differences) + np.mean(divergences))
-    assert both.tolist() == [1, 1, 0, 1, 0]
-    rows = [0, 1, 3]
+    assert both.tolist() == read.tolist() == [1, 1, 0, 1, 0] * times
+    rows = np.flatnonzero(both)
     if classes is not None:  # 0 1 . 1 .
-        alike = np.array([[1, 0, 0], [0, 1, 1], [0, 1, 1]], float)
+        alike = np.tile(np.array([[1, 0, 0], [0, 1, 1], [0, 1, 1]], float), (times, times))
     else:
         away = ratings.numpy()[rows][:, None] - ratings.numpy()[rows][None]
         alike = np.exp(-(away.astype(float) ** 2).sum(axis=2) / (2 * 0.15**2))
@@ -191,6 +213,47 @@ def test_the_context_is_the_conversation_or_as_the_options_set(options, expected
 def test_options_that_are_none_are_named(word):
     with pytest.raises(Wav2SmallError, match=f"--set {word}: mister_e has small and .*turns=null"):
         multimodal.options("mister_e", [word])
+
+
+@pytest.mark.parametrize(
+    "system, word, message",
+    [
+        ("mister_e", "turns=many", 'turns="many": give an integer from 0'),
+        ("mister_e", "turns=-1", "turns=-1: give an integer from 0"),
+        ("mister_e", "turns=1.5", "turns=1.5: give an integer from 0"),
+        ("mister_e", "cross_size=0", "cross_size=0: give an integer above 0"),
+        ("mister_e", "cross_size=null", "cross_size=null: give an integer above 0"),
+        ("mister_e", "cross_size=true", "cross_size=true: give an integer above 0"),
+        ("mister_e", "focus=high", 'focus="high": give a number from 0'),
+        ("mister_e", "contrast_temperature=0", "contrast_temperature=0: give a number above 0"),
+        ("mister_e", "exclude_missing=1", "exclude_missing=1: give true or false"),
+        ("bridge", "bridge_tokens=0", "bridge_tokens=0: give an integer above 0"),
+        ("spectra", "word_times=layers", 'word_times="layers": give linear or layer'),
+        ("spectra", "acoustic_share=-1", "acoustic_share=-1: give a number from 0"),
+    ],
+)
+def test_values_that_an_option_cannot_have_are_named(system, word, message):
+    with pytest.raises(Wav2SmallError, match=f"^--set: {message}$"):
+        multimodal.options(system, [word])
+
+
+@pytest.mark.parametrize("system", multimodal.SYSTEMS)
+def test_defaults_and_options_for_little_data_are_allowed(system):
+    kind = multimodal.network_class(system)
+    for name, value in (*kind.defaults.items(), *kind.small.items()):
+        assert multimodal.options(system, [f"{name}={json.dumps(value)}"]) == {name: value}
+    if kind.small:
+        assert multimodal.options(system, ["small"]) == kind.small
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [({"cross_heads": 5}, "embed_dim must be divisible"), ({"context_size": 17}, "17 is odd")],
+)
+def test_options_that_do_not_go_together_are_one_clear_line(changes, reason, encoders):
+    with pytest.raises(Wav2SmallError, match="no mister_e can be built of .*" + reason) as caught:
+        multimodal_cases.build("mister_e", encoders, **{**SMALL, **changes})
+    assert "\n" not in str(caught.value)
 
 
 def test_gradients_reach_every_part_that_learns(network):
