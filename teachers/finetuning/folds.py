@@ -14,13 +14,14 @@ from wav2small import files, provenance
 from wav2small.errors import Wav2SmallError
 from wav2small.evaluation import EMOTION, Evaluation, evaluate
 from wav2small.index import Index
-from wav2small.tables import Labels, read_labels
+from wav2small.tables import Labels
 from wav2small.teachers.labelling import options
 from wav2small.teachers.labelling.run import label
 
 from .finetune import AudioRecipe, finetune
 from .multimodal_recipe import MultimodalRecipe
 from .options import DeviceOptions, RatingOptions, TrainingOptions
+from .probe import ProbeOptions, fit_probe, read_ratings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,7 +132,7 @@ def cross_validate(
 def finetune_folds(
     labels: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    recipe: AudioRecipe | MultimodalRecipe,
+    recipe: AudioRecipe | MultimodalRecipe | ProbeOptions,
     *,
     folds: str,
     ratings: RatingOptions | None = None,
@@ -144,7 +145,7 @@ def finetune_folds(
     Args:
         labels: as of `finetune`
         output: folder for teachers, predictions and figures; see `cross_validate`
-        recipe: as of `finetune`
+        recipe: as of `finetune`, or of `fit_probe`
         folds: cross-validate over the values of a column, such as speaker or session, or over K
             folds of speakers
         ratings: as of `finetune`
@@ -157,12 +158,15 @@ def finetune_folds(
     """
     ratings, training = ratings or RatingOptions(), training or TrainingOptions()
     compute = compute or DeviceOptions()
-    table = read_labels(labels, root=ratings.root, scale=ratings.scale, split=ratings.split)
+    table = read_ratings(labels, recipe if isinstance(recipe, ProbeOptions) else None, ratings)
     if not table.provenance:
         source = {"source": os.fspath(labels), "licence": ratings.audio_licence}
         table = replace(table, provenance=provenance.new(audio=[source]))
 
     def train(part: Labels, folder: Path) -> None:
+        if isinstance(recipe, ProbeOptions):  # fitted again in a run that resumes: it is cheap
+            fit_probe(part, folder, recipe, device=compute.device, overwrite=True)
+            return
         how = {"ratings": ratings, "training": training, "compute": compute}
         finetune(part, folder, recipe, overwrite=overwrite, **how)  # type: ignore[arg-type]
 

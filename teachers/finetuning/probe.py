@@ -141,7 +141,7 @@ def fit_probe(
             f"{output}: holds a teacher already; choose another -o, or --overwrite"
         )
     options, ratings = probe or ProbeOptions(), ratings or RatingOptions()
-    table = _read(labels, options, ratings)
+    table = read_ratings(labels, options, ratings)
     encoder = open_encoder(options.encoder, device=device)
     rows, values, rejected = _embed_clips(encoder, table, options.copies)
     warnings: list[str] = []
@@ -295,10 +295,19 @@ def _folds(groups: np.ndarray) -> list[np.ndarray]:
     return [codes % count == fold for fold in range(count)]
 
 
-def _read(labels: Any, options: ProbeOptions, ratings: RatingOptions) -> Labels:
+def read_ratings(labels: Any, options: ProbeOptions | None, ratings: RatingOptions) -> Labels:
+    """Ratings, or the places of emotions where the options of a probe ask for them.
+
+    Raises:
+        Wav2SmallError: they cannot be used, or an emotion has no place
+
+    Example:
+        >>> read_ratings("ratings.csv", None, RatingOptions()).values.round(1).tolist()
+        [[0.2, 0.4, 0.8]]
+    """
     if isinstance(labels, Labels):
         return labels
-    if not options.placement:
+    if options is None or not options.placement:
         return read_labels(labels, root=ratings.root, scale=ratings.scale, split=ratings.split)
     index = load_source(labels, root=ratings.root)
     frame = index.frame.drop(columns=[name for name in DIMENSIONS if name in index.frame])

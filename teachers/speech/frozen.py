@@ -168,7 +168,8 @@ def _transformers(spec: str, device: str) -> Encoder:
     from . import checkpoint, pretrained
     from .neural import choose_device
 
-    source = checkpoint.local(spec) if os.path.isdir(spec) else checkpoint.hub(spec)
+    find = checkpoint.local if os.path.isdir(spec) else checkpoint.hub
+    source = find(spec, option="--encoder")
     config, where = source.config, source.folder / checkpoint.WEIGHTS
     kind, chosen = config.get("model_type"), choose_device(device)
     if kind in ("whisper", "moonshine"):
@@ -182,7 +183,7 @@ def _transformers(spec: str, device: str) -> Encoder:
     else:
         from . import backbones
 
-        start = pretrained.load(spec)
+        start = pretrained.load(spec, option="--encoder")
         network = backbones.build(start.config, source.folder / checkpoint.CONFIG)
         start.fill(network)
         prepare = _normalised(start.scale)

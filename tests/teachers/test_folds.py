@@ -79,6 +79,20 @@ def test_command(ratings, backbone, tmp_path, capsys):
     assert len(list((tmp_path / "out").glob("fold-*.parquet"))) == 4
 
 
+def test_probes(ratings, backbone, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("wav2small.teachers.finetuning.probe.FEWEST", 10)
+    words = ["finetune", str(ratings), "--freeze", "--encoder", backbone, "--copies", "0"]
+    words += ["-o", str(tmp_path / "out"), "--device", "cpu", "--audio-licence", "CC-BY-NC-4.0"]
+    assert main([*words, "--folds", "mood"]) == 2
+    assert "--folds mood: no such column" in capsys.readouterr().err
+    assert main([*words, "--folds", "2"]) == main([*words, "--folds", "2"]) == 0
+    shown = capsys.readouterr()
+    assert "24 clips" in shown.out and "arousal: CCC over folds" in shown.out
+    assert len(pd.read_parquet(tmp_path / "out/predictions.parquet")) == 24
+    lineage = json.loads((tmp_path / "out/fold-1/provenance.json").read_text())
+    assert lineage["audio"][0]["licence"] == "CC-BY-NC-4.0"
+
+
 @pytest.mark.parametrize(
     ("folds", "message"),
     [

@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.freeze and args.folds:
+        return _cross_validate(args, options.grouped(PROBE, "probe", **vars(args))["probe"])
     if args.freeze:
         return _run_probe(args)
     recipe = options.call(RECIPE, **vars(args))
