@@ -12,10 +12,10 @@
        +------- gate: MLP / 2 ---+          their mixture
 
 The published structure and loss are the default, with 1 - CCC in the place of the focal loss for
-ratings. An expert whose modality a turn lacks has no share in its mixture (`exclude_missing`): its
-estimate is the same for all such turns, and the gate, whose shares hardly differ between turns,
-gave it up to a third. `SMALL` names what does with little data and little time; docs/multimodal.md
-compares.
+ratings. After training, an expert whose modality a turn lacks has no share in its mixture
+(`exclude_missing`): its estimate is the same for all such turns, and the gate, whose shares hardly
+differ between turns, gave it up to a third. `SMALL` names what does with little data and little
+time. docs/multimodal.md compares.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
-from wav2small.training.losses import disagreement
+from wav2small.training.losses import ccc
 
 from .base import AudioBatch, MultimodalNetwork, OnDevice, TextBatch, mean
 from .dialogue import WHOLE, Context, Passage
@@ -42,8 +42,8 @@ BLOCKS = 4  # published
 GATE_SIZE = 10  # published
 TEMPERATURE = 2.0  # of the gate (published)
 EPSILON = 1e-6  # of the norms (published)
-#: For little data: neighbours instead of the conversation, a narrow network, the weights of
-#: contrast and dropout that were chosen for it, and a gate that can trust text for valence alone.
+#: For little data: neighbours instead of the conversation, a narrow network, and the weights of
+#: contrast and dropout that were chosen for it.
 SMALL = {
     "turns": 4,
     "audio_turns": 1,
@@ -52,7 +52,6 @@ SMALL = {
     "cross_dropout": 0.1,
     "contrast_weight": 0.1,
     "contrast_temperature": 0.1,
-    "gate_by_dimension": True,
 }
 
 
@@ -244,8 +243,7 @@ class Network(MultimodalNetwork):
         "cross_inner": 120,  # published
         "cross_heads": 3,  # published
         "cross_dropout": 0.5,  # published
-        "gate_by_dimension": False,  # shares of their own for each of A/D/V, and for the categories
-        "exclude_missing": True,  # the expert of a modality that the turn lacks (chosen)
+        "exclude_missing": True,  # after training, the expert of what a turn lacks (chosen)
         "focus": 3.0,  # gamma of the focal loss (published)
         "contrast_weight": 2.0,  # published
         "contrast_temperature": 1.0,  # published
@@ -266,11 +264,10 @@ class Network(MultimodalNetwork):
         counts = len(own["id2label"]), len(own.get("categories") or ())
         widths = own["context_size"], own["context_size"], own["cross_size"]
         self.experts = nn.ModuleList(Head(width, *counts) for width in widths)
-        columns = counts[0] + bool(counts[1]) if own["gate_by_dimension"] else 1
         self.gate = nn.Sequential(
             nn.Linear(len(widths) * sum(counts), GATE_SIZE),
             nn.ReLU(),
-            nn.Linear(GATE_SIZE, len(widths) * columns),
+            nn.Linear(GATE_SIZE, len(widths)),
         )
 
     @classmethod
@@ -296,9 +293,8 @@ class Network(MultimodalNetwork):
         )
 
     def forward(self, batch: Batch) -> tuple[Tensor | None, ...]:
-        """Outputs and logits of the mixture, whether the own turn has text (B,), outputs and logits
-        of the experts (B, 3, ...), then what is contrasted: fused states of speech and text of the
-        own turn (B, size), and whether it has both (B,)."""
+        """Outputs and logits of the mixture, of the experts (B, 3, ...), then what is contrasted:
+        fused states of speech and text of the own turn (B, size), and whether it has both (B,)."""
         rows = torch.arange(len(batch.at), device=batch.at.device)
 
         def own(turns: Tensor) -> Tensor:
@@ -324,15 +320,15 @@ class Network(MultimodalNetwork):
             given.append(logits)
         estimates = torch.cat(given, dim=2).flatten(1)
         own_speech, own_text = (own(self._turns(has, batch)) for has in (has_speech, has_text))
-        weights = self.gate(estimates).unflatten(1, (len(each), -1)) / TEMPERATURE
-        if self.config["exclude_missing"]:
+        weights = self.gate(estimates) / TEMPERATURE
+        if self.config["exclude_missing"] and not self.training:
             missing = torch.stack([~own_speech, ~own_text, torch.zeros_like(own_text)], dim=1)
-            weights = weights.masked_fill(missing[..., None], float("-inf"))
-        shares = weights.softmax(dim=1)  # (B, 3, 1), or of each dimension, then of the categories
-        mixed = (shares[..., : outputs.shape[2]] * outputs).sum(1)
-        mixture = None if logits is None else (shares[..., -1:] * logits).sum(1)
+            weights = weights.masked_fill(missing, float("-inf"))
+        shares = weights.softmax(dim=1)[..., None]
+        mixed = (shares * outputs).sum(1)
+        mixture = None if logits is None else (shares * logits).sum(1)
         contrasted = own(fused_speech), own(fused_text), (own_speech & own_text).float()
-        return mixed, mixture, own_text.float(), outputs, logits, *contrasted
+        return mixed, mixture, outputs, logits, *contrasted
 
     def loss(
         self,
@@ -344,11 +340,10 @@ class Network(MultimodalNetwork):
     ) -> Tensor:
         """Of the mixture, of each expert, of contrast and of agreement; of a full batch.
 
-        `rest` is, as `forward` gives it: which turns have text (B,), ratings (B, E, D) and logits
-        (B, E, C) of the experts, fused states of speech and of text (B, size), and which turns have
-        both (B,). CCC is of turns with text and of those without.
+        `rest` is, as `forward` gives it: ratings (B, E, D) and logits (B, E, C) of the experts,
+        fused states of speech and of text (B, size), and which turns have both (B,).
         """
-        has_text, expert_outputs, expert_logits, speech, text, both = rest
+        expert_outputs, expert_logits, speech, text, both = rest
         assert expert_outputs is not None
         assert speech is not None and text is not None and both is not None
         agreement = differences(expert_outputs)
@@ -359,8 +354,7 @@ class Network(MultimodalNetwork):
         all_outputs = [outputs, *expert_outputs.unbind(dim=1)]
         value = torch.stack(
             [
-                disagreement(truth, ratings, has_text)
-                + focal(classes, guesses, self.config["focus"])
+                (1 - ccc(truth, ratings)).sum() + focal(classes, guesses, self.config["focus"])
                 for ratings, guesses in zip(all_outputs, [logits, *each_logits], strict=True)
             ]
         ).sum()
