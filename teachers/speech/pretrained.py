@@ -69,6 +69,11 @@ def load(spec: str, *, layers: int | None = None, option: str = "--backbone") ->
         raise Wav2SmallError(
             f"{where}: model_type {config['model_type']!r} is no backbone; known: "
             + ", ".join(backbones.FAMILIES)
+            + (
+                "; a speech LLM: --teacher mister_e --speech FOLDER"
+                if "audio_config" in config
+                else ""
+            )
         )
     is_recogniser = config["model_type"] in recognisers.NAMES
     if is_recogniser:  # its input is full scale
