@@ -11,16 +11,14 @@ import numpy as np
 
 from wav2small.errors import AudioError, SilentError
 
-from . import containers, media, places
+from . import containers, media, places, wav
 
 SAMPLING_RATE = 16000  # Hz; the rate of every student and teacher
 LOWEST_RATE, HIGHEST_RATE = 4000, 768000  # Hz; other numbers are no rate of recorded speech
 LARGEST = 1e6  # of a sample: the square of larger ones can overflow, and none was recorded
 UNSCALED = 16.0  # larger ones are integers that somebody forgot to scale
 UPPER_DB = -50.0  # of the upper octave; see `is_band_limited`
-CLEAR_DB = -44.0  # where a few frames show that much of it, no others are looked at
-_FRAME, _FRAMES = 512, 400  # samples, and most frames that are looked at
-_HOP = _FRAME // 2
+_FRAME, _FRAMES = 512, 100  # samples, and most frames that are looked at
 _WINDOW = np.hanning(_FRAME).astype(np.float32)
 _BIN_HZ = SAMPLING_RATE / _FRAME
 _VOICE, _UPPER = (  # .2..3.4 kHz and 6..7.5 kHz
@@ -147,7 +145,7 @@ class Recording:
             signal = channels.mean(axis=1)
         else:
             signal = channels[:, channel or 0]
-        if problem := impossible(signal):
+        if sound.subtype != "PCM_16" and (problem := impossible(signal)):
             raise AudioError(f"{file}: {_span(start_s, end_s)}{problem}; export it again as PCM")
         if constant(signal):
             if np.ptp(channels, axis=0).any():
@@ -225,35 +223,27 @@ def is_band_limited(signal: np.ndarray) -> bool:
         >>> is_band_limited(noise)
         False
     """
-    if len(signal) < _FRAME:
+    frames = signal[: len(signal) // _FRAME * _FRAME].reshape(-1, _FRAME)
+    if not len(frames):
         return False
-    signal = signal[: len(signal) // _HOP * _HOP]
-    hops = signal.reshape(-1, _HOP)
-    count = len(hops) - 1  # frames
-    few, last = np.zeros(count, dtype=bool), count // -16
-    changes = np.zeros_like(signal)
-    np.subtract(signal[1:], signal[:-1], out=changes[1:])
-    for rows in (hops, changes.reshape(-1, _HOP)):  # loud vowels, loud consonants
-        power = np.einsum("ij,ij->i", rows, rows)
-        few[(power[1:] + power[:-1]).argpartition(last)[last:]] = True
-    if _upper(hops, np.flatnonzero(few), count) > 10 ** (CLEAR_DB / 10):
+    limit = 10 ** (UPPER_DB / 10)
+    # Most clips show enough in an eighth of the frames, those that change most, the consonants.
+    # No bin of the voice has more than half of what the window leaves of the loudest frame.
+    power = np.einsum("ij,ij->i", frames, frames)
+    changes = power - np.einsum("ij,ij->i", frames[:, 1:], frames[:, :-1])
+    some = len(frames) // -8
+    upper = _power(frames[changes.argpartition(some)[some:]])[:, _UPPER].mean(axis=0).max()
+    if upper > limit * power.max() * np.square(_WINDOW).sum() / 2:
         return False
-    spread = np.arange(0, count, -(-count // _FRAMES))
-    return _upper(hops, spread, len(spread)) < 10 ** (UPPER_DB / 10)
+    frames = np.lib.stride_tricks.sliding_window_view(signal, _FRAME)[:: _FRAME // 2]
+    frames = frames[:: -(-len(frames) // _FRAMES)]
+    most = max(1, len(frames) // 20)
+    loudest = np.partition(_power(frames), -most, axis=0)[-most:].mean(axis=0)
+    return bool(loudest[_UPPER].max() < limit * loudest[_VOICE].max())
 
 
-def _upper(hops: np.ndarray, chosen: np.ndarray, count: int) -> float:
-    """Power of the upper octave over that of the voice, in the loudest 5 % of `count` frames."""
-    frames = np.concatenate((hops[chosen], hops[chosen + 1]), axis=1) * _WINDOW
-    spectra = np.fft.rfft(frames, axis=1)
-    most = -min(len(chosen), max(1, count // 20))
-    peaks = []
-    for band in (_UPPER, _VOICE):
-        power = spectra[:, band].real ** 2 + spectra[:, band].imag ** 2
-        power.partition(most, axis=0)
-        peaks.append(float(power[most:].sum(axis=0).max()))
-    upper, voice = peaks
-    return upper / voice if voice else np.inf
+def _power(frames: np.ndarray) -> np.ndarray:
+    return np.square(np.abs(np.fft.rfft(frames * _WINDOW, axis=1)))
 
 
 def _span(start_s: float, end_s: float | None) -> str:
@@ -275,7 +265,8 @@ def _open(file: str | os.PathLike[str]) -> Any:
             )
         if state.st_size == 0:
             raise AudioError(f"{path}: the file is empty (0 bytes); copy or record it again")
-        found = containers.contents(path, state)
+        plain = wav.open_plain(path, state.st_size)
+        found = containers.Contents() if plain else containers.contents(path, state)
     except FileNotFoundError as error:
         near = places.nearest(path)
         raise AudioError(f"{path}: no such file{near}; correct the path or --root") from error
@@ -289,13 +280,14 @@ def _open(file: str | os.PathLike[str]) -> Any:
     if found.problem:
         raise AudioError(f"{path}: {found.problem}")
     try:
-        sound = soundfile.SoundFile(containers.Patched(path, *found.patch) if found.patch else path)
+        whole = containers.Patched(path, *found.patch) if found.patch else path
+        sound = plain or soundfile.SoundFile(whole)
     except TypeError as error:  # libsndfile takes the ending .raw for samples without a header
         raise AudioError(
             f"{path}: samples without a header; convert it: ffmpeg -f s16le -ar 16000 -ac 1 "
             f'-i "{path}" "{os.path.splitext(path)[0]}.wav"'
         ) from error
-    except (soundfile.LibsndfileError, RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError) as error:  # libsndfile's are of the first
         if media.is_media(path):
             return soundfile.SoundFile(media.decoded(path))
         with open(path, "rb") as content:
@@ -324,14 +316,12 @@ def _open(file: str | os.PathLike[str]) -> Any:
 
 
 def _decode(sound: Any, file: str | os.PathLike[str], start: int, frames: int) -> np.ndarray:
-    import soundfile
-
     try:
         if start:
             sound.seek(start)
         kind = "int16" if sound.subtype == "PCM_16" else "float32"  # libsndfile scales slowly
         signal = sound.read(frames, dtype=kind, always_2d=True)  # (frames, channels)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except (RuntimeError, OSError) as error:  # libsndfile's are of the former
         raise AudioError(f"{file}: damaged or truncated ({error}); copy it again") from error
     # Headers of MP3 and Ogg files estimate the length; more than .1 s missing is a torn file.
     if len(signal) < frames - 0.1 * sound.samplerate or len(signal) == 0:

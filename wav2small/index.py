@@ -168,11 +168,12 @@ def list_audio(folder: str | os.PathLike[str]) -> tuple[list[str], list[tuple[st
     rejected: list[tuple[str, str]] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside = os.path.relpath(parent, folder)
         for name in sorted(names):
             ending = os.path.splitext(name)[1].lower()
             if name.startswith(".") or (ending not in audio.EXTENSIONS | media.EXTENSIONS):
                 continue
-            file = os.path.relpath(os.path.join(parent, name), folder)
+            file = name if inside == os.curdir else os.path.join(inside, name)
             if is_utf8(file):
                 files.append(file)
             else:

@@ -159,12 +159,13 @@ class Predictor:
     def _run(self, outputs: list[str], signal: np.ndarray, sampling_rate: int) -> list[np.ndarray]:
         """Outputs of one signal, each without its axis of clips."""
         signal = np.asarray(signal)
-        if signal.dtype.kind not in "fi" or (signal.dtype.kind == "i" and signal.dtype != np.int16):
-            raise Wav2SmallError(f"samples of type {signal.dtype}: give floats of -1..1, or int16")
         if signal.dtype == np.int16:
             signal = signal * np.float32(1 / 32768)
-        with np.errstate(over="ignore"):  # becomes infinite, which is rejected
-            signal = signal.astype(np.float32, copy=False)
+        if signal.dtype.kind != "f":
+            raise Wav2SmallError(f"samples of type {signal.dtype}: give floats of -1..1, or int16")
+        if signal.dtype != np.float32:
+            with np.errstate(over="ignore"):  # becomes infinite, which is rejected
+                signal = signal.astype(np.float32)
         check_rate(sampling_rate)
         if signal.ndim != 1:
             raise Wav2SmallError(

@@ -1,12 +1,13 @@
 """Reading audio: what comes out is what was put in, and bad files are rejected in one line."""
 
 import os
+import struct
 
 import numpy as np
 import pytest
 import soundfile
 
-from wav2small import audio
+from wav2small import audio, wav
 from wav2small.errors import AudioError
 
 
@@ -67,19 +68,62 @@ def test_the_end_of_an_index_may_be_rounded(tmp_path):
         audio.read(file, end_s=3.0)
 
 
-def test_a_segment_reads_only_its_part(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("reader", "subtype"), [(soundfile.SoundFile, "PCM_24"), (wav.PlainWav, "PCM_16")]
+)
+def test_a_segment_reads_only_its_part(tmp_path, monkeypatch, reader, subtype):
     file = tmp_path / "long.wav"
-    soundfile.write(file, np.tile(tone(16000), 600), 16000)
+    soundfile.write(file, np.tile(tone(16000), 600), 16000, subtype)
     asked = []
-    read = soundfile.SoundFile.read
+    read = reader.read
 
     def spy(self, frames=-1, *args, **kwargs):
         asked.append(frames)
         return read(self, frames, *args, **kwargs)
 
-    monkeypatch.setattr(soundfile.SoundFile, "read", spy)
+    monkeypatch.setattr(reader, "read", spy)
     audio.read(file, start_s=599.0, end_s=600.0)
     assert asked == [16000]
+
+
+def wave(coding=1, bits=16, channels=2, width=4, length=16, chunks=b"", size=None, after=b""):
+    samples = np.random.default_rng(0).integers(-9000, 9000, 64000).astype("<i2").tobytes()
+    layout = struct.pack("<HHIIHH", coding, channels, 16000, 16000 * width, width, bits)
+    header = b"WAVEfmt " + struct.pack("<I", length) + layout.ljust(length, b"\0") + chunks
+    data = b"data" + struct.pack("<I", len(samples) if size is None else size) + samples + after
+    return b"RIFF" + struct.pack("<I", len(header + data)) + header + data
+
+
+FACT = b"LIST" + struct.pack("<I", 5) + b"INFO5\0"
+WAVES = [  # with and without a decoder
+    ({}, True),
+    ({"channels": 1, "width": 2}, True),
+    ({"channels": 8, "width": 16}, True),
+    ({"length": 18, "chunks": FACT}, True),
+    ({"chunks": b"JUNK" + struct.pack("<I", 9000) + bytes(9000)}, False),
+    ({"size": 0}, False),
+    ({"size": 0xFFFFFFFF}, False),
+    ({"size": 127997}, False),
+    ({"after": FACT}, False),
+    ({"length": 18, "chunks": FACT + b"id3 " + bytes(4)}, True),
+    ({"bits": 12}, False),
+    ({"coding": 6, "bits": 8, "width": 2}, False),
+]
+
+
+@pytest.mark.parametrize(("options", "plain"), WAVES)
+def test_plain_wav_files_are_what_libsndfile_reads(tmp_path, monkeypatch, options, plain):
+    file = tmp_path / "a.wav"
+    file.write_bytes(wave(**options))
+    found = wav.open_plain(str(file), file.stat().st_size)
+    assert (found is not None) == plain
+    parts = [{}, {"start_s": 0.25, "end_s": 0.5}, {"channel": 0}]
+    signals = [audio.read(file, **part) for part in parts]
+    monkeypatch.setattr(wav, "open_plain", lambda path, size: None)
+    for part, signal in zip(parts, signals, strict=True):
+        np.testing.assert_array_equal(audio.read(file, **part), signal)
+    if plain:
+        found.close()
 
 
 def empty(file):
