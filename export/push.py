@@ -79,7 +79,7 @@ def push(
         raise Wav2SmallError(f"{source}: no such folder; name a run, a teacher or a bundle")
     lineage: dict[str, Any] = {}
     if (folder / bundle.PROVENANCE).is_file():
-        lineage = json.loads((folder / bundle.PROVENANCE).read_text(encoding="utf-8"))
+        lineage = provenances.read(folder / bundle.PROVENANCE)
     if (folder / bundle.MODEL).is_file():
         record = bundle.read_record(folder)
         bundle.check_files(folder, record)
@@ -104,7 +104,9 @@ def push(
 def _card(folder: Path, lineage: Mapping[str, Any]) -> str:
     """The card of a run or a teacher, which has none of its own."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    lines = provenances.licence_line(lineage)
+    licence = f"{provenances.licence_line(lineage)};\n`{bundle.PROVENANCE}` has all of it"
+    if not lineage:
+        licence = f"unknown (no `{bundle.PROVENANCE}`)"
     kind = config.get("student") or config.get("teacher_name") or config.get("model_type", "model")
     return f"""\
 {card.front_matter(lineage)}
@@ -115,8 +117,7 @@ Estimates how speech sounds: **arousal** (calm to excited), **dominance** (weak 
 
     wav2small label recordings/ -o labels.parquet --teacher OWNER/NAME
 
-Made with [wav2small](https://arxiv.org/abs/2408.13920). Licences: {lines};
-`provenance.json` has all of it.
+Made with [wav2small](https://arxiv.org/abs/2408.13920). Licences: {licence}.
 """
 
 
