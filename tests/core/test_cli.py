@@ -59,7 +59,7 @@ def defaults_of(function) -> dict[str, object]:
         if parameter.kind is parameter.VAR_KEYWORD:
             continue
         kinds = [hints[name], *typing.get_args(hints[name])]
-        group = next((kind for kind in kinds if str(kind).endswith("Options'>")), None)
+        group = next((kind for kind in kinds[:2] if str(kind).endswith("Options'>")), None)
         if group is None or bool in kinds:
             found[name] = None if parameter.default is parameter.empty else parameter.default
             continue
