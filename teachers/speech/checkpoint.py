@@ -367,7 +367,7 @@ def _card_licence(card: Path) -> str:
     named = content.get("license")
     names = [str(name).strip() for name in (named if isinstance(named, list) else [named]) if name]
     if names == ["other"]:  # the hub's word for a licence that is not in its list
-        names = [str(content.get("license_name") or "")]
+        names = [str(content.get("license_name") or "other")]
     return " AND ".join(_spdx(name) for name in names if name.lower() not in ("", "unknown"))
 
 
