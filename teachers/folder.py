@@ -51,7 +51,7 @@ def load_hub(spec: str, **options: Any) -> Teacher:
     return teacher
 
 
-_BACKBONES = ("wav2vec2", "hubert", "wavlm", "whisper", "moonshine")
+_BACKBONES = ("wav2vec2", "hubert", "wavlm", "whisper", "moonshine", "qwen2_audio")
 #: What opens a checkpoint, by the `model_type` of its config.json.
 _LOADERS = {
     "probe": "wav2small.teachers.speech.probe:load",

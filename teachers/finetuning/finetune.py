@@ -156,7 +156,8 @@ def choose_recipe(
     """The recipe that the options of the command line name.
 
     Args:
-        backbone: WavLM, wav2vec2, HuBERT, Whisper or Moonshine, for a teacher of speech alone
+        backbone: WavLM, wav2vec2, HuBERT, Whisper, Moonshine or Qwen2-Audio, for a teacher of
+            speech alone
         pooling: layout of a backbone's head: the WavLM teacher's (attentive), wav2vec2's (mean)
         layers: keep the first N transformer layers of a backbone (default: all)
         teacher: a multimodal teacher: spectra, calm, bridge, mister_e; see docs/multimodal.md
@@ -202,7 +203,7 @@ class AudioRecipe:
     """How a backbone becomes a teacher of speech: the recipe of Wagner et al.
 
     Args:
-        backbone: folder or hub id of WavLM, wav2vec2, HuBERT, Whisper or Moonshine
+        backbone: folder or hub id of WavLM, wav2vec2, HuBERT, Whisper, Moonshine or Qwen2-Audio
         pooling: "attentive" (the WavLM teacher's layout) or "mean" (wav2vec2's)
         layers: keep the first so many transformer layers; None = all
 

@@ -49,7 +49,7 @@ class ProbeOptions:
 
     Attributes:
         encoder: frozen encoder: moonshine, an ONNX file with hidden states, or a folder or hub id
-            of WavLM, wav2vec2, HuBERT, Whisper or Moonshine
+            of WavLM, wav2vec2, HuBERT, Whisper, Moonshine or Qwen2-Audio
         placement: the table has a column `emotion` instead of ratings; each emotion gets its
             documented place in arousal, dominance and valence
         copies: see each clip this many more times: from a speaker of another size, in part, with

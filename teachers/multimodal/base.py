@@ -55,7 +55,7 @@ from wav2small import audio
 from wav2small.teachers.speech import checkpoint
 from wav2small.training import losses
 
-from . import encoders, lora, speech_llm
+from . import encoders, lora
 from .dialogue import Context, Passage, Turn
 from .encoders import Tokenizer
 
@@ -165,9 +165,7 @@ class MultimodalNetwork(nn.Module):
         return cls.context
 
     def build_speech(self, mean: float, std: float, where: Any) -> nn.Module:
-        """The speech encoder, for samples of that mean and deviation; not of an LLM's."""
-        if self.config["speech_config"].get("model_type") == speech_llm.MODEL_TYPE:
-            return speech_llm.SpeechLLM(self.config["speech_config"], where)
+        """The speech encoder, for samples of that mean and deviation."""
         return encoders.Speech(self.config["speech_config"], mean, std, where)
 
     def build_head(self, size: int) -> None:

@@ -21,7 +21,7 @@ from wav2small.teachers.speech import checkpoint, pretrained
 from wav2small.teachers.speech.checkpoint import Checkpoint
 from wav2small.teachers.speech.neural import NeuralTeacher
 
-from . import encoders, lora, spectra_checkpoint, speech_llm
+from . import encoders, lora, spectra_checkpoint
 from .base import FIELDS, MultimodalNetwork
 from .dialogue import Passage, Turn
 from .encoders import Tokenizer
@@ -165,10 +165,7 @@ def from_encoders(
     if speech is None or own_encoder is not None:
         config = {"speech_config": dict(own_encoder or {}), "text_config": language.config}
         return Start(config, language.tokenizer, weights, entries, None)
-    if speech_llm.holds(speech):
-        backbone = speech_llm.load(speech)
-    else:
-        backbone = pretrained.load(speech, option="--speech")
+    backbone = pretrained.load(speech, option="--speech")
     weights |= {f"speech.model.{key}": value for key, value in backbone.weights.items()}
     entries.insert(0, backbone.source.entry("speech encoder"))
     config = {"speech_config": backbone.config, "text_config": language.config}

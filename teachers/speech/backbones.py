@@ -75,7 +75,7 @@ def build(config: Mapping[str, Any], where: Any) -> nn.Module:
             + ", ".join(FAMILIES)
         )
     if config["model_type"] in recognisers.NAMES:
-        return recognisers.RecogniserEncoder(config, where)
+        return recognisers.build(config, where)
     if config.get("add_adapter"):
         raise Wav2SmallError(f"{where}: add_adapter is set; backbones with adapters are not known")
     config_class, model_class = families[config["model_type"]]
@@ -110,7 +110,7 @@ def hidden_states(model: Any, signal: Tensor, lengths: Tensor) -> tuple[Tensor, 
     Returns:
         last hidden state (B, frames, hidden), and the mask of valid frames (B, frames)
     """
-    if isinstance(model, recognisers.RecogniserEncoder):
+    if isinstance(model, (recognisers.RecogniserEncoder, recognisers.SpeechLLM)):
         return model(signal, lengths)
     return encode(model, features(model, signal, lengths), lengths)
 
@@ -133,7 +133,7 @@ def encode(model: Any, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tenso
 
 def freeze_front(model: Any) -> None:
     """Keep the CNN of a backbone as it is, which then costs no gradient."""
-    if isinstance(model, recognisers.RecogniserEncoder):
+    if isinstance(model, (recognisers.RecogniserEncoder, recognisers.SpeechLLM)):
         model.freeze_front()
     else:  # not only `requires_grad_`: it would carry the gradient back to the signal
         model.feature_extractor._freeze_parameters()

@@ -2,13 +2,12 @@
 
 Three kinds: Moonshine's encoder inside the wheel `moonshine-voice` ("moonshine"; MIT, no download),
 any ONNX file with a waveform input and an output of states, and folders or hub ids of transformers
-(WavLM, wav2vec2, HuBERT, Whisper, Moonshine).
+(WavLM, wav2vec2, HuBERT, Whisper, Moonshine, Qwen2-Audio).
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import struct
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from wav2small import audio, files, provenance
+from wav2small import files, provenance
 from wav2small.errors import Wav2SmallError
 from wav2small.session import open_session, session_options
 
@@ -163,68 +162,33 @@ def _first_string(graph: Any, offset: int) -> bytes | None:
 def _transformers(spec: str, device: str) -> Encoder:
     import torch
 
-    from wav2small.training import weights
-
-    from . import checkpoint, pretrained
+    from . import backbones, checkpoint, pretrained, recognisers
     from .neural import choose_device
 
-    find = checkpoint.local if os.path.isdir(spec) else checkpoint.hub
-    source = find(spec, option="--encoder")
-    config, where = source.config, source.folder / checkpoint.WEIGHTS
-    kind, chosen = config.get("model_type"), choose_device(device)
-    if kind in ("whisper", "moonshine"):
-        network, prepare = _recogniser(kind, config)
-        state = {
-            key.removeprefix("model.").removeprefix("encoder."): value
-            for key, value in checkpoint.read_weights(source).items()
-            if key.removeprefix("model.").startswith("encoder.")
-        }
-        weights.fill(network, state, where)
-    else:
-        from . import backbones
-
-        start = pretrained.load(spec, option="--encoder")
-        network = backbones.build(start.config, source.folder / checkpoint.CONFIG)
-        start.fill(network)
-        prepare = _normalised(start.scale)
+    start = pretrained.load(spec, option="--encoder")
+    config, source, chosen = start.config, start.source, choose_device(device)
+    network: Any = backbones.build(config, source.folder / checkpoint.CONFIG)
+    start.fill(network)
     network = network.eval().requires_grad_(False).to(chosen)
+    is_recogniser = config["model_type"] in recognisers.NAMES
 
     def run(signal: np.ndarray, layers: Sequence[int]) -> list[np.ndarray]:
         signal = np.pad(signal, (0, max(0, SHORTEST - len(signal)))).astype(np.float32)
-        values, frames = prepare(signal)
         with torch.inference_mode():
-            found = network(values.to(chosen), output_hidden_states=True).hidden_states
-        return [found[layer][0, :frames].float().cpu().numpy() for layer in layers]
+            if is_recogniser:
+                found = network.layer_states(torch.from_numpy(signal).to(chosen))
+            else:
+                values = _normalised(signal, start.scale)
+                given = torch.from_numpy(values).to(chosen)[None]
+                states = network(given, output_hidden_states=True).hidden_states
+                found = [each[0] for each in states]
+        return [found[layer].float().cpu().numpy() for layer in layers]
 
-    names = ("num_hidden_layers", "encoder_layers", "encoder_num_hidden_layers")
-    layers = 1 + int(next(config[name] for name in names if name in config))
+    layers = 1 + int(config["num_hidden_layers"])
     return Encoder(spec, source.id, source.revision, source.licence, layers, False, run)
 
 
-def _normalised(scale: tuple[float, float] | None) -> Callable[[np.ndarray], tuple[Any, None]]:
+def _normalised(signal: np.ndarray, scale: tuple[float, float] | None) -> np.ndarray:
     """Samples at the mean and deviation of the encoder's training, or of the clip itself."""
-    import torch
-
-    def prepare(signal: np.ndarray) -> tuple[Any, None]:
-        mean, std = scale or (float(signal.mean()), float(np.sqrt(signal.var() + 1e-7)))
-        return torch.from_numpy((signal - mean) / std)[None], None
-
-    return prepare
-
-
-def _recogniser(kind: str, config: dict[str, Any]) -> tuple[Any, Callable[[np.ndarray], Any]]:
-    """The encoder of a Whisper or Moonshine configuration, and what prepares its input."""
-    import torch
-    import transformers
-
-    if kind == "whisper":
-        extract = transformers.WhisperFeatureExtractor(feature_size=config["num_mel_bins"])
-        model = transformers.WhisperModel(transformers.WhisperConfig.from_dict(config))
-
-        def spectrogram(signal: np.ndarray) -> tuple[Any, int]:
-            found = extract(signal, sampling_rate=audio.SAMPLING_RATE, return_tensors="pt")
-            return found.input_features, -(-len(signal) // 320)  # 50 states per second
-
-        return model.encoder, spectrogram
-    own = transformers.MoonshineModel(transformers.MoonshineConfig.from_dict(config))
-    return own.encoder, lambda signal: (torch.from_numpy(signal)[None], None)
+    mean, std = scale or (float(signal.mean()), float(np.sqrt(signal.var() + 1e-7)))
+    return ((signal - mean) / std).astype(np.float32)

@@ -48,8 +48,8 @@ def load(spec: str, *, layers: int | None = None, option: str = "--backbone") ->
     """Load a backbone.
 
     Args:
-        spec: folder or hub id of WavLM, wav2vec2, HuBERT, Whisper or Moonshine, pretrained or
-            already fine-tuned
+        spec: folder or hub id of WavLM, wav2vec2, HuBERT, Whisper, Moonshine or Qwen2-Audio,
+            pretrained or already fine-tuned
         layers: keep the first so many transformer layers; None = all
         option: of the command line that named it, for the remedy
 
@@ -69,11 +69,6 @@ def load(spec: str, *, layers: int | None = None, option: str = "--backbone") ->
         raise Wav2SmallError(
             f"{where}: model_type {config['model_type']!r} is no backbone; known: "
             + ", ".join(backbones.FAMILIES)
-            + (
-                "; a speech LLM: --teacher mister_e --speech FOLDER"
-                if "audio_config" in config
-                else ""
-            )
         )
     is_recogniser = config["model_type"] in recognisers.NAMES
     if is_recogniser:  # its input is full scale
@@ -91,7 +86,8 @@ def load(spec: str, *, layers: int | None = None, option: str = "--backbone") ->
     kept_weights = {
         key: value
         for key, value in _weights(source, config["model_type"]).items()
-        if not (found := re.match(r"encoder\.layers\.(\d+)\.", key)) or int(found[1]) < kept
+        if not (found := re.match(r"(?:encoder|language_model)\.layers\.(\d+)\.", key))
+        or int(found[1]) < kept
     }
     with torch.device("meta"):
         model = backbones.build(config, where)

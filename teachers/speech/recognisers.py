@@ -1,8 +1,11 @@
-"""Encoders of speech recognisers as backbones: Whisper and Moonshine of transformers.
+"""Encoders of speech recognisers and of a speech LLM as backbones: Whisper, Moonshine and
+Qwen2-Audio of transformers.
 
 Whisper takes log-mel frames of a fixed length, 30 s in the published models, and sees the silence
 after a clip; only the frames of the clip are pooled, and audio beyond that length is not seen.
 Moonshine normalises over a full clip, so that the clips of a batch go through one by one.
+Qwen2-Audio's frames, like Whisper's, go through its audio tower and projector into its language
+model, whose last hidden states are those of the speech; no prompt goes with them.
 """
 
 from __future__ import annotations
@@ -19,12 +22,16 @@ from wav2small.errors import Wav2SmallError
 
 N_FFT, HOP = 400, 160  # of Whisper's mel spectrogram (published)
 _FRAME = 2 * HOP  # samples of a hidden state of Whisper
+LLM = "qwen2_audio"
+LONGEST_S = 30  # of a clip for it: 3000 mel frames (published)
+_PARTS = ("audio_tower.", "multi_modal_projector.", "language_model.")
 
 #: Model type -> its names of what other backbones call hidden_size, num_hidden_layers and
-#: num_attention_heads.
+#: num_attention_heads; an LLM's are those of its `text_config`.
 NAMES = {
     "whisper": ("d_model", "encoder_layers", "encoder_attention_heads"),
     "moonshine": ("hidden_size", "encoder_num_hidden_layers", "encoder_num_attention_heads"),
+    LLM: ("hidden_size", "num_hidden_layers", "num_attention_heads"),
 }
 _SHARED = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
@@ -36,8 +43,10 @@ def with_shared_names(config: Mapping[str, Any]) -> dict[str, Any]:
         >>> with_shared_names({"model_type": "whisper", "d_model": 384})["hidden_size"]
         384
     """
-    own = NAMES[config["model_type"]]
-    return {**config, **{s: config[n] for s, n in zip(_SHARED, own, strict=True) if n in config}}
+    own, names = config, NAMES[config["model_type"]]
+    if config["model_type"] == LLM:
+        own = config.get("text_config") or {}
+    return {**config, **{s: own[n] for s, n in zip(_SHARED, names, strict=True) if n in own}}
 
 
 def cut(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
@@ -47,18 +56,42 @@ def cut(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
         >>> cut({"model_type": "whisper", "encoder_layers": 4}, 2)["encoder_layers"]
         2
     """
+    if config["model_type"] == LLM:
+        text = {**config["text_config"], "num_hidden_layers": layers}
+        text.pop("layer_types", None)  # one word for each layer, which follows from the rest
+        return {**config, "text_config": text, "num_hidden_layers": layers}
     return {**config, NAMES[config["model_type"]][1]: layers, "num_hidden_layers": layers}
 
 
 def encoder_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the encoder of a recogniser.
+    """The weights of the encoder of a recogniser, or of an LLM without its head.
 
     Example:
         >>> list(encoder_weights({"model.encoder.conv1.bias": 0, "model.decoder.norm.weight": 0}))
         ['encoder.conv1.bias']
+        >>> list(encoder_weights({"language_model.model.norm.weight": 0}))
+        ['language_model.norm.weight']
     """
-    plain = {key.removeprefix("model."): value for key, value in state.items()}
-    return {key: value for key, value in plain.items() if key.startswith("encoder.")}
+    plain = {
+        key.removeprefix("model.").replace("language_model.model.", "language_model."): value
+        for key, value in state.items()
+        if not key.endswith("lm_head.weight")
+    }
+    return {key: value for key, value in plain.items() if key.startswith(("encoder.", *_PARTS))}
+
+
+def build(config: Mapping[str, Any], where: Any) -> RecogniserEncoder | SpeechLLM:
+    """The encoder of a configuration, with random weights.
+
+    Args:
+        config: of transformers; `model_type` is one of `NAMES`
+        where: named in errors
+
+    Raises:
+        Wav2SmallError: none can be built from it
+    """
+    kind = SpeechLLM if config["model_type"] == LLM else RecogniserEncoder
+    return kind(config, where)
 
 
 class RecogniserEncoder(nn.Module):
@@ -108,10 +141,7 @@ class RecogniserEncoder(nn.Module):
     def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """See `backbones.hidden_states`; the signal has full scale 1."""
         if self.is_whisper:
-            longest = _FRAME * self.config.max_source_positions
-            lengths = lengths.clamp(max=longest)
-            mels = log_mel(signal, lengths, bins=self.config.num_mel_bins, longest=longest)
-            counts = (lengths + _FRAME - 1) // _FRAME
+            mels, counts = self._mels(signal, lengths)
             hidden = self.encoder(mels).last_hidden_state[:, : int(counts.max())]
         else:
             rows = [
@@ -122,6 +152,95 @@ class RecogniserEncoder(nn.Module):
             hidden = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         steps = torch.arange(hidden.shape[1], device=hidden.device)
         return hidden, steps < counts.to(hidden.device)[:, None]
+
+    def layer_states(self, signal: Tensor) -> list[Tensor]:
+        """One clip (T,), full scale 1 -> inputs of the layers, and the output (frames, size)."""
+        given, frames = signal[None], None
+        if self.is_whisper:
+            given, counts = self._mels(given, torch.tensor([len(signal)]))
+            frames = int(counts)
+        found = self.encoder(given, output_hidden_states=True).hidden_states
+        return [states[0, :frames] for states in found]
+
+    def _mels(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What Whisper takes, and the number of states that are of the clip."""
+        longest = _FRAME * self.config.max_source_positions
+        lengths = lengths.clamp(max=longest)
+        mels = log_mel(signal, lengths, bins=self.config.num_mel_bins, longest=longest)
+        return mels, (lengths + _FRAME - 1) // _FRAME
+
+
+class SpeechLLM(nn.Module):
+    """A speech LLM without its head, with random weights.
+
+    Args:
+        config: of transformers, with `audio_config` and `text_config`
+        where: named in errors
+
+    Attributes:
+        config: of its language model
+
+    Raises:
+        Wav2SmallError: none can be built from it
+    """
+
+    def __init__(self, config: Mapping[str, Any], where: Any):
+        super().__init__()
+        import transformers
+
+        for name in ("audio_config", "text_config"):
+            if not isinstance(config.get(name), Mapping):
+                raise Wav2SmallError(f"{where}: no {name}; bring the config.json of the checkpoint")
+        fields = {name: value for name, value in config.items() if name not in _SHARED}
+        try:
+            built: Any = transformers.Qwen2AudioConfig(**fields)
+            model: Any = transformers.Qwen2AudioModel(built)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise Wav2SmallError(f"{where}: no speech LLM can be built ({error})") from error
+        self.config: Any = built.text_config
+        self.audio_tower: Any = model.audio_tower
+        self.multi_modal_projector: Any = model.multi_modal_projector
+        self.language_model: Any = model.language_model
+        with torch.device("cpu"):  # no weight of a file: it must not stay without memory
+            rotary = self.language_model.rotary_emb
+            self.language_model.rotary_emb = type(rotary)(config=self.config)
+
+    def freeze_front(self) -> None:
+        """Keep the audio tower as it is."""
+        self.audio_tower.requires_grad_(False)
+
+    def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """See `backbones.hidden_states`; the signal has full scale 1."""
+        hidden, mask = self._projected(signal, lengths)
+        states = self.language_model(inputs_embeds=hidden, attention_mask=mask.long())
+        return states.last_hidden_state, mask
+
+    def layer_states(self, signal: Tensor) -> list[Tensor]:
+        """One clip (T,), full scale 1 -> inputs of the layers, and the output (frames, size)."""
+        hidden, _ = self._projected(signal[None], torch.tensor([len(signal)]))
+        found = self.language_model(inputs_embeds=hidden, output_hidden_states=True).hidden_states
+        return [states[0] for states in found]
+
+    def _projected(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames as the language model takes them, and the mask of valid ones."""
+        longest = LONGEST_S * audio.SAMPLING_RATE
+        lengths = lengths.clamp(max=longest)
+        middle, frames = (
+            counts.to(signal.device)
+            for counts in self.audio_tower._get_feat_extract_output_lengths(
+                (lengths + HOP - 1) // HOP
+            )
+        )
+        places = torch.arange(self.audio_tower.config.max_source_positions, device=signal.device)
+        inside = (places < middle[:, None])[:, None, None]
+        away = torch.zeros(inside.shape, device=signal.device).masked_fill(~inside, float("-inf"))
+        away = away.expand(-1, 1, len(places), -1)
+        bins = self.audio_tower.config.num_mel_bins
+        mels = log_mel(signal, lengths, bins=bins, longest=longest)
+        hidden = self.audio_tower(mels, attention_mask=away).last_hidden_state
+        hidden = self.multi_modal_projector(hidden)[:, : max(1, int(frames.max()))]
+        mask = torch.arange(hidden.shape[1], device=signal.device) < frames[:, None].clamp(min=1)
+        return hidden, mask
 
 
 def log_mel(signal: Tensor, lengths: Tensor, *, bins: int, longest: int) -> Tensor:
