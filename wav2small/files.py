@@ -20,6 +20,9 @@ from wav2small.errors import Wav2SmallError
 def special(path: str | os.PathLike[str]) -> bool:
     """Whether a path names what is there and is no regular file: a pipe, a device, a terminal.
 
+    An open file of this process (`/dev/stdout`, `/dev/fd/3`) is one, wherever it leads: a log
+    that it was directed into must not be replaced.
+
     Raises:
         Wav2SmallError: it is a folder
 
@@ -33,7 +36,34 @@ def special(path: str | os.PathLike[str]) -> bool:
         return False
     if stat.S_ISDIR(mode):
         raise Wav2SmallError(f"{path}: a folder; name a file in it")
-    return not stat.S_ISREG(mode)
+    return not stat.S_ISREG(mode) or _descriptor(path) is not None
+
+
+def _descriptor(path: str | os.PathLike[str]) -> int | None:
+    """The number of the open file of this process that a path leads to, link by link."""
+    path, own = os.fspath(path), os.path.realpath("/proc/self/fd")
+    for _ in range(40):  # links, as Linux follows at most
+        folder, name = os.path.split(os.path.abspath(path))
+        folder = os.path.realpath(folder)
+        if folder == own:
+            return int(name) if name.isdigit() else None
+        try:
+            path = os.path.join(folder, os.readlink(os.path.join(folder, name)))
+        except OSError:
+            return None
+    return None
+
+
+def open_special(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open what `special` names for writing; what an open file holds already stays.
+
+    Example:
+        >>> with open_special(os.devnull) as file:
+        ...     file.write(b"rows")
+        4
+    """
+    number = _descriptor(path)
+    return open(path, "wb") if number is None else os.fdopen(os.dup(number), "wb")
 
 
 @contextlib.contextmanager
@@ -66,7 +96,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         if into:
-            with open(temporary, "rb") as source, open(path, "wb") as target:
+            with open(temporary, "rb") as source, open_special(path) as target:
                 shutil.copyfileobj(source, target)
             return
         with open(temporary, "rb") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 from array import array
@@ -79,7 +80,8 @@ class Output:
         if self._output is None or self._regular:
             return self
         if isinstance(self._output, str | os.PathLike):
-            opened = open(self._output, "w", newline="", encoding="utf-8")
+            binary = files.open_special(self._output)
+            opened = io.TextIOWrapper(binary, newline="", encoding="utf-8")
             self._stream = self._stack.enter_context(opened)
         else:
             self._stream = self._output

@@ -106,6 +106,15 @@ def test_an_output_that_is_no_file_stays_what_it_is(toy, speech, tmp_path):
     shell = f"{sys.executable} -m wav2small predict {toy} {clip} -o >(cat)"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
     assert done.stdout == target.read_text()
+    log = tmp_path / "log.txt"
+    log.write_text("before\n")
+    for output in ("/dev/stdout", tmp_path / "stdout"):
+        (tmp_path / "stdout").unlink(missing_ok=True)
+        (tmp_path / "stdout").symlink_to("/dev/stdout")
+        with log.open("a") as file:
+            command = [sys.executable, "-m", "wav2small", "predict", toy, clip, "-o", output]
+            subprocess.run(command, stdout=file, check=True)
+    assert log.read_text() == "before\n" + 2 * target.read_text()
 
 
 TIMES = [
@@ -152,6 +161,10 @@ def test_times_of_a_parquet_table(tmp_path, values, start):
         ("file,start,end\na.wav,1,2\nb.wav,soon,2\n", "row 2.*soon"),
         ("file,Start,End\na.wav,1,2\n", "`Start`"),
         ("file,start_s\na.wav,1\n", "`start_s`"),
+        ("file,start (s),end (s)\na.wav,1,2\n", r"`start \(s\)`"),
+        ("file,startTime\na.wav,1\n", "`startTime`"),
+        ("file,start,end_sec\na.wav,1,2\n", "`end_sec`"),
+        ("file,start,duration\na.wav,1,2\n", "`duration`"),
         ("file,start,end\na.wav,1e30,2\n", "row 1"),
         # Decimal commas without quotes shift what follows.
         ("file,start,end\na.wav,0,5,1,5\n", "row 1 has more values"),
