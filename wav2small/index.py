@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,10 +31,13 @@ UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}  # in seconds
 KEYS = ["file", "start", "end"]
 ROOT_KEY = b"wav2small.root"
 
+#: What follows the name of a time, and signs: `start_s`, `startTime`, `Start (sec)`.
+_NAME = re.compile(r"[^a-z]|(time)?[^a-z]*(s|ms|us|secs?|seconds?|milliseconds?)?[^a-z]*$")
+
 #: Names that are taken for times of a clip by those who write them.
 _NEAR_NAMES = {
-    "start": ("start_s", "start_time", "starttime", "begin", "onset"),
-    "end": ("end_s", "end_time", "endtime", "stop", "offset"),
+    "start": ("start", "begin", "onset"),
+    "end": ("end", "stop", "offset"),
 }
 
 
@@ -365,12 +369,18 @@ def _check_columns(frame: pd.DataFrame, name: str) -> None:
     if len(frame) == 0:
         raise Wav2SmallError(f"{name}: the table has no rows")
     for column, others in _NEAR_NAMES.items():
-        near = [str(own) for own in frame if str(own).strip().lower() in (column, *others)]
+        near = [str(own) for own in frame if _NAME.sub("", str(own).lower()) in others]
         if near and column not in frame:
             raise Wav2SmallError(
                 f"{name}: no column `{column}`, but `{near[0]}`; times are read from `start` and "
                 "`end` in seconds, so rename it, or leave it out"
             )
+    durations = [str(own) for own in frame if _NAME.sub("", str(own).lower()) == "duration"]
+    if durations and "start" in frame and "end" not in frame:
+        raise Wav2SmallError(
+            f"{name}: no column `end`, but `{durations[0]}`; write `end` (`start` plus the "
+            f"duration, in seconds), or leave `{durations[0]}` out"
+        )
 
 
 def _normalise(frame: pd.DataFrame, name: str, time_unit: str = "s") -> pd.DataFrame:
