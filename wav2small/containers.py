@@ -1,8 +1,8 @@
 """What an audio file promises against what it holds: cut, joined and streamed files.
 
 libsndfile reads what a header promises, or as far as the file goes, and reports no truncation.
-Here the parts of a container are counted without decoding them: chunks (WAV, RF64, W64, AIFF, CAF,
-AU), pages (Ogg), frames (MP3, FLAC).
+Here the parts of a container are counted without decoding them: chunks (WAV, RF64, W64, AIFF, SVX,
+CAF, AU, AVR, VOC), pages (Ogg), frames (MP3, FLAC).
 """
 
 from __future__ import annotations
@@ -205,7 +205,10 @@ def _aiff(data: Bytes) -> Contents:
             coding = data[at + 18 : at + 22].lower() if size > 18 else b""
             width = {b"ulaw": 1, b"alaw": 1, b"ima4": 34 / 64}.get(coding, (bits + 7) // 8)
             per_second = channels * width * rate
-        elif name == b"SSND":
+        elif name == b"VHDR":  # of 8SVX and 16SV
+            (rate,) = struct.unpack(">H", data[at + 12 : at + 14])
+            per_second = rate * (2.0 if data[8:12] == b"16SV" else 1.0)
+        elif name in (b"SSND", b"BODY"):
             after = functools.partial(_skip, header=8, order=">I")
             return _samples(data, at, size, per_second, None, after)
     return Contents()
@@ -235,6 +238,23 @@ def _nist(data: Bytes) -> Contents:
     return _samples(data, start, count * frame, frame * rate, None, lambda _, at: at)
 
 
+def _avr(data: Bytes) -> Contents:
+    stereo, bits = struct.unpack(">2H", data[12:16])
+    rate, count = struct.unpack(">2I", data[22:30])
+    frame = (2 if stereo else 1) * (bits // 8)
+    per_second = frame * (rate & 0xFFFFFF)
+    return _samples(data, 128, count * frame, per_second, None, lambda _, at: at)
+
+
+def _voc(data: Bytes) -> Contents:
+    """Blocks, each with its kind (0 ends the file) and three bytes of its size."""
+    at, begin, size = int.from_bytes(data[20:22], "little"), 0, 0
+    while at + 4 <= len(data) and data[at]:
+        begin, size = at + 4, int.from_bytes(data[at + 1 : at + 4], "little")
+        at = begin + size
+    return _samples(data, begin, size, 0.0, None, lambda _, end: end + 1)
+
+
 def _caf(data: Bytes) -> Contents:
     at, per_second = 8, 0.0
     while len(data) - at >= 12:
@@ -259,6 +279,8 @@ _CHUNKED: dict[bytes, Callable[[Bytes], Contents]] = {
     b"FORM": _aiff,
     b"caff": _caf,
     b"NIST": _nist,
+    b"2BIT": _avr,
+    b"Crea": _voc,
     **dict.fromkeys((b".snd", b"dns."), _au),
 }
 

@@ -24,6 +24,10 @@ HEADERS = {
     b"caff": "CAF",
     **dict.fromkeys((b".snd", b"dns."), "AU"),
     b"NIST": "NIST",
+    b"2BIT": "AVR",
+    b"Crea": "VOC",
+    b"PVF1": "PVF",
+    **dict.fromkeys((b" paf", b"fap "), "PAF"),
     **{b"ID3" + bytes([version]): "MP3" for version in range(2, 5)},
 }
 READ_BYTES = 65536  # at most; what a pipe holds is read as soon as it is there
@@ -91,7 +95,7 @@ def _blocks(read: Callable[[int], bytes]) -> Iterator[bytes]:
         known = "MP3"
     if known:
         raise Wav2SmallError(
-            f"standard input is a {known} file; give raw samples: "
+            f"standard input is a file ({known}); give raw samples: "
             "ffmpeg -i FILE -f s16le -ac 1 -ar 16000 - | wav2small predict BUNDLE --follow -"
         )
     yield start

@@ -19,6 +19,7 @@ FORMATS = [
     *[("CAF", kind) for kind in ("PCM_16", "ALAC_16")],
     *[("NIST", kind) for kind in ("PCM_16", "ULAW")],
     ("W64", "PCM_16"),
+    *[(kind, "PCM_16") for kind in ("AVR", "SVX", "VOC")],
     ("RF64", "PCM_16"),
     ("FLAC", "PCM_16"),
     ("FLAC", "PCM_24"),

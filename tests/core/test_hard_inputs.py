@@ -297,7 +297,8 @@ def test_a_name_with_a_carriage_return(toy, speech, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "subtype"),
     [("WAV", None), ("RF64", None), ("AIFF", None), ("CAF", None), ("AU", None), ("W64", None),
-     ("NIST", None), ("FLAC", None), ("MP3", None), ("OGG", None), ("OGG", "OPUS")],
+     ("NIST", None), ("FLAC", None), ("MP3", None), ("OGG", None), ("OGG", "OPUS"),
+     ("AVR", None), ("VOC", None), ("PVF", None), ("PAF", None), ("SVX", None)],
 )  # fmt: skip
 def test_follow_rejects_every_file_format(toy, speech, kind, subtype):
     signal = audio.read(sorted(speech.glob("*.flac"))[0])

@@ -64,6 +64,8 @@ def _figures(found: dict, raters: dict | None = None) -> None:
         rows = [[*row, _cell(raters[row[0]])] for row in rows]
     if rows:
         _print(["", *header], rows)
+        if any("not defined" in row for row in rows):
+            print("not defined: too few clips, or ratings or estimates that do not vary")
     if categories := found["categories"]:
         figures = map(_cell, categories["figures"].values())
         _print(["", "UAR", "WA", "weighted F1", "macro F1"], [["categories", *figures]])
@@ -84,4 +86,6 @@ def _print(header: list[str], rows: list[list]) -> None:
 
 def _cell(interval: tuple) -> str:
     value, low, high = interval
+    if value != value:
+        return "not defined"
     return f"{value:.3f} [{low:.3f} {high:.3f}]"
