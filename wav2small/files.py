@@ -179,6 +179,7 @@ class Lock:
         # Without the system's locks a file that is there is a lock that is held.
         soft = isinstance(self._lock, filelock.SoftFileLock)
         self._made_folder = not self.path.parent.exists()
+        vanished = 0
         while True:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,8 +189,10 @@ class Lock:
                 self._lock.acquire(timeout=0)
                 if soft or self.path.stat().st_ino == number:
                     return self
-            except FileNotFoundError:
-                pass  # another run, which is ready, has removed it
+            except FileNotFoundError as error:
+                vanished += 1  # another run, which is ready, has removed it
+                if vanished == 100:  # no: a place such as /proc, where nothing can be made
+                    raise Wav2SmallError(f"cannot write {self.path}; choose another -o") from error
             except filelock.Timeout as error:  # an OSError, too
                 raise Wav2SmallError(
                     f"another run is writing here ({self.path}): wait for it, or choose another -o"

@@ -100,6 +100,10 @@ def test_an_output_that_is_no_file_stays_what_it_is(toy, speech, tmp_path):
     assert pipe.is_fifo() and read[0] == target.read_text()
     with pytest.raises(Wav2SmallError, match="a folder"):
         predict(toy, clip, tmp_path)
+    if os.path.isdir("/proc/self/fd"):
+        for output in ("/proc/none.csv", "/dev/fd/99"):
+            with pytest.raises(Wav2SmallError, match="choose another -o"):
+                predict(toy, clip, output)
     before = os.stat(os.devnull).st_rdev
     predict(toy, clip, os.devnull)
     assert os.stat(os.devnull).st_rdev == before
