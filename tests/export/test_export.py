@@ -25,7 +25,13 @@ from wav2small.export.onnx.graph import Graph
 from wav2small.export.onnx.weights import PRECISIONS, Weights
 from wav2small.export.signals import signals
 from wav2small.export.verification import VerificationOptions, student_run, verify_bundle
-from wav2small.session import check_self_contained, check_version, file_run, open_session
+from wav2small.session import (
+    SESSION_ENTRIES,
+    check_self_contained,
+    check_version,
+    file_run,
+    open_session,
+)
 from wav2small.stream import Stream
 from wav2small.students import quantisation, registry
 from wav2small.students.frontend import dft, mel_bands
@@ -277,7 +283,10 @@ def test_oldest_runtime(nano_run, clips, tmp_path):
         f"import sys; sys.path.insert(0, {old!r})\n"
         "import onnxruntime, numpy, sys\n"
         "assert onnxruntime.__version__.startswith('1.20'), onnxruntime.__version__\n"
-        "session = onnxruntime.InferenceSession(sys.argv[1])\n"
+        "options = onnxruntime.SessionOptions()\n"
+        f"for entry in {SESSION_ENTRIES}.items():\n"  # else int8-static saturates without VNNI
+        "    options.add_session_config_entry(*entry)\n"
+        "session = onnxruntime.InferenceSession(sys.argv[1], options)\n"
         "signal = numpy.load(sys.argv[2])[None]\n"
         "print(session.run(['logits'], {'signal': signal})[0][0].tolist())"
     )
