@@ -99,6 +99,8 @@ def check(kind: type[MultimodalNetwork], config: Mapping[str, Any], where: Any) 
             number = isinstance(value, int if integral else int | float)
             right = number and not isinstance(value, bool) and value >= 0 and (value or not divides)
             least = "above 0" if divides else "from 0"
+            if name.startswith("mask_") or name.endswith(("_share", "_dropout")):
+                right, least = right and value <= 1, "from 0 to 1"
             wanted = f"{'an integer' if integral else 'a number'} {least}"
         if not right and not (value is None and default is None):
             raise Wav2SmallError(f"{where}: {name}={json.dumps(value)}: give {wanted}")

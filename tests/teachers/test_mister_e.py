@@ -217,7 +217,9 @@ def test_options_that_are_none_are_named(word):
         ("mister_e", "exclude_missing=1", "exclude_missing=1: give true or false"),
         ("bridge", "bridge_tokens=0", "bridge_tokens=0: give an integer above 0"),
         ("spectra", "word_times=layers", 'word_times="layers": give linear or layer'),
-        ("spectra", "acoustic_share=-1", "acoustic_share=-1: give a number from 0"),
+        ("bridge", "mask_text=2", "mask_text=2: give a number from 0 to 1"),
+        ("calm", "fusion_dropout=1.5", "fusion_dropout=1.5: give a number from 0 to 1"),
+        ("spectra", "acoustic_share=-1", "acoustic_share=-1: give a number from 0 to 1"),
     ],
 )
 def test_values_that_an_option_cannot_have_are_named(system, word, message):
