@@ -63,7 +63,8 @@ class FactoredSpectrogram(nn.Module):
     3,200 numbers and 35,000 multiply-accumulates per frame instead of 263,000 of each.
 
     The result is in the order of the products, (k1, k2) flattened; `bins` names the DFT bin
-    each place holds, and `once` marks one place per bin (k1 = 0 and R/2 hold theirs twice).
+    each place holds, and `once` marks one place per bin (k1 = 0 and R/2 hold theirs twice). In
+    training it is one value per bin, in their order: the same numbers but for rounding, sooner.
 
     Example:
         >>> FactoredSpectrogram(512, 256, 32)(torch.zeros(1, 16000)).shape[:2]  # clips, frames
@@ -106,14 +107,12 @@ class FactoredSpectrogram(nn.Module):
         return out_length(samples, self.n_fft, self.hop)
 
     def forward(self, signal: torch.Tensor) -> torch.Tensor:
-        """(B, T) -> (B, frames, (rows / 2 + 1) x columns)."""
-        hops = signal.shape[1] // self.hop
-        halves = signal[:, : hops * self.hop].reshape(-1, hops, self.hop)
-        frames = torch.cat((halves[:, :-1], halves[:, 1:]), dim=2) * self.window
-        if self.training:  # the same numbers but for rounding, in a third of the time
+        """(B, T) -> (B, frames, (rows / 2 + 1) x columns); in training n_fft / 2 + 1 bins."""
+        frames = signal.unfold(1, self.n_fft, self.hop) * self.window
+        if self.training:
             spectrum = torch.fft.rfft(frames)
-            return (spectrum.real.square() + spectrum.imag.square())[:, :, self.bins]
-        grid = frames.reshape(-1, hops - 1, self.rows, self.columns).transpose(2, 3)
+            return spectrum.real.square() + spectrum.imag.square()
+        grid = frames.unflatten(2, (self.rows, self.columns)).transpose(2, 3)
         spectrum = (grid @ self.rows_dft).transpose(2, 3)  # (B, frames, 2 (R/2 + 1), C)
         real, imag = spectrum.chunk(2, dim=2)
         turned = torch.cat(
@@ -137,7 +136,7 @@ class FactoredSpectrogram(nn.Module):
 
 
 class Log2Mel(nn.Module):
-    """Factored power -> mel bands, log2: (B, frames, places) -> (B, frames, bands).
+    """Factored power -> mel bands, log2: (B, frames, places or bins) -> (B, frames, bands).
 
     Example:
         >>> spectrogram = FactoredSpectrogram(512, 256, 32)
@@ -147,15 +146,18 @@ class Log2Mel(nn.Module):
 
     frontend = True
     bands: torch.Tensor
+    bin_bands: torch.Tensor
 
     def __init__(self, spectrogram: FactoredSpectrogram, mels: int):
         super().__init__()
-        bands = mel_bands(spectrogram.n_fft, mels)[spectrogram.bins]
-        bands = bands * spectrogram.once[:, None]
-        self.register_buffer("bands", torch.tensor(bands, dtype=torch.float32), persistent=False)
+        bands = mel_bands(spectrogram.n_fft, mels)
+        places = bands[spectrogram.bins] * spectrogram.once[:, None]
+        for name, value in {"bands": places, "bin_bands": bands}.items():
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
 
     def forward(self, power: torch.Tensor) -> torch.Tensor:
-        return torch.log2(torch.clamp(power @ self.bands, min=2.0**FLOOR_LOG2))
+        bands = self.bands if power.shape[2] == len(self.bands) else self.bin_bands
+        return torch.log2(torch.clamp(power @ bands, min=2.0**FLOOR_LOG2))
 
     def macs(self, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
         return output.shape[1] * int((self.bands != 0).sum())  # triangles, not a full matrix
@@ -184,8 +186,17 @@ class Causal(nn.Module):
         """`past` (B, C, context) is what came before x; None = zeros, the start of a clip."""
         if self.context:
             x = nn.functional.pad(x, (self.context, 0)) if past is None else torch.cat((past, x), 2)
-        y = self.conv(x)
+        y = self._depthwise(x) if self.training and self.conv.groups > 1 else self.conv(x)
         return masked_batch_norm(self.norm, y[:, :, :, None], mask)[:, :, :, 0]
+
+    def _depthwise(self, x: torch.Tensor) -> torch.Tensor:
+        """The convolution as a sum of shifted products, whose gradient takes half the time."""
+        size, dilation = x.shape[2] - self.context, self.conv.dilation[0]
+        taps = self.conv.weight[:, 0].unbind(1)
+        y = x[:, :, :size] * taps[0][:, None]
+        for first, tap in enumerate(taps[1:], start=1):
+            y = y + x[:, :, first * dilation :][:, :, :size] * tap[:, None]
+        return y
 
 
 class Block(nn.Module):

@@ -11,7 +11,7 @@ from torch import nn
 from wav2small.students import registry
 from wav2small.students.costs import count
 from wav2small.students.frontend import mel_bands
-from wav2small.students.nano import FactoredSpectrogram, Nano
+from wav2small.students.nano import Causal, FactoredSpectrogram, Log2Mel, Nano
 
 
 @pytest.fixture(scope="module")
@@ -200,12 +200,14 @@ def test_silence_and_clipping_stay_finite(student):
 def test_factored_spectrogram_is_the_dft(n_fft, rows):
     signal = np.random.default_rng(1).normal(0, 0.1, 3 * n_fft).astype(np.float32)
     spectrogram = FactoredSpectrogram(n_fft, n_fft // 2, rows)
-    got = spectrogram(torch.from_numpy(signal)[None])[0].numpy()
+    training = spectrogram(torch.from_numpy(signal)[None])[0].numpy()
+    got = spectrogram.eval()(torch.from_numpy(signal)[None])[0].numpy()
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
     frames = np.array(
         [signal[i : i + n_fft] * window for i in range(0, len(signal) - n_fft + 1, n_fft // 2)]
     )
     power = np.abs(np.fft.rfft(frames)) ** 2
+    np.testing.assert_allclose(training, power, atol=1e-5 * power.max())
     np.testing.assert_allclose(got, power[:, spectrogram.bins], atol=1e-5 * power.max())
     assert sorted(spectrogram.bins[spectrogram.once]) == list(range(n_fft // 2 + 1))
 
@@ -228,12 +230,26 @@ def test_wrong_frame_is_rejected():
         FactoredSpectrogram(512, 256, 24)
 
 
-def test_training_takes_the_same_spectrum():
+def test_training_takes_the_same_bands():
     """By an FFT where a gradient is wanted, by the products of the export elsewhere."""
     spectrogram = FactoredSpectrogram(512, 256, 32)
+    bands = Log2Mel(spectrogram, 40)
     signal = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
-    loud = spectrogram.eval()(signal).amax()
-    found = spectrogram.train()(signal)
-    torch.testing.assert_close(
-        found, spectrogram.eval()(signal), atol=1e-6 * float(loud), rtol=1e-5
-    )
+    found, expected = bands(spectrogram(signal)), bands(spectrogram.eval()(signal))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dilation", [1, 4])
+def test_depthwise_sums_are_the_convolution(dilation):
+    """Outputs and gradients in training are those of torch's convolution."""
+    torch.manual_seed(0)
+    layer = Causal(6, 6, 5, dilation, groups=6).double()
+    x = torch.randn(2, 6, 40, dtype=torch.float64, requires_grad=True)
+    direct = layer.conv(nn.functional.pad(x, (layer.context, 0)))
+    expected = nn.functional.batch_norm(direct, None, None, training=True, eps=layer.norm.eps)
+    found = layer(x)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(found)
+    inputs = (x, layer.conv.weight)
+    gradients = [torch.autograd.grad((y * weights).sum(), inputs) for y in (found, expected)]
+    torch.testing.assert_close(*gradients)
