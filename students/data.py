@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from wav2small import augmentation as variants
 from wav2small.dimensions import DIMENSIONS
@@ -253,9 +252,14 @@ def collate(signals: list[np.ndarray], labels: np.ndarray, rows: np.ndarray) -> 
         tensor([[1., 1., 1.],
                 [1., 1., 0.]])
     """
+    # Without torch: in a thread that prepares batches it would start compute threads of its own.
+    lengths = np.array([len(signal) for signal in signals])
+    padded = np.zeros((len(signals), lengths.max()), np.float32)
+    for row, signal in zip(padded, signals, strict=True):
+        row[: len(signal)] = signal
     return TrainingBatch(
-        signal=pad_sequence([torch.from_numpy(signal) for signal in signals], batch_first=True),
-        lengths=torch.tensor([len(signal) for signal in signals]),
+        signal=torch.from_numpy(padded),
+        lengths=torch.from_numpy(lengths),
         labels=torch.from_numpy(labels[rows].astype(np.float32)),
         rows=rows,
     )

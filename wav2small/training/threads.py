@@ -22,6 +22,9 @@ from typing import Any
 from wav2small import progress
 
 _POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+#: Rounds that a waiting thread of GNU's OpenMP looks before it sleeps, some 10 us: waking one costs
+#: more than most parallel regions of `nano` take, and what spins longer starves its neighbours.
+_SPINS = "3000"
 _STEPS = 5  # timed per number of threads ...
 _TRIAL_S = 0.5  # ... or as many as fit into this
 _GAIN = 1.1  # more threads must be so much faster: they take cores from others
@@ -31,9 +34,12 @@ _LEAST_S = 30.0  # between two choices
 
 
 def wait_quietly() -> None:
-    """Let threads of OpenMP sleep while they wait; their runtime reads this when torch loads it."""
+    """Let threads of OpenMP sleep where they wait for more than some microseconds.
+
+    Their runtime reads this when torch loads it.
+    """
     if "torch" not in sys.modules and not any(name in os.environ for name in _POLICIES):
-        os.environ["OMP_WAIT_POLICY"] = "passive"
+        os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": _SPINS}
 
 
 def available(root: str | os.PathLike[str] = "/") -> int:
