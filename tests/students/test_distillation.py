@@ -186,7 +186,7 @@ def test_killed_at_any_moment_the_weights_stay_the_same(run, file, tmp_path):
         # Once a new checkpoint is there, at a random moment within the next steps.
         while process.poll() is None and kills < 4:
             if there.exists() and there.stat().st_mtime_ns > age:
-                time.sleep(generator.uniform(0, 0.4))
+                time.sleep(generator.uniform(0, 0.05))
                 process.send_signal(signal.SIGKILL)
                 kills += 1
                 break
