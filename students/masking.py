@@ -7,6 +7,7 @@ the valid frames to zero, and every statistic over time counts valid frames only
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from wav2small.training import distributed as parallel
 
+PART = 1 << 18  # numbers that are normalised at a time; 1 << 16 to 1 << 18 are as fast
 #: A length, or a tensor of the lengths of a batch.
 N = TypeVar("N", int, torch.Tensor)
 
@@ -55,19 +57,20 @@ def normalise(signal: torch.Tensor, lengths: torch.Tensor | None = None) -> torc
 
 
 def masked_batch_norm(norm: _BatchNorm, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Batch normalisation whose training statistics leave padding out.
+    """Batch normalisation whose training statistics leave padding out; zeros beyond the end.
 
     Args:
         norm: the layer; its running statistics are updated in training
         x: (B, C, T, F)
         mask: (B, T) bool, None = everything is valid
     """
+    valid = None if mask is None else mask[:, None, :, None].to(x.dtype)
     by_rows = mask is not None and x.is_contiguous(memory_format=torch.channels_last)
     if norm.training and parallel.world()[1] > 1 and not by_rows:
-        shared = None if mask is None else mask[:, None, :, None]
-        return parallel.global_batch_norm(norm, x, shared)
-    if mask is None or not norm.training:
-        return nn.functional.batch_norm(
+        y = parallel.global_batch_norm(norm, x, valid)
+        return y if valid is None else y * valid
+    if valid is None or not norm.training:
+        y = nn.functional.batch_norm(
             x,
             norm.running_mean,
             norm.running_var,
@@ -77,18 +80,18 @@ def masked_batch_norm(norm: _BatchNorm, x: torch.Tensor, mask: torch.Tensor | No
             0.1 if norm.momentum is None else norm.momentum,
             norm.eps,
         )
+        return y if valid is None else y * valid
     if by_rows:
         rows, mean, variance, count = _MaskedNorm.apply(x, mask, norm.weight, norm.bias, norm.eps)
         batch, channels, time, size = x.shape
         result = rows.view(batch, time, size, channels).permute(0, 3, 1, 2)
     else:
-        valid = mask[:, None, :, None].to(x.dtype)
         count = valid.sum() * x.shape[3]
         mean = (x * valid).sum(dim=(0, 2, 3)) / count
-        centred = x - mean[None, :, None, None]
-        variance = (centred * centred * valid).sum(dim=(0, 2, 3)) / count
+        centred = (x - mean[None, :, None, None]) * valid
+        variance = (centred * centred).sum(dim=(0, 2, 3)) / count
         scale = norm.weight / torch.sqrt(variance + norm.eps)
-        result = centred * scale[None, :, None, None] + norm.bias[None, :, None, None]
+        result = centred * scale[None, :, None, None] + norm.bias[None, :, None, None] * valid
     with torch.no_grad():
         momentum = 0.1 if norm.momentum is None else norm.momentum
         unbiased = variance * count / (count - 1)
@@ -98,12 +101,19 @@ def masked_batch_norm(norm: _BatchNorm, x: torch.Tensor, mask: torch.Tensor | No
     return result
 
 
+def _parts(rows: torch.Tensor) -> Iterator[slice]:
+    """Slices of rows that fit into a processor's cache."""
+    step = max(1, PART // rows.shape[1])
+    return (slice(first, first + step) for first in range(0, len(rows), step))
+
+
 class _MaskedNorm(torch.autograd.Function):
     """Normalisation with the mean and variance of valid positions.
 
-    Written out because memory bounds it: as single differentiable operations it took four times
-    as long. It works on rows (B x T, F x C), which is how channels-last tensors lie in memory; sums
-    over rows are products with a vector. Processes share the statistics of the global batch.
+    Written out, and a part of the rows after another, because memory bounds it: as operations on
+    the whole it took eight times as long. It works on rows (B x T, F x C), which is how
+    channels-last tensors lie in memory; sums over rows are products with a vector. Processes share
+    the statistics of the global batch.
     """
 
     @staticmethod
@@ -122,17 +132,23 @@ class _MaskedNorm(torch.autograd.Function):
         size = x.shape[3]
         rows = x.permute(0, 2, 3, 1).flatten(2).flatten(0, 1)
         rows = rows.to(torch.promote_types(x.dtype, torch.float32))
-        valid = mask.reshape(-1).to(rows.dtype)
+        valid = mask.reshape(-1, 1).to(rows.dtype)
         count = parallel.sum_everywhere(valid.sum() * size)
 
-        def mean_of(values: torch.Tensor) -> torch.Tensor:
-            return parallel.sum_everywhere((valid @ values).view(size, -1).sum(0)) / count
+        def mean_of(sums: torch.Tensor) -> torch.Tensor:
+            return parallel.sum_everywhere(sums.view(size, -1).sum(0)) / count
 
-        mean = mean_of(rows)
-        centred = (rows - mean.repeat(size)).mul_(valid[:, None])
-        variance = mean_of(centred.square())
+        mean = mean_of(valid.T @ rows)
+        centred, squares = torch.empty_like(rows), torch.zeros_like(rows[:1])
+        for part in _parts(rows):
+            own = torch.sub(rows[part], mean.repeat(size), out=centred[part]).mul_(valid[part])
+            squares += valid[part].T @ own.square()
+        variance = mean_of(squares)
         inverse = torch.rsqrt(variance + eps)
-        result = torch.addcmul(bias.repeat(size), centred, (weight * inverse).repeat(size))
+        shift, scale = bias.repeat(size), (weight * inverse).repeat(size)
+        result = torch.empty_like(rows)
+        for part in _parts(rows):
+            torch.addcmul(shift, centred[part], scale, out=result[part]).mul_(valid[part])
         context.save_for_backward(centred, valid, weight, inverse, count)
         context.mark_non_differentiable(mean, variance, count)
         context.shape = x.shape
@@ -143,17 +159,20 @@ class _MaskedNorm(torch.autograd.Function):
         centred, valid, weight, inverse, count = context.saved_tensors
         batch, channels, time, size = context.shape
 
-        def total(values: torch.Tensor) -> torch.Tensor:
-            return (values.new_ones(len(values)) @ values).view(size, -1).sum(0)
-
-        bias_gradient = total(gradient)
-        weight_gradient = total(gradient * centred) * inverse
+        bias_sums, weight_sums = torch.zeros_like(gradient[:1]), torch.zeros_like(gradient[:1])
+        for part in _parts(gradient):
+            bias_sums += valid[part].T @ gradient[part]
+            weight_sums += valid[part].T @ (gradient[part] * centred[part])
+        bias_gradient = bias_sums.view(size, -1).sum(0)
+        weight_gradient = weight_sums.view(size, -1).sum(0) * inverse
         # A process returns its own share; what goes through mean and variance comes from all.
         every = torch.stack([bias_gradient, weight_gradient])
         every_bias, every_weight = parallel.sum_everywhere(every)
-        slope = -inverse * every_weight / count
-        result = torch.addcmul(gradient, centred, slope.repeat(size))
-        result.sub_((every_bias / count).repeat(size))
-        result.mul_((weight * inverse).repeat(size)).mul_(valid[:, None])
+        slope = (-inverse * every_weight / count).repeat(size)
+        offset, scale = (every_bias / count).repeat(size), (weight * inverse).repeat(size)
+        result = torch.empty_like(gradient)
+        for part in _parts(gradient):
+            own = torch.addcmul(gradient[part], centred[part], slope, out=result[part])
+            own.sub_(offset).mul_(scale).mul_(valid[part])
         signal_gradient = result.reshape(batch, time, size, channels).permute(0, 3, 1, 2)
         return signal_gradient, None, weight_gradient, bias_gradient, None

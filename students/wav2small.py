@@ -32,8 +32,7 @@ class ConvBlock(nn.Module):
         self.norm = nn.BatchNorm2d(outputs)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        x = torch.relu(masked_batch_norm(self.norm, self.conv(x), mask))
-        return x if mask is None else x * mask[:, None, :, None]
+        return torch.relu(masked_batch_norm(self.norm, self.conv(x), mask))
 
 
 class Vgg7(nn.Module):
