@@ -161,6 +161,13 @@ class Batcher:
     augment_probability: float = 0.0
     noise_probability: float = 0.0
     room_probability: float = 0.0
+    _decoded: int = 0  # clips, before this epoch
+
+    @property
+    def preparing(self) -> bool:
+        """Whether this epoch's clips are decoded or altered, which takes a core."""
+        altering = self.teacher is not None or self.noise_probability or self.room_probability
+        return bool(altering) or self.clips.decoded > self._decoded
 
     @property
     def steps(self) -> int:
@@ -189,7 +196,7 @@ class Batcher:
 
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[TrainingBatch]:
         """Batches of an epoch from step `first` on, prepared ahead by threads."""
-        plan = self.plan(epoch)[first:]
+        plan, self._decoded = self.plan(epoch)[first:], self.clips.decoded
         return prepared(lambda rows: self.load(rows, epoch), plan, workers=self.workers)
 
     def load(self, rows: np.ndarray, epoch: int) -> TrainingBatch:

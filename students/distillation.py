@@ -317,6 +317,10 @@ class Distiller(Training):
         for batch in self.batcher.epoch(epoch, first=first):
             yield [batch]
 
+    def preparing(self) -> bool:
+        """As the batcher says: the first epoch decodes."""
+        return self.batcher.preparing
+
     def forward(self, part: TrainingBatch) -> tuple[Tensor]:
         """(B, 3 + K) float32, with the weights on their grids in the last phase."""
         inputs = part.signal.to(self.device), part.lengths.to(self.device)

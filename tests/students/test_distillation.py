@@ -491,6 +491,7 @@ def test_cache_decodes_once_or_stays_within_its_bytes(table, limit_s, decoded, t
     for epoch in range(3):
         list(own.epoch(epoch))
     assert clips.decoded == decoded
+    assert own.preparing == (limit_s == 0)  # the last epoch decodes where nothing is kept
     assert cache.stored <= limit_s * 32000
 
 
@@ -534,8 +535,8 @@ def test_fake_quantisation_rounds_forward_and_passes_backward():
 # --- several processes, variants, an online teacher ----------------------------------------
 
 
-def two_processes(*words):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+def processes(*words, count=2):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(count)]
     launch += ["--standalone", *map(str, words)]
     return subprocess.run(launch, env=environment(), check=True, capture_output=True, timeout=300)
 
@@ -544,7 +545,7 @@ def test_two_processes_compute_the_loss_of_one(file, tmp_path):
     # One step per epoch: the first row of metrics.csv holds the loss of one global batch.
     settings = ["--batch-size", 64, "--epochs", 1]
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    done = two_processes(*command(file, shared, *settings)[1:])
+    done = processes(*command(file, shared, *settings)[1:])
     assert done.stdout.decode().count(" parameters, ") == 2  # of both
     subprocess.run(command(file, alone, *settings), env=environment(), check=True)
     rows = [pd.read_csv(folder / "metrics.csv").iloc[0] for folder in (alone, shared)]
@@ -582,11 +583,32 @@ def test_two_processes_share_statistics_and_their_gradients(tmp_path):
     script = tmp_path / "gradients.py"
     script.write_text(GRADIENTS)
     subprocess.run([sys.executable, script, tmp_path / "alone.npz"], env=environment(), check=True)
-    two_processes(script, tmp_path / "shared.npz")
+    processes(script, tmp_path / "shared.npz")
     alone, shared = np.load(tmp_path / "alone.npz"), np.load(tmp_path / "shared.npz")
     for name in alone.files:
         np.testing.assert_allclose(shared[name], alone[name], rtol=1e-5, atol=1e-6)
     assert np.abs(alone["arr_0"]).max() > 0.1
+
+
+EXCHANGE = """
+import torch
+from wav2small.training import distributed
+_, rank, size = distributed.start("cpu")
+for shape in ((), (0,), (3, 1), (2, 25_000)):  # the last takes several pieces
+    own = (torch.arange(float(torch.Size(shape).numel())).reshape(shape).T + rank).requires_grad_()
+    every = distributed.gather(own.reshape(-1))
+    whole = torch.cat([(own.detach() - rank + other).reshape(-1) for other in range(size)])
+    assert torch.equal(every, whole)
+    every.sum().backward()
+    assert torch.equal(own.grad, torch.ones_like(own))
+    assert torch.equal(distributed.sum_everywhere(own.detach().clone()), size * (own - rank) + 3)
+"""
+
+
+def test_three_processes_exchange_tensors_of_any_size(tmp_path):
+    script = tmp_path / "exchange.py"
+    script.write_text(EXCHANGE)
+    processes(script, count=3)
 
 
 def test_variants_are_the_samples_the_teacher_labelled(table):

@@ -107,6 +107,32 @@ def test_chosen_once_and_said(applied, capsys):
     assert line.startswith(f"threads: {pace.number} (") and line.count("\n") == 1
 
 
+def test_a_core_is_left_to_what_prepares_batches(applied, monkeypatch):
+    """While audio is decoded; afterwards the number is chosen among all cores."""
+    pace = threads.Pace()
+    trials: list[int] = []
+    for others, tried in ((1, [1, 3]), (0, [1, 2, 4])):
+        trials.clear()
+        for _ in range(2):  # said at every epoch, chosen where it changes
+            pace.leave(others)
+            run(pace, 2, lambda: trials.append(applied[-1]))
+        assert sorted(set(trials)) == tried
+    monkeypatch.setattr(threads, "available", lambda: 2)
+    pace = threads.Pace()
+    pace.leave(1)
+    run(pace, 2, lambda: pytest.fail("timed"))
+    assert pace.number == applied[-1] == 1
+
+
+@pytest.mark.parametrize("options", [{"wanted": 3}, {"recorded": 3}, {"processes": 2}])
+def test_a_number_that_is_not_chosen_stays_when_audio_is_decoded(options, applied):
+    pace = threads.Pace(**options)
+    before = pace.number
+    pace.leave(1)
+    run(pace, 2, lambda: pytest.fail("timed"))
+    assert pace.number == before
+
+
 def test_chosen_again_when_steps_take_longer(applied, monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(threads.time, "monotonic", lambda: now[0])

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterable
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +22,51 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from wav2small.errors import Wav2SmallError
+
+PIECE = 1 << 16  # bytes that a socket takes before the other side reads
+_neighbours: Neighbours | None = None
+
+
+class Neighbours:
+    """Sockets between processes that share one machine's cores.
+
+    A message of Gloo wakes two threads on either side, which takes 1 to 2 ms where all cores
+    compute; a socket that the computing thread itself reads takes .02 ms. Batch normalisation alone
+    sends some 25 messages per step.
+    """
+
+    def __init__(self) -> None:
+        self.rank, size = world()
+        folder = tempfile.mkdtemp(prefix="wav2small-") if self.rank == 0 else ""
+        path = torch.zeros(1024, dtype=torch.uint8)
+        path[: len(os.fsencode(folder))] = torch.tensor(list(os.fsencode(folder)))
+        dist.broadcast(path, 0)
+        folder = os.fsdecode(bytes(path.tolist()).rstrip(b"\0"))
+        self.others: dict[int, Connection] = {}
+        with Listener(str(Path(folder, str(self.rank))), family="AF_UNIX", backlog=size) as own:
+            dist.barrier()
+            for rank in range(self.rank):
+                self.others[rank] = Client(str(Path(folder, str(rank))), family="AF_UNIX")
+                self.others[rank].send_bytes(bytes([self.rank]))
+            for _ in range(self.rank + 1, size):
+                other = own.accept()
+                self.others[other.recv_bytes()[0]] = other
+        dist.barrier()
+        if self.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def everyone(self, tensor: Tensor) -> list[Tensor]:
+        """The tensor of every process, in their order; all have the same shape."""
+        count = len(self.others) + 1
+        found = [torch.empty(tensor.shape, dtype=tensor.dtype) for _ in range(count)]
+        found[self.rank] = tensor.detach().contiguous()
+        memory = [memoryview(one.reshape(-1).numpy()).cast("B") for one in found]
+        for first in range(0, len(memory[0]), PIECE):
+            for other in self.others.values():
+                other.send_bytes(memory[self.rank][first : first + PIECE])
+            for rank, other in self.others.items():
+                other.recv_bytes_into(memory[rank], first)
+        return found
 
 
 def world() -> tuple[int, int]:
@@ -40,8 +90,11 @@ def gather(tensor: Tensor) -> Tensor:
     rank, size = world()
     if size == 1:
         return tensor
-    parts = [torch.empty_like(tensor) for _ in range(size)]
-    dist.all_gather(parts, tensor.detach().contiguous())
+    if _neighbours is not None:
+        parts = _neighbours.everyone(tensor)
+    else:
+        parts = [torch.empty_like(tensor) for _ in range(size)]
+        dist.all_gather(parts, tensor.detach().contiguous())
     parts[rank] = tensor
     return torch.cat(parts)
 
@@ -52,7 +105,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
+    sum_everywhere(flat)
     offset = 0
     for gradient in gradients:
         gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
@@ -60,8 +113,10 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def sum_everywhere(tensor: Tensor) -> Tensor:
-    """Sum a tensor over all processes, without gradient."""
-    if world()[1] > 1:
+    """Sum a tensor over all processes, in place and without gradient."""
+    if _neighbours is not None:
+        tensor.copy_(torch.stack(_neighbours.everyone(tensor)).sum(0))
+    elif world()[1] > 1:
         dist.all_reduce(tensor)
     return tensor
 
@@ -165,6 +220,13 @@ def start(device: str) -> tuple[torch.device, int, int]:
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
         # Threads of Gloo that still run when a process ends abort it, now and then.
         atexit.register(state.destroy_process_group)
+        if (
+            state.device.type == "cpu"
+            and local_processes() == world()[1]
+            and sys.platform != "win32"
+        ):
+            global _neighbours
+            _neighbours = _neighbours or Neighbours()
         return state.device, state.process_index, state.num_processes
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -154,6 +154,10 @@ class Training(ABC):
         """Learning rate of the next step; constant by default."""
         return self.options.learning_rate
 
+    def preparing(self) -> bool:
+        """Whether threads decode or alter audio beside the steps of this epoch."""
+        return False
+
     def begin_epoch(self) -> None:
         """Whatever changes between epochs; by default nothing."""
         return
@@ -209,7 +213,10 @@ class Training(ABC):
 
     def _epoch(self, stop: Stop, bar: Any) -> None:
         state, options, saved = self.state, self.options, time.monotonic()
-        for parts in self.batches(state["epoch"], state["step"]):
+        first = state["step"]
+        for parts in self.batches(state["epoch"], first):
+            if state["step"] == first:
+                self._pace.leave(int(self.preparing()))
             if parts:
                 with self._pace.step(functools.partial(self._trial, parts)):
                     self._step(parts)

@@ -164,13 +164,14 @@ class Pace:
         cores: int | None = None,
         apply: Callable[[int], None] | None = None,
     ):
-        self.cores = cores or max(1, available() // processes)
+        self.cores = self._most = cores or max(1, available() // processes)
         self.number = wanted or recorded or asked() or None
         self._apply = apply or _apply
         self._fixed = bool(wanted) or not on_cpu or (recorded is None and self.number is not None)
         if not self._fixed and self.number is None and (self.cores == 1 or processes > 1):
             self.number = self.cores  # alone, or in step with others: nothing to compare
             self._fixed = True
+        self._kept = recorded is not None
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._usual_s: float | None = None
         self._since = time.monotonic()
@@ -193,6 +194,18 @@ class Pace:
         """
         if not self._fixed and (self.number is None or self._collapsed()):
             self._choose(trial)
+
+    def leave(self, others: int) -> None:
+        """Leave cores to threads that prepare batches; where that changes, choose anew.
+
+        A recorded number stays as it is for the epoch in which a run goes on.
+        """
+        cores = max(1, self._most - others)
+        if cores != self.cores and not (self._fixed or self._kept):
+            self.number = 1 if cores == 1 else None
+            if self.number:
+                self._apply(self.number)
+        self.cores, self._kept = cores, False
 
     def took(self, seconds: float) -> None:
         """Note the time of a step."""
