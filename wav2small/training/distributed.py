@@ -37,7 +37,9 @@ class Neighbours:
 
     def __init__(self) -> None:
         self.rank, size = world()
-        folder = tempfile.mkdtemp(prefix="wav2small-") if self.rank == 0 else ""
+        # The path of a socket has 100 characters at most.
+        base = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"
+        folder = tempfile.mkdtemp(prefix="wav2small-", dir=base) if self.rank == 0 else ""
         path = torch.zeros(1024, dtype=torch.uint8)
         path[: len(os.fsencode(folder))] = torch.tensor(list(os.fsencode(folder)))
         dist.broadcast(path, 0)
