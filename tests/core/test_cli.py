@@ -9,6 +9,7 @@ import sys
 import typing
 
 import pytest
+import torch
 
 from wav2small.cli import main as cli
 from wav2small.cli import options, signatures
@@ -130,6 +131,19 @@ def test_usage(arguments, code, message):
     assert done.returncode == code
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("place", ["{}/file/below", "{}/" + 300 * "n"])
+@pytest.mark.parametrize("words", ["convert {}/weights -o", "demo -o"])
+def test_an_output_where_nothing_can_be_is_one_line(words, place, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "weights").mkdir()
+    torch.save({"x": torch.zeros(1)}, tmp_path / "weights" / "pytorch_model.bin")
+    arguments = [word.format(tmp_path) for word in [*words.split(), place]]
+    assert cli.main(arguments) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"wav2small {arguments[0]}: cannot write {tmp_path}")
+    assert "choose another folder" in line
 
 
 def test_the_core_never_imports_torch():

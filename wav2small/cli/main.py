@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         number = _system_error(error)
         if number in _FULL:
             remedy = "free some space"
-        elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        elif number in _NO_PLACE:
             remedy = "choose another folder"
         else:
             raise
@@ -110,6 +110,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_PLACE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT,
+    errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
 
 
 def _system_error(error: Exception) -> int:
