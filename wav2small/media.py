@@ -16,11 +16,12 @@ from .frames import SLACK_S
 
 #: Endings that a folder is searched for, too, lower case.
 EXTENSIONS = frozenset(
-    ".m4a .m4b .aac .wma .amr .mp4 .m4v .mov .3gp .webm .mka .mkv .wmv .flv".split()
+    ".m4a .m4b .aac .wma .amr .wv .tta .mka "
+    ".mp4 .m4v .mov .3gp .3g2 .webm .mkv .wmv .flv .avi".split()
 )
-#: Formats by their first bytes; that of MPEG-4 begins later.
+#: Formats by their first bytes; those of MPEG-4 and AVI begin later.
 _STARTS = {b"\x30\x26\xb2\x75": "WMA", b"\x1a\x45\xdf\xa3": "Matroska", b"#!AMR": "AMR",
-           b"FLV\x01": "FLV"}  # fmt: skip
+           b"FLV\x01": "FLV", b"wvpk": "WavPack", b"TTA1": "TTA"}  # fmt: skip
 START_BYTES = 12
 _RAW = ("aac", "amr")  # formats without a duration in their header
 _VIDEO_SLACK_S = 0.5  # how long a last picture is shown, is often not written
@@ -35,6 +36,8 @@ def format_of(start: bytes) -> str:
     """
     if start[4:8] == b"ftyp":
         return "MPEG-4"
+    if start[:4] + start[8:12] == b"RIFFAVI ":
+        return "AVI"
     return next((name for mark, name in _STARTS.items() if start.startswith(mark)), "")
 
 
@@ -74,12 +77,18 @@ def _decode(path: str, target: str) -> None:
     try:
         import av
     except ModuleNotFoundError as error:
-        name = os.path.splitext(path)[1][1:].upper() or "its format"
+        stem, ending = os.path.splitext(path)
+        with open(path, "rb") as file:
+            name = format_of(file.read(START_BYTES))
+        name = ending[1:].upper() if ending.lower() in EXTENSIONS else name
+        target = stem + (".flac" if ending.lower() == ".wav" else ".wav")
         raise AudioError(
             f"{path}: {name} is read with PyAV; pip install 'wav2small[av]', or convert it: "
-            f'ffmpeg -i "{path}" "{os.path.splitext(path)[0]}.wav"'
+            f'ffmpeg -i "{path}" "{target}"'
         ) from error
     av.logging.set_level(av.logging.PANIC)  # what is wrong is in the exception
+    if missing := _missing_bytes(path):
+        raise AudioError(f"{path}: truncated: {missing:,} bytes are missing; copy it again")
     try:
         with av.open(f"file:{path}") as container:
             if not container.streams.audio:
@@ -96,6 +105,16 @@ def _decode(path: str, target: str) -> None:
         ) from error
     if missing_s > 0:
         raise AudioError(f"{path}: truncated: {missing_s:.3f} s are missing; copy it again")
+
+
+def _missing_bytes(path: str) -> int:
+    """Bytes that an AVI promises and the file does not hold; FFmpeg passes over them."""
+    size, at = os.path.getsize(path), 0
+    with open(path, "rb") as file:
+        while (head := file.read(START_BYTES))[:4] + head[8:11] == b"RIFFAVI":
+            at += 8 + int.from_bytes(head[4:8], "little")
+            file.seek(at + at % 2)
+    return max(0, at - size)
 
 
 def _write(container: Any, target: str) -> float:

@@ -26,8 +26,12 @@ FORMATS = [
     ("a.mp4", "aac", 48000, "mono"),
     ("a.mov", "aac", 48000, "mono"),
     ("a.flv", "aac", 44100, "mono"),
+    ("a.avi", "mp3", 44100, "stereo"),
+    ("a.3g2", "aac", 16000, "mono"),
+    ("a.wv", "wavpack", 16000, "mono"),
+    ("a.tta", "tta", 16000, "mono"),
 ]
-VIDEO = ("a.mp4", "a.mkv", "a.mov")
+VIDEO = ("a.mp4", "a.mkv", "a.mov", "a.avi")
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +144,9 @@ def test_without_pyav_the_extra_is_named(toy, signal, tmp_path, monkeypatch):
     result = predict(toy, tmp_path)
     assert not result.rows and len(result.rejected) == 1
     assert "M4A" in result.rejected[0][1] and "pip install 'wav2small[av]'" in result.rejected[0][1]
+    os.rename(tmp_path / "a.m4a", tmp_path / "voice.wav")
+    reason = predict(toy, tmp_path).rejected[0][1]
+    assert "MPEG-4 is read with PyAV" in reason and f'"{tmp_path}/voice.flac"' in reason
 
 
 def test_copies_of_files_with_one_name_stay_apart(tmp_path):
