@@ -9,9 +9,9 @@ from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
-from wav2small import media
+from wav2small import audio, media
 from wav2small.errors import Wav2SmallError
-from wav2small.stream import HOP_S, MEMORY_S, Stream
+from wav2small.stream import FIRST_S, HOP_S, MEMORY_S, Stream
 
 #: What the file formats of audio begin with.
 HEADERS = {
@@ -59,18 +59,19 @@ def follow(
         exit code: 0, also when the reader of `stdout` has gone
 
     Raises:
-        Wav2SmallError: the bundle cannot be used, or the pipe is empty or holds an audio file with
-            a header
+        Wav2SmallError: the bundle cannot be used, or the pipe is empty, holds an audio file with
+            a header, or too little that counts for one estimate
     """
     stream = Stream(bundle, memory=memory, hop=hop, gate=gate, threads=threads)
     read: Any = getattr(stdin, "read1", stdin.read)
-    held = b""
+    held, total, shown = b"", 0, False
     try:
         for block in _blocks(read):
             data = held + block
             held = data[len(data) & ~1 :]  # half a sample waits for its other half
             samples = np.frombuffer(data[: len(data) & ~1], "<i2").astype(np.int16)
             estimates = stream.push(samples)
+            total, shown = total + len(samples), shown or bool(estimates)
             for estimate in estimates:
                 stdout.write(json.dumps(_row(estimate)) + "\n")
             if estimates:
@@ -79,7 +80,13 @@ def follow(
         # Python would complain once more when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
     except KeyboardInterrupt:
-        pass
+        return 0
+    if not shown:
+        found = f"{total / audio.SAMPLING_RATE:.2f} s came"
+        if stream.gate:
+            kind = "speech" if stream.gate == "voice" else "louder than silence"
+            found += f", {stream.heard:.2f} s of it {kind} (--no-gate lets all count)"
+        raise Wav2SmallError(f"no estimate: {FIRST_S} s are needed; {found}")
     return 0
 
 

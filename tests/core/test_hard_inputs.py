@@ -324,6 +324,20 @@ def test_follow_takes_loud_samples_that_begin_like_no_file(toy):
     assert follow(toy, io.BytesIO(samples.tobytes()), io.StringIO()) == 0
 
 
+@pytest.mark.parametrize(
+    ("samples", "gate", "message"),
+    [
+        (np.zeros(32000, "<i2"), True, "2.00 s came, 0.00 s of it louder than silence .--no-gate"),
+        (np.full(1600, 9000, "<i2"), None, "0.25 s are needed; 0.10 s came$"),
+    ],
+)
+def test_follow_without_an_estimate_says_so(toy, samples, gate, message):
+    out = io.StringIO()
+    with pytest.raises(Wav2SmallError, match=message):
+        follow(toy, io.BytesIO(samples.tobytes()), out, gate=gate)
+    assert out.getvalue() == ""
+
+
 def test_recordings_of_a_low_rate_are_counted_aloud(toy, speech, tmp_path, capfd):
     signal = audio.read(sorted(speech.glob("*.flac"))[0])
     soundfile.write(tmp_path / "telephone.wav", signal[::2], 8000)
