@@ -55,7 +55,11 @@ def application(bundle: str) -> FastAPI:
         past = Stream(predictor)
         with suppress(WebSocketDisconnect):
             while True:
-                block = await socket.receive_bytes()
+                try:
+                    block = await socket.receive_bytes()
+                except KeyError:
+                    await socket.close(1003, "text: give 16-bit mono PCM as bytes")
+                    return
                 try:
                     samples = np.frombuffer(block, "<i2")
                     estimates = await asyncio.to_thread(past.push, samples, sampling_rate=rate)

@@ -99,12 +99,17 @@ def test_server_on_loopback(tmp_path, speech):
             assert end["time"] == expected.time
             assert end["arousal"] == pytest.approx(expected.arousal, rel=1e-4)
         assert talk(clips[0], 48000)["time"] == pytest.approx(ends[0]["time"], abs=0.6)
-        with (
-            client.connect(f"ws://{address}/stream?rate=1", open_timeout=30) as there,
-            pytest.raises(Exception, match="sampling rate of 1"),
+        for rate, block, reason in (
+            (1, b"\0\0", "sampling rate of 1"),
+            (16000, b"\0", "multiple of element size"),
+            (16000, "text", "give 16-bit mono PCM"),
         ):
-            there.send(b"\0\0")
-            there.recv(timeout=10)
+            with (
+                client.connect(f"ws://{address}/stream?rate={rate}", open_timeout=30) as there,
+                pytest.raises(Exception, match=reason),
+            ):
+                there.send(block)
+                there.recv(timeout=10)
     finally:
         server.terminate()
         server.wait(10)
