@@ -159,7 +159,7 @@ class Predictor:
     def _run(self, outputs: list[str], signal: np.ndarray, sampling_rate: int) -> list[np.ndarray]:
         """Outputs of one signal, each without its axis of clips."""
         signal = np.asarray(signal)
-        if signal.dtype == np.int16:
+        if signal.dtype.newbyteorder("=") == np.int16:
             signal = signal * np.float32(1 / 32768)
         if signal.dtype.kind != "f":
             raise Wav2SmallError(f"samples of type {signal.dtype}: give floats of -1..1, or int16")

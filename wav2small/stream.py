@@ -188,8 +188,8 @@ class Stream:
         """
         check_rate(sampling_rate)
         samples = _samples(block)
-        if voice_probability is not None and not 0.0 <= voice_probability <= 1.0:
-            raise Wav2SmallError(f"a voice probability of {voice_probability}: 0 to 1")
+        if voice_probability is not None:
+            _check("voice_probability", voice_probability, 0.0, 1.0)
         samples = self._resampled(samples, sampling_rate)
         estimates: list[Estimate] = []
         step = _MAX_HOPS * self.hop_samples
@@ -360,7 +360,7 @@ def _samples(block: np.ndarray) -> np.ndarray:
     block = np.asarray(block)
     if block.ndim != 1:
         raise Wav2SmallError(f"a block of shape {block.shape}: give one channel, shape (samples,)")
-    if block.dtype == np.int16:
+    if block.dtype.newbyteorder("=") == np.int16:
         return block.astype(np.float32) / np.float32(32768)
     if block.dtype.kind != "f" and block.size:
         raise Wav2SmallError(f"a block of {block.dtype}: give float samples, -1..1, or int16")
@@ -371,9 +371,11 @@ def _samples(block: np.ndarray) -> np.ndarray:
     return samples
 
 
-def _check(name: str, number: float, low: float, high: float) -> None:
-    if not low <= number <= high:
-        raise Wav2SmallError(f"{name} {number:g}: {low:g} to {high:g}")
+def _check(name: str, number: Any, low: float, high: float) -> None:
+    known = isinstance(number, int | float | np.number)
+    if not known or not low <= number <= high:
+        shown = f"{number:g}" if known else repr(number)
+        raise Wav2SmallError(f"{name} {shown}: {low:g} to {high:g}")
 
 
 def _model(bundle: str | os.PathLike[str] | Predictor, threads: int) -> Model:

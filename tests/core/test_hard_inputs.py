@@ -264,8 +264,11 @@ def test_int16_is_scaled(toy, speech):
     signal = audio.read(sorted(speech.glob("*.flac"))[0])
     rounded = np.clip(np.round(signal * 32768), -32768, 32767).astype(np.int16)
     predictor = Predictor(toy)
-    one, other = predictor.predict(rounded), predictor.predict(rounded / np.float32(32768))
-    np.testing.assert_array_equal(one, other)
+    other = predictor.predict(rounded / np.float32(32768))
+    np.testing.assert_array_equal(predictor.predict(rounded), other)
+    np.testing.assert_array_equal(predictor.predict(rounded.astype(">i2")), other)
+    one, other = (Stream(toy).push(rounded.astype(kind)) for kind in ("<i2", ">i2"))
+    assert one == other
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,8 @@ def test_bad_blocks_leave_the_state(bundle, signals, block, options, message):
         {"memory": 0.1},
         {"hop": 0.0},
         {"memory": float("nan")},
+        {"memory": "4"},
+        {"hop": None},
         {"open_db": -70.0},
         {"range_db": -1.0},
     ],
