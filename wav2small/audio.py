@@ -145,13 +145,14 @@ class Recording:
             signal = channels.mean(axis=1)
         else:
             signal = channels[:, channel or 0]
-        if sound.subtype != "PCM_16" and (problem := impossible(signal)):
+        if sound.subtype != "PCM_16" and (problem := impossible(signal, f"{file}: ")):
             raise AudioError(f"{file}: {_span(start_s, end_s)}{problem}; export it again as PCM")
         if constant(signal):
             if np.ptp(channels, axis=0).any():
                 raise AudioError(
                     f"{file}: {_span(start_s, end_s)}the mean of its {sound.channels} channels is "
-                    "silent: they cancel each other; choose one with --channel 0"
+                    "silent: they cancel each other; choose one with predict --channel 0, or write "
+                    "one into a file"
                 )
             value = f"{signal[0]:.3g} throughout" if signal[0] else "only zeros"
             raise SilentError(f"{file}: {_span(start_s, end_s)}{value} ({SILENT}); leave it out")
@@ -162,10 +163,10 @@ class Recording:
         return np.ascontiguousarray(signal, dtype=np.float32)
 
 
-def impossible(samples: np.ndarray) -> str:
+def impossible(samples: np.ndarray, where: str = "") -> str:
     """Why samples cannot be audio: NaN, infinite, or far beyond -1..1; "" if they can.
 
-    Samples that look like integers which were not scaled are warned about.
+    Samples that look like integers which were not scaled are warned about: `where` they are.
 
     Example:
         >>> impossible(np.array([0.5, 1e18]))
@@ -178,7 +179,8 @@ def impossible(samples: np.ndarray) -> str:
         return f"a sample of {largest:.3g} (full scale is 1)"
     if largest > UNSCALED:
         warnings.warn(
-            f"samples up to {largest:.3g}, but full scale is 1: integers that were not scaled?",
+            f"{where}samples up to {largest:.3g}, but full scale is 1: integers that were not "
+            "scaled?",
             stacklevel=3,
         )
     return ""

@@ -35,6 +35,16 @@ class MissingPackageError(Wav2SmallError, ImportError):
     """A package of an extra that is not installed."""
 
 
+def one_line(text: str) -> str:
+    """A text as a terminal shows it on one line: what is not printable is escaped.
+
+    Example:
+        >>> one_line("bad\\nname.wav: no such file")
+        'bad\\\\nname.wav: no such file'
+    """
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def missing_package(error: ModuleNotFoundError) -> MissingPackageError:
     """The error of a missing package with its remedy.
 

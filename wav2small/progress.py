@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any, TextIO
+
+from wav2small.errors import one_line
 
 DELAY_S = 2.0  # work that is done sooner shows nothing
 LINE_S = 30.0  # between the lines where there is no terminal
@@ -13,14 +16,20 @@ LINE_S = 30.0  # between the lines where there is no terminal
 
 def note(text: str) -> None:
     """A line about the run, on stderr."""
-    print(text, file=sys.stderr)
+    print(one_line(text), file=sys.stderr)
+
+
+def plain_warnings() -> None:
+    """Let this process show a warning as one line, without the code that it comes from."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(str(message))}\n"
+    warnings.filterwarnings("ignore", "samples up to")  # after that which names the file
 
 
 def report_rejected(rejected: Sequence[tuple[str, str]], *, stream: TextIO | None = None) -> int:
     """List on stderr what was rejected; the exit code that follows from it, 0 or 1."""
     stream = stream or sys.stderr
     for _, reason in rejected:
-        print(f"rejected: {reason!s}", file=stream)
+        print(f"rejected: {one_line(reason)}", file=stream)
     if rejected:
         print(f"{len(rejected)} rejected, listed above; all else is done", file=stream)
     return 1 if rejected else 0

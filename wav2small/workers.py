@@ -20,6 +20,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from wav2small.errors import Wav2SmallError
+from wav2small.progress import plain_warnings
 
 #: Maths libraries start one thread per core in every process unless a variable limits them.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -239,6 +240,7 @@ def _allocate(size: int) -> Any:
 
 def serve(handle: int) -> None:
     """Body of a worker: build the function, then answer tasks until the parent is gone."""
+    plain_warnings()
     connection = Connection(handle)
     try:
         build, arguments = connection.recv()

@@ -260,6 +260,23 @@ def test_samples_out_of_range(toy, speech, tmp_path):
             take(signal * 32768)
 
 
+@pytest.mark.parametrize("words", [["predict"], ["predict", "--workers", "1"], ["label"]])
+def test_integers_that_were_not_scaled_are_named(toy, speech, tmp_path, words):
+    """On one line each, without the line of code."""
+    signal = audio.read(sorted(speech.glob("*.flac"))[0])
+    for name in ("a\nb.wav", "c.wav"):
+        soundfile.write(tmp_path / name, signal * 32768, 16000, subtype="FLOAT")
+    extra = [str(toy)] if words[0] == "predict" else []
+    extra += [str(tmp_path), "-o", str(tmp_path / "out.parquet")]
+    command = [sys.executable, "-m", "wav2small", words[0], *extra, *words[1:]]
+    command += ["--workers", "0"] if words[0] == "label" else []
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(lines) == 2 and "UserWarning" not in done.stderr
+    for line, name in zip(lines, (r"a\nb.wav", "c.wav"), strict=True):
+        assert name in line and "not scaled?" in line
+
+
 def test_int16_is_scaled(toy, speech):
     signal = audio.read(sorted(speech.glob("*.flac"))[0])
     rounded = np.clip(np.round(signal * 32768), -32768, 32767).astype(np.int16)

@@ -18,7 +18,8 @@ from importlib import import_module
 from typing import NoReturn
 
 import wav2small
-from wav2small.errors import Wav2SmallError, missing_package
+from wav2small.errors import Wav2SmallError, missing_package, one_line
+from wav2small.progress import plain_warnings
 
 VERBS = {
     "demo": "every step, offline, on synthetic speech",
@@ -144,12 +145,13 @@ def _overview(verb: str) -> int:
 
 
 def _reject(verb: str, message: str) -> int:
-    print(f"wav2small {verb}:", *message.splitlines(), file=sys.stderr)
+    print(f"wav2small {verb}:", one_line(" ".join(message.splitlines())), file=sys.stderr)
     return 2
 
 
 def program() -> None:
     """The console script: `main`, whose end Ctrl-C can no longer reach."""
+    plain_warnings()
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # or libraries that clean up print a traceback
     sys.exit(code)
