@@ -129,8 +129,8 @@ def nowhere(name: str) -> str:
     if mark and near and os.path.isdir(folder):
         return f"{name}: no corpus {corpus}; did you mean {near[0]}:{folder}?"
     return (
-        f"{name}: no such file or folder{places.nearest(name)}; name a folder, an audio file, or a "
-        "CSV or parquet table with a column `file`"
+        f"{name or repr(name)}: no such file or folder{places.nearest(name)}; name a folder, an "
+        "audio file, or a CSV or parquet table with a column `file`"
     )
 
 
@@ -143,6 +143,8 @@ def is_table(name: str) -> bool:
     """
     ending = name.lower()
     is_audio = os.path.splitext(ending)[1] in audio.EXTENSIONS | media.EXTENSIONS
+    if ending.endswith(table_files.OTHERS) and os.path.isdir(name):
+        return False
     return ("://" in name and not is_audio) or ending.endswith(table_files.EXTENSIONS)
 
 

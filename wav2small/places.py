@@ -82,8 +82,11 @@ def nearest(path: str) -> str:
     if slashed != path and os.path.exists(slashed):
         return f"; did you mean {slashed}?"
     parent, name = os.path.split(slashed)
-    names = [own for own in _names(parent or ".") if own != name]  # a link that leads nowhere
-    same = [own for own in names if os.path.splitext(own)[0] == os.path.splitext(name)[0]]
+    while slashed != path and parent and not os.path.isdir(parent):  # C:\\data of another machine
+        parent = os.path.dirname(parent)
+    names = [own for own in _names(parent or ".") if os.path.join(parent, own) != path]
+    stem = os.path.splitext(name)[0].casefold()
+    same = [own for own in names if os.path.splitext(own)[0].casefold() == stem]
     if not same and len(names) <= _NAMES:
         import difflib
 

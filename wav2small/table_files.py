@@ -22,7 +22,7 @@ FEATHER = (".feather", ".arrow", ".ipc")
 PARQUET = (".parquet", ".pq")
 #: Tables that are not read, but named as what they are.
 OTHERS = (".xlsx", ".xls", ".ods", ".json", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".hdf5",
-          ".sqlite", ".db", ".mat", ".sav")  # fmt: skip
+          ".sqlite", ".db", ".mat", ".sav", ".txt", ".lst", ".zip")  # fmt: skip
 EXTENSIONS = (*CSV, *JSON_LINES, *FEATHER, *PARQUET, *OTHERS)
 
 
@@ -48,7 +48,8 @@ def read(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
     ending = name.lower()
     if ending.endswith(OTHERS):
         raise Wav2SmallError(
-            f"{name}: a table in a format that is not read; write it as CSV or parquet"
+            f"{name}: a table in a format that is not read; write it as CSV or parquet, with a "
+            "column `file`"
         )
     try:
         if ending.endswith(CSV):
@@ -62,6 +63,10 @@ def read(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
         raise
     except FileNotFoundError as error:
         raise Wav2SmallError(f"{name}: no such table; correct the path") from error
+    except IsADirectoryError as error:
+        raise Wav2SmallError(f"{name}: a folder, not a table; name the table in it") from error
+    except ImportError as error:  # of a file system: aiohttp, s3fs, gcsfs ...
+        raise Wav2SmallError(f"{name}: {error}; install it, or download the table") from error
     except PermissionError as error:
         raise Wav2SmallError(f"{name}: no permission to read it; try chmod +r") from error
     except UnicodeDecodeError as error:
@@ -70,6 +75,8 @@ def read(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
             "Latin-1?); convert it: iconv -f WINDOWS-1252 -t UTF-8"
         ) from error
     except Exception as error:  # of the decoder of a packed file or of a file system, too
+        if "://" in name and not isinstance(error, ValueError):
+            raise Wav2SmallError(f"{name}: cannot be fetched ({_line(error)})") from error
         raise Wav2SmallError(
             f"{name}: not a {_kind(ending)} table, or damaged ({_line(error)}); write it again"
         ) from error
@@ -104,7 +111,7 @@ def read_csv(name: str, converters: dict[Any, Any]) -> pd.DataFrame:
     coding: dict[str, Any] = {"encoding": _encoding(name), "skiprows": 0}
     header = pd.read_csv(name, nrows=0, sep="\x01", index_col=False, dtype=str, **coding).columns
     line = str(header[0]) if len(header) else ""
-    separator = max("\t,;" if ".tsv" in name.lower() else ",;\t", key=line.count)
+    separator = max("\t,;|" if ".tsv" in name.lower() else ",;\t|", key=line.count)
     if line[:4].lower() == "sep=" and len(line) == 5:  # a line of Excel before the header
         separator, coding["skiprows"] = line[4], 1
     found = pd.read_csv(name, nrows=0, sep=separator, **coding).columns
@@ -122,7 +129,7 @@ def read_csv(name: str, converters: dict[Any, Any]) -> pd.DataFrame:
         try:
             frame = pd.read_csv(name, dtype=kinds, converters=verbatim, **options)
         except (pd.errors.ParserError, pd.errors.ParserWarning):
-            _check_lengths(name, separator, len(names), coding)
+            _check_lengths(name, separator, names, coding)
             warnings.simplefilter("ignore", pd.errors.ParserWarning)
             frame = pd.read_csv(name, dtype=kinds, converters=verbatim, **options)
     filled = (frame.notna() & (frame != "")).any(axis=1).to_numpy()
@@ -146,7 +153,7 @@ def read_csv(name: str, converters: dict[Any, Any]) -> pd.DataFrame:
     return frame
 
 
-def _check_lengths(name: str, separator: str, most: int, coding: dict[str, Any]) -> None:
+def _check_lengths(name: str, separator: str, names: list[str], coding: dict[str, Any]) -> None:
     """Reject a row with more values than there are columns: a decimal comma moves all after it.
 
     Raises:
@@ -158,10 +165,11 @@ def _check_lengths(name: str, separator: str, most: int, coding: dict[str, Any])
     lines = pd.read_csv(name, header=None, names=["line"], dtype=str, **whole)["line"]
     rows = csv.reader((f"{line}\n" for line in lines), delimiter=separator)
     for number, row in enumerate(rows):
-        if number and any(value.strip() for value in row[most:]):
+        if number and any(value.strip() for value in row[len(names) :]):
             raise Wav2SmallError(
-                f"{name}: row {number} has more values than the header has names; write decimal "
-                "commas as points or in quotes, or separate by semicolons"
+                f"{name}: row {number} has more values than the header has names "
+                f"({', '.join(names[:8])}); write decimal commas as points or in quotes, or "
+                "separate by semicolons"
             )
 
 

@@ -125,6 +125,7 @@ TIMES = [
     ("file, start ,end\na.wav, 1.5, 2\n", 1.5),
     ("file;start;end\na.wav;1,5;2\n", 1.5),
     ("file\tstart\tend\na.wav\t1.5\t2\n", 1.5),
+    ("file|start|end\na.wav|1.5|2\n", 1.5),
     ('file,start,end\na.wav,"1.5",2\nb.wav,00:00:01,3\n', 1.5),
     ("file,start,end\na.wav,00:00:01.5,2\n", 1.5),
     ("file,start,end\na.wav,0 days 00:00:01.500,2\n", 1.5),
@@ -170,6 +171,7 @@ def test_times_of_a_parquet_table(tmp_path, values, start):
         ("file,start,end_sec\na.wav,1,2\n", "`end_sec`"),
         ("file,start,duration\na.wav,1,2\n", "`duration`"),
         ("file,start,end\na.wav,1e30,2\n", "row 1"),
+        ("# a remark\nfile,start\na.wav,1\n", r"row 1 has more values.*\(# a remark\)"),
         # Decimal commas without quotes shift what follows.
         ("file,start,end\na.wav,0,5,1,5\n", "row 1 has more values"),
         ("file,start,end\na.wav,0,1\nb.wav,0,5,1,5\n", "row 2 has more values"),

@@ -84,6 +84,8 @@ def test_what_is_a_table_is_read_as_one(tmp_path, name):
     [
         ("t.xlsx", b"PK\3\4", "a table in a format"),
         ("t.json", b"{}", "a table in a format"),
+        ("t.txt", b"a.wav", "a table in a format.*column `file`"),
+        ("t.csv.zip", b"PK\3\4", "a table in a format"),
         ("t.csv", "file,start\nä.wav,1\n".encode("latin-1"), "not in UTF-8.*0xe4.*iconv"),
         ("t.csv.gz", b"no gzip", "not a .* table, or damaged"),
         ("t.jsonl", b"file: a.wav", "not a .* table, or damaged"),
@@ -120,6 +122,14 @@ def test_letters_composed_or_not(toy, speech, tmp_path, on_disk, named):
     assert len(predict(toy, tmp_path / unicodedata.normalize(named, "Büro")).rows) == 1
 
 
+def test_a_folder_may_be_called_like_a_database(toy, speech, tmp_path):
+    clip = sorted(speech.glob("*.flac"))[0]
+    (tmp_path / "corpus.db").mkdir()
+    (tmp_path / "corpus.db" / "a.flac").write_bytes(clip.read_bytes())
+    assert len(predict(toy, tmp_path / "corpus.db").rows) == 1
+    assert load_source(tmp_path / "corpus.db").frame["file"].tolist() == ["a.flac"]
+
+
 def test_names_of_other_kinds(toy, speech, tmp_path, monkeypatch):
     import fsspec
 
@@ -148,7 +158,10 @@ def test_names_of_other_kinds(toy, speech, tmp_path, monkeypatch):
     assert labelled.rows == 2  # URLs are fetched in the worker: memory:// is empty there
 
 
-@pytest.mark.parametrize("name", ["voice", "voice.wav", "folder\\voice.flac", "voise.flac"])
+@pytest.mark.parametrize(
+    "name",
+    ["voice", "voice.wav", "VOICE.FLAC", "folder\\voice.flac", "C:\\a\\voice.flac", "voise.flac"],
+)
 def test_the_nearest_name_is_suggested(toy, speech, tmp_path, name):
     (tmp_path / "folder").mkdir()
     for place in ("voice.flac", "folder/voice.flac"):

@@ -100,6 +100,7 @@ def write(text):
         ("a.csv", lambda path: path.write_bytes(b"file\n\xff\xfe.wav\n"), "UTF-8"),
         ("a.parquet", write("no parquet"), "not a parquet table"),
         ("none.parquet", lambda path: None, "no such table"),
+        ("folder.csv", lambda path: path.mkdir(), "a folder, not a table"),
     ],
 )
 def test_bad_sources_are_rejected_by_name(tmp_path, name, make, message):

@@ -65,14 +65,15 @@ _FIRST = ("file", "start", "end", *DIMENSIONS, "emotion", "speaker", "sex", "lan
 
 
 def named(source: str) -> tuple[str, str] | None:
-    """The corpus and the folder that `NAME:FOLDER` names; None = it names none.
+    """The corpus and the folder that `NAME:FOLDER` names; None = it names none, as a URL.
 
     Example:
         >>> named("emodb:corpora/emodb")
         ('emodb', 'corpora/emodb')
     """
     name, mark, folder = source.partition(":")
-    return (name.lower(), folder) if mark and name.lower() in CORPORA else None
+    url = folder.startswith("//")
+    return (name.lower(), folder) if mark and not url and name.lower() in CORPORA else None
 
 
 def read_corpus(
