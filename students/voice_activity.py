@@ -19,7 +19,7 @@ import torch
 from wav2small import augmentation, files, metrics, noises, operations, progress, silero
 from wav2small.audio import SAMPLING_RATE
 from wav2small.errors import AudioError, Wav2SmallError
-from wav2small.tables import Labels, read_labels
+from wav2small.tables import Labels, read_labels, texts
 from wav2small.training.cache import Cache
 from wav2small.training.clips import Clips
 from wav2small.training.split import split
@@ -115,7 +115,7 @@ def add_voice(
     cache = Cache(config.cache, config.cache_mb << 20) if config.cache_mb else None
     clips = Clips(table.frame, table.root, cache=cache)
     known_voices = "speaker" in table.frame
-    voices = table.frame["speaker"].astype(str).to_numpy() if known_voices else np.zeros(len(clips))
+    voices = texts(table.frame["speaker"]).to_numpy() if known_voices else np.zeros(len(clips))
     generator = np.random.default_rng(options.seed)
     student.voice = _fit(
         student, _Speech(clips, train[clips.variant[train] == 0], voices), generator, options

@@ -16,7 +16,7 @@ from wav2small.errors import Wav2SmallError
 from wav2small.index import KEYS, Index
 from wav2small.prediction_output import table
 from wav2small.subjects import PROBABILITY, Estimates, check, estimate
-from wav2small.tables import Labels, read_labels
+from wav2small.tables import Labels, read_labels, texts
 
 from . import metrics, progress
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MIN_CLIPS = 10  # of a group; figures over fewer are of little use
 MIN_SPEAKERS = 5  # with fewer, intervals that draw speakers would mean nothing
 SPEAKER, RATER, EMOTION = "speaker", "rater", "emotion"
-_UNKNOWN = ("", "nan", "none", "unknown")
+_UNKNOWN = ("", "nan", "none", "unknown", "na", "n/a", "null", "<na>")
 _PLACES = "wav2small.teachers.acoustic.placement:placements"
 
 
@@ -201,7 +201,7 @@ def evaluate(
         **compared.figures(compared.used, groups, options),
     )
     for column in by:
-        values = frame[column].astype(str).to_numpy()
+        values = texts(frame[column]).to_numpy()
         result.groups[column], result.skipped[column] = {}, []
         for name in sorted(set(values[compared.used])):
             member = compared.used & (values == name)
@@ -325,7 +325,7 @@ def _placed(frame: pd.DataFrame, column: str, where: Any) -> pd.DataFrame:
 def _speakers(frame: pd.DataFrame, used: np.ndarray) -> tuple[np.ndarray | None, str]:
     """The speaker of every clip where there are enough, and what the bootstrap draws."""
     if SPEAKER in frame:
-        names = frame[SPEAKER].astype(str).to_numpy()
+        names = texts(frame[SPEAKER]).to_numpy()
         blank = np.isin(np.char.lower(names.astype(str)), _UNKNOWN)
         count = len(set(names[used & ~blank]))
         if count >= MIN_SPEAKERS:
@@ -342,7 +342,7 @@ def _merged(
     clip = frame.groupby(KEYS, dropna=False, sort=False).ngroup().to_numpy()
     first = frame.drop_duplicates(KEYS).drop(columns=RATER).reset_index(drop=True)
     agreement = {}
-    groups = first[SPEAKER].astype(str).to_numpy() if SPEAKER in first else np.arange(len(first))
+    groups = texts(first[SPEAKER]).to_numpy() if SPEAKER in first else np.arange(len(first))
     if len(set(groups)) < MIN_SPEAKERS:
         groups = np.arange(len(first))
     for dimension in labels.dimensions:
@@ -358,7 +358,7 @@ def _merged(
                 ratings[several], others, metrics.ccc, groups=groups[clip[several]], **options
             )
     if categories in frame:
-        votes = frame[categories].astype(str).groupby(clip)
+        votes = texts(frame[categories]).groupby(clip)
         first[categories] = votes.agg(lambda names: names.mode()[0]).to_numpy()
     return Labels(first, labels.root, labels.provenance), agreement
 

@@ -151,6 +151,17 @@ def near_dimensions(frame: pd.DataFrame) -> list[str]:
     return hints
 
 
+def texts(values: pd.Series) -> pd.Series:
+    """A column as texts; missing values are "nan", whatever kind of column it is.
+
+    Example:
+        >>> import pandas as pd
+        >>> texts(pd.Series(["a", None])).tolist()
+        ['a', 'nan']
+    """
+    return values.astype(object).where(values.notna(), "nan").map(str).astype(object)
+
+
 def take_split(
     frame: pd.DataFrame, split: str | Sequence[str], where: str | os.PathLike[str]
 ) -> pd.DataFrame:
@@ -172,7 +183,7 @@ def take_split(
     wanted = {name.lower() for name in ([split] if isinstance(split, str) else split)}
     if "split" not in frame:
         raise Wav2SmallError(f"{where}: no column `split` to take --split from")
-    names = frame["split"].astype(str)
+    names = texts(frame["split"])
     chosen = frame[names.str.lower().isin(wanted)]
     if chosen.empty:
         raise Wav2SmallError(

@@ -14,7 +14,7 @@ from wav2small import files, provenance
 from wav2small.errors import Wav2SmallError
 from wav2small.evaluation import EMOTION, Evaluation, evaluate
 from wav2small.index import Index
-from wav2small.tables import Labels
+from wav2small.tables import Labels, texts
 from wav2small.teachers.labelling import options
 from wav2small.teachers.labelling.run import label
 
@@ -200,7 +200,7 @@ def assign(frame: pd.DataFrame, folds: str, *, seed: int = 0) -> np.ndarray:
         (['a', 'b', 'a', 'c'], 2)
     """
     if folds in frame:
-        values = frame[folds].astype(str).to_numpy(dtype=object)
+        values = texts(frame[folds]).to_numpy(dtype=object)
         if len(set(values)) < 2:
             raise Wav2SmallError(
                 f"--folds {folds}: all clips are of {folds} {values[0]}; two are needed"
@@ -212,9 +212,7 @@ def assign(frame: pd.DataFrame, folds: str, *, seed: int = 0) -> np.ndarray:
             f"{', '.join(map(str, frame))}"
         )
     column = "speaker" if "speaker" in frame and frame["speaker"].nunique() > 1 else "file"
-    names, codes, counts = np.unique(
-        frame[column].astype(str), return_inverse=True, return_counts=True
-    )
+    names, codes, counts = np.unique(texts(frame[column]), return_inverse=True, return_counts=True)
     if not 2 <= int(folds) <= len(names):
         raise Wav2SmallError(
             f"--folds {folds}: give 2 to {len(names)}, the number of different values of {column}"

@@ -24,7 +24,7 @@ from wav2small import audio, augmentation, files, metrics, progress, provenance
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.index import load_source
-from wav2small.tables import Labels, read_labels
+from wav2small.tables import Labels, read_labels, texts
 from wav2small.teachers.acoustic.placement import placed, placements
 from wav2small.teachers.acoustic.rooms import disturbed
 from wav2small.teachers.acoustic.teacher import bounded, squashed
@@ -163,7 +163,7 @@ def fit_probe(
             "ratings of one speaker, or no column `speaker`: files are left out instead of "
             "speakers, and the figures are too good for other voices"
         )
-    folds = _folds(frame["speaker" if by_speaker else "file"].astype(str).to_numpy())
+    folds = _folds(texts(frame["speaker" if by_speaker else "file"]).to_numpy())
     layers, penalty = _choose([layer[:, :1] for layer in values], truth, folds)
     chosen = _joined(values, layers)
     held_out = np.zeros((*chosen.shape[:2], len(DIMENSIONS)))

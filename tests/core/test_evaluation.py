@@ -375,3 +375,26 @@ def test_an_onnx_model_of_others_is_compared_as_it_describes_itself(speech, tmp_
     assert evaluate(bare, table, **options).dimensions["valence"]["mae"].value < 1e-6
     with pytest.raises(Wav2SmallError, match="--teacher-dimensions: .* is a label table"):
         evaluate(table, table, **options)
+
+
+@pytest.mark.parametrize("kind", ["str", object, "category"])
+def test_columns_of_names_with_gaps(kind, speech, tmp_path):
+    """Grouping, splits and folds by a column where a name is missing; pandas 3 keeps it as NaN."""
+    from wav2small.teachers.finetuning.folds import assign
+    from wav2small.training.split import split
+
+    clips = sorted(speech.glob("*.flac"))[:6]
+    names = pd.Series(["a", None, "b", "b", None, "c"], dtype=kind)
+    frame = pd.DataFrame({"file": list(map(str, clips)), "arousal": np.linspace(0, 1, 6)})
+    frame = frame.assign(speaker=names, split=names, emotion=names, rater="x")
+    frame.to_parquet(tmp_path / "truth.parquet")
+    found = evaluate("nano", tmp_path / "truth.parquet", by=["speaker"], resamples=2)
+    assert found.clips == 6 and found.skipped["speaker"] == ["a", "b", "c", "nan"]
+    with pytest.raises(Wav2SmallError, match="no row of split d; there are a, b, c, nan"):
+        evaluate("nano", tmp_path / "truth.parquet", split="d")
+    train, valid = (set(frame["file"][rows]) for rows in split(frame, "0.3", seed=0))
+    assert len(train) + len(valid) == 6 and not train & valid
+    with pytest.raises(Wav2SmallError, match="there are a, b, c, nan"):
+        split(frame, "speaker=d", seed=0)
+    assert len(set(assign(frame, "2"))) == 2
+    assert sorted(set(assign(frame, "speaker"))) == ["a", "b", "c", "nan"]

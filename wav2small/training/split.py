@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wav2small.errors import Wav2SmallError
+from wav2small.tables import texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +59,7 @@ def _named(frame: pd.DataFrame, validation: str) -> np.ndarray:
             + ", ".join(map(str, frame.columns))
         )
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    values = frame[column].astype(str)
+    values = texts(frame[column])
     unknown = [name for name in wanted if not (values == name).any()]
     if unknown or not wanted:
         some = ", ".join(sorted(values.unique())[:10])
@@ -79,7 +80,7 @@ def _share(frame: pd.DataFrame, validation: str, seed: int) -> np.ndarray:
             f"--validation {validation}: give a share between 0 and 1, or COLUMN=VALUE,VALUE"
         )
     by_speaker = "speaker" in frame and frame["speaker"].nunique() > 1
-    groups = frame["speaker" if by_speaker else "file"].astype(str).to_numpy()
+    groups = texts(frame["speaker" if by_speaker else "file"]).to_numpy()
     names, codes, counts = np.unique(groups, return_inverse=True, return_counts=True)
     if len(names) == 1:
         raise Wav2SmallError(
