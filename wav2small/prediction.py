@@ -67,7 +67,8 @@ class Predictions:
 
     def _repr_html_(self) -> str:
         header = columns(self.categories, self.kept, self.speech)
-        return table(header, map(formatted, self.rows), repr(self))
+        kept = len(self.kept)
+        return table(header, (formatted(row, kept) for row in self.rows), repr(self))
 
 
 def predict(
@@ -158,7 +159,7 @@ def predict(
         return [(*row, *values) for row in rows]
 
     with (
-        Output(output, settings, header, json_lines) as out,
+        Output(output, settings, header, json_lines, len(result.kept)) as out,
         progress.bar(len(clips), unit="clip", desc="predict") as bar,
     ):
         found = answers(clips, reader, predictor, out.journal, workers)
@@ -210,4 +211,8 @@ def _clips(
     ]
     others = found.frame.drop(columns=index.KEYS)
     others.columns = others.columns.astype(str)
-    return clips, found.root, found.rejected, others, index.is_table(name)
+    for column in others.select_dtypes("float32"):
+        others[column] = others[column].astype(str).astype(float)  # .1, not .10000000149
+    others = others.astype(object).where(others.notna(), None)  # of many kinds of missing values
+    rejected = [(file, f"row {number}: {why}") for number, file, why in found.rejected_rows]
+    return clips, found.root, found.rejected + rejected, others, found.numbers

@@ -47,9 +47,13 @@ def columns(categories: Sequence[str], kept: Sequence[str] = (), speech: bool = 
         >>> columns(["anger"], ["speaker", "valence"])[-4:]
         ['probability_anger', 'band_limited', 'speaker', 'source_valence']
     """
-    own = [*COLUMNS, *(f"probability_{name}" for name in categories)]
-    own += [SPEECH] * speech + [LIMITED]
-    return [*own, *(f"source_{name}" if name in own else name for name in kept)]
+    names = [*COLUMNS, *(f"probability_{name}" for name in categories)]
+    names += [SPEECH] * speech + [LIMITED]
+    for name in kept:
+        while name in names:
+            name = f"source_{name}"
+        names.append(name)
+    return names
 
 
 class Output:
@@ -65,8 +69,9 @@ class Output:
         settings: dict[str, Any],
         header: list[str],
         json_lines: bool,
+        kept: int = 0,
     ):
-        self._header = header
+        self._header, self._kept = header, kept
         self._json_lines = json_lines
         self._stack = contextlib.ExitStack()
         self._output = output
@@ -103,11 +108,12 @@ class Output:
     def _write(self, file: TextIO, rows: Iterable[tuple[Any, ...]]) -> None:
         if self._json_lines:
             for row in rows:
-                file.write(json.dumps(dict(zip(self._header, _rounded(row), strict=True))) + "\n")
+                values = _rounded(row, self._kept)
+                file.write(json.dumps(dict(zip(self._header, values, strict=True))) + "\n")
         else:
             plain = csv.writer(file, lineterminator="\n")
             quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-            for cells in map(formatted, rows):
+            for cells in (formatted(row, self._kept) for row in rows):
                 # A name with a carriage return could not be read back unquoted.
                 (quoted if "\r" in cells[0] else plain).writerow(cells)
 
@@ -128,28 +134,46 @@ class Output:
         self._stack.close()
 
 
-def formatted(row: tuple[Any, ...]) -> list[str]:
-    file, start, end, *values = row
-    return [file, f"{start:.3f}", f"{end:.3f}", *map(_text, values)]
+def formatted(row: tuple[Any, ...], kept: int = 0) -> list[str]:
+    """The cells of a row, of which the last are columns of the source, with all their digits.
+
+    Example:
+        >>> formatted(("a.wav", 0, 1.5, 0.123456, 0.123456, None), 2)
+        ['a.wav', '0.000', '1.500', '0.1235', '0.123456', '']
+    """
+    file, start, end, *values = row[: len(row) - kept]
+    digits = (_text(value, None) for value in row[len(row) - kept :])
+    return [file, f"{start:.3f}", f"{end:.3f}", *map(_text, values), *digits]
 
 
-def _text(value: Any) -> str:
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def _text(value: Any, digits: int | None = 4) -> str:
     if isinstance(value, bool | np.bool_):
         return str(bool(value)).lower()
-    if value is None or value != value:  # NaN and NaT
+    value = _plain(value)
+    if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    if value != value:
+        return ""
+    return repr(value).removesuffix(".0") if digits is None else f"{value:.{digits}f}"
 
 
-def _rounded(row: tuple[Any, ...]) -> tuple[Any, ...]:
+def _rounded(row: tuple[Any, ...], kept: int) -> tuple[Any, ...]:
     """A row as JSON values, with the digits that a CSV has."""
-    return row[0], *(round(number, 3) for number in row[1:3]), *map(_json, row[3:])
+    own, others = row[3 : len(row) - kept], row[len(row) - kept :]
+    times = (round(number, 3) for number in row[1:3])
+    return row[0], *times, *map(_json, own), *(_json(value, None) for value in others)
 
 
-def _json(value: Any) -> Any:
-    if value is None or value != value:
-        return None
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, float):
-        return round(value, 4)
-    return value if isinstance(value, bool | int | str) else str(value)
+def _json(value: Any, digits: int | None = 4) -> Any:
+    value = _plain(value)
+    if not isinstance(value, float):
+        return value if isinstance(value, bool | int | str | list | dict | None) else str(value)
+    if not np.isfinite(value):
+        return None if value != value else str(value)
+    return value if digits is None else round(value, digits)

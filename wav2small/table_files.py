@@ -135,13 +135,6 @@ def read_csv(name: str, converters: dict[Any, Any]) -> pd.DataFrame:
     filled = (frame.notna() & (frame != "")).any(axis=1).to_numpy()
     if filled.any():  # spreadsheets write empty rows at the end
         frame = frame.iloc[: len(filled) - filled[::-1].argmax()]
-    # "01" is a name, not a number.
-    numbers = [column for column in frame if pd.api.types.is_numeric_dtype(frame[column])]
-    if numbers:
-        texts = pd.read_csv(name, dtype=str, usecols=numbers, **options)
-        for column in numbers:
-            if texts[column].str.match(r"\s*0\d+\s*$").any():
-                frame[column] = texts[column]
     if separator == ";":  # decimal commas
         for column in frame.columns.difference(["file", "speaker", *verbatim]):
             if not pd.api.types.is_numeric_dtype(frame[column]):
@@ -150,6 +143,16 @@ def read_csv(name: str, converters: dict[Any, Any]) -> pd.DataFrame:
                 numbers = pd.to_numeric(points, errors="coerce")
                 if column in kinds or numbers.notna().equals(points.notna()):
                     frame[column] = points if column in kinds else numbers
+    # "01" is a name, not a number; "NA" in a text is a country, for one.
+    filled = frame.columns[frame.notna().any()]
+    numbers = [column for column in filled if pd.api.types.is_numeric_dtype(frame[column])]
+    gaps = [column for column in frame.columns[frame.isna().any()] if column not in kinds]
+    if columns := [column for column in frame if column in {*numbers, *gaps}]:
+        options["keep_default_na"] = False
+        texts = pd.read_csv(name, dtype=str, usecols=columns, **options)[: len(frame)]
+        for column in columns:
+            if column not in numbers or texts[column].str.match(r"\s*0\d+\s*$").any():
+                frame[column] = texts[column].where(texts[column] != "")
     return frame
 
 

@@ -1,6 +1,7 @@
 """Tables and names as people have them: read, or named in one line."""
 
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -273,6 +274,47 @@ def test_columns_are_kept_and_times_in_milliseconds(toy, speech, tmp_path):
     assert "600.000 s" in reason and "--time-unit ms" in reason
     done = command("predict", toy, tmp_path / "list.csv", "--time-unit", "ms", "--keep")
     assert b"source_valence,note" in done.stdout and done.stdout.count(b"\n") == 3
+
+
+KEPT = [  # name, values, cells
+    ("embedding", [np.arange(2.0), np.ones(2)], ["[0.0, 1.0]", "[1.0, 1.0]"]),
+    ("count", pd.array([2**60 + 1, None], dtype="Int64"), ["1152921504606846977", ""]),
+    ("missing", pd.array([True, None], dtype="boolean"), ["true", ""]),
+    ("when", pd.to_datetime(["2020-01-02", None]), ["2020-01-02 00:00:00", ""]),
+    ("small", np.float32([0.1, np.nan]), ["0.1", ""]),
+    ("digits", [1e-9, 123456.789], ["1e-09", "123456.789"]),
+    ("far", [np.inf, 3.0], ["inf", "3"]),
+    ("words", [[{"w": "a"}], None], ["[{'w': 'a'}]", ""]),
+]
+
+
+@pytest.mark.parametrize(("name", "values", "cells"), KEPT)
+def test_columns_of_every_kind_are_kept(toy, speech, tmp_path, name, values, cells):
+    clip = sorted(speech.glob("*.flac"))[0]
+    pd.DataFrame({"file": str(clip), name: values}).to_parquet(tmp_path / "list.parquet")
+    predict(toy, tmp_path / "list.parquet", tmp_path / "out.csv", keep=True)
+    written = pd.read_csv(tmp_path / "out.csv", dtype=str, keep_default_na=False)
+    assert written[name].tolist() == cells
+    predict(toy, tmp_path / "list.parquet", tmp_path / "out.jsonl", keep=True, json_lines=True)
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    found = [json.loads(line, parse_constant=pytest.fail)[name] for line in lines]
+    assert [one is None for one in found] == [cell == "" for cell in cells]
+
+
+def test_cells_of_a_csv_are_kept(toy, speech, tmp_path):
+    clip = sorted(speech.glob("*.flac"))[0]
+    text = "land,take,gap,valence,source_valence\nNA,01,1,.123456,a\n,2,,3,None\nNone,3,3,1,\n"
+    header, *rows = text.splitlines()
+    lines = [f"file,{header}", *(f"{clip},{row}" for row in rows)]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    predict(toy, tmp_path / "list.csv", tmp_path / "out.csv", keep=True)
+    written = pd.read_csv(tmp_path / "out.csv", dtype=str, keep_default_na=False)
+    names = ["land", "take", "gap", "source_valence", "source_source_valence"]
+    assert written[names].to_numpy().tolist() == [
+        ["NA", "01", "1", "0.123456", "a"],
+        ["", "2", "", "3", "None"],
+        ["None", "3", "3", "1", ""],
+    ]
 
 
 @pytest.mark.parametrize("name", ["Activation", "Arousal", " arousal_", "act"])
