@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from wav2small.errors import Wav2SmallError, missing_package
 
-from . import audio, media, places, table_files
+from . import audio, media, places, progress, table_files
 from .corpora import registry
 
 if TYPE_CHECKING:
@@ -50,15 +50,20 @@ class Index:
         root: folder that `file` is relative to
         rejected: (file, reason) of files that were found but cannot be listed
         metadata: key-value metadata of a parquet table, else empty
+        numbers: of the rows of `frame` in their table, from 1; empty = the source is no table
+        rejected_rows: (number, file, reason) of rows of a table that name no file or no time
     """
 
     frame: pd.DataFrame
     root: str
     rejected: list[tuple[str, str]] = field(default_factory=list)
     metadata: Mapping[bytes, bytes] = field(default_factory=dict)
+    numbers: Sequence[int] = ()
+    rejected_rows: list[tuple[int, str, str]] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        return f"<Index: {len(self.frame)} clips, {len(self.rejected)} rejected; root {self.root}>"
+        rejected = len(self.rejected) + len(self.rejected_rows)
+        return f"<Index: {len(self.frame)} clips, {rejected} rejected; root {self.root}>"
 
     def _repr_html_(self) -> str:
         return f"<p>{len(self.frame)} clips</p>{self.frame.head(20).to_html(index=False)}"
@@ -74,6 +79,7 @@ def load_source(
     root: str | os.PathLike[str] | None = None,
     time_unit: str = "s",
     raters: bool = False,
+    reject_rows: bool = False,
 ) -> Index:
     """Make an index.
 
@@ -86,10 +92,13 @@ def load_source(
             names, else the folder of the table
         time_unit: unit of times that are plain numbers: "s", "ms" or "us"
         raters: of a published corpus that has them, one row per clip and rater
+        reject_rows: list rows of a table without a file or with times that cannot be read in
+            `rejected_rows`, unless all are
 
     Raises:
         MissingPackageError: pandas or pyarrow is not installed
-        Wav2SmallError: nothing there, no audio in it, or a table without the column `file`
+        Wav2SmallError: nothing there, no audio in it, a table without the column `file`, or such
+            a row
 
     Example:
         >>> load_source("speech.wav").frame["file"].tolist()
@@ -110,7 +119,7 @@ def load_source(
     if "://" not in name:
         name = places.spelled(name)
     if is_table(name):
-        return _from_table(name, root, time_unit)
+        return _from_table(name, root, time_unit, reject_rows)
     if os.path.isdir(name):
         if is_database(name):
             return _from_database(Path(name), root)
@@ -269,13 +278,21 @@ def check_window(window_s: float, hop_s: float | None) -> None:
         raise Wav2SmallError(f"--hop {hop_s:g}: at least {MIN_HOP_S} seconds are needed")
 
 
-def _from_table(name: str, root: str | None, time_unit: str) -> Index:
+def _from_table(name: str, root: str | None, time_unit: str, reject_rows: bool) -> Index:
     frame, metadata = table_files.read(name)
     _check_columns(frame, name)
     if root is None:
         folder = name.rsplit("/", 1)[0] if "://" in name else os.path.dirname(name) or "."
         root = metadata[ROOT_KEY].decode() if ROOT_KEY in metadata else folder
-    return Index(_normalise(frame, name, time_unit), root=root, metadata=metadata)
+    frame, rejected = _normalise(frame, name, time_unit)
+    if rejected and (not reject_rows or len(rejected) == len(frame)):
+        number, _, reason = rejected[0]
+        raise Wav2SmallError(f"{name}: row {number}: {reason}")
+    numbers: Sequence[int] = range(1, len(frame) + 1)
+    if bad := {number for number, _, _ in rejected}:
+        numbers = [number for number in numbers if number not in bad]
+        frame = frame.drop(index=[number - 1 for number in bad]).reset_index(drop=True)
+    return Index(frame, root, [], metadata, numbers, rejected)
 
 
 def _from_database(folder: Path, root: str | None) -> Index:
@@ -288,7 +305,9 @@ def _from_database(folder: Path, root: str | None) -> Index:
         frame, _ = table_files.read(str(path))
         if "file" not in frame:
             continue  # audformat's misc tables describe speakers and the like
-        frame = _normalise(frame, str(path))
+        frame, rejected = _normalise(frame, str(path))
+        for number, _, reason in rejected:
+            raise Wav2SmallError(f"{path}: row {number}: {reason}")
         if merged is None:
             merged = frame
         else:
@@ -302,30 +321,31 @@ def _from_database(folder: Path, root: str | None) -> Index:
     return Index(merged.reset_index(drop=True), root=root or str(folder))
 
 
-def _times(values: pd.Series, column: str, name: str, unit: str) -> pd.Series:
+def _times(values: pd.Series, column: str, unit: str) -> tuple[pd.Series, dict[int, str]]:
     """A column of times as time deltas; numbers and texts without a unit are in `unit`.
 
-    Raises:
-        Wav2SmallError: a value that is no time, by its row
+    Returns:
+        the times, and why a value is none, by its row from 0
     """
     import pandas as pd
 
     if pd.api.types.is_timedelta64_dtype(values):
-        return values
+        return values, {}
     if pd.api.types.is_float_dtype(values) or pd.api.types.is_integer_dtype(values):
         numbers = values.astype(float) * UNITS[unit]
         if not (numbers.abs() >= LONGEST_S).any():
-            return pd.to_timedelta(numbers, unit="s")
-    times = []
-    for row, value in enumerate(values, start=1):
+            return pd.to_timedelta(numbers, unit="s"), {}
+    times, rejected = [], {}
+    for row, value in enumerate(values):
         try:
             times.append(_time(value, unit))
-        except (ValueError, TypeError, OverflowError) as error:
-            raise Wav2SmallError(
-                f"{name}: row {row}: column `{column}` holds {str(value)!r}; write seconds (1.5) "
-                "or hours, minutes and seconds (0:00:01.5)"
-            ) from error
-    return pd.Series(times, index=values.index, dtype="timedelta64[ns]")
+        except (ValueError, TypeError, OverflowError):
+            times.append(pd.NaT)
+            rejected[row] = (
+                f"column `{column}` holds {str(value)!r}; write seconds (1.5) or hours, minutes "
+                "and seconds (0:00:01.5)"
+            )
+    return pd.Series(times, index=values.index, dtype="timedelta64[ns]"), rejected
 
 
 def _time(value: Any, unit: str) -> Any:
@@ -385,24 +405,38 @@ def _check_columns(frame: pd.DataFrame, name: str) -> None:
         )
 
 
-def _normalise(frame: pd.DataFrame, name: str, time_unit: str = "s") -> pd.DataFrame:
+def _normalise(
+    frame: pd.DataFrame, name: str, time_unit: str = "s"
+) -> tuple[pd.DataFrame, list[tuple[int, str, str]]]:
+    """A table with all its rows, times as time deltas; and the rows that name no file or no time.
+
+    The latter as (number from 1, file, reason).
+    """
     import pandas as pd
 
     frame = frame.copy()
-    missing = frame["file"].isna()
-    if missing.any():
-        raise Wav2SmallError(f"{name}: row {missing.argmax() + 1} names no file")
-    frame["file"] = frame["file"].astype(str).astype(object)
+    missing = np.flatnonzero(frame["file"].isna()).tolist()
+    reasons: dict[int, str] = dict.fromkeys(missing, "names no file")
+    frame["file"] = frame["file"].fillna("").astype(str).astype(object)
     for column in ("start", "end"):
         if column not in frame:
             default = pd.Timedelta(0) if column == "start" else pd.NaT
             frame[column] = pd.Series(default, index=frame.index, dtype="timedelta64[ns]")
             continue
-        times = _times(frame[column], column, name, time_unit)
-        if column == "start":
-            times = times.fillna(pd.Timedelta(0))
+        times, wrong = _times(frame[column], column, time_unit)
+        reasons = {row: f"{frame['file'][row]}: {why}" for row, why in wrong.items()} | reasons
         frame[column] = times.astype("timedelta64[ns]")
-    return frame[KEYS + [column for column in frame if column not in KEYS]]
+    unknown = frame["start"].isna()
+    given = unknown & frame["end"].notna()
+    given[[*reasons]] = False
+    if given.any() and not unknown.all():
+        progress.note(
+            f"{name}: {given.sum()} rows without `start` (such as row {given.argmax() + 1}) are "
+            "read from the beginning of the file to their `end`"
+        )
+    frame["start"] = frame["start"].fillna(pd.Timedelta(0))
+    frame = frame[KEYS + [column for column in frame if column not in KEYS]]
+    return frame, [(row + 1, frame["file"][row], reasons[row]) for row in sorted(reasons)]
 
 
 def _frame(files: list[str]) -> pd.DataFrame:

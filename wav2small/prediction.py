@@ -128,14 +128,13 @@ def predict(
     sources = [source] if isinstance(source, str | os.PathLike) else source
     clips: list[Clip] = []
     extras: dict[int, dict[Any, Any]] = {}  # clip -> other columns of its table
-    tables: list[tuple[int, int]] = []  # clips of a table, from and to
+    tables: list[tuple[int, Sequence[int]]] = []  # first clip of a table, numbers of its rows
     result = Predictions(categories=predictor.categories, speech=predictor.speech)
     for one in sources:
-        listed, folder, unusable, own, is_table = _clips(one, root, time_unit)
+        listed, folder, unusable, own, rows = _clips(one, root, time_unit)
         if sources is source:
-            listed = [(os.path.join(folder, file), start, end) for file, start, end in listed]
-        if is_table:
-            tables.append((len(clips), len(clips) + len(listed)))
+            listed = [(places.join(folder, file), start, end) for file, start, end in listed]
+        tables.append((len(clips), rows))
         if keep and own is not None:
             extras |= dict(enumerate(own.to_dict("records"), start=len(clips)))
         clips += listed
@@ -171,8 +170,8 @@ def predict(
             if collect:
                 result.rows += new
             if last:
-                row = next((number - low + 1 for low, high in tables if low <= number < high), 0)
-                reason = f"row {row}: {last}" if row else last
+                row = [rows[number - low] for low, rows in tables if 0 <= number - low < len(rows)]
+                reason = f"row {row[0]}: {last}" if row else last
                 result.rejected.append((clips[number][0], reason))
         out.finish(shown)
     if limited:
@@ -185,8 +184,8 @@ def predict(
 
 def _clips(
     source: str | os.PathLike[str], root: str | os.PathLike[str] | None, time_unit: str
-) -> tuple[list[Clip], str, list[tuple[str, str]], pd.DataFrame | None, bool]:
-    """Clips of a source, their folder, what it rejects, other columns, whether it is a table."""
+) -> tuple[list[Clip], str, list[tuple[str, str]], pd.DataFrame | None, Sequence[int]]:
+    """Clips of a source, their folder, what it rejects, other columns, their rows in a table."""
     from . import index
 
     name = places.expanded(os.fspath(source))
@@ -197,13 +196,13 @@ def _clips(
         folder, file = os.path.split(name)
         if not index.is_utf8(file):
             raise Wav2SmallError(f"{index.not_utf8(file)}; rename the file")
-        return [(file, 0.0, None)], folder, [], None, False
+        return [(file, 0.0, None)], folder, [], None, []
     if os.path.isdir(name) and not index.is_database(name) and not index.is_table(name):
         listed, rejected = index.list_audio(name)
-        return [(file, 0.0, None) for file in listed], name, rejected, None, False
+        return [(file, 0.0, None) for file in listed], name, rejected, None, []
     if "://" not in name and not index.is_table(name) and not os.path.exists(name):
         raise Wav2SmallError(index.nowhere(name))
-    found = index.load_source(name, root=root, time_unit=time_unit)
+    found = index.load_source(name, root=root, time_unit=time_unit, reject_rows=True)
     columns = (found.frame["file"], found.frame["start"], found.frame["end"])
     clips = [
         (file, start.total_seconds(), index.seconds(end))

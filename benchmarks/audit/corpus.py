@@ -110,7 +110,7 @@ def gather(
             rates none of the clips
     """
     options = options or ClipOptions()
-    index = load_source(source, root=options.root)
+    index = load_source(source, root=options.root, reject_rows=True)
     labels = Labels(index.frame, index.root)
     own_truth = options.truth is None and any(name in labels.frame for name in DIMENSIONS)
     if own_truth:
@@ -146,7 +146,8 @@ def gather(
         rows = np.sort(rng.choice(len(corpus), options.limit, replace=False))
         notes.append(f"{options.limit} of {len(corpus)} clips, drawn with seed {seed}")
         corpus = corpus.take(rows)
-    return corpus, list(index.rejected)
+    bad = [(file, f"row {number}: {why}") for number, file, why in index.rejected_rows]
+    return corpus, index.rejected + bad
 
 
 def read(path: str, start_s: float, end_s: float) -> np.ndarray:

@@ -45,11 +45,11 @@ class Item(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """A clip that cannot be labelled, and why."""
+    """A clip that cannot be labelled, and why; `start` None = its times cannot be read."""
 
     row: int
     file: str
-    start: int
+    start: int | None
     end: int | None
     reason: str
 

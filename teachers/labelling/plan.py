@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,7 +123,9 @@ def expected_hours(index: Index, looked_at: int = 50) -> float:
     return (seconds + len(unknown) * (sum(lengths) / len(lengths) if lengths else 0.0)) / 3600
 
 
-def write_errors(folder: Folder, table: str, rejections: list[Rejection], rows: int) -> str:
+def write_errors(
+    folder: Folder, table: str, rejections: list[Rejection], numbers: Sequence[int]
+) -> str:
     """List rejected clips in `errors.csv` next to the table; it can be labelled like any index.
 
     The list is shared by the tables of a folder: lines of other tables stay.
@@ -131,8 +133,8 @@ def write_errors(folder: Folder, table: str, rejections: list[Rejection], rows: 
     Args:
         folder: of the table
         table: its name
-        rejections: in the order of the source
-        rows: of the source that have a number, 0 = none do, as of a folder
+        rejections: of any order
+        numbers: of the rows in the source, from 1; empty = they have none, as of a folder
     """
     kept: list[dict[str, str]] = []
     if folder.exists(ERRORS):
@@ -142,14 +144,15 @@ def write_errors(folder: Folder, table: str, rejections: list[Rejection], rows: 
     lines = [
         {
             "file": rejection.file,
-            "start": f"{rejection.start / 1e9:.9g}",
+            "start": "?" if rejection.start is None else f"{rejection.start / 1e9:.9g}",
             "end": "" if rejection.end is None else f"{rejection.end / 1e9:.9g}",
-            "row": str(rejection.row + 1) if rejection.row < rows else "",
+            "row": str(numbers[rejection.row]) if rejection.row < len(numbers) else "",
             "reason": rejection.reason,
             "table": table,
         }
         for rejection in rejections
     ]
+    lines.sort(key=lambda line: int(line["row"] or 1 << 62))
 
     def fill(path: Path) -> None:
         with open(path, "w", encoding="utf-8", newline="") as file:

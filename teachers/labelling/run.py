@@ -14,7 +14,7 @@ import numpy as np
 from wav2small import audio, files, folders, progress, provenance, transcripts
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.folders import Folder
-from wav2small.index import KEYS, Index, is_table, load_source
+from wav2small.index import KEYS, Index, load_source
 from wav2small.teachers import registry
 from wav2small.teachers.base import Teacher, licensed, runs_in_workers, uses_text
 from wav2small.teachers.multimodal.dialogue import Context, Script
@@ -96,12 +96,12 @@ def label(
     index = (
         source
         if isinstance(source, Index)
-        else load_source(source, root=clips.root, time_unit=clips.time_unit)
+        else load_source(source, root=clips.root, time_unit=clips.time_unit, reject_rows=True)
     )
     _check_source(source, index, os.fspath(output))
     if twice := int(index.frame.duplicated(KEYS).sum()):
         progress.note(f"{twice} rows stand more than once in {_source_name(source)}; all are kept")
-    index = replace(index, frame=index.frame[: clips.limit])
+    index = replace(index, frame=index.frame[: clips.limit], numbers=index.numbers[: clips.limit])
     options: dict[str, Any] = {"device": compute.device, "dtype": compute.dtype}
     options |= (teacher_options or TeacherOptions()).given(teacher)
     # With Ray this process only asks the teacher who it is; it may have no GPU.
@@ -160,9 +160,15 @@ def label(
             settings,
             script.context if script else Context(),
         )
+        count, numbers = len(index.frame), index.numbers
+        bad = [row for row in index.rejected_rows if not clips.limit or row[0] < numbers[-1]]
         rejections = [
-            Rejection(len(index.frame), file, 0, None, why) for file, why in index.rejected
+            Rejection(count + place, file, None, None, why)
+            for place, (_, file, why) in enumerate(bad)
         ]
+        count += len(bad)
+        numbers = [*numbers, *(number for number, _, _ in bad)] if bad else numbers
+        rejections += [Rejection(count, file, 0, None, why) for file, why in index.rejected]
         if clips.strict and rejections:
             raise AudioError(rejections[0].reason)
         done = shards.done(len(index.frame))
@@ -202,9 +208,7 @@ def label(
         rejections = sorted(
             {rejection[:-1]: rejection for rejection in reversed(rejections)}.values()
         )
-        table = isinstance(source, Index) or is_table(os.fspath(source))
-        numbered = len(index.frame) if table else 0
-        errors_file = plan.write_errors(folder, name, rejections, numbered)
+        errors_file = plan.write_errors(folder, name, rejections, numbers)
         identity["errors"] = len(rejections)
         rows = shards.write(folder, name, index, history, identity)
         hours = shards.hours()

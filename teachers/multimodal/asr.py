@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -204,7 +205,7 @@ def fill(source: Index, transcriber: Transcriber, folder: Folder) -> Index:
         words[row] = cells(found)
     frame["text"] = pd.Series(texts, index=frame.index, dtype=object)
     frame["words"] = pd.Series(words, index=frame.index, dtype=object)
-    return Index(frame, source.root, source.rejected, source.metadata)
+    return replace(source, frame=frame)
 
 
 def _transcribed(

@@ -189,7 +189,7 @@ TABLES = [
     ("file,Start,end,arousal\ngood.flac,0.25,0.75,.5\n", "`Start`"),
     ("path,arousal\ngood.flac,.5\n", "no column `file`"),
     ("file,arousal\n", "no rows"),
-    ("file,arousal\n,.5\n", "row 1 names no file"),
+    ("file,arousal\n,.5\n", "row 1: names no file"),
     ("", "not a CSV table|No columns"),
 ]
 

@@ -151,6 +151,7 @@ def test_names_of_other_kinds(toy, speech, tmp_path, monkeypatch):
             "nowhere://a.flac",
         ]
         assert all("cannot be fetched" in reason for _, reason in result.rejected)
+    assert len(predict(toy, [tmp_path / "list.csv", tmp_path / "a b.flac"]).rows) == 4
     assert len(predict(toy, "memory://corpus/a.flac").rows) == 1
     with fsspec.open("memory://corpus/list.csv", "w") as file:
         file.write("file\na.flac\n")

@@ -96,7 +96,7 @@ def write(text):
         ("a.csv", write(""), "not a CSV table"),
         ("a.csv", write("file\n"), "no rows"),
         ("a.csv", write("file,start\na.wav,soon\n"), "column `start`"),
-        ("a.csv", write("file,start\n,1\n"), "row 1 names no file"),
+        ("a.csv", write("file,start\n,1\n"), "row 1: names no file"),
         ("a.csv", lambda path: path.write_bytes(b"file\n\xff\xfe.wav\n"), "UTF-8"),
         ("a.parquet", write("no parquet"), "not a parquet table"),
         ("none.parquet", lambda path: None, "no such table"),

@@ -86,7 +86,7 @@ def add(
         >>> parser = argparse.ArgumentParser()
         >>> add(parser, "wav2small.index:load_source", root={"metavar": "FOLDER"})
         >>> parser.parse_args(["speech/"])
-        Namespace(source='speech/', root=None, time_unit='s', raters=False)
+        Namespace(source='speech/', root=None, time_unit='s', raters=False, reject_rows=False)
     """
     for name, option in signatures.read(function).items():
         if (names and name not in names) or name in skip:
