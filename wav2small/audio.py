@@ -11,12 +11,13 @@ import numpy as np
 
 from wav2small.errors import AudioError, SilentError
 
-from . import containers, media, places, wav
+from . import containers, media, places, progress, wav
 
 SAMPLING_RATE = 16000  # Hz; the rate of every student and teacher
 LOWEST_RATE, HIGHEST_RATE = 4000, 768000  # Hz; other numbers are no rate of recorded speech
 LARGEST = 1e6  # of a sample: the square of larger ones can overflow, and none was recorded
 UNSCALED = 16.0  # larger ones are integers that somebody forgot to scale
+LIMITED = "band_limited"  # column of tables
 UPPER_DB = -50.0  # of the upper octave; see `is_band_limited`
 _FRAME, _FRAMES = 512, 100  # samples, and most frames that are looked at
 _WINDOW = np.hanning(_FRAME).astype(np.float32)
@@ -242,6 +243,19 @@ def is_band_limited(signal: np.ndarray) -> bool:
     most = max(1, len(frames) // 20)
     loudest = np.partition(_power(frames), -most, axis=0)[-most:].mean(axis=0)
     return bool(loudest[_UPPER].max() < limit * loudest[_VOICE].max())
+
+
+def note_limited(count: int, total: int, what: str, where: str = f" (`{LIMITED}`)") -> None:
+    """The line about audio that `is_band_limited`, on stderr; none where there is none.
+
+    Example:
+        >>> note_limited(0, 10, "rows")
+    """
+    if count:
+        progress.note(
+            f"{count} of {total} {what} have nothing above 6 kHz{where}: a model that was not "
+            "trained on telephone audio can be far off there"
+        )
 
 
 def _power(frames: np.ndarray) -> np.ndarray:

@@ -13,12 +13,12 @@ import numpy as np
 from wav2small.dimensions import DIMENSIONS
 from wav2small.emotions import common
 from wav2small.errors import Wav2SmallError
-from wav2small.index import KEYS, Index
+from wav2small.index import KEYS, Index, is_table
 from wav2small.prediction_output import table
 from wav2small.subjects import PROBABILITY, Estimates, check, estimate
 from wav2small.tables import Labels, read_labels, texts
 
-from . import metrics, progress
+from . import audio, metrics, progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,7 +150,7 @@ def evaluate(
                 f"{truth}: no column {column} to group by; it has {', '.join(map(str, frame))}"
             )
     if "variant" in frame:  # figures are of the recordings as they are
-        labels.frame = frame = frame[frame["variant"] == 0].reset_index(drop=True)
+        labels.frame = frame = frame[frame["variant"] == 0]
         if frame.empty:
             raise Wav2SmallError(f"{truth}: it has only augmented variants")
     if place_truth:
@@ -166,7 +166,11 @@ def evaluate(
             f"are of other raters, name these in a column `{RATER}`"
         )
     taken = [name for name in frame if str(name).startswith(PROBABILITY)]
-    index = Index(frame.drop(columns=[*labels.dimensions, *taken]), labels.root)
+    numbers = []
+    if not isinstance(truth, Labels) and is_table(os.fspath(truth)):
+        numbers = [int(row) + 1 for row in frame.index]
+    others = frame.drop(columns=[*labels.dimensions, *taken])
+    index = Index(others, labels.root, numbers=numbers)
     rated = [*labels.dimensions, *([categories] if categories in frame else [])]
 
     if rated and not frame[rated].notna().any(axis=None):
@@ -179,8 +183,13 @@ def evaluate(
     estimates = estimate(
         subject, index, threads=threads, labelling=labelling, check_outputs=check_outputs
     )
-    if len(estimates.rejected) == len(frame):
-        raise Wav2SmallError(f"{truth}: none of its clips can be read: {estimates.rejected[0][1]}")
+    names = frame["file"].tolist()
+    rejected = [
+        (names[place], f"row {numbers[place]}: {why}" if numbers else why)
+        for place, why in estimates.rejected.items()
+    ]
+    if len(rejected) == len(frame):
+        raise Wav2SmallError(f"{truth}: none of its clips can be read: {rejected[0][1]}")
     compared = _Comparison(labels, estimates, categories, truth)
     if not compared.used.any():
         if compared.unknown:
@@ -189,6 +198,8 @@ def evaluate(
                 f"category of the subject ({', '.join(estimates.categories[:5])})"
             )
         raise Wav2SmallError(f"{truth}: no clip has both a rating and an estimate")
+    limited = int(compared.used[estimates.limited].sum())
+    audio.note_limited(limited, int(compared.used.sum()), "clips", "")
     if compared.unrated:
         progress.note(f"{truth}: {compared.unrated} clips without a rating are left out")
     groups, drawn = _speakers(frame, compared.used)
@@ -197,7 +208,7 @@ def evaluate(
         raters=raters,
         drawn=drawn,
         scale=scale or (0.0, 1.0),
-        rejected=estimates.rejected,
+        rejected=labels.rejected + rejected,
         **compared.figures(compared.used, groups, options),
     )
     for column in by:
@@ -317,7 +328,7 @@ def _placed(frame: pd.DataFrame, column: str, where: Any) -> pd.DataFrame:
     known = names.isin(list(places))
     if not known.any():
         raise Wav2SmallError(f"{where}: no clip's {column} has a place; known: {', '.join(places)}")
-    frame = frame[known].reset_index(drop=True)
+    frame = frame[known]
     values = (np.array([places[name] for name in names[known]]) + 1) / 2
     return frame.assign(**dict(zip(DIMENSIONS, values.T, strict=True)))
 
@@ -340,7 +351,7 @@ def _merged(
     """One row per clip, the mean of its raters; and how well one rater agrees with the others."""
     frame = labels.frame
     clip = frame.groupby(KEYS, dropna=False, sort=False).ngroup().to_numpy()
-    first = frame.drop_duplicates(KEYS).drop(columns=RATER).reset_index(drop=True)
+    first = frame.drop_duplicates(KEYS).drop(columns=RATER)
     agreement = {}
     groups = texts(first[SPEAKER]).to_numpy() if SPEAKER in first else np.arange(len(first))
     if len(set(groups)) < MIN_SPEAKERS:
@@ -360,7 +371,7 @@ def _merged(
     if categories in frame:
         votes = texts(frame[categories]).groupby(clip)
         first[categories] = votes.agg(lambda names: names.mode()[0]).to_numpy()
-    return Labels(first, labels.root, labels.provenance), agreement
+    return Labels(first, labels.root, labels.provenance, labels.rejected), agreement
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ from wav2small.prediction_output import LIMITED, Output, columns, formatted, tab
 from wav2small.prediction_parts import Clip, Reader, answers, ordered
 from wav2small.predictor import WINDOW_S, Predictor
 
-from . import files, places, progress
+from . import audio, files, places, progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,11 +174,7 @@ def predict(
                 reason = f"row {row[0]}: {last}" if row else last
                 result.rejected.append((clips[number][0], reason))
         out.finish(shown)
-    if limited:
-        progress.note(
-            f"{limited} of {result.count} rows have nothing above 6 kHz (`{LIMITED}`): a model "
-            "that was not trained on telephone audio can be far off there"
-        )
+    audio.note_limited(limited, result.count, "rows")
     return result
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from wav2small.dimensions import DIMENSIONS
 
 from . import files
+from .audio import LIMITED
 
 COLUMNS = ("file", "start", "end", *DIMENSIONS)
-LIMITED = "band_limited"
 SPEECH = "speech"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -225,26 +225,48 @@ class Predictor:
         Raises:
             AudioError: see `wav2small.audio.read`
         """
-        from wav2small.index import spans
+        signals = windows(file, start_s=start_s, end_s=end_s, channel=channel)
+        return self.mean(self.predict_categories(signal) for signal in signals)
 
-        with audio.Recording(file) as recording:
-            stop_s = recording.duration if end_s is None else end_s
-            cut: list[tuple[float, float | None]] = [(start_s, end_s)]
-            if LONG_S < stop_s - start_s <= recording.duration + WINDOW_S:
-                windows = spans(stop_s - start_s, window_s=WINDOW_S, hop_s=WINDOW_S)
-                cut = [(start_s + low, start_s + high) for low, high in windows]
-            found: list[tuple[np.ndarray, np.ndarray]] = []
-            silent: SilentError | None = None
-            for first, last in cut:
-                try:
-                    signal = recording.read(start_s=first, end_s=last, channel=channel)
-                    found.append(self.predict_categories(signal))
-                except SilentError as error:
-                    silent = silent or error
-        if silent and not found:
-            raise silent
+    @staticmethod
+    def mean(found: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """The mean of what `predict_categories` gives for the windows of a clip."""
         estimate, shares = (np.mean(part, axis=0) for part in zip(*found, strict=True))
         return estimate.astype(np.float32), shares.astype(np.float32)
+
+
+def windows(
+    file: str | os.PathLike[str],
+    *,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    channel: int | None = None,
+) -> Iterator[np.ndarray]:
+    """The signal of a clip; of one of more than a minute, windows of 12 s that are not silent.
+
+    Raises:
+        AudioError: see `wav2small.audio.read`
+
+    Example:
+        >>> [signal.shape for signal in windows("speech.wav")]
+        [(32000,)]
+    """
+    from wav2small.index import spans
+
+    with audio.Recording(file) as recording:
+        stop_s = recording.duration if end_s is None else end_s
+        cut: list[tuple[float, float | None]] = [(start_s, end_s)]
+        if LONG_S < stop_s - start_s <= recording.duration + WINDOW_S:
+            times = spans(stop_s - start_s, window_s=WINDOW_S, hop_s=WINDOW_S)
+            cut = [(start_s + low, start_s + high) for low, high in times]
+        silent: list[SilentError] = []
+        for first, last in cut:
+            try:
+                yield recording.read(start_s=first, end_s=last, channel=channel)
+            except SilentError as error:
+                silent.append(error)
+    if len(silent) == len(cut):
+        raise silent[0]
 
 
 def check_rate(sampling_rate: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,10 @@ import numpy as np
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.index import KEYS, Index, is_table, load_source, seconds
-from wav2small.predictor import NO_BUNDLE, STUDENT, Predictor
+from wav2small.predictor import NO_BUNDLE, STUDENT, Predictor, windows
 from wav2small.tables import read_labels
 
-from . import models, progress
+from . import audio, models, progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,13 +36,15 @@ class Estimates:
         values: float64 (clips, 3), NaN where a dimension or a clip has no estimate
         categories: names of the columns of `probabilities`
         probabilities: float64 (clips, categories), NaN where a clip has none
-        rejected: (file, reason) of clips without an estimate
+        rejected: why a clip has no estimate, by its place
+        limited: places of clips without anything above 6 kHz
     """
 
     values: np.ndarray
     categories: list[str]
     probabilities: np.ndarray
-    rejected: list[tuple[str, str]] = field(default_factory=list)
+    rejected: dict[int, str] = field(default_factory=dict)
+    limited: list[int] = field(default_factory=list)
 
 
 def estimate(
@@ -121,21 +124,25 @@ def check(subject: str | os.PathLike[str]) -> None:
 def _of_bundle(predictor: Predictor, clips: Index) -> Estimates:
     values = np.full((len(clips.frame), len(DIMENSIONS)), np.nan)
     shares = np.full((len(clips.frame), len(predictor.categories)), np.nan)
-    rejected = []
+    rejected, limited = {}, []
     times = zip(*(clips.frame[key] for key in KEYS), strict=True)
     with progress.bar(len(clips.frame), unit="clip", desc="evaluate") as bar:
         for row, (file, start, end) in enumerate(times):
             bar.update()
             try:
-                values[row], shares[row] = predictor.predict_file_categories(
-                    clips.path(file), start_s=start.total_seconds(), end_s=seconds(end)
-                )
+                found, narrow = [], []
+                times_s = {"start_s": start.total_seconds(), "end_s": seconds(end)}
+                for signal in windows(clips.path(file), **times_s):
+                    found.append(predictor.predict_categories(signal))
+                    narrow.append(audio.is_band_limited(signal))
+                values[row], shares[row] = predictor.mean(found)
+                limited += [row] * all(narrow)
             except AudioError as error:
-                rejected.append((file, str(error)))
+                rejected[row] = str(error)
                 continue
             if np.isnan(values[row][: len(predictor.dimensions)]).any():
-                rejected.append((file, f"{file}: the model's estimate is no number"))
-    return Estimates(values, list(predictor.categories), shares, rejected)
+                rejected[row] = f"{file}: the model's estimate is no number"
+    return Estimates(values, list(predictor.categories), shares, rejected, limited)
 
 
 def _of_teacher(name: str, clips: Index, options: dict[str, Any]) -> Estimates:
@@ -151,10 +158,14 @@ def _of_teacher(name: str, clips: Index, options: dict[str, Any]) -> Estimates:
                 raise Wav2SmallError(f"{name}: labels none of the clips: {why}") from error
             raise
         estimates = _of_table(output, clips)
+        estimates.limited = []  # `label` has counted them
         if result.errors:
-            reasons = load_source(result.errors_file).frame
-            why = dict(zip(reasons["file"], reasons["reason"], strict=True))
-            estimates.rejected = [(file, why.get(file, at)) for file, at in estimates.rejected]
+            with open(result.errors_file, encoding="utf-8", newline="") as file:
+                why = {(one["file"], one["row"]): one["reason"] for one in csv.DictReader(file)}
+            for row, at in estimates.rejected.items():
+                number = str(clips.numbers[row]) if clips.numbers else ""
+                key = (clips.frame["file"].iloc[row], number)
+                estimates.rejected[row] = why.get(key, at)
         return estimates
 
 
@@ -174,22 +185,27 @@ def _of_table(name: str, clips: Index) -> Estimates:
     starts, ends = _nanoseconds(frame)
     wanted_starts, wanted_ends = _nanoseconds(clips.frame)
     joined = np.full((len(clips.frame), len(both)), np.nan)
-    rejected = []
+    narrow = np.zeros(len(frame), bool)
+    if audio.LIMITED in frame:
+        narrow = frame[audio.LIMITED].astype(str).str.lower().eq("true").to_numpy()
+    rejected, limited = {}, []
     for row, file in enumerate(clips.frame["file"]):
         rows = np.array(files.get(os.path.abspath(clips.path(file))) or files.get(file) or [], int)
         late, early = starts[rows] - wanted_starts[row], wanted_ends[row] - ends[rows]
         same = rows[(np.abs(late) <= _TOLERANCE_NS) & (np.abs(early) <= _TOLERANCE_NS)]
         within = rows[(late >= -_TOLERANCE_NS) & (early >= -_TOLERANCE_NS)]
         if len(within) == 0:
-            rejected.append((file, f"{file}: not in {name}"))
+            rejected[row] = f"{file}: not in {name}"
             continue
         joined[row] = found[same if len(same) else within].mean(axis=0)
+        limited += [row] * bool(narrow[same if len(same) else within].all())
     values = np.full((len(clips.frame), len(DIMENSIONS)), np.nan)
     for number, dimension in enumerate(DIMENSIONS):
         if dimension in both:
             values[:, number] = joined[:, both.index(dimension)]
     categories = [column.removeprefix(PROBABILITY) for column in columns]
-    return Estimates(values, categories, joined[:, len(both) - len(columns) :], rejected)
+    shares = joined[:, len(both) - len(columns) :]
+    return Estimates(values, categories, shares, rejected, limited)
 
 
 def _nanoseconds(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

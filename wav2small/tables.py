@@ -46,11 +46,13 @@ class Labels:
         frame: `file`, `start`, `end`, the dimensions (0..1), other columns
         root: folder that `file` is relative to
         provenance: of the labels; empty for a table that wav2small did not write
+        rejected: (file, reason) of what the source lists and cannot be used
     """
 
     frame: pd.DataFrame
     root: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    rejected: list[tuple[str, str]] = field(default_factory=list)
 
     def __repr__(self) -> str:
         return f"<Labels: {len(self.frame)} clips, {', '.join(self.dimensions)}; root {self.root}>"
@@ -95,19 +97,29 @@ def read_labels(
         split: keep only rows whose column `split` is this (or one of these), in any case
         instead: accept a table without any dimension if a column's name begins so
         time_unit: unit of times that are plain numbers: "s", "ms" or "us"
-        gaps: keep clips without a rating, as NaN
+        gaps: keep clips without a rating, as NaN; list rows without a file or with times that
+            cannot be read as rejected; and let the index of the frame be the row, from 0
         raters: of a published corpus that has them, one row per clip and rater
 
     Raises:
-        Wav2SmallError: columns are missing, no row is of the split, or a rating is not a number or
-            outside its scale
+        Wav2SmallError: columns are missing, no row is of the split, a rating is not a number or
+            outside its scale, or times that cannot be read
 
     Example:
         >>> read_labels("ratings.csv").values
         array([[0.2, 0.4, 0.8]])
     """
-    index = load_source(path, root=root, time_unit=time_unit, raters=raters)
+    options: dict[str, Any] = {"time_unit": time_unit, "raters": raters, "reject_rows": gaps}
+    index = load_source(path, root=root, **options)
     frame = index.frame
+    rejected = [(file, f"row {number}: {why}") for number, file, why in index.rejected_rows]
+    if index.rejected and not gaps:
+        progress.note(
+            f"{path}: {len(index.rejected)} files that it lists cannot be used, such as "
+            f"{index.rejected[0][1]}"
+        )
+    if index.numbers:
+        frame.index = [number - 1 for number in index.numbers]
     present = [name for name in DIMENSIONS if name in frame]
     if split:
         frame = take_split(frame, split, path)
@@ -128,7 +140,8 @@ def read_labels(
     for name in present:
         frame[name] = _rating(frame[name], low, high, f"{path}: column {name}", gaps)
     provenance = json.loads(index.metadata.get(PROVENANCE_KEY, b"{}"))
-    return Labels(frame=frame, root=index.root, provenance=provenance)
+    frame = frame if gaps else frame.reset_index(drop=True)
+    return Labels(frame, index.root, provenance, index.rejected + rejected)
 
 
 def near_dimensions(frame: pd.DataFrame) -> list[str]:
@@ -165,7 +178,7 @@ def texts(values: pd.Series) -> pd.Series:
 def take_split(
     frame: pd.DataFrame, split: str | Sequence[str], where: str | os.PathLike[str]
 ) -> pd.DataFrame:
-    """The rows of a split.
+    """The rows of a split, with their index.
 
     Args:
         frame: has a column `split`
@@ -178,7 +191,7 @@ def take_split(
     Example:
         >>> import pandas as pd
         >>> take_split(pd.DataFrame({"split": ["train", "test"]}), "Test", "a.csv").index.tolist()
-        [0]
+        [1]
     """
     wanted = {name.lower() for name in ([split] if isinstance(split, str) else split)}
     if "split" not in frame:
@@ -190,7 +203,7 @@ def take_split(
             f"{where}: no row of split {', '.join(sorted(wanted))}; there are "
             f"{', '.join(sorted(set(names)))}"
         )
-    return chosen.reset_index(drop=True)
+    return chosen.copy()
 
 
 def write_labels(path: str | os.PathLike[str], labels: Labels) -> None:
@@ -258,15 +271,15 @@ def _rating(values: pd.Series, low: float, high: float, where: str, gaps: bool) 
     if bad.any():
         row = int(bad.argmax())
         raise Wav2SmallError(
-            f"{where}, row {row + 1}: {str(values.iloc[row])!r} is not a rating; give a number or "
-            "remove the row"
+            f"{where}, row {values.index[row] + 1}: {str(values.iloc[row])!r} is not a rating; "
+            "give a number or remove the row"
         )
     # Room for the rounding of float32 tables only.
     outside = ((numbers < low - 1e-6) | (numbers > high + 1e-6)).to_numpy()
     if outside.any():
         row = int(outside.argmax())
         raise Wav2SmallError(
-            f"{where}, row {row + 1}: {numbers.iloc[row]:g} is outside {low:g}..{high:g}; give the "
-            "scale of the ratings, such as --scale 1 7"
+            f"{where}, row {values.index[row] + 1}: {numbers.iloc[row]:g} is outside "
+            f"{low:g}..{high:g}; give the scale of the ratings, such as --scale 1 7"
         )
     return ((numbers - low) / (high - low)).clip(0, 1)

@@ -37,6 +37,7 @@ class Item(NamedTuple):
     seconds: float
     passage: Passage | None = None
     context_s: float = 0.0  # of other turns whose audio the teacher gets
+    band_limited: bool = False  # see `audio.is_band_limited`; known when it was read
 
     @property
     def input_s(self) -> float:
@@ -177,7 +178,7 @@ class Reader:
         for item in items:
             try:
                 signals.append(self.read(item))
-                good.append(item)
+                good.append(item._replace(band_limited=self._is_limited(signals[-1])))
             except Exception as error:
                 if isinstance(error, Wav2SmallError) and not isinstance(error, AudioError):
                     raise
@@ -187,6 +188,12 @@ class Reader:
         for row, signal in enumerate(signals):
             padded[row, : len(signal)] = signal
         return LabelBatch(good, padded, lengths, rejections, self.passages(good))
+
+    def _is_limited(self, signal: np.ndarray) -> bool:
+        rate = self.sampling_rate
+        if rate > audio.SAMPLING_RATE:
+            signal = variants.operations.resample(signal, rate, audio.SAMPLING_RATE)
+        return rate >= audio.SAMPLING_RATE and audio.is_band_limited(signal)
 
     def passages(self, items: list[Item]) -> list[Passage] | None:
         """Transcripts of some items and the audio of their context; None = the items have none."""

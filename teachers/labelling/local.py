@@ -87,7 +87,7 @@ def labeller(
                     raise
                 outcome.rejections.append(rejection(item, reason(error)))
                 continue
-            outcome.items.append(item)
+            outcome.items += batch.items
             labels.append(values)
         outcome.columns = stack(labels)
         return outcome

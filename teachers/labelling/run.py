@@ -212,6 +212,7 @@ def label(
         identity["errors"] = len(rejections)
         rows = shards.write(folder, name, index, history, identity)
         hours = shards.hours()
+        audio.note_limited(*shards.limited(), "labels")
         unfinished.remove_all()
         if not rows:
             first = rejections[0].reason if rejections else "the source is empty"

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wav2small import tables
+from wav2small.audio import LIMITED
 from wav2small.dimensions import DIMENSIONS
 from wav2small.folders import Folder
 from wav2small.index import KEYS, Index
@@ -64,6 +65,12 @@ class Shards:
         """Hours of audio that are labelled, variants counted."""
         columns = [self._read(name, ["seconds"])["seconds"] for name in self.names()]
         return sum(pc.sum(column).as_py() or 0.0 for column in columns) / 3600
+
+    def limited(self) -> tuple[int, int]:
+        """Labels of clips (not of variants) without anything above 6 kHz, and of all."""
+        clips = [self._read(name, ["variant", LIMITED]) for name in self.names()]
+        clips = [one.filter(pc.equal(one["variant"], 0)) for one in clips if len(one.columns) == 2]
+        return sum(pc.sum(one[LIMITED]).as_py() or 0 for one in clips), sum(map(len, clips))
 
     def add(self, outcome: Outcome) -> None:
         """Keep an outcome; written when it is time. It finishes all its rows."""
@@ -114,7 +121,8 @@ class Shards:
             cache = {n: cache[n] if n in cache else self._read(names[n]) for n in needed}
             sizes = [0, *(len(cache[n]) for n in needed)]
             offsets = dict(zip(needed, np.cumsum(sizes), strict=False))
-            joined = pa.concat_tables([cache[n] for n in needed])
+            # Shards of a run that an older version began lack a column.
+            joined = pa.concat_tables([cache[n] for n in needed], promote_options="default")
             at = np.array([offsets[n] for n in shard[chosen]]) + place[chosen]
             yield joined.take(pa.array(at))
 
@@ -173,6 +181,7 @@ def _table(outcomes: list[Outcome]) -> pa.Table:
         "variant": pa.array([item.variant for item in items], pa.int64()),
         "seconds": pa.array([item.seconds for item in items], pa.float32()),
         "partial": pa.array([item.row in partial for item in items], pa.bool_()),
+        LIMITED: pa.array([item.band_limited for item in items], pa.bool_()),
     }
     for name in outcomes[0].columns:
         values = np.concatenate([outcome.columns[name] for outcome in outcomes])

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from labelling_cases import label
 from test_predictor import model
 
 from wav2small import audio, evaluate, predict
@@ -21,6 +23,7 @@ from wav2small.follow import follow
 from wav2small.index import load_source
 from wav2small.predictor import Predictor
 from wav2small.stream import Stream
+from wav2small.teachers.labelling.options import ComputeOptions
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +191,64 @@ def test_times_that_are_rejected_by_name(tmp_path, text, message):
     pd.DataFrame({"file": ["a.wav"], "start": [True]}).to_parquet(tmp_path / "list.parquet")
     with pytest.raises(Wav2SmallError, match="row 1"):
         load_source(tmp_path / "list.parquet")
+
+
+BAD_ROWS = [
+    ("bad.csv", 'file,start,end\n{0},0,.5\n{0},"0,1",.5\n{0},.1,.6\n', "`start` holds '0,1'"),
+    ("bad.tsv", "file\tstart\tend\n{0}\t0\t.5\n{0}\t.1\t0,5\n{0}\t.1\t.6\n", "`end` holds '0,5'"),
+    ("bad.csv", "file;start;end\n{0};0;,5\n{0};1.000,5;2\n{0};,1;0,6\n", "`start` holds '1.000.5'"),
+    ("bad.csv", "file,start,end\n{0},0,.5\n{0},0:01,.5\n{0},.1,.6\n", "`start` holds '0:01'"),
+    ("bad.csv", "file,start,end\n{0},0,.5\n{0},0,inf\n{0},.1,.6\n", "`end` holds 'inf'"),
+    ("bad.csv", "file,start,end\n{0},0,.5\n,0,.5\n{0},.1,.6\n", "names no file"),
+    ("bad.csv", "file,start,end\n{0},0,.5\n{0},.4,.1\n{0},.1,.6\n", "no such part"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "reason"), BAD_ROWS)
+def test_a_row_that_cannot_be_read_is_rejected_alone(toy, speech, tmp_path, name, text, reason):
+    """By `predict`, `label` and `evaluate`, with its number; the others keep theirs."""
+    clip = sorted(speech.glob("*.flac"))[0]
+    rows = text.format(clip.name).splitlines()
+    rows += [rows[1].replace(clip.name, "gone.flac")]
+    table = tmp_path / name
+    table.write_text("\n".join(rows))
+    result = predict(toy, table, root=speech)
+    assert [row[1:3] for row in result.rows] == [(0, 0.5), (0.1, 0.6)]
+    (tmp_path / "labels").mkdir()
+    labels = tmp_path / "labels" / "labels.parquet"
+    assert (label(table, labels, root=str(speech), workers=0).rows) == 2
+    times = pd.read_parquet(labels)["start"].dt.total_seconds()
+    assert times.tolist() == [0, 0.1]
+    errors = list(csv.DictReader((tmp_path / "labels" / "errors.csv").open()))
+    assert [line["row"] for line in errors] == ["2", "4"]
+    separator = re.search(r"file(.)", rows[0])[1]
+    ratings = ["arousal", ".2", ".3", ".4", ".5"]
+    rated = map(separator.join, zip(rows, ratings, strict=True))
+    table.write_text("\n".join(rated))
+    found = evaluate(toy, table, root=speech, resamples=10)
+    assert found.clips == 2
+    for reasons in (
+        [why for _, why in result.rejected],
+        [f"row {line['row']}: {line['reason']}" for line in errors],
+        [why for _, why in found.rejected],
+    ):
+        assert len(reasons) == 2
+        assert reasons[0].startswith("row 2: ") and reason in reasons[0]
+        assert reasons[1].startswith("row 4: ") and "gone.flac: no such file" in reasons[1]
+    # What is listed is rejected again, not read from the beginning.
+    with pytest.raises(Wav2SmallError):
+        label(tmp_path / "labels" / "errors.csv", labels.with_name("again.parquet"), workers=0,
+              root=str(speech))  # fmt: skip
+
+
+def test_rows_without_a_start_are_counted_aloud(tmp_path, capfd):
+    table = tmp_path / "list.csv"
+    table.write_text("file,start,end\na.wav,1,2\na.wav,,2\na.wav,,\na.wav,nan,2\n")
+    assert load_source(table).frame["start"].dt.total_seconds().tolist() == [1, 0, 0, 0]
+    assert f"{table}: 2 rows without `start` (such as row 2)" in capfd.readouterr().err
+    table.write_text("file,start,end\na.wav,,2\na.wav,,3\n")
+    load_source(table)
+    assert capfd.readouterr().err == ""
 
 
 def test_one_bad_row_does_not_end_the_job(toy, speech, tmp_path):
@@ -361,10 +422,27 @@ def test_follow_without_an_estimate_says_so(toy, samples, gate, message):
 
 
 def test_recordings_of_a_low_rate_are_counted_aloud(toy, speech, tmp_path, capfd):
+    """By `predict`, `label` and `evaluate`; the label table marks them."""
     signal = audio.read(sorted(speech.glob("*.flac"))[0])
     soundfile.write(tmp_path / "telephone.wav", signal[::2], 8000)
     soundfile.write(tmp_path / "full.wav", signal, 16000)
     assert len(predict(toy, tmp_path).rows) == 2
     assert "1 of 2 rows" in capfd.readouterr().err
+    labels = tmp_path / "labels" / "l.parquet"
+    labels.parent.mkdir()
+    label(tmp_path, labels, workers=0, variants=1)
+    assert "1 of 2 labels have nothing above 6 kHz (`band_limited`)" in capfd.readouterr().err
+    frame = pd.read_parquet(labels)
+    clean = frame[frame["variant"] == 0]
+    assert dict(zip(clean["file"], clean["band_limited"], strict=True)) == {
+        "full.wav": False,
+        "telephone.wav": True,
+    }
+    table = tmp_path / "truth.csv"
+    table.write_text("file,arousal\nfull.wav,.2\ntelephone.wav,.4\ngone.wav,.4\n")
+    for subject in (toy, labels, "acoustic"):
+        evaluate(subject, table, resamples=10, labelling={"compute": ComputeOptions(workers=0)})
+        found = capfd.readouterr().err
+        assert found.count("nothing above 6 kHz") == 1 and "1 of 2 " in found, subject
     predict(toy, tmp_path / "full.wav")
     assert capfd.readouterr().err == ""
