@@ -133,6 +133,8 @@ def load_source(
 
 def nowhere(name: str) -> str:
     """Message about a source that does not exist."""
+    if name == "-":
+        return "-: standard input is no source; name a file, or give raw samples to --follow -"
     corpus, mark, folder = name.partition(":")
     near = difflib.get_close_matches(corpus.lower(), registry.CORPORA, n=1)
     if mark and near and os.path.isdir(folder):

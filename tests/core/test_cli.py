@@ -122,11 +122,15 @@ def test_arguments_follow_from_a_signature(words, expected, tmp_path, monkeypatc
         (["lable"], 2, "did you mean label?"),
         (["predict"], 2, "name the audio"),
         (["predict", "b", "--windw", "3"], 2, "--windw 3; see wav2small predict --help\n"),
+        (["predict", "-a.wav"], 2, "-a.wav; write ./-a.wav\n"),
+        (["predict", "-"], 2, "-: standard input is no source; name a file"),
         (["predict", "nowhere", "a.wav"], 2, "nowhere: no such bundle"),
         (["evaluate", "nowhere", "a.csv"], 2, "nowhere: no such bundle"),
     ],
 )
-def test_usage(arguments, code, message):
+def test_usage(arguments, code, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-a.wav").touch()
     done = command(*arguments)
     assert done.returncode == code
     assert message in done.stdout + done.stderr

@@ -107,7 +107,10 @@ class _Parser(argparse.ArgumentParser):
     """A parser that rejects a command line in one line, without the list of all options."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        words = message.rpartition(": ")[2].split()
+        files = [word for word in words if word.startswith("-") and os.path.exists(word)]
+        remedy = f"write ./{files[0]}" if files else f"see {self.prog} --help"
+        self.exit(2, f"{self.prog}: {message}; {remedy}\n")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
