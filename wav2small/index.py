@@ -111,6 +111,9 @@ def load_source(
     if time_unit not in UNITS:
         raise Wav2SmallError(f"--time-unit {time_unit}: there is {', '.join(UNITS)}")
     root = None if root is None else os.fspath(root)
+    if root and "://" not in (folder := places.spelled(places.expanded(root))):
+        if not os.path.isdir(folder):
+            raise Wav2SmallError(f"--root {root}: no such folder{places.nearest(folder)}")
     if corpus := registry.named(os.fspath(source)):
         folder = places.expanded(corpus[1])
         frame, missing = registry.read_corpus(corpus[0], folder, root=root, raters=raters)

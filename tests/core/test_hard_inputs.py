@@ -16,6 +16,7 @@ import pytest
 import soundfile
 from labelling_cases import label
 from test_predictor import model
+from toy_teachers import Loudness
 
 from wav2small import audio, evaluate, predict
 from wav2small.errors import Wav2SmallError
@@ -421,6 +422,12 @@ def test_follow_without_an_estimate_says_so(toy, samples, gate, message):
     assert out.getvalue() == ""
 
 
+class Faster(Loudness):
+    """Hears at another rate."""
+
+    sampling_rate = 24000
+
+
 def test_recordings_of_a_low_rate_are_counted_aloud(toy, speech, tmp_path, capfd):
     """By `predict`, `label` and `evaluate`; the label table marks them."""
     signal = audio.read(sorted(speech.glob("*.flac"))[0])
@@ -430,14 +437,15 @@ def test_recordings_of_a_low_rate_are_counted_aloud(toy, speech, tmp_path, capfd
     assert "1 of 2 rows" in capfd.readouterr().err
     labels = tmp_path / "labels" / "l.parquet"
     labels.parent.mkdir()
-    label(tmp_path, labels, workers=0, variants=1)
-    assert "1 of 2 labels have nothing above 6 kHz (`band_limited`)" in capfd.readouterr().err
-    frame = pd.read_parquet(labels)
-    clean = frame[frame["variant"] == 0]
-    assert dict(zip(clean["file"], clean["band_limited"], strict=True)) == {
-        "full.wav": False,
-        "telephone.wav": True,
-    }
+    for teacher in ("toy_teachers:Batched", Faster(), "acoustic"):
+        label(tmp_path, labels, workers=0, variants=1, teacher=teacher, overwrite=True)
+        assert "1 of 2 labels have nothing above 6 kHz (`band_limited`)" in capfd.readouterr().err
+        frame = pd.read_parquet(labels)
+        clean = frame[frame["variant"] == 0]
+        assert dict(zip(clean["file"], clean["band_limited"], strict=True)) == {
+            "full.wav": False,
+            "telephone.wav": True,
+        }
     table = tmp_path / "truth.csv"
     table.write_text("file,arousal\nfull.wav,.2\ntelephone.wav,.4\ngone.wav,.4\n")
     for subject in (toy, labels, "acoustic"):

@@ -176,6 +176,22 @@ def test_the_nearest_name_is_suggested(toy, speech, tmp_path, name):
             predict(toy, tmp_path / name)
 
 
+def test_a_root_that_is_no_folder_ends_the_run(toy, speech, tmp_path):
+    """Or each row would be rejected for it."""
+    clip = sorted(speech.glob("*.flac"))[0]
+    (tmp_path / "list.csv").write_text(f"file,arousal\n{clip.name},.5\n")
+    wrong = f"{speech}x"
+    for verb in (
+        lambda: predict(toy, tmp_path / "list.csv", root=wrong),
+        lambda: evaluate(toy, tmp_path / "list.csv", root=wrong),
+        lambda: label(tmp_path / "list.csv", tmp_path / "l.parquet", root=wrong, workers=0),
+    ):
+        with pytest.raises(Wav2SmallError, match=f"--root {wrong}: no such folder; did you mean"):
+            verb()
+    for root in (speech, speech.as_uri()):
+        assert predict(toy, tmp_path / "list.csv", root=root).count == 1
+
+
 def test_names_that_are_not_utf8_are_named(toy, speech, tmp_path):
     raw = os.fsencode(tmp_path) + b"/caf\xe9.flac"
     with open(raw, "wb") as file:
