@@ -420,9 +420,9 @@ def _normalise(
     import pandas as pd
 
     frame = frame.copy()
-    missing = np.flatnonzero(frame["file"].isna()).tolist()
-    reasons: dict[int, str] = dict.fromkeys(missing, "names no file")
-    frame["file"] = frame["file"].fillna("").astype(str).astype(object)
+    named = frame["file"].notna()
+    reasons: dict[int, str] = dict.fromkeys(np.flatnonzero(~named).tolist(), "names no file")
+    frame["file"] = frame["file"].astype(object).where(named, "").astype(str).astype(object)
     for column in ("start", "end"):
         if column not in frame:
             default = pd.Timedelta(0) if column == "start" else pd.NaT

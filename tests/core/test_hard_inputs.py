@@ -242,6 +242,16 @@ def test_a_row_that_cannot_be_read_is_rejected_alone(toy, speech, tmp_path, name
               root=str(speech))  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", [object, "str", "category"])
+def test_rows_of_a_parquet_table_without_a_file(tmp_path, kind):
+    files = pd.Series(["a.wav", None, "b.wav"], dtype=kind)
+    starts = pd.Series(["1", "2", "soon"], dtype=kind)
+    pd.DataFrame({"file": files, "start": starts}).to_parquet(tmp_path / "list.parquet")
+    index = load_source(tmp_path / "list.parquet", reject_rows=True)
+    assert index.frame["file"].tolist() == ["a.wav"] and list(index.numbers) == [1]
+    assert [row[:2] for row in index.rejected_rows] == [(2, ""), (3, "b.wav")]
+
+
 def test_rows_without_a_start_are_counted_aloud(tmp_path, capfd):
     table = tmp_path / "list.csv"
     table.write_text("file,start,end\na.wav,1,2\na.wav,,2\na.wav,,\na.wav,nan,2\n")
