@@ -152,10 +152,10 @@ def is_table(name: str) -> bool:
     """Whether a source is a table, by its name.
 
     Example:
-        >>> is_table("clips.csv"), is_table("a.wav")
-        (True, False)
+        >>> [is_table(name) for name in ("clips.csv", "a.wav", "https://host/a.wav?signature=x")]
+        [True, False, False]
     """
-    ending = name.lower()
+    ending = table_files.ending_of(name)
     is_audio = os.path.splitext(ending)[1] in audio.EXTENSIONS | media.EXTENSIONS
     if ending.endswith(table_files.OTHERS) and os.path.isdir(name):
         return False

@@ -45,7 +45,7 @@ def read(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
         import pyarrow  # noqa: F401
     except ModuleNotFoundError as error:
         raise missing_package(error) from error
-    ending = name.lower()
+    ending = ending_of(name)
     if ending.endswith(OTHERS):
         raise Wav2SmallError(
             f"{name}: a table in a format that is not read; write it as CSV or parquet, with a "
@@ -87,11 +87,21 @@ def read(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
     return frame.reset_index(drop=True), metadata
 
 
+def ending_of(name: str) -> str:
+    """A name in small letters; of a URL without what follows a question mark.
+
+    Example:
+        >>> ending_of("https://host/List.CSV?signature=x")
+        'https://host/list.csv'
+    """
+    return name.lower().partition("?")[0] if "://" in name else name.lower()
+
+
 def _arrow(name: str) -> Any:
     import pyarrow.feather as feather
     import pyarrow.parquet as pq
 
-    read_file = feather.read_table if name.lower().endswith(FEATHER) else pq.read_table
+    read_file = feather.read_table if ending_of(name).endswith(FEATHER) else pq.read_table
     if "://" in name:
         import fsspec
 

@@ -322,4 +322,7 @@ def _target(output: str | os.PathLike[str]) -> tuple[Folder, str]:
 
 
 def _source_name(source: Any) -> str:
-    return "index" if isinstance(source, Index) else os.fspath(source)
+    if isinstance(source, Index):
+        return "index"
+    name = os.fspath(source)
+    return name.partition("?")[0] if "://" in name else name  # what signs a URL is a secret

@@ -156,6 +156,13 @@ def test_names_of_other_kinds(toy, speech, tmp_path, monkeypatch):
     with fsspec.open("memory://corpus/list.csv", "w") as file:
         file.write("file\na.flac\n")
     assert len(predict(toy, "memory://corpus/list.csv").rows) == 1
+    signed = "memory://corpus/a.flac?signature=secret"
+    with fsspec.open(signed, "wb") as file:
+        file.write(clip.read_bytes())
+    assert len(predict(toy, signed).rows) == 1
+    assert label(signed, tmp_path / "signed.parquet", workers=0).rows == 1
+    history = str(wav2small.read_labels(tmp_path / "signed.parquet").provenance)
+    assert "memory://corpus/a.flac" in history and "secret" not in history
     labelled = label(tmp_path / "list.csv", tmp_path / "labels.parquet", workers=1)
     assert labelled.rows == 2  # URLs are fetched in the worker: memory:// is empty there
 
