@@ -92,8 +92,8 @@ def load_source(
             names, else the folder of the table
         time_unit: unit of times that are plain numbers: "s", "ms" or "us"
         raters: of a published corpus that has them, one row per clip and rater
-        reject_rows: list rows of a table without a file or with times that cannot be read in
-            `rejected_rows`, unless all are
+        reject_rows: the audio is read next: list rows of a table without a file or with times that
+            cannot be read in `rejected_rows`, unless all are, and refuse a root that is no folder
 
     Raises:
         MissingPackageError: pandas or pyarrow is not installed
@@ -111,8 +111,8 @@ def load_source(
     if time_unit not in UNITS:
         raise Wav2SmallError(f"--time-unit {time_unit}: there is {', '.join(UNITS)}")
     root = None if root is None else os.fspath(root)
-    if root and "://" not in (folder := places.spelled(places.expanded(root))):
-        if not os.path.isdir(folder):
+    if reject_rows and root and "://" not in (folder := places.spelled(places.expanded(root))):
+        if not os.path.isdir(folder):  # or each row would be rejected for it
             raise Wav2SmallError(f"--root {root}: no such folder{places.nearest(folder)}")
     if corpus := registry.named(os.fspath(source)):
         folder = places.expanded(corpus[1])
