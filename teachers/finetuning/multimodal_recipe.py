@@ -178,7 +178,7 @@ class MultimodalClips(RatedClips):
 
         def passage(place: int, row: int) -> Passage:
             found = self.passage(row, None if draws is None else draws[place, 0])
-            hidden = draws is not None and draws[place, 1] < self.recipe.kind.text_dropout
+            hidden = draws is not None and draws[place, 1] < self.recipe.network.text_dropout
             return without_text(found) if hidden or not self._text else found
 
         passages = self.readable(rows, passage)

@@ -143,7 +143,7 @@ class MultimodalNetwork(nn.Module):
         "text": lora.Adapter(),
         "speech": lora.Adapter(),
     }
-    text_dropout: ClassVar[float] = 0.4  # (chosen)
+    text_dropout: float = 0.4  # of transcripts hidden in training (chosen)
     clip_norm: ClassVar[float] = 0.0  # of the gradient in training; 0 = no limit
     own_encoder: ClassVar[Mapping[str, Any] | None] = None
     speech: Any  # of `build_speech`

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from wav2small import audio
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers.speech import backbones
+from wav2small.training.losses import rating_loss
 
 from .base import AudioBatch, MultimodalNetwork, OnDevice, TextBatch, missing, sinusoid
 from .dialogue import Context, Passage, Turn
@@ -43,6 +44,7 @@ SMALL = {
     "position_weight": 2000.0,
     "response": "compared",
     "acoustic_share": 0.15,
+    "without_text_share": 0.5,
 }
 
 
@@ -130,6 +132,7 @@ class Network(MultimodalNetwork):
         "position_weight": 1.0,  # of the loss of times, which is small: (s / 10)^2
         "response": "first",  # position that pretraining's response selection reads; or "compared"
         "acoustic_share": None,  # of frames masked in pretraining; None = as published
+        "without_text_share": 0.0,  # of the loss; see `loss`
     }
 
     def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer, where: Any = "config.json"):
@@ -164,6 +167,8 @@ class Network(MultimodalNetwork):
         )
         self.dense = nn.Sequential(nn.Linear(size, size), nn.GELU())
         self.build_head(size)
+        if self.config["without_text_share"]:
+            self.text_dropout = 0.0
 
     def collate(self, passages: Sequence[Passage]) -> Batch:
         before = [passage.turns[passage.at - 1] if passage.at else Turn() for passage in passages]
@@ -222,7 +227,33 @@ class Network(MultimodalNetwork):
         joint = self.encode_joint(batch.audio, torch.stack([rows, rows + len(rows)], dim=1))
         text, mask = self.encode_dialogue(batch)
         fused = self.fuse(text, mask, batch.distance, joint)
-        return (*self.head(self.dense(fused.pooled)), batch.text.present.float())
+        found = (*self.head(self.dense(fused.pooled)), batch.text.present.float())
+        if not (self.training and self.config["without_text_share"]):
+            return found
+        first = batch.distance.new_zeros(len(rows), 1)
+        alone = self.fuse(self.no_text.expand(len(rows), 1, -1), first == 0, first, joint)
+        return (*found, *self.head(self.dense(alone.pooled)))
+
+    def loss(
+        self,
+        truth: Tensor,
+        classes: Tensor | None,
+        outputs: Tensor,
+        logits: Tensor | None,
+        *rest: Tensor | None,
+    ) -> Tensor:
+        """With `without_text_share`, of each turn twice: as it is, and without its text.
+
+        Both share one pass of the speech encoder. Where two fifths of the transcripts are hidden
+        instead, the audio alone learns from two turns in five, by the CCC of these few.
+        """
+        value = super().loss(truth, classes, outputs, logits, *rest)
+        if len(rest) == 1:
+            return value
+        share = self.config["without_text_share"]
+        _, alone, categories = rest
+        assert alone is not None
+        return (1 - share) * value + share * rating_loss(truth, classes, alone, categories)
 
     def encode_dialogue(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The text encoder with the types of the tokens: (B, L, size) and mask."""

@@ -16,6 +16,7 @@ from wav2small import metrics, read_labels
 from wav2small.benchmarks.studies import small_encoders
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers import load_teacher
+from wav2small.teachers.finetuning.multimodal_recipe import without_text
 from wav2small.teachers.multimodal import spectra, spectra_objectives
 from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.base import sinusoid
@@ -422,6 +423,31 @@ def test_clips_that_are_read_agree_for_themselves(read, groups, network):
     flags = None if read is None else torch.tensor(read, dtype=torch.float32)
     found = network.loss(torch.tensor(truth), None, torch.tensor(outputs), None, flags)
     assert float(found) == pytest.approx(expected, abs=1e-6)
+
+
+def test_each_turn_is_learned_with_and_without_its_text(encoders):
+    """What stands for a turn without text is what such a turn gives; the loss weighs the two."""
+    share = 0.3
+    network = build(encoders, without_text_share=share, fusion_dropout=0.0)
+    given = passages()
+    bare = [without_text(passage) for passage in given]
+    expected = [network(network.collate(some))[:2] for some in (given, bare)]
+    assert network.text_dropout == 0 and spectra.Network.text_dropout > 0
+    found = network.train()(network.collate(given))
+    assert found[2].tolist() == [1, 1, 0, 1, 1]
+    for (outputs, logits), place in zip(expected, (0, 3), strict=True):
+        torch.testing.assert_close(found[place], outputs, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found[place + 1], logits, atol=1e-5, rtol=0)
+    truth, classes = torch.rand(5, 3), torch.tensor([0, 1, 0, 1, -1])
+    value = 0.0
+    for (outputs, logits), weight in zip(expected, (1 - share, share), strict=True):
+        agreement = [metrics.ccc(truth[:, i].numpy(), outputs[:, i].detach()) for i in range(3)]
+        entropy = -np.mean([log_softmax(logits[i].detach())[classes[i]] for i in range(4)])
+        value += weight * (3 - sum(agreement) + 0.3 * entropy)
+    loss = network.loss(truth, classes, *found)
+    assert loss.item() == pytest.approx(value, abs=1e-5)
+    loss.backward()
+    assert network.no_text.grad.abs().sum() > 0
 
 
 def test_use_of_text_is_reported(network):
