@@ -47,7 +47,9 @@ OWN_FINETUNING: dict[str, dict[str, Any]] = {"calm": {"epochs": 8}}
 SMALL_PRETRAINING: dict[str, dict[str, Any]] = {
     "spectra": {"epochs": 12, "batch_size": 16, "learning_rate": 3e-3}
 }
-SMALL_FINETUNING: dict[str, dict[str, Any]] = {"spectra": {**ALONE, "epochs": 16}}
+SMALL_FINETUNING: dict[str, dict[str, Any]] = {"spectra": {**ALONE, "epochs": 10}}
+#: Pretraining makes the speech encoder forget: fine-tuning begins with what it was before.
+SPEECH_PUT_BACK = ("spectra",)
 #: Steps of masked language modelling before it, which published text encoders have behind them.
 LANGUAGE_STEPS = {"spectra": 1600}
 #: Published sizes are for embeddings of 2048 numbers; those of these encoders have 64 and 128.
@@ -174,7 +176,9 @@ class Bench:
         start = self.encoders(system)
         own = (SMALL_FINETUNING if self.small else {}).get(system, OWN_FINETUNING.get(system, {}))
         if system in PRETRAINED and not bare:
-            start = {"pretrained": str(self.folder / f"{self.name(system)}-pretrained")}
+            put_back = self.small and system in SPEECH_PUT_BACK
+            start = {"speech": start["speech"]} if put_back else {}
+            start["pretrained"] = str(self.folder / f"{self.name(system)}-pretrained")
         finetune(
             self.train,
             output,

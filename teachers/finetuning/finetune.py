@@ -163,7 +163,8 @@ def choose_recipe(
         teacher: a multimodal teacher: spectra, calm, bridge, mister_e; see docs/multimodal.md
         speech: speech encoder of a multimodal teacher: WavLM, wav2vec2, HuBERT and others
         text: text encoder, with its tokenizer: RoBERTa, BERT, an LLM ...
-        pretrained: folder of `pretrain`, instead of --speech and --text
+        pretrained: folder of `pretrain`, instead of --speech and --text; with --speech, its
+            speech encoder takes the place of the pretrained one
         lora: the encoders of a multimodal teacher learn through adapters of this rank (needs
             peft); without a number, of the published ranks
         changes: options of the multimodal system, NAME=VALUE, or small for little data; see

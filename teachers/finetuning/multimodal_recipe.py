@@ -39,7 +39,8 @@ class MultimodalRecipe:
         system: of `multimodal.SYSTEMS`
         speech: folder or hub id of a backbone
         text: folder or hub id of a language model
-        pretrained: folder of `pretrain`, instead of these two
+        pretrained: folder of `pretrain`, instead of these two; with `speech`, whose encoder then
+            takes the place of the pretrained one
         lora: rank of the adapters that the encoders learn through, 0 = the system's own; None =
             they learn themselves
         options: changes of the system's `defaults`
@@ -66,9 +67,12 @@ class MultimodalRecipe:
         self.kind = multimodal.network_class(system)
         self.options = dict(options or {})
         self.lora = lora
-        if pretrained is not None and speech is None and text is None:
+        own = self.kind.own_encoder is not None
+        if pretrained is not None and text is None and not (own and speech):
             self.start = multimodal.from_pretrained(pretrained, system)
-        elif pretrained is None and text is not None and self.kind.own_encoder is not None:
+            if speech is not None:
+                self.start = multimodal.with_speech(self.start, speech)
+        elif pretrained is None and text is not None and own:
             if speech is not None:
                 print(
                     f"note: {system} has its own speech encoder; --speech is not used",

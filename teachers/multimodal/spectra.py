@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -32,7 +32,7 @@ from wav2small.errors import Wav2SmallError
 from wav2small.teachers.speech import backbones
 from wav2small.training.losses import rating_loss
 
-from .base import AudioBatch, MultimodalNetwork, OnDevice, TextBatch, missing, sinusoid
+from .base import AudioBatch, MultimodalNetwork, OnDevice, TextBatch, mean, missing, sinusoid
 from .dialogue import Context, Passage, Turn
 from .encoders import Tokenizer
 
@@ -45,6 +45,8 @@ SMALL = {
     "response": "compared",
     "acoustic_share": 0.15,
     "without_text_share": 0.5,
+    "pooling": "frames",
+    "previous_dropout": 0.5,
 }
 
 
@@ -133,6 +135,8 @@ class Network(MultimodalNetwork):
         "response": "first",  # position that pretraining's response selection reads; or "compared"
         "acoustic_share": None,  # of frames masked in pretraining; None = as published
         "without_text_share": 0.0,  # of the loss; see `loss`
+        "pooling": "first",  # position that the head reads; or "frames": with the own frames' mean
+        "previous_dropout": 0.0,  # of previous turns, whose audio is hidden in fine-tuning
     }
 
     def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer, where: Any = "config.json"):
@@ -224,15 +228,31 @@ class Network(MultimodalNetwork):
 
     def forward(self, batch: Batch) -> tuple[Tensor | None, ...]:
         rows = torch.arange(len(batch.audio.present) // 2, device=batch.distance.device)
-        joint = self.encode_joint(batch.audio, torch.stack([rows, rows + len(rows)], dim=1))
+        sounds = batch.audio
+        if self.training and self.config["previous_dropout"]:
+            hidden = torch.rand(len(sounds.present)) < self.config["previous_dropout"]
+            hidden[len(rows) :] = False
+            sounds = replace(sounds, present=sounds.present & ~hidden.to(sounds.present.device))
+        joint = self.encode_joint(sounds, torch.stack([rows, rows + len(rows)], dim=1))
         text, mask = self.encode_dialogue(batch)
         fused = self.fuse(text, mask, batch.distance, joint)
-        found = (*self.head(self.dense(fused.pooled)), batch.text.present.float())
+        found = (*self.read(fused), batch.text.present.float())
         if not (self.training and self.config["without_text_share"]):
             return found
         first = batch.distance.new_zeros(len(rows), 1)
         alone = self.fuse(self.no_text.expand(len(rows), 1, -1), first == 0, first, joint)
-        return (*found, *self.head(self.dense(alone.pooled)))
+        return (*found, *self.read(alone))
+
+    def read(self, fused: Fused) -> tuple[Tensor, Tensor | None]:
+        """Outputs and logits of the categories: the first position, or that and the own frames.
+
+        From little data the first position alone learns to know turns by heart sooner than what
+        is said in their frames; the mean, which adds up what each frame says, does not.
+        """
+        pooled = fused.pooled
+        if self.config["pooling"] == "frames":
+            pooled = pooled + mean(fused.speech, fused.own_frames)
+        return self.head(self.dense(pooled))
 
     def loss(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -197,6 +197,32 @@ def from_pretrained(folder: str, system: str) -> Start:
     kept = {key: value for key, value in config.items() if key not in _HEAD_FIELDS}
     entries = [source.entry("pretrained " + system), *history.get("teachers", ())]
     return Start(kept, tokenizer, weights, entries, (config["mean"], config["std"]))
+
+
+def with_speech(start: Start, speech: str) -> Start:
+    """A pretrained start with another speech encoder, such as the one before pretraining.
+
+    Args:
+        start: of `from_pretrained`
+        speech: folder or hub id
+
+    Raises:
+        Wav2SmallError: it cannot be used, or its weights do not fit
+    """
+    backbone = pretrained.load(speech, option="--speech")
+    own = {f"speech.model.{key}": value for key, value in backbone.weights.items()}
+    there = {key: value for key, value in start.weights.items() if key.startswith("speech.model.")}
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in there.items()}:
+        raise Wav2SmallError(
+            f"--speech {speech}: other layers than the speech encoder of --pretrained has; give "
+            "the one that pretraining began with"
+        )
+    return replace(
+        start,
+        weights={**start.weights, **own},
+        entries=[*start.entries, backbone.source.entry("speech encoder")],
+        scale=backbone.scale or start.scale,
+    )
 
 
 _HEAD_FIELDS = ("id2label", "categories", "teacher_name", "trained")

@@ -13,7 +13,8 @@ def test_it_measures_what_it_claims_and_does_nothing_twice(tmp_path, monkeypatch
     for options in (study.ALONE, study.STARTED, study.PRETRAINING, study.FINETUNING):
         monkeypatch.setitem(options, "epochs", 1)
     monkeypatch.setitem(study.FINETUNING, "batch_size", 12)
-    monkeypatch.setitem(study.SMALL_PRETRAINING["spectra"], "epochs", 1)
+    for options in (study.SMALL_PRETRAINING, study.SMALL_FINETUNING):
+        monkeypatch.setitem(options["spectra"], "epochs", 1)
     monkeypatch.setitem(study.LANGUAGE_STEPS, "spectra", 2)
     study.run(tmp_path, ["spectra"], small=True)
     (found,) = study.results(tmp_path)

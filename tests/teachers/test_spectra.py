@@ -16,7 +16,7 @@ from wav2small import metrics, read_labels
 from wav2small.benchmarks.studies import small_encoders
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers import load_teacher
-from wav2small.teachers.finetuning.multimodal_recipe import without_text
+from wav2small.teachers.finetuning.multimodal_recipe import MultimodalRecipe, without_text
 from wav2small.teachers.multimodal import spectra, spectra_objectives
 from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.base import sinusoid
@@ -428,7 +428,7 @@ def test_clips_that_are_read_agree_for_themselves(read, groups, network):
 def test_each_turn_is_learned_with_and_without_its_text(encoders):
     """What stands for a turn without text is what such a turn gives; the loss weighs the two."""
     share = 0.3
-    network = build(encoders, without_text_share=share, fusion_dropout=0.0)
+    network = build(encoders, without_text_share=share, fusion_dropout=0.0, pooling="frames")
     given = passages()
     bare = [without_text(passage) for passage in given]
     expected = [network(network.collate(some))[:2] for some in (given, bare)]
@@ -448,6 +448,28 @@ def test_each_turn_is_learned_with_and_without_its_text(encoders):
     assert loss.item() == pytest.approx(value, abs=1e-5)
     loss.backward()
     assert network.no_text.grad.abs().sum() > 0
+
+
+def test_the_head_also_reads_the_mean_of_the_own_frames(encoders):
+    network = build(encoders, pooling="frames")
+    text, speech = torch.rand(1, 2, 24), torch.rand(1, 5, 24)
+    own = torch.tensor([[False, False, False, True, True]])
+    fused = Fused(text, own[:, :2], own[:, :2], speech, own, ~own, own | True)
+    pooled = text[:, 0].numpy() + speech[:, 3:].numpy().mean(1)
+    expected = network.head(network.dense(torch.from_numpy(pooled)))
+    for found, wanted in zip(network.read(fused), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_audio_of_previous_turns_is_hidden_in_training(encoders):
+    """Of all of them, here: what remains is what a turn gives after one whose audio is missing."""
+    network = build(encoders, previous_dropout=1.0, fusion_dropout=0.0)
+    given = passages()[0]
+    silent = Passage((given.turns[0]._replace(signal=None), given.own), 1)
+    expected = network(network.collate([silent]))[0]
+    assert (network(network.collate([given]))[0] - expected).abs().max() > 1e-4
+    found = network.train()(network.collate([given]))[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_use_of_text_is_reported(network):
@@ -619,6 +641,30 @@ def test_pretraining_goes_on_where_it_was(encoders, corpus, tmp_path, monkeypatc
     parts = pretrain("spectra", source, tmp_path / "parts", **options)
     assert parts.losses == full.losses
     assert dataclasses.asdict(parts) | {"output": ""} == dataclasses.asdict(full) | {"output": ""}
+
+
+def test_fine_tuning_can_begin_with_the_speech_encoder_before_pretraining(
+    encoders, corpus, tmp_path
+):
+    given = {"speech": str(encoders / "speech"), "text": str(encoders / "text")}
+    pretrain("spectra", corpus / "ratings.csv", tmp_path, epochs=1, **given, **OPTIONS)
+    starts = {
+        name: MultimodalRecipe("spectra", **start).start
+        for name, start in {
+            "encoders": given,
+            "pretrained": {"pretrained": str(tmp_path)},
+            "both": {"pretrained": str(tmp_path), "speech": given["speech"]},
+        }.items()
+    }
+    for key, value in starts["both"].weights.items():
+        source = "encoders" if key.startswith("speech.model.") else "pretrained"
+        assert torch.equal(value, starts[source].weights[key]), key
+    moved = starts["encoders"].weights, starts["pretrained"].weights
+    assert any(not torch.equal(moved[0][key], moved[1][key]) for key in moved[0])
+    assert starts["both"].identity != starts["pretrained"].identity
+    small_encoders.speech(tmp_path / "other", **{**TINY, "hidden_size": 8})
+    with pytest.raises(Wav2SmallError, match="other layers than the speech encoder"):
+        MultimodalRecipe("spectra", str(tmp_path / "other"), pretrained=str(tmp_path))
 
 
 @pytest.mark.parametrize(
