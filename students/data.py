@@ -6,8 +6,9 @@ was killed resumes exactly where it was, and any number of processes and threads
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -161,13 +162,12 @@ class Batcher:
     augment_probability: float = 0.0
     noise_probability: float = 0.0
     room_probability: float = 0.0
-    _decoded: int = 0  # clips, before this epoch
+    _took_s: list[float] = field(default_factory=list)  # for a batch of this epoch
 
     @property
-    def preparing(self) -> bool:
-        """Whether this epoch's clips are decoded or altered, which takes a core."""
-        altering = self.teacher is not None or self.noise_probability or self.room_probability
-        return bool(altering) or self.clips.decoded > self._decoded
+    def preparing_s(self) -> float:
+        """Processor seconds that a batch of this epoch takes before it gets to the network."""
+        return float(np.mean(self._took_s or [0.0]))
 
     @property
     def steps(self) -> int:
@@ -196,11 +196,12 @@ class Batcher:
 
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[TrainingBatch]:
         """Batches of an epoch from step `first` on, prepared ahead by threads."""
-        plan, self._decoded = self.plan(epoch)[first:], self.clips.decoded
+        plan, self._took_s = self.plan(epoch)[first:], []
         return prepared(lambda rows: self.load(rows, epoch), plan, workers=self.workers)
 
     def load(self, rows: np.ndarray, epoch: int) -> TrainingBatch:
         """This process's share of a global batch."""
+        began = time.thread_time()
         rows = rows[self.rank :: self.size]
         signals, taken = [], []
         for row in rows:
@@ -215,6 +216,7 @@ class Batcher:
         if self.teacher is not None:
             predicted = self.teacher.predict(batch.signal.numpy(), batch.lengths.numpy())
             batch.labels = torch.from_numpy(np.clip(predicted, 0, 1).astype(np.float32))
+        self._took_s.append(time.thread_time() - began)
         return batch
 
     def _readable(self, row: int) -> tuple[int, np.ndarray]:

@@ -107,28 +107,41 @@ def test_chosen_once_and_said(applied, capsys):
     assert line.startswith(f"threads: {pace.number} (") and line.count("\n") == 1
 
 
-def test_a_core_is_left_to_what_prepares_batches(applied, monkeypatch):
-    """While audio is decoded; afterwards the number is chosen among all cores."""
+@pytest.mark.parametrize(
+    ("found", "cores", "beside_s", "expected"),
+    [
+        ({1: 0.033, 2: 0.024}, 2, 0.0, 2),
+        ({1: 0.033, 2: 0.024}, 2, 0.024, 1),  # nano decodes as long as it computes
+        ({1: 0.72, 2: 0.46}, 2, 0.024, 2),  # a larger student hardly notices
+        ({1: 0.1, 2: 0.095}, 2, 0.0, 1),  # a core for a twentieth is not worth it
+        ({1: 0.1, 4: 0.03, 8: 0.02}, 8, 0.02, 8),
+        ({1: 0.1, 4: 0.03, 8: 0.02}, 8, 0.2, 4),
+    ],
+)
+def test_the_fastest_number_beside_what_decodes(found, cores, beside_s, expected):
+    assert threads.fastest(found, cores, beside_s) == expected
+
+
+def test_the_number_follows_what_is_prepared_beside_it(applied, monkeypatch, capsys):
+    """Timed once; an epoch that decodes leaves cores to that, the next one takes them."""
+    monkeypatch.setattr(threads, "choose", lambda *words, **options: {4: 0.01, 1: 0.03, 2: 0.02})
     pace = threads.Pace()
-    trials: list[int] = []
-    for others, tried in ((1, [1, 3]), (0, [1, 2, 4])):
-        trials.clear()
-        for _ in range(2):  # said at every epoch, chosen where it changes
-            pace.leave(others)
-            run(pace, 2, lambda: trials.append(applied[-1]))
-        assert sorted(set(trials)) == tried
-    monkeypatch.setattr(threads, "available", lambda: 2)
-    pace = threads.Pace()
-    pace.leave(1)
-    run(pace, 2, lambda: pytest.fail("timed"))
-    assert pace.number == applied[-1] == 1
+    numbers = []
+    for beside_s in (0.1, 0.1, 0.0, 0.0):
+        pace.beside(beside_s)
+        run(pace, 2, lambda: pytest.fail("timed"))
+        numbers.append(pace.number)
+    assert numbers == [1, 1, 4, 4] and applied == [1, 4]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("threads: 1 beside decoding (steps per second with 1: 33.3, 2: 50, 4:")
+    assert second.startswith("threads: 4 from now on (")
 
 
 @pytest.mark.parametrize("options", [{"wanted": 3}, {"recorded": 3}, {"processes": 2}])
 def test_a_number_that_is_not_chosen_stays_when_audio_is_decoded(options, applied):
     pace = threads.Pace(**options)
     before = pace.number
-    pace.leave(1)
+    pace.beside(10.0)
     run(pace, 2, lambda: pytest.fail("timed"))
     assert pace.number == before
 

@@ -154,9 +154,9 @@ class Training(ABC):
         """Learning rate of the next step; constant by default."""
         return self.options.learning_rate
 
-    def preparing(self) -> bool:
-        """Whether threads decode or alter audio beside the steps of this epoch."""
-        return False
+    def preparing_s(self) -> float:
+        """Processor seconds that threads beside the steps of this epoch take for a batch."""
+        return 0.0
 
     def begin_epoch(self) -> None:
         """Whatever changes between epochs; by default nothing."""
@@ -216,7 +216,7 @@ class Training(ABC):
         first = state["step"]
         for parts in self.batches(state["epoch"], first):
             if state["step"] == first:
-                self._pace.leave(int(self.preparing()))
+                self._pace.beside(self.preparing_s())
             if parts:
                 with self._pace.step(functools.partial(self._trial, parts)):
                     self._step(parts)

@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ def choose(
         apply: sets the number of threads
 
     Returns:
-        {threads: seconds per step}; the chosen number is the first and stays applied
+        {threads: seconds per step}; the `fastest` number is the first and stays applied
     """
     found: dict[int, float] = {}
     for number in candidates(cores):
@@ -127,10 +127,25 @@ def choose(
                 several.append(_timed(step))
             took_s = statistics.median(several)
         found[number] = took_s
-    fastest = min(found.values())
-    best = next(number for number, took_s in found.items() if took_s <= fastest * _GAIN)
+    best = fastest(found, cores)
     apply(best)
     return {best: found[best]} | found
+
+
+def fastest(found: Mapping[int, float], cores: int, beside_s: float = 0.0) -> int:
+    """The least number of threads whose steps take at most a tenth longer than the shortest.
+
+    Args:
+        found: {threads: seconds per step} with nothing else on the cores
+        cores: that there are
+        beside_s: processor time per step of threads that decode beside it
+
+    Example:
+        >>> fastest({1: 0.033, 2: 0.024}, 2), fastest({1: 0.033, 2: 0.024}, 2, beside_s=0.024)
+        (2, 1)
+    """
+    took_s = {n: max(alone_s, (n * alone_s + beside_s) / cores) for n, alone_s in found.items()}
+    return min(n for n in found if took_s[n] <= min(took_s.values()) * _GAIN)
 
 
 def _timed(step: Callable[[], Any]) -> float:
@@ -164,14 +179,15 @@ class Pace:
         cores: int | None = None,
         apply: Callable[[int], None] | None = None,
     ):
-        self.cores = self._most = cores or max(1, available() // processes)
+        self.cores = cores or max(1, available() // processes)
         self.number = wanted or recorded or asked() or None
         self._apply = apply or _apply
         self._fixed = bool(wanted) or not on_cpu or (recorded is None and self.number is not None)
         if not self._fixed and self.number is None and (self.cores == 1 or processes > 1):
             self.number = self.cores  # alone, or in step with others: nothing to compare
             self._fixed = True
-        self._kept = recorded is not None
+        self._found: dict[int, float] = {}
+        self._beside_s = 0.0
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._usual_s: float | None = None
         self._since = time.monotonic()
@@ -195,17 +211,13 @@ class Pace:
         if not self._fixed and (self.number is None or self._collapsed()):
             self._choose(trial)
 
-    def leave(self, others: int) -> None:
-        """Leave cores to threads that prepare batches; where that changes, choose anew.
-
-        A recorded number stays as it is for the epoch in which a run goes on.
-        """
-        cores = max(1, self._most - others)
-        if cores != self.cores and not (self._fixed or self._kept):
-            self.number = 1 if cores == 1 else None
-            if self.number:
-                self._apply(self.number)
-        self.cores, self._kept = cores, False
+    def beside(self, seconds: float) -> None:
+        """Take into account what threads that prepare batches need: processor seconds per step."""
+        self._beside_s = seconds
+        if self._found:
+            number = fastest(self._found, self.cores, seconds)
+            if number != self.number:
+                self._set(number, again=True)
 
     def took(self, seconds: float) -> None:
         """Note the time of a step."""
@@ -213,13 +225,18 @@ class Pace:
 
     def _choose(self, trial: Callable[[], Any]) -> None:
         again = self.number is not None
-        found = choose(trial, self.cores, apply=self._apply)
-        self.number = next(iter(found))
+        self._found = choose(trial, self.cores, apply=self._apply)
+        self._set(fastest(self._found, self.cores, self._beside_s), again=again)
+
+    def _set(self, number: int, *, again: bool) -> None:
+        self.number = number
+        self._apply(number)
         self._recent.clear()
         self._usual_s, self._since = None, time.monotonic()
-        rates = ", ".join(f"{number}: {1 / found[number]:.3g}" for number in sorted(found))
+        rates = ", ".join(f"{one}: {1 / took_s:.3g}" for one, took_s in sorted(self._found.items()))
+        decoding = " beside decoding" if number != fastest(self._found, self.cores) else ""
         progress.note(
-            f"threads: {self.number}{' from now on' if again else ''} (steps per second with "
+            f"threads: {number}{decoding}{' from now on' if again else ''} (steps per second with "
             f"{rates}); --threads N for another number"
         )
 
