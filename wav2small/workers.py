@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -105,6 +107,7 @@ class Pool:
         self._deaths = 0
 
     def __enter__(self) -> Pool:
+        self._temporary = tempfile.mkdtemp(prefix="wav2small-")
         for _ in range(self.count):
             self._start()
         return self
@@ -117,6 +120,7 @@ class Pool:
             process.terminate()
         for process, _ in workers.values():
             process.wait()
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     @property
     def free(self) -> bool:
@@ -172,6 +176,7 @@ class Pool:
     def _start(self) -> None:
         ours, theirs = Pipe()
         environment = {name: "1" for name in _THREADS} | os.environ
+        environment["TMPDIR"] = self._temporary  # of a worker that is ended, its copies of audio go
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         program = f"from wav2small.workers import serve; serve({theirs.fileno()})"
         process = subprocess.Popen(

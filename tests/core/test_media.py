@@ -1,6 +1,7 @@
 """M4A, AAC, WMA, AMR and video through PyAV: all of the audio, or one line."""
 
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -118,6 +119,21 @@ def test_label_and_evaluate_read_them_too(toy, signal, tmp_path):
     assert label(tmp_path, tmp_path / "labels.parquet", workers=1).rows == 1
     (tmp_path / "truth.csv").write_text("file,arousal\na.m4a,.5\n")
     assert evaluate(toy, tmp_path / "truth.csv").clips == 1
+
+
+@pytest.mark.parametrize("words", ["label a.m4a -o a.parquet", "predict nano a.m4a -o a.csv"])
+def test_no_copy_of_the_audio_stays_behind(words, signal, tmp_path):
+    """Workers are ended as soon as their work is done; what they decoded must go with them."""
+    encode(tmp_path / "a.m4a", "aac", 44100, "mono", signal)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    subprocess.run(
+        [sys.executable, "-m", "wav2small", *words.split(), "--workers", "2"],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        cwd=tmp_path,
+        check=True,
+    )
+    assert (tmp_path / words.split()[-1]).exists() and not list(temporary.glob("wav2small-*"))
 
 
 def test_another_ending_than_the_format(signal, tmp_path):
