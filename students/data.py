@@ -162,10 +162,10 @@ class Batcher:
     augment_probability: float = 0.0
     noise_probability: float = 0.0
     room_probability: float = 0.0
-    _took_s: list[float] = field(default_factory=list)  # for a batch of this epoch
+    _took_s: list[float] = field(default_factory=list, init=False)  # for a batch of this epoch
 
     @property
-    def preparing_s(self) -> float:
+    def loading_s(self) -> float:
         """Processor seconds that a batch of this epoch takes before it gets to the network."""
         return float(np.mean(self._took_s or [0.0]))
 

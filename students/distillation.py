@@ -317,9 +317,9 @@ class Distiller(Training):
         for batch in self.batcher.epoch(epoch, first=first):
             yield [batch]
 
-    def preparing_s(self) -> float:
+    def loading_s(self) -> float:
         """As the batcher measures: the first epoch decodes."""
-        return self.batcher.preparing_s
+        return self.batcher.loading_s
 
     def forward(self, part: TrainingBatch) -> tuple[Tensor]:
         """(B, 3 + K) float32, with the weights on their grids in the last phase."""

@@ -2,7 +2,7 @@
 
     python -m wav2small.benchmarks.studies.speed                       # under eight minutes
     python -m wav2small.benchmarks.studies.speed --only nano,int8      # these sections
-    python -m wav2small.benchmarks.studies.speed --only compile,nodes  # not in the default
+    python -m wav2small.benchmarks.studies.speed --only compile,nodes,spinning
 
 Each figure is a ratio of two ways that take turns; the median of each is taken. Every training is a
 process of its own. Audio is synthetic and labels are random: neither changes the time.
@@ -225,6 +225,21 @@ def memory(study: Study) -> dict[str, float]:
     return {"peak GB": figures["peak_mb"] / 1024, "of it torch GB": int(alone) / 2**20}
 
 
+def spinning(study: Study) -> dict[str, float]:
+    """Two threads of `nano`, by how often one looks before it sleeps; idle, and beside a program."""
+    figures = {}
+    for busy in (False, True):
+        with neighbour(busy):
+            for looks in (0, 1000, 3000, 10_000, 100_000):
+                waits = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": str(looks)}
+                found = distilled(study, "nano", threads=2, epochs=3, environment=waits)
+                where = "beside a busy program" if busy else "idle"
+                figures[f"{looks} looks, {where}, ms per step"] = 1000 * found["step_s"]
+            found = distilled(study, "nano", threads=1, epochs=3)
+            figures[f"one thread, {where}, ms per step"] = 1000 * found["step_s"]
+    return figures
+
+
 def compile(study: Study) -> dict[str, float]:
     """torch.compile against eager steps, one thread, and what its start takes."""
     figures = {}
@@ -270,7 +285,7 @@ def nodes(study: Study) -> dict[str, float]:
 
 
 SECTIONS = {"nano": nano, "wav2small": wav2small, "int8": int8, "memory": memory}
-MORE = {"compile": compile, "nodes": nodes}
+MORE = {"compile": compile, "nodes": nodes, "spinning": spinning}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -491,7 +491,7 @@ def test_cache_decodes_once_or_stays_within_its_bytes(table, limit_s, decoded, t
     for epoch in range(3):
         list(own.epoch(epoch))
     assert clips.decoded == decoded
-    assert 0 < own.preparing_s < 1
+    assert 0 < own.loading_s < 1
     assert cache.stored <= limit_s * 32000
 
 

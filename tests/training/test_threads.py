@@ -108,7 +108,7 @@ def test_chosen_once_and_said(applied, capsys):
 
 
 @pytest.mark.parametrize(
-    ("found", "cores", "beside_s", "expected"),
+    ("found", "cores", "loading_s", "expected"),
     [
         ({1: 0.033, 2: 0.024}, 2, 0.0, 2),
         ({1: 0.033, 2: 0.024}, 2, 0.024, 1),  # nano decodes as long as it computes
@@ -118,22 +118,22 @@ def test_chosen_once_and_said(applied, capsys):
         ({1: 0.1, 4: 0.03, 8: 0.02}, 8, 0.2, 4),
     ],
 )
-def test_the_fastest_number_beside_what_decodes(found, cores, beside_s, expected):
-    assert threads.fastest(found, cores, beside_s) == expected
+def test_the_fastest_number_while_data_are_loaded(found, cores, loading_s, expected):
+    assert threads.fastest(found, cores, loading_s) == expected
 
 
-def test_the_number_follows_what_is_prepared_beside_it(applied, monkeypatch, capsys):
+def test_the_number_follows_what_loading_takes(applied, monkeypatch, capsys):
     """Timed once; an epoch that decodes leaves cores to that, the next one takes them."""
     monkeypatch.setattr(threads, "choose", lambda *words, **options: {4: 0.01, 1: 0.03, 2: 0.02})
     pace = threads.Pace()
     numbers = []
-    for beside_s in (0.1, 0.1, 0.0, 0.0):
-        pace.beside(beside_s)
+    for loading_s in (0.1, 0.1, 0.0, 0.0):
+        pace.loading(loading_s)
         run(pace, 2, lambda: pytest.fail("timed"))
         numbers.append(pace.number)
     assert numbers == [1, 1, 4, 4] and applied == [1, 4]
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("threads: 1 beside decoding (steps per second with 1: 33.3, 2: 50, 4:")
+    assert first.startswith("threads: 1 while decoding (steps per second with 1: 33.3, 2: 50, 4:")
     assert second.startswith("threads: 4 from now on (")
 
 
@@ -141,7 +141,7 @@ def test_the_number_follows_what_is_prepared_beside_it(applied, monkeypatch, cap
 def test_a_number_that_is_not_chosen_stays_when_audio_is_decoded(options, applied):
     pace = threads.Pace(**options)
     before = pace.number
-    pace.beside(10.0)
+    pace.loading(10.0)
     run(pace, 2, lambda: pytest.fail("timed"))
     assert pace.number == before
 

@@ -154,7 +154,7 @@ class Training(ABC):
         """Learning rate of the next step; constant by default."""
         return self.options.learning_rate
 
-    def preparing_s(self) -> float:
+    def loading_s(self) -> float:
         """Processor seconds that threads beside the steps of this epoch take for a batch."""
         return 0.0
 
@@ -216,7 +216,7 @@ class Training(ABC):
         first = state["step"]
         for parts in self.batches(state["epoch"], first):
             if state["step"] == first:
-                self._pace.beside(self.preparing_s())
+                self._pace.loading(self.loading_s())
             if parts:
                 with self._pace.step(functools.partial(self._trial, parts)):
                     self._step(parts)

@@ -132,19 +132,19 @@ def choose(
     return {best: found[best]} | found
 
 
-def fastest(found: Mapping[int, float], cores: int, beside_s: float = 0.0) -> int:
+def fastest(found: Mapping[int, float], cores: int, loading_s: float = 0.0) -> int:
     """The least number of threads whose steps take at most a tenth longer than the shortest.
 
     Args:
         found: {threads: seconds per step} with nothing else on the cores
         cores: that there are
-        beside_s: processor time per step of threads that decode beside it
+        loading_s: processor time per step of threads that load the data meanwhile
 
     Example:
-        >>> fastest({1: 0.033, 2: 0.024}, 2), fastest({1: 0.033, 2: 0.024}, 2, beside_s=0.024)
+        >>> fastest({1: 0.033, 2: 0.024}, 2), fastest({1: 0.033, 2: 0.024}, 2, loading_s=0.024)
         (2, 1)
     """
-    took_s = {n: max(alone_s, (n * alone_s + beside_s) / cores) for n, alone_s in found.items()}
+    took_s = {n: max(alone_s, (n * alone_s + loading_s) / cores) for n, alone_s in found.items()}
     return min(n for n in found if took_s[n] <= min(took_s.values()) * _GAIN)
 
 
@@ -187,7 +187,7 @@ class Pace:
             self.number = self.cores  # alone, or in step with others: nothing to compare
             self._fixed = True
         self._found: dict[int, float] = {}
-        self._beside_s = 0.0
+        self._loading_s = 0.0
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._usual_s: float | None = None
         self._since = time.monotonic()
@@ -211,9 +211,9 @@ class Pace:
         if not self._fixed and (self.number is None or self._collapsed()):
             self._choose(trial)
 
-    def beside(self, seconds: float) -> None:
+    def loading(self, seconds: float) -> None:
         """Take into account what threads that prepare batches need: processor seconds per step."""
-        self._beside_s = seconds
+        self._loading_s = seconds
         if self._found:
             number = fastest(self._found, self.cores, seconds)
             if number != self.number:
@@ -226,7 +226,7 @@ class Pace:
     def _choose(self, trial: Callable[[], Any]) -> None:
         again = self.number is not None
         self._found = choose(trial, self.cores, apply=self._apply)
-        self._set(fastest(self._found, self.cores, self._beside_s), again=again)
+        self._set(fastest(self._found, self.cores, self._loading_s), again=again)
 
     def _set(self, number: int, *, again: bool) -> None:
         self.number = number
@@ -234,7 +234,7 @@ class Pace:
         self._recent.clear()
         self._usual_s, self._since = None, time.monotonic()
         rates = ", ".join(f"{one}: {1 / took_s:.3g}" for one, took_s in sorted(self._found.items()))
-        decoding = " beside decoding" if number != fastest(self._found, self.cores) else ""
+        decoding = " while decoding" if number != fastest(self._found, self.cores) else ""
         progress.note(
             f"threads: {number}{decoding}{' from now on' if again else ''} (steps per second with "
             f"{rates}); --threads N for another number"
