@@ -89,7 +89,7 @@ def probe(path: str, duration_s: float, threads: int) -> dict[str, Any]:
     began = time.perf_counter_ns()
     model.run(feed)
     first_ms = (time.perf_counter_ns() - began) / 1e6
-    peak = _peak()
+    peak = peak_bytes()
     _, called_code = _resident()
     began = time.perf_counter_ns()
     model.run(feed)
@@ -136,7 +136,8 @@ def _reset_peak() -> bool:
     return True
 
 
-def _peak() -> int:
+def peak_bytes() -> int:
+    """Peak of this process's resident memory; `ru_maxrss` has that of the parent in it."""
     with open("/proc/self/status", encoding="utf-8") as file:
         for row in file:
             if row.startswith("VmHWM:"):

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from wav2small.benchmarks import machine
+from wav2small.benchmarks.memory import peak_bytes
 from wav2small.benchmarks.studies.gpu import Scale, Study
 from wav2small.tables import write_labels
 
@@ -92,8 +93,6 @@ def distilled(
 
 def one(labels: str, output: str, settings: Mapping[str, Any]) -> None:
     """A distillation whose epochs are timed, without validation and the choice of threads."""
-    import resource
-
     from wav2small.training import threads
 
     threads.wait_quietly()
@@ -124,7 +123,7 @@ def one(labels: str, output: str, settings: Mapping[str, Any]) -> None:
             "step_s": statistics.median(epochs[1:] or epochs) / steps[-1],
             "epoch_s": statistics.median(epochs[1:] or epochs),
             "first_s": epochs[0],
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_mb": peak_bytes() / 2**20,
         }
         print(RESULT + json.dumps(figures), flush=True)
 
@@ -220,9 +219,9 @@ def memory(study: Study) -> dict[str, float]:
     """Peak memory of `distill` on nine hours."""
     clips = round(HOURS * 3600 / study.seconds.mean())
     figures = distilled(study, "nano", clips=clips, epochs=1)
-    code = "import resource, torch; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    code = "import torch; from wav2small.benchmarks.memory import peak_bytes; print(peak_bytes())"
     alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    return {"peak GB": figures["peak_mb"] / 1024, "of it torch GB": int(alone) / 2**20}
+    return {"peak GB": figures["peak_mb"] / 1024, "of it torch GB": int(alone) / 2**30}
 
 
 def spinning(study: Study) -> dict[str, float]:
