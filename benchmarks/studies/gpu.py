@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -75,6 +76,55 @@ class Scale:
 TINY = Scale(12, 24, 6, 2, 1, (("wav2small", 4, "fp32"), ("mobilenetv4_conv_small", 4, "fp32")))
 
 
+def speak(folder: Path, seconds: np.ndarray) -> None:
+    """Write FLAC files of speech-like noise, 000000.flac and so on, of these durations."""
+    import soundfile
+
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(number: int) -> None:
+        random = np.random.default_rng(number)
+        time_s = np.arange(int(seconds[number] * RATE)) / RATE
+        pitch_hz = random.uniform(80, 250) * (1 + 0.1 * np.sin(2 * np.pi * time_s))
+        voice = np.cumsum(pitch_hz / RATE) % 1 - 0.5
+        envelope = np.clip(np.sin(2 * np.pi * 4 * time_s) + 0.5, 0, None)
+        signal = envelope * (0.1 * voice + 0.02 * random.normal(size=len(time_s)))
+        signal += 1e-3 * random.normal(size=len(time_s))
+        soundfile.write(folder / f"{number:06d}.flac", signal, RATE)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, range(len(seconds))))
+
+
+def random_teacher(folder: Path, backbone: dict[str, Any] | None, **options: Any) -> Any:
+    """A random checkpoint in the layout of the published WavLM teacher, loaded as a user's.
+
+    Args:
+        folder: of the checkpoint, in bfloat16
+        backbone: configuration of transformers; None = WavLM-large
+        options: of `load_teacher`
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from wav2small.teachers import load_teacher
+    from wav2small.teachers.speech import checkpoint, wavlm
+
+    config = {"model_type": "ser", "mean": 0.0, "std": 0.1, "num_classes": 3}
+    config |= {"classifier_hidden_layers": 1, "ssl_type": "microsoft/wavlm-large"}
+    config["hidden_size"] = backbone["hidden_size"] if backbone else 1024
+    if backbone:
+        config["ssl_config"] = backbone
+    torch.manual_seed(0)
+    with torch.device(options["device"]):
+        state = wavlm.WavlmNetwork(config).state_dict().items()
+    folder.mkdir(exist_ok=True)
+    weights = {checkpoint.published(k): v.to("cpu", torch.bfloat16).contiguous() for k, v in state}
+    save_file(weights, folder / checkpoint.WEIGHTS)
+    (folder / checkpoint.CONFIG).write_text(json.dumps(config))
+    return load_teacher(str(folder), **options)
+
+
 @dataclass
 class Study:
     """What the sections share.
@@ -95,58 +145,17 @@ class Study:
 
     @functools.cached_property
     def teacher(self) -> Any:
-        """A random checkpoint in the layout of the published WavLM teacher, loaded as a user's."""
-        import torch
-        from safetensors.torch import save_file
-
-        from wav2small.teachers import load_teacher
-        from wav2small.teachers.speech import checkpoint, wavlm
-
-        torch.manual_seed(0)
-        config = {
-            "model_type": "ser",
-            "mean": 0.0,
-            "std": 0.1,
-            "hidden_size": 64 if self.tiny else 1024,
-            "num_classes": 3,
-            "classifier_hidden_layers": 1,
-            "ssl_type": "microsoft/wavlm-large",
-        }
-        if self.tiny:
-            config["ssl_config"] = TINY_WAVLM
-        with torch.device(self.device):
-            network = wavlm.WavlmNetwork(config)
-        state = {
-            checkpoint.published(name): value.to("cpu", torch.bfloat16).contiguous()
-            for name, value in network.state_dict().items()
-        }
-        folder = self.folder / "teacher"
-        folder.mkdir(exist_ok=True)
-        save_file(state, folder / checkpoint.WEIGHTS)
-        (folder / checkpoint.CONFIG).write_text(json.dumps(config))
-        return load_teacher(str(folder), device=self.device, dtype="bfloat16")
+        """As large as the published one, in bfloat16."""
+        backbone = TINY_WAVLM if self.tiny else None
+        return random_teacher(
+            self.folder / "teacher", backbone, device=self.device, dtype="bfloat16"
+        )
 
     @functools.cached_property
     def seconds(self) -> np.ndarray:
-        """Durations of the recordings, which are made now: 2 to 12 s of speech-like noise, FLAC."""
-        import soundfile
-
-        folder = self.folder / "speech"
-        folder.mkdir(exist_ok=True)
+        """Durations of the recordings, which are made now: 2 to 12 s."""
         seconds = np.random.default_rng(0).uniform(2, 12, self.scale.files)
-
-        def write(number: int) -> None:
-            random = np.random.default_rng(number)
-            time_s = np.arange(int(seconds[number] * RATE)) / RATE
-            pitch_hz = random.uniform(80, 250) * (1 + 0.1 * np.sin(2 * np.pi * time_s))
-            voice = np.cumsum(pitch_hz / RATE) % 1 - 0.5
-            envelope = np.clip(np.sin(2 * np.pi * 4 * time_s) + 0.5, 0, None)
-            signal = envelope * (0.1 * voice + 0.02 * random.normal(size=len(time_s)))
-            signal += 1e-3 * random.normal(size=len(time_s))
-            soundfile.write(folder / f"{number:06d}.flac", signal, RATE)
-
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(write, range(len(seconds))))
+        speak(self.folder / "speech", seconds)
         return seconds
 
     def links(self, name: str, count: int) -> Path:
@@ -201,31 +210,17 @@ def label(study: Study) -> dict[str, Any]:
 
     def launched(batch: np.ndarray, lengths: np.ndarray, *rest: Any) -> Callable[[], Any]:
         begun.append((time.perf_counter(), lengths.sum() / RATE, batch.size / RATE))
-        with clocked(spent, "launch"):
-            wait = launch(batch, lengths, *rest)
+        return clocked(launch(batch, lengths, *rest), spent, "wait_for_device")
 
-        def waited() -> Any:
-            with clocked(spent, "wait_for_device"):
-                return wait()
-
-        return waited
-
-    receive = workers.Pool.receive
-
-    def received(pool: Any, **options: Any) -> Any:
-        with clocked(spent, "wait_for_audio"):
-            return receive(pool, **options)
-
-    teacher.launch = launched
-    workers.Pool.receive = received  # type: ignore[method-assign,assignment]
-    try:
-        with busy(study.device) as share:
-            began = time.perf_counter()
-            result = run.label(folder, study.folder / "labels.parquet", teacher=teacher)
-            took_s = time.perf_counter() - began
-    finally:
-        del teacher.launch
-        workers.Pool.receive = receive  # type: ignore[method-assign]
+    receive = clocked(workers.Pool.receive, spent, "wait_for_audio")
+    with (
+        patch.object(teacher, "launch", clocked(launched, spent, "launch")),
+        patch.object(workers.Pool, "receive", receive),
+        busy(study.device) as share,
+    ):
+        began = time.perf_counter()
+        result = run.label(folder, study.folder / "labels.parquet", teacher=teacher)
+        took_s = time.perf_counter() - began
     figures = {
         "clips": result.rows,
         "rejected": result.errors,
@@ -251,31 +246,33 @@ def forward(study: Study) -> dict[str, Any]:
     from wav2small.teachers.speech import inference
 
     teacher = study.teacher
-    fits = inference.fits
     rates: dict[str, float] = {}
     sizes = (4.0,) if study.tiny else (150.0, 300.0, 600.0, 1200.0)
-    for way in ("ours", "transformers"):
-        inference.fits = fits if way == "ours" else lambda model: False
+    for way, fits in (("ours", inference.fits), ("transformers", _never)):
         try:
-            for batch_s in sizes if way == "ours" else (sizes[-1] / 2,):
-                batch, lengths = study.batch(batch_s)
-                took = []
-                for _ in range(study.scale.repeats + 2):
-                    began = time.perf_counter()
-                    teacher.launch(batch, lengths)()
-                    took.append(time.perf_counter() - began)
-                rate = lengths.sum() / RATE / statistics.median(took[2:] or took)
-                rates[f"{way}, {batch_s:g} s"] = rate
-            if study.device == "cuda":
-                profile(study, way)
+            with patch.object(inference, "fits", fits):
+                for batch_s in sizes if way == "ours" else (sizes[-1] / 2,):
+                    batch, lengths = study.batch(batch_s)
+                    took = []
+                    for _ in range(study.scale.repeats + 2):
+                        began = time.perf_counter()
+                        teacher.launch(batch, lengths)()
+                        took.append(time.perf_counter() - began)
+                    rate = lengths.sum() / RATE / statistics.median(took[2:] or took)
+                    rates[f"{way}, {batch_s:g} s"] = rate
+                if study.device == "cuda":
+                    profile(study, way)
         except Exception as error:  # the other way's figures stay
             rates[f"{way}: {type(error).__name__}: {str(error)[:200]}"] = 0.0
-        finally:
-            inference.fits = fits
     result: dict[str, Any] = {"x_real_time": rates}
     if study.device == "cuda":
         result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return result
+
+
+def _never(model: Any) -> bool:
+    """In place of `inference.fits`: no model takes our forward pass."""
+    return False
 
 
 def profile(study: Study, way: str) -> None:
@@ -286,12 +283,8 @@ def profile(study: Study, way: str) -> None:
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profiler:
         study.teacher.launch(batch, lengths)()
-    average = profiler.key_averages()
-    table = average.table(
-        sort_by="self_cuda_time_total",
-        row_limit=40,
-        max_name_column_width=90,
-        top_level_events_only=False,
+    table = profiler.key_averages().table(
+        sort_by="self_cuda_time_total", row_limit=40, max_name_column_width=90
     )
     (study.output / f"kernels_{way}.txt").write_text(table)
 
@@ -304,21 +297,17 @@ def closeness(study: Study) -> dict[str, Any]:
     rough = study.teacher
     exact = load_teacher(str(study.folder / "teacher"), device=study.device, dtype="float32")
     batch, lengths = study.batch(14.0 if study.tiny else 112.0)
-    fits = inference.fits
-    inference.fits = lambda model: False
-    try:
+    with patch.object(inference, "fits", _never):
         truth = exact.predict(batch, lengths)
         theirs = rough.predict(batch, lengths)
-    finally:
-        inference.fits = fits
-    ours, ours_exact = rough.predict(batch, lengths), exact.predict(batch, lengths)
+    ways = {
+        "ours, float32": exact.predict(batch, lengths),
+        "ours, bfloat16": rough.predict(batch, lengths),
+        "transformers, bfloat16": theirs,
+    }
     return {
         "spread_of_the_labels": float(truth.std(axis=0).mean()),
-        "largest_difference": {
-            "ours, float32": float(np.abs(ours_exact - truth).max()),
-            "ours, bfloat16": float(np.abs(ours - truth).max()),
-            "transformers, bfloat16": float(np.abs(theirs - truth).max()),
-        },
+        "largest_difference": {way: float(np.abs(x - truth).max()) for way, x in ways.items()},
     }
 
 
@@ -332,6 +321,7 @@ def _distilled(study: Study, number: int) -> dict[str, Any]:
     from wav2small.students.distillation import distill
 
     student, batch_size, precision = study.scale.runs[number]
+    run: dict[str, Any] = {"student": student, "batch_size": batch_size, "precision": precision}
     epochs: list[dict[str, float]] = []
     plain = data.Batcher.epoch
 
@@ -339,38 +329,32 @@ def _distilled(study: Study, number: int) -> dict[str, Any]:
         batches = iter(plain(batcher, *arguments, **options))
         epoch = {"steps": 0.0, "waiting_s": 0.0, "took_s": 0.0}
         epochs.append(epoch)
+        took = clocked(batches.__next__, epoch, "waiting_s")
         began = time.perf_counter()
         while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
-            now = time.perf_counter()
-            epoch["waiting_s"] += now - asked
-            epoch["took_s"] = now - began
-            if batch is None:
+            try:
+                batch = took()
+            except StopIteration:
                 return
+            finally:
+                epoch["took_s"] = time.perf_counter() - began
             epoch["steps"] += 1
             yield batch
 
-    run: dict[str, Any] = {"student": student, "batch_size": batch_size, "precision": precision}
-    data.Batcher.epoch = timed  # type: ignore[method-assign,assignment]
     try:
-        with busy(study.device) as share:
+        with patch.object(data.Batcher, "epoch", timed), busy(study.device) as share:
             began = time.perf_counter()
             distill(
                 study.labels("speech", len(study.seconds)),
                 study.folder / f"run{number}",
-                student=student,
-                batch_size=batch_size,
-                precision=precision,
                 epochs=study.scale.epochs * max(1, batch_size // 32),
                 device=study.device,
+                **run,
             )
             run["took_s"] = time.perf_counter() - began
             run["busy_percent_of_the_call"] = share(began, time.perf_counter())
     except Exception:
         run["error"] = traceback.format_exc()[-1500:]
-    finally:
-        data.Batcher.epoch = plain  # type: ignore[method-assign]
     later = epochs[1:] or epochs
     if later and later[-1]["steps"]:
         took_s = sum(epoch["took_s"] for epoch in later)
@@ -380,14 +364,17 @@ def _distilled(study: Study, number: int) -> dict[str, Any]:
     return run
 
 
-@contextmanager
-def clocked(into: dict[str, float], name: str) -> Iterator[None]:
-    """Add the time of a block to a figure."""
-    began = time.perf_counter()
-    try:
-        yield
-    finally:
-        into[name] += time.perf_counter() - began
+def clocked(function: Callable[..., Any], spent: dict[str, float], name: str) -> Any:
+    """The same function, which adds the time of each call to a figure."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return function(*arguments, **options)
+        finally:
+            spent[name] += time.perf_counter() - began
+
+    return call
 
 
 @contextmanager
@@ -404,16 +391,13 @@ def busy(device: str) -> Iterator[Callable[[float, float], float | None]]:
         inside = [value for when, value in samples if begin <= when <= end]
         return statistics.mean(inside) if inside else None
 
-    thread = None
-    if device == "cuda":
-        thread = threading.Thread(target=watch, args=(_utilisation(),), daemon=True)
-        thread.start()
-    try:
-        yield share
-    finally:
-        stop.set()
-        if thread:
-            thread.join()
+    with ThreadPoolExecutor() as pool:
+        try:
+            if device == "cuda":
+                pool.submit(watch, _utilisation())
+            yield share
+        finally:
+            stop.set()
 
 
 def _utilisation() -> Callable[[], float]:

@@ -25,53 +25,23 @@ from typing import Any
 
 import numpy as np
 
-RATE = 16000
-BASE = {
+from wav2small.benchmarks.studies.gpu import RATE, random_teacher, speak
+from wav2small.dimensions import DIMENSIONS
+
+BASE = {  # of WavLM-large's layout, as wide and deep as a base model
+    "model_type": "wavlm",
     "hidden_size": 768,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
-    "intermediate_size": 3072,
     "feat_extract_norm": "layer",
-    "do_stable_layer_norm": False,
 }
 
 
-def speak(folder: Path, durations_s: np.ndarray, seed: int = 0) -> list[Any]:
-    """FLAC files with speech-like noise, as rows of an index."""
-    import soundfile
-
+def rows_of(clips: int) -> list[Any]:
+    """The files that `speak` writes, as rows of an index."""
     from wav2small.teachers.labelling.clips import SourceRow
 
-    random = np.random.default_rng(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for number, duration_s in enumerate(durations_s):
-        samples = int(duration_s * RATE)
-        envelope = 1 + np.sin(np.arange(samples) * (2 * np.pi * 4 / RATE))
-        sound = np.cumsum(random.normal(size=samples)) % 2 - 1
-        soundfile.write(folder / f"{number:06d}.flac", 0.05 * envelope * sound, RATE)
-        rows.append(SourceRow(number, f"{number:06d}.flac", 0, None))
-    return rows
-
-
-def random_teacher(config: dict[str, Any], **options: Any) -> Any:
-    """A WavLM teacher of a size with random weights."""
-    import torch
-
-    from wav2small.teachers.speech import wavlm
-    from wav2small.teachers.speech.checkpoint import Checkpoint
-    from wav2small.teachers.speech.neural import NeuralTeacher
-
-    torch.manual_seed(0)
-    size = config.get("hidden_size", 1024)
-    network = wavlm.WavlmNetwork(
-        {"mean": 0.0, "std": 0.1, "hidden_size": size, "num_classes": 3}
-        | {"classifier_hidden_layers": 1, "ssl_type": "microsoft/wavlm-large"}
-        | ({"ssl_config": config} if config else {})
-    )
-    source = Checkpoint(Path("."), "random", "0", "none")
-    dimensions = ("arousal", "dominance", "valence")
-    return NeuralTeacher(network, source, name="random", dimensions=dimensions, **options)
+    return [SourceRow(number, f"{number:06d}.flac", 0, None) for number in range(clips)]
 
 
 def reader_of(folder: Path) -> Any:
@@ -91,11 +61,8 @@ def acoustic(clips: int = 400) -> dict[str, Any]:
         began = time.perf_counter()
         label(Path(name) / "speech", Path(name) / "labels.parquet", teacher="acoustic")
         took_s = time.perf_counter() - began
-    return {
-        "audio_s": durations_s.sum(),
-        "took_s": took_s,
-        "x_real_time": durations_s.sum() / took_s,
-    }
+    audio_s = durations_s.sum()
+    return {"audio_s": audio_s, "took_s": took_s, "x_real_time": audio_s / took_s}
 
 
 def batches(clips: int = 24, turns: int = 2, batch_s: float | None = None) -> dict[str, Any]:
@@ -104,11 +71,12 @@ def batches(clips: int = 24, turns: int = 2, batch_s: float | None = None) -> di
     from wav2small.teachers.labelling.batched import label_in_batches
 
     durations_s = np.random.default_rng(1).uniform(1, 12, clips)
-    teacher = random_teacher({"model_type": "wavlm", **BASE}, device="cpu")
     most = batch_s or batched.CPU_BATCH_S
     with tempfile.TemporaryDirectory() as name:
-        rows = speak(Path(name), durations_s)
-        reader = reader_of(Path(name))
+        teacher = random_teacher(Path(name) / "teacher", BASE, device="cpu", dtype="float32")
+        folder, rows = Path(name) / "speech", rows_of(clips)
+        speak(folder, durations_s)
+        reader = reader_of(folder)
         items = [item for row in rows for item in reader.items(row)]
 
         def buckets() -> None:
@@ -184,8 +152,8 @@ def onnx(model: str, clips: int = 400, turns: int = 3) -> dict[str, Any]:
         return np.array([time.perf_counter(), _computed_s()])
 
     with tempfile.TemporaryDirectory() as name:
-        rows = speak(Path(name), np.random.default_rng(0).uniform(1, 6, clips))
-        reader = reader_of(Path(name))
+        speak(Path(name), np.random.default_rng(0).uniform(1, 6, clips))
+        rows, reader = rows_of(clips), reader_of(Path(name))
 
         def workers() -> np.ndarray:
             outcomes = label_in_workers(rows, reader, model, {"device": "cpu"}, workers=cores)
@@ -224,12 +192,8 @@ def onnx(model: str, clips: int = 400, turns: int = 3) -> dict[str, Any]:
     shares = np.array([alone / together for alone, together in pairs])
     median, computed = np.median(shares, axis=0)
     rates = {way: clips / np.median(took, axis=0)[0] for way, took in seconds.items()}
-    return {
-        "clips_per_s": rates,
-        "share": median,
-        "computed_share": computed,
-        "shares": shares.tolist(),
-    }
+    shown = {"share": median, "computed_share": computed, "shares": shares.tolist()}
+    return {"clips_per_s": rates, **shown}
 
 
 _MILLION = """
@@ -245,18 +209,14 @@ def shown(outcomes, *_):
         if sys.argv[4] == "begin" and len(first) > 20:
             raise KeyboardInterrupt
 labelling._shown = shown
-def peak_kb():
-    # Not ru_maxrss: that one counts what the parent held when it started this process.
-    with open("/proc/self/status") as status:
-        return int(next(line for line in status if line.startswith("VmHWM")).split()[1])
 rows = None
 try:
     rows = labelling.label(sys.argv[1], sys.argv[2], teacher=sys.argv[3], compute=ComputeOptions(workers=2)).rows
 except KeyboardInterrupt:
     pass
+from wav2small.benchmarks.memory import peak_bytes
 print(json.dumps({"first_label_s": first[0] if first else None, "rows": rows,
-    "took_s": time.perf_counter() - began,
-    "resident_mb": peak_kb() / 1024}))
+    "took_s": time.perf_counter() - began, "resident_mb": peak_bytes() / 2**20}))
 """
 
 
@@ -290,10 +250,8 @@ def million(rows: int = 1_000_000) -> dict[str, Any]:
 
         def run(what: str) -> dict[str, Any]:
             words = [str(folder / "index.parquet"), output, "acoustic", what]
-            done = subprocess.run(
-                [sys.executable, "-c", _MILLION, *words], capture_output=True, text=True, check=True
-            )
-            return json.loads(done.stdout)
+            command = [sys.executable, "-c", _MILLION, *words]
+            return json.loads(subprocess.check_output(command, text=True))
 
         begun = run("begin")
         shards = Shards(Folder(output + ".parts"), every_s=1e9)
@@ -301,8 +259,7 @@ def million(rows: int = 1_000_000) -> dict[str, Any]:
         for begin in range(0, len(left), 20000):
             chosen = left[begin : begin + 20000]
             items = [Item(int(row), "", int(row) * 1000, None, 0, 1.0) for row in chosen]
-            columns = {name: np.full(len(chosen), 0.5, np.float32) for name in "abc"}
-            columns = dict(zip(("arousal", "dominance", "valence"), columns.values(), strict=True))
+            columns = dict.fromkeys(DIMENSIONS, np.full(len(chosen), 0.5, np.float32))
             shards.add(Outcome(chosen.tolist(), items, columns))
             shards.flush()
         ended = run("end")
@@ -313,24 +270,21 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one measurement and print it as JSON."""
     parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.labelling")
     verbs = parser.add_subparsers(dest="what", required=True)
-    verbs.add_parser("acoustic").add_argument("--clips", type=int, default=400)
-    buckets = verbs.add_parser("batches")
-    buckets.add_argument("--clips", type=int, default=24)
-    buckets.add_argument("--turns", type=int, default=2)
-    buckets.add_argument("--batch-s", type=float)
-    compared = verbs.add_parser("onnx")
-    compared.add_argument("model")
-    compared.add_argument("--clips", type=int, default=400)
-    compared.add_argument("--turns", type=int, default=3)
-    verbs.add_parser("million").add_argument("--rows", type=int, default=1_000_000)
-    options = vars(parser.parse_args(arguments))
-    measure: dict[str, Callable[..., dict[str, Any]]] = {
-        "acoustic": acoustic,
-        "batches": batches,
-        "onnx": onnx,
-        "million": million,
+    options: dict[Callable[..., dict[str, Any]], dict[str, Any]] = {
+        acoustic: {"clips": 400},
+        batches: {"clips": 24, "turns": 2, "batch-s": None},
+        onnx: {"clips": 400, "turns": 3},
+        million: {"rows": 1_000_000},
     }
-    result = measure[options.pop("what")](**options)
+    for function, defaults in options.items():
+        verb = verbs.add_parser(function.__name__)
+        verb.set_defaults(what=function)
+        if function is onnx:
+            verb.add_argument("model")
+        for name, default in defaults.items():
+            verb.add_argument(f"--{name}", type=float if default is None else int, default=default)
+    given = vars(parser.parse_args(arguments))
+    result = given.pop("what")(**given)
     print(json.dumps({**result, "cores": os.cpu_count()}, indent=2, default=float))
     return 0
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from wav2small.benchmarks import machine
 from wav2small.benchmarks.memory import peak_bytes
-from wav2small.benchmarks.studies.gpu import Scale, Study
+from wav2small.benchmarks.studies.gpu import Scale, Study, clocked, random_teacher
 from wav2small.tables import write_labels
 
 #: torch's own default before threads were chosen: all cores, and those that wait spin.
@@ -38,14 +38,6 @@ WAVLM_BASE = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "conv_dim": [512] * 7,
-    "feat_extract_norm": "group",
-    "do_stable_layer_norm": False,
-    "num_conv_pos_embeddings": 128,
-    "num_conv_pos_embedding_groups": 16,
-    "num_buckets": 320,
-    "max_bucket_distance": 800,
 }
 #: Student -> clips and epochs of a run: some seconds of steps.
 RUNS = {"nano": (384, 5), "wav2small": (112, 3)}
@@ -73,22 +65,22 @@ def distilled(
     with tempfile.TemporaryDirectory(dir=study.folder) as run:
         settings = {"student": student, "epochs": epochs, "cache": f"{run}/cache", **options}
         arguments = [str(folder / "labels.parquet"), f"{run}/run", json.dumps(settings)]
-        module = ["-m", "wav2small.benchmarks.studies.speed", "--one", *arguments]
+        command = ["-m", "wav2small.benchmarks.studies.speed", "--one", *arguments]
         if processes > 1:
-            launch = f"torch.distributed.run --standalone --nproc_per_node {processes}"
-            module = ["-m", *launch.split(), *module]
+            launch = f"-m torch.distributed.run --standalone --nproc_per_node {processes}"
+            command = [*launch.split(), *command]
         kept = {k: v for k, v in os.environ.items() if k not in (*OLD, "OMP_NUM_THREADS")}
-        process = subprocess.run(
-            [sys.executable, *module],
-            env={**kept, **environment},
-            capture_output=True,
-            text=True,
-            timeout=400,
-        )
+        output = _output([sys.executable, *command], env={**kept, **environment}, timeout=400)
+    line = next(line for line in output.splitlines() if line.startswith(RESULT))
+    return json.loads(line.removeprefix(RESULT))
+
+
+def _output(command: list[str], **options: Any) -> str:
+    """What a program prints; RuntimeError with the end of what it complains, if it fails."""
+    process = subprocess.run(command, capture_output=True, text=True, **options)
     if process.returncode:
         raise RuntimeError(process.stderr[-1500:])
-    lines = [line for line in process.stdout.splitlines() if line.startswith(RESULT)]
-    return json.loads(lines[0].removeprefix(RESULT))
+    return process.stdout
 
 
 def one(labels: str, output: str, settings: Mapping[str, Any]) -> None:
@@ -100,31 +92,21 @@ def one(labels: str, output: str, settings: Mapping[str, Any]) -> None:
     from wav2small.students.distillation import distill
     from wav2small.training.distributed import world
 
-    plain, choose = data.Batcher.epoch, threads.Pace._choose
-    epochs: list[float] = []
-    chosen, steps = [0.0], [0]
+    plain, epochs, spent = data.Batcher.epoch, [], {"choosing": 0.0, "steps": 0}
 
     def timed(batcher: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
-        began, chosen[0] = time.perf_counter(), 0.0
+        began, spent["choosing"], spent["steps"] = time.perf_counter(), 0.0, batcher.steps
         yield from plain(batcher, *arguments, **options)
-        epochs.append(time.perf_counter() - began - chosen[0])
-        steps.append(batcher.steps)
-
-    def choosing(pace: Any, trial: Any) -> None:
-        began = time.perf_counter()
-        choose(pace, trial)
-        chosen[0] += time.perf_counter() - began
+        epochs.append(time.perf_counter() - began - spent["choosing"])
 
     data.Batcher.epoch = timed  # type: ignore[method-assign,assignment]
-    threads.Pace._choose = choosing  # type: ignore[method-assign,assignment]
+    choose = clocked(threads.Pace._choose, spent, "choosing")
+    threads.Pace._choose = choose  # type: ignore[method-assign]
     distill(labels, output, **settings)
     if world()[0] == 0:
-        figures = {
-            "step_s": statistics.median(epochs[1:] or epochs) / steps[-1],
-            "epoch_s": statistics.median(epochs[1:] or epochs),
-            "first_s": epochs[0],
-            "peak_mb": peak_bytes() / 2**20,
-        }
+        epoch_s = statistics.median(epochs[1:] or epochs)
+        figures = {"step_s": epoch_s / spent["steps"], "epoch_s": epoch_s, "first_s": epochs[0]}
+        figures["peak_mb"] = peak_bytes() / 2**20
         print(RESULT + json.dumps(figures), flush=True)
 
 
@@ -181,24 +163,10 @@ def wav2small(study: Study) -> dict[str, float]:
 
 def int8(study: Study) -> dict[str, float]:
     """A teacher as large as WavLM-base in int8 against float32: time, and CCC of their labels."""
-    import torch
-    from safetensors.torch import save_file
-
     from wav2small import metrics
-    from wav2small.teachers import load_teacher
-    from wav2small.teachers.speech import checkpoint
-    from wav2small.teachers.speech import wavlm as architecture
 
-    torch.manual_seed(0)
-    config = {"model_type": "ser", "mean": 0.0, "std": 0.1, "hidden_size": 768, "num_classes": 3}
-    config |= {"classifier_hidden_layers": 1, "ssl_config": WAVLM_BASE}
     folder = study.folder / "wavlm-base"
-    folder.mkdir(exist_ok=True)
-    state = architecture.WavlmNetwork(config).state_dict().items()
-    weights = {checkpoint.published(name): value.contiguous() for name, value in state}
-    save_file(weights, folder / checkpoint.WEIGHTS)
-    (folder / checkpoint.CONFIG).write_text(json.dumps(config))
-    pair = [load_teacher(str(folder), device="cpu", dtype=kind) for kind in ("int8", "float32")]
+    pair = [random_teacher(folder, WAVLM_BASE, device="cpu", dtype=t) for t in ("int8", "float32")]
     clips = [study.batch(2.0 + number % 3, 2.0 + number % 3) for number in range(12)]
     random = np.random.default_rng(0)
     took: tuple[list[float], list[float]] = [], []
@@ -220,8 +188,8 @@ def memory(study: Study) -> dict[str, float]:
     clips = round(HOURS * 3600 / study.seconds.mean())
     figures = distilled(study, "nano", clips=clips, epochs=1)
     code = "import torch; from wav2small.benchmarks.memory import peak_bytes; print(peak_bytes())"
-    alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    return {"peak GB": figures["peak_mb"] / 1024, "of it torch GB": int(alone) / 2**30}
+    alone = int(_output([sys.executable, "-c", code]))
+    return {"peak GB": figures["peak_mb"] / 1024, "of it torch GB": alone / 2**30}
 
 
 def spinning(study: Study) -> dict[str, float]:
@@ -243,11 +211,10 @@ def compile(study: Study) -> dict[str, float]:
     """torch.compile against eager steps, one thread, and what its start takes."""
     figures = {}
     for student in RUNS:
-        found = [
+        eager, compiled = (
             distilled(study, student, compile=wanted, threads=1, epochs=3)
             for wanted in (False, True)
-        ]
-        eager, compiled = found
+        )
         figures[f"{student}, compiled against eager"] = compiled["step_s"] / eager["step_s"]
         figures[f"{student}, seconds at the start"] = compiled["first_s"] - eager["first_s"]
     return figures
