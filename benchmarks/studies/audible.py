@@ -8,15 +8,18 @@ relies on what its student cannot extract teaches noise.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from wav2small import files
+from wav2small import audio, files
+from wav2small.benchmarks import studies
 from wav2small.errors import Wav2SmallError
+from wav2small.students import registry
+from wav2small.teachers.acoustic import features, fit, rooms, teacher
 
 SAMPLES = 30000  # of each clip, 1.875 s
 EPOCHS, BATCH, RATE = 6, 16, 5e-3
@@ -25,10 +28,7 @@ HELD_OUT = 3  # speakers
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and write."""
-    parser = argparse.ArgumentParser(
-        prog="python -m wav2small.benchmarks.studies.audible",
-        description=__doc__.partition("\n")[0],
-    )
+    parser = studies.parser("audible", (__doc__ or "").partition("\n")[0])
     parser.add_argument("--corpus", required=True, help="Emo-DB: FLACs, labels.csv")
     parser.add_argument("--copies", type=int, default=2, help="disturbed copies of each clip")
     parser.add_argument("-o", "--output", help="JSON file (default: the package's)")
@@ -48,29 +48,18 @@ def audible(corpus: str | Path, output: str | Path | None = None, *, copies: int
         corpus: Emo-DB
         output: JSON file; default: `teachers/acoustic/audible.json`
         copies: disturbed copies of every clip, made as for fitting
-
-    Returns:
-        the file
     """
-    import torch
-
-    from wav2small.students import registry
-    from wav2small.teachers.acoustic import features as acoustic_features
-    from wav2small.teachers.acoustic import fit as fit_acoustic
-    from wav2small.teachers.acoustic import rooms as acoustic_rooms
-    from wav2small.teachers.acoustic import teacher as acoustic
-
-    table = fit_acoustic.read_table(corpus)
+    table = fit.read_table(corpus)
     signals, speakers = [], []
     for number, (name, speaker) in enumerate(zip(table.file, table.speaker, strict=True)):
-        clip = fit_acoustic.audio.read(Path(corpus) / name)
+        clip = audio.read(Path(corpus) / name)
         for copy in range(1 + copies):
             random = np.random.default_rng([number, copy])
-            version = acoustic_rooms.disturbed(clip, random) if copy else clip
+            version = rooms.disturbed(clip, random) if copy else clip
             signals.append(np.resize(version, SAMPLES).astype(np.float32))
             speakers.append(speaker)
-    values = np.array([acoustic_features.statistics(signal) for signal in signals])
-    goal = acoustic.bounded(values, values.mean(0), values.std(0))
+    values = np.array([features.statistics(signal) for signal in signals])
+    goal = teacher.bounded(values, values.mean(0), values.std(0))
     judged = np.isin(speakers, sorted(set(speakers))[-HELD_OUT:])
     learned = np.flatnonzero(~judged)
 
@@ -81,12 +70,12 @@ def audible(corpus: str | Path, output: str | Path | None = None, *, copies: int
     steps = len(learned) // BATCH
     optimiser = torch.optim.AdamW(weights, lr=RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=EPOCHS * steps)
-    audio_, target = torch.tensor(np.array(signals)), torch.tensor(goal, dtype=torch.float32)
+    inputs, target = torch.tensor(np.array(signals)), torch.tensor(goal, dtype=torch.float32)
     for epoch in range(EPOCHS):
         student.train()
         for rows in torch.randperm(len(learned))[: steps * BATCH].view(steps, BATCH):
             rows = torch.tensor(learned)[rows]
-            loss = (head(student.embed(audio_[rows], None)) - target[rows]).square().mean()
+            loss = (head(student.embed(inputs[rows], None)) - target[rows]).square().mean()
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -95,21 +84,18 @@ def audible(corpus: str | Path, output: str | Path | None = None, *, copies: int
         print(f"epoch {epoch + 1} of {EPOCHS}: {float(loss):.3f}", file=sys.stderr)
     student.eval()
     with torch.no_grad():
-        outputs = torch.cat(
-            [head(student.embed(part, None)) for part in audio_[judged].split(BATCH)]
-        )
+        parts = inputs[judged].split(BATCH)
+        outputs = torch.cat([head(student.embed(part, None)) for part in parts])
     truth = goal[judged]
     explained = 1 - ((outputs.numpy() - truth) ** 2).mean(0) / truth.var(0)
+    shares = zip(features.FEATURES, np.clip(explained, 0, 1), strict=True)
     document = {
         "what": "Share of each statistic's variance that a wav2small student explains, 0..1",
         "command": "python -m wav2small.benchmarks.studies.audible --corpus EMODB",
         "licence": "MIT, measured on Emo-DB (CC0-1.0)",
-        "explained": {
-            name: round(float(np.clip(share, 0, 1)), 2)
-            for name, share in zip(acoustic_features.FEATURES, explained, strict=True)
-        },
+        "explained": {name: round(float(share), 2) for name, share in shares},
     }
-    path = Path(output or fit_acoustic.AUDIBLE)
+    path = Path(output or fit.AUDIBLE)
     with files.atomic(path) as temporary:
         temporary.write_text(json.dumps(document, indent=1) + "\n")
     return path

@@ -18,31 +18,24 @@ learned from. Ratings are exact, 0..1. The recordings are CC0-1.0.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import soundfile
 
 from wav2small.audio import SAMPLING_RATE
+from wav2small.benchmarks import studies
 from wav2small.demo.speaker import VOICES, Speaker, Utterance
 from wav2small.transcripts import cells
 
-ADJECTIVES = {
-    "horrible": 0.0,
-    "ugly": 0.1,
-    "bad": 0.25,
-    "dull": 0.35,
-    "odd": 0.45,
-    "plain": 0.55,
-    "nice": 0.65,
-    "good": 0.75,
-    "lovely": 0.9,
-    "wonderful": 1.0,
-}
+ADJECTIVES = {"horrible": 0.0, "ugly": 0.1, "bad": 0.25, "dull": 0.35, "odd": 0.45}
+ADJECTIVES |= {"plain": 0.55, "nice": 0.65, "good": 0.75, "lovely": 0.9, "wonderful": 1.0}
 FRAMES = (
     "the {noun} was {one} and {two}",
     "I think the {noun} is {one} but {two}",
@@ -130,55 +123,32 @@ def script(
             )
 
 
-def synthesise_dialogues(
-    folder: str | os.PathLike[str],
-    *,
-    dialogues: int,
-    turns: int = 6,
-    held_out: bool = False,
-    seed: int = 0,
-) -> Path:
+def synthesise_dialogues(folder: str | os.PathLike[str], *, dialogues: int, **options: Any) -> Path:
     """Speak dialogues to 16 kHz FLAC files.
 
     Args:
         folder: where to write; `ratings.csv` in it lists file, the three ratings, text, words (as
             `transcripts` reads them), dialogue, turn, speaker and place
-        dialogues: see `script`
-        turns: see `script`
-        held_out: see `script`
-        seed: see `script`
+        dialogues: how many
+        options: see `script`
 
     Returns:
         path of the table
     """
-    import pandas as pd
-    import soundfile
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     speaker = Speaker()
     rows = []
-    for number, spoken in enumerate(script(dialogues, turns=turns, held_out=held_out, seed=seed)):
+    for number, spoken in enumerate(script(dialogues, **options)):
         signal, words = speaker.synthesise_timed(spoken.utterance)
         signal = signal + background(spoken.place, signal, seed=number)
         file = f"{spoken.dialogue}-{spoken.turn}.flac"
         soundfile.write(folder / file, np.clip(signal, -1, 1), SAMPLING_RATE)
-        rows.append(
-            {
-                "file": file,
-                "arousal": spoken.arousal,
-                "dominance": spoken.dominance,
-                "valence": spoken.valence,
-                "text": spoken.utterance.text,
-                "words": json.dumps(cells(words)),
-                "dialogue": spoken.dialogue,
-                "turn": spoken.turn,
-                "speaker": spoken.utterance.speaker,
-                "place": spoken.place,
-            }
-        )
+        said = {"text": spoken.utterance.text, "words": json.dumps(cells(words))}
+        rows.append({"file": file, "speaker": spoken.utterance.speaker, **said, **vars(spoken)})
     table = folder / "ratings.csv"
-    pd.DataFrame(rows).to_csv(table, index=False)
+    columns = "file arousal dominance valence text words dialogue turn speaker place".split()
+    pd.DataFrame(rows)[columns].to_csv(table, index=False)
     return table
 
 
@@ -193,10 +163,7 @@ def background(place: str, signal: np.ndarray, *, seed: int) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m wav2small.benchmarks.studies.dialogues", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = studies.parser("dialogues", __doc__)
     parser.add_argument("folder", help="where to write the recordings and ratings.csv")
     parser.add_argument("--dialogues", type=int, default=100, help="default: %(default)s")
     parser.add_argument("--turns", type=int, default=6, help="of a dialogue (default: %(default)s)")

@@ -11,7 +11,6 @@ taken, and for `wav2small` the loss of CCC is measured on the run's validation s
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -20,17 +19,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+
+from wav2small import provenance
+from wav2small.benchmarks import latency, memory, models, studies
+from wav2small.errors import Wav2SmallError
+from wav2small.export import export, verification
+from wav2small.export.clips import collect
+from wav2small.session import file_run
+from wav2small.students import registry
 
 DURATION_S = 5.0
+SMALL = "mobilenetv4_conv_small"
 FILES = (
-    ("wav2small", "fp32"),
-    ("wav2small", "int8"),
-    ("wav2small", "int4"),
-    ("wav2small2", "int8"),
-    ("nano", "fp32"),
-    ("nano", "int8"),
-    ("mobilenetv4_conv_small", "fp32"),
-    ("mobilenetv4_conv_small", "int8"),
+    *("wav2small fp32", "wav2small int8", "wav2small int4", "wav2small2 int8"),
+    *("nano fp32", "nano int8", f"{SMALL} fp32", f"{SMALL} int8"),
 )
 PLAIN = "wav2small plain"  # torch.onnx.export as it comes
 
@@ -56,37 +59,25 @@ class Row(NamedTuple):
 
 
 def measure(runs: Mapping[str, Path], *, rounds: int = 60) -> list[Row]:
-    """Export, run and compare.
-
-    Args:
-        runs: trained run per student; random weights for the others
-        rounds: interleaved rounds
-
-    Returns:
-        the rows of the table
-    """
-    from wav2small.benchmarks import latency, memory, models
-    from wav2small.export import export, verification
-    from wav2small.session import file_run
-
+    """Export, run and compare; `runs` are trained ones by student, in so many `rounds`."""
     with tempfile.TemporaryDirectory() as folder:
         paths: dict[str, Path] = {}
         signal = verification.signals()["voice"]
         difference = 0.0
-        for name, precision in FILES:
+        for key in FILES:
+            name, precision = key.split()
             student = _student(name, runs)
-            path = paths[f"{name} {precision}"] = Path(folder, f"{name}-{precision}.onnx")
+            path = paths[key] = Path(folder, f"{name}-{precision}.onnx")
             lineage = _lineage(runs.get(name))
             path.write_bytes(export.build(student, precision, lineage=lineage).SerializeToString())
-            if (name, precision) == ("wav2small", "fp32"):
+            if key == "wav2small fp32":
                 paths[PLAIN] = Path(folder, "plain.onnx")
                 _plain(student, paths[PLAIN])
-                ours, plain = (file_run(paths[key])(signal) for key in (f"{name} fp32", PLAIN))
+                ours, plain = (file_run(file)(signal) for file in (path, paths[PLAIN]))
                 difference = float(np.abs(ours - plain).max())
-        keys = list(paths)
-        opened = [models.WaveformModel(paths[key]) for key in keys]
+        opened = [models.WaveformModel(path) for path in paths.values()]
         times = latency.measure(opened, DURATION_S, runs=rounds)
-        median = dict(zip(keys, np.median(times, axis=0), strict=True))
+        median = dict(zip(paths, np.median(times, axis=0), strict=True))
         kept = {key: path.stat().st_size for key, path in paths.items()}
         held = memory.measure(paths["wav2small fp32"], DURATION_S)
     drops = _drops(runs["wav2small"]) if "wav2small" in runs else {}
@@ -94,27 +85,23 @@ def measure(runs: Mapping[str, Path], *, rounds: int = 60) -> list[Row]:
     def ratio(first: str, second: str) -> float:
         return float(median[first] / median[second])
 
-    small = "mobilenetv4_conv_small"
     return [
         Row("wav2small int4, bytes", kept["wav2small int4"], 60_000, 48_000),
-        *(
-            Row(f"wav2small int4, CCC drop, {dimension}", drop, 0.01, 0.005)
-            for dimension, drop in drops.items()
-        ),
+        *(Row(f"wav2small int4, CCC drop, {d}", drop, 0.01, 0.005) for d, drop in drops.items()),
         Row("wav2small2 int8, bytes", kept["wav2small2 int8"], 26_000, 20_000),
         Row("nano int8, bytes", kept["nano int8"], 34_000, 26_000),
-        Row(f"{small} int8, bytes", kept[f"{small} int8"], 2_800_000),
+        Row(f"{SMALL} int8, bytes", kept[f"{SMALL} int8"], 2_800_000),
         Row("fp32 / plain export, latency", ratio("wav2small fp32", PLAIN), 0.85, 0.70),
         Row("fp32 - plain export, outputs", difference, 1e-4),
         Row("int4 / fp32, latency", ratio("wav2small int4", "wav2small fp32"), 1.15, 1.0),
         Row(
             "nano int8 / wav2small fp32, latency", ratio("nano int8", "wav2small fp32"), 0.12, 0.06
         ),
-        Row(f"nano int8 / {small} fp32, latency", ratio("nano int8", f"{small} fp32"), 0.30, 0.15),
+        Row(f"nano int8 / {SMALL} fp32, latency", ratio("nano int8", f"{SMALL} fp32"), 0.30, 0.15),
         Row("wav2small fp32, one 5 s call, MB", held["activations_bytes"] / 1e6, 9, 5),
         Row("  with the loaded model, MB", held["above_runtime_bytes"] / 1e6, 9, 5),
-        *(Row(f"{key}, ms", float(median[key]), None) for key in keys),
-        *(Row(f"{key}, bytes", kept[key], None) for key in keys),
+        *(Row(f"{key}, ms", float(median[key]), None) for key in paths),
+        *(Row(f"{key}, bytes", kept[key], None) for key in paths),
     ]
 
 
@@ -128,10 +115,6 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _student(name: str, runs: Mapping[str, Path]) -> Any:
-    import torch
-
-    from wav2small.students import registry
-
     if name in runs:
         return registry.load(runs[name])
     torch.manual_seed(0)
@@ -139,9 +122,6 @@ def _student(name: str, runs: Mapping[str, Path]) -> Any:
 
 
 def _lineage(run: Path | None) -> dict[str, Any]:
-    from wav2small import provenance
-    from wav2small.students import registry
-
     if run is not None:
         return registry.provenance(run)
     teacher = {"name": "acoustic", "id": "acoustic", "revision": "1", "licence": "MIT"}
@@ -150,7 +130,6 @@ def _lineage(run: Path | None) -> dict[str, Any]:
 
 def _plain(student: Any, path: Path) -> None:
     """The same weights through torch.onnx.export."""
-    import torch
 
     class Outputs(torch.nn.Module):
         def __init__(self) -> None:
@@ -175,18 +154,15 @@ def _plain(student: Any, path: Path) -> None:
 
 def _drops(run: Path) -> dict[str, float]:
     """CCC with the teacher: torch minus the int4 file, on the run's validation set."""
-    from wav2small.export import export, verification
-    from wav2small.export.clips import collect
-    from wav2small.session import file_run
-
     student = _student("wav2small", {"wav2small": run})
     audio = collect(run)
     if audio.teacher is None:
         return {}
-    sides = []
     model = export.build(student, "int4", calibration=audio.signals).SerializeToString()
-    for side in (verification.student_run(student), file_run(model)):
-        sides.append(np.array([side(signal) for signal in audio.signals]))
+    sides = [
+        np.array([side(signal) for signal in audio.signals])
+        for side in (verification.student_run(student), file_run(model))
+    ]
     return verification.agreement(audio.teacher, *sides)["drop"]
 
 
@@ -200,10 +176,7 @@ def _figure(value: float | None) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command."""
-    from wav2small.errors import Wav2SmallError
-    from wav2small.students import registry
-
-    parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.export_sizes")
+    parser = studies.parser("export_sizes")
     parser.add_argument("--run", action="append", default=[], metavar="RUN", type=Path)
     parser.add_argument("--rounds", type=int, default=60, help="interleaved (default: 60)")
     parser.add_argument("--json", action="store_true")

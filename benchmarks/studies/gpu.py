@@ -10,7 +10,6 @@ printed as JSON and as a Markdown table, and written to the folder `--output` af
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import os
@@ -32,6 +31,8 @@ from unittest.mock import patch
 
 import numpy as np
 
+from wav2small.benchmarks import studies
+
 RATE = 16000
 TINY_WAVLM = {
     "model_type": "wavlm",
@@ -49,22 +50,14 @@ TINY_WAVLM = {
 
 @dataclass
 class Scale:
-    """How much of everything.
+    """How much of everything."""
 
-    Attributes:
-        files: recordings that are synthesised
-        clips: recordings that are labelled, links to those
-        warm: of them, labelled once before the clock runs
-        epochs: of a distillation with batches of 16; more with larger ones
-        repeats: of a forward pass that is timed by itself
-        runs: (student, batch size, precision) that are distilled
-    """
-
-    files: int = 1000
-    clips: int = 24000
-    warm: int = 1500
-    epochs: int = 4
-    repeats: int = 5
+    files: int = 1000  # recordings that are synthesised
+    clips: int = 24000  # recordings that are labelled, links to those
+    warm: int = 1500  # of them, labelled once before the clock runs
+    epochs: int = 4  # of a distillation with batches of 16; more with larger ones
+    repeats: int = 5  # of a forward pass that is timed by itself
+    #: (student, batch size, precision) that are distilled
     runs: tuple[tuple[str, int, str], ...] = (
         ("wav2small", 16, "fp32"),
         ("wav2small", 128, "fp32"),
@@ -127,21 +120,13 @@ def random_teacher(folder: Path, backbone: dict[str, Any] | None, **options: Any
 
 @dataclass
 class Study:
-    """What the sections share.
+    """What the sections share."""
 
-    Attributes:
-        folder: of everything that is made
-        output: where figures go
-        device: "cuda" or "cpu"
-        scale: how much
-        tiny: a teacher of two narrow layers instead of one as large as WavLM-large
-    """
-
-    folder: Path
-    output: Path
-    device: str
-    scale: Scale
-    tiny: bool
+    folder: Path  # of everything that is made
+    output: Path  # where figures go
+    device: str  # "cuda" or "cpu"
+    scale: Scale  # how much
+    tiny: bool  # a teacher of two narrow layers instead of one as large as WavLM-large
 
     @functools.cached_property
     def teacher(self) -> Any:
@@ -458,7 +443,7 @@ SECTIONS = (label, forward, closeness, distil)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the sections; 1 where one failed."""
-    parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.gpu")
+    parser = studies.parser("gpu")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--tiny", action="store_true", help="small shapes, to try the path")
     parser.add_argument("--only", help="sections, with commas: label,distil,forward ...")

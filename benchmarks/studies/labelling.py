@@ -11,7 +11,6 @@ Compared ways run interleaved, and ratios are taken within a round: machines dri
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from wav2small.benchmarks import studies
 from wav2small.benchmarks.studies.gpu import RATE, random_teacher, speak
 from wav2small.dimensions import DIMENSIONS
 
@@ -268,7 +268,7 @@ def million(rows: int = 1_000_000) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one measurement and print it as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.labelling")
+    parser = studies.parser("labelling")
     verbs = parser.add_subparsers(dest="what", required=True)
     options: dict[Callable[..., dict[str, Any]], dict[str, Any]] = {
         acoustic: {"clips": 400},

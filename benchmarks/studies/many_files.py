@@ -9,7 +9,6 @@ decoded signals; decoding is what libsndfile takes to read the files.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 import soundfile
 
 from wav2small import Predictor, audio
+from wav2small.benchmarks import studies
 from wav2small.index import list_audio
 
 RUN = """
@@ -44,17 +44,12 @@ def run(bundle: str, source: Path, *words: str) -> list[float]:
     """Exit code, seconds of the processor, MB of the process and of its largest worker."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["predict", bundle, str(source), "-o", f"{folder}/out.csv", *words]
-        done = subprocess.run(
-            [sys.executable, "-c", RUN, *command], stdout=subprocess.PIPE, text=True, check=True
-        )
-    return [float(word) for word in done.stdout.split()]
+        shown = subprocess.check_output([sys.executable, "-c", RUN, *command], text=True)
+    return [float(word) for word in shown.split()]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m wav2small.benchmarks.studies.many_files",
-        description=__doc__.partition("\n")[0],
-    )
+    parser = studies.parser("many_files", (__doc__ or "").partition("\n")[0])
     parser.add_argument("audio", type=Path)
     parser.add_argument("--bundle", default="nano")
     parser.add_argument("--count", type=int, default=20000)
@@ -63,14 +58,11 @@ def main() -> None:
     clips = [args.audio / file for file in list_audio(args.audio)[0]][:200]
     signals = [audio.read(clip) for clip in clips]
     predictor = Predictor(args.bundle)
-    model = min(
-        spent(lambda: [predictor.session.run(["logits"], {"signal": x[None]}) for x in signals])
-        for _ in range(3)
-    )
-    decoding = min(
-        spent(lambda: [soundfile.read(clip, dtype="float32") for clip in clips]) for _ in range(3)
-    )
-    per_file = model / len(clips), decoding / len(clips)
+    works: list[Callable[[], object]] = [
+        lambda: [predictor.session.run(["logits"], {"signal": x[None]}) for x in signals],
+        lambda: [soundfile.read(clip, dtype="float32") for clip in clips],
+    ]
+    per_file = [min(spent(work) for _ in range(3)) / len(clips) for work in works]
     print(
         f"{len(clips)} clips of {sum(map(len, signals)) / len(clips) / 16000:.2f} s: model {1e3 * per_file[0]:.2f} ms, decoding {1e3 * per_file[1]:.2f} ms"
     )

@@ -17,24 +17,36 @@ no epoch is chosen on them. The table of all files has means, ranges, and what i
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from wav2small import files, metrics
+from wav2small.benchmarks import studies
 from wav2small.dimensions import DIMENSIONS
 from wav2small.index import load_source
+from wav2small.students import distillation
+from wav2small.tables import read_labels
+from wav2small.teachers.finetuning import pretrain
+from wav2small.teachers.finetuning.finetune import AudioRecipe, finetune
+from wav2small.teachers.finetuning.multimodal_recipe import MultimodalRecipe
+from wav2small.teachers.finetuning.options import DeviceOptions, RatingOptions, TrainingOptions
+from wav2small.teachers.labelling.options import ComputeOptions
+from wav2small.teachers.labelling.run import label
+from wav2small.teachers.multimodal.teacher import SYSTEMS, network_class
+
+from . import dialogues, small_encoders
 
 #: Of six turns each: rated, to be judged on, and for pretraining.
 DIALOGUES, HELD_OUT_DIALOGUES, UNRATED_DIALOGUES = 200, 30, 400
 CROP_S = 3.0
 LICENCE = "CC0-1.0"  # of the synthetic dialogues
+RATINGS = RatingOptions(audio_licence=LICENCE)
 PRETRAINING: dict[str, Any] = {"epochs": 4, "batch_size": 32, "learning_rate": 1e-3}
 #: Of the speech encoder alone; systems begin with the best of its first epochs: later it predicts
 #: the turns that it learns from so well that a system would trust it more than the text.
@@ -62,34 +74,24 @@ CORPUS_SEED = 1
 SPEECH_ONLY = "speech_only"
 
 
-class Figure(NamedTuple):
-    """A row of the table: where it stands in a JSON file, and what the project asks for."""
-
-    name: str
-    path: tuple[str, ...]
-    target: str
-
-
+#: Rows of the table: name, where it stands in a JSON file, and what the project asks for.
 FIGURES = (
-    Figure("valence gain over the speech encoder alone", ("valence_gain",), ">= .45, none < .30"),
-    Figure("text masked, against the speech encoder alone", ("masked",), ">= -.05 on every seed"),
-    Figure("word boundaries, s", ("pretraining", "position_mae_s"), "<= .08"),
-    Figure("response selection", ("pretraining", "response_accuracy"), ">= .70"),
-    Figure("retrieval of text, top-1 of 32", ("pretraining", "retrieval_top1"), ">= .60"),
-    Figure("retrieval of words", ("pretraining", "retrieval_top1_word"), "reported"),
-    Figure("audio-audio retrieval", ("pretraining", "retrieval_top1_audio"), "reported"),
-    Figure("valence gain of its student", ("student_gain",), ">= .15"),
-    Figure("processor time, s", ("processor_s",), "reported"),
+    ("valence gain over the speech encoder alone", "valence_gain", ">= .45, none < .30"),
+    ("text masked, against the speech encoder alone", "masked", ">= -.05 on every seed"),
+    ("word boundaries, s", "pretraining.position_mae_s", "<= .08"),
+    ("response selection", "pretraining.response_accuracy", ">= .70"),
+    ("retrieval of text, top-1 of 32", "pretraining.retrieval_top1", ">= .60"),
+    ("retrieval of words", "pretraining.retrieval_top1_word", "reported"),
+    ("audio-audio retrieval", "pretraining.retrieval_top1_audio", "reported"),
+    ("valence gain of its student", "student_gain", ">= .15"),
+    ("processor time, s", "processor_s", "reported"),
 )
 
 
 class Bench:
     """A folder with the corpus, the encoders, and every teacher and table that was made.
 
-    Args:
-        folder: where: `corpus`, and `seed-N` for each seed
-        seed: of weights and training
-        small: with the systems' options for little data
+    The folder holds `corpus`, and `seed-N` for each seed; the rest is as of `run`.
     """
 
     def __init__(self, folder: Path, *, seed: int = 0, small: bool = False):
@@ -101,20 +103,15 @@ class Bench:
 
     def prepare(self) -> None:
         """Synthesise the dialogues and write the encoders."""
-        from . import small_encoders
-        from .dialogues import synthesise_dialogues
-
         if not self.train.exists():
-            synthesise_dialogues(self.train.parent, dialogues=DIALOGUES, seed=CORPUS_SEED)
+            dialogues.synthesise_dialogues(self.train.parent, dialogues=DIALOGUES, seed=CORPUS_SEED)
         if not self.test.exists():
-            folder = self.test.parent
-            synthesise_dialogues(
-                folder, dialogues=HELD_OUT_DIALOGUES, held_out=True, seed=CORPUS_SEED
-            )
+            sizes: dict[str, Any] = {"dialogues": HELD_OUT_DIALOGUES, "held_out": True}
+            dialogues.synthesise_dialogues(self.test.parent, **sizes, seed=CORPUS_SEED)
         if not self.unrated.exists():
             # Another seed: other dialogues of the same kind, whose ratings are not used.
             folder, seed = self.unrated.parent, CORPUS_SEED + 1000
-            synthesise_dialogues(folder, dialogues=UNRATED_DIALOGUES, seed=seed)
+            dialogues.synthesise_dialogues(folder, dialogues=UNRATED_DIALOGUES, seed=seed)
         if not (self.folder / "text/config.json").exists():
             texts = load_source(self.train).frame["text"]
             small_encoders.speech(self.folder / "speech", seed=self.seed)
@@ -128,64 +125,46 @@ class Bench:
 
     def text(self, steps: int) -> Path:
         """The text encoder after some steps of masked language modelling on the unrated turns."""
-        from . import small_encoders
-
         folder = self.folder / "text"
         output = folder.with_name(f"text_started-{steps}") if steps else folder
         if not (output / "config.json").exists():
             turns = load_source(self.unrated).frame.sort_values(["dialogue", "turn"])
-            dialogues = turns.groupby("dialogue")["text"].apply(list)
-            small_encoders.learn_language(folder, output, dialogues, seed=self.seed, steps=steps)
+            texts = turns.groupby("dialogue")["text"].apply(list)
+            small_encoders.learn_language(folder, output, texts, seed=self.seed, steps=steps)
         return output
 
     def speech_only(self, name: str = SPEECH_ONLY, sizes: dict[str, Any] = ALONE) -> Path:
         """A teacher of speech alone."""
-        from wav2small.teachers.finetuning.finetune import AudioRecipe, finetune
-
         output = self.folder / name
         recipe = AudioRecipe(str(self.folder / "speech"), pooling="mean")
-        finetune(self.train, output, recipe, ratings=self.ratings(), **self.options(sizes))
+        finetune(self.train, output, recipe, ratings=RATINGS, **self.options(sizes))
         return output
 
     def recipe(self, system: str, **start: str) -> Any:
         """A system with its options."""
-        from wav2small.teachers.finetuning.multimodal_recipe import MultimodalRecipe
-        from wav2small.teachers.multimodal.teacher import network_class
-
         small = network_class(system).small if self.small else {}
         return MultimodalRecipe(system, **start, options={**small, **OWN_OPTIONS.get(system, {})})
 
     def pretrained(self, system: str) -> dict[str, float]:
         """Pretrain a system, and what its objectives measure on the held-out sentences."""
-        from wav2small.teachers.finetuning.options import DeviceOptions
-        from wav2small.teachers.finetuning.pretrain import judge, pretrain
-
         output = self.folder / f"{self.name(system)}-pretrained"
         own = SMALL_PRETRAINING.get(system, {}) if self.small else {}
         options = self.options({"validation": "0.1", **PRETRAINING, **own})
         recipe = self.recipe(system, **self.encoders(system))
-        pretrain(self.unrated, output, recipe, audio_licence=LICENCE, **options)
-        return judge(output, self.test, crop_s=CROP_S, compute=DeviceOptions(device="cpu"))
+        pretrain.pretrain(self.unrated, output, recipe, audio_licence=LICENCE, **options)
+        return pretrain.judge(output, self.test, crop_s=CROP_S, compute=DeviceOptions(device="cpu"))
 
     def finetuned(self, system: str, *, bare: bool = False) -> Path:
         """A system, fine-tuned, after its pretraining unless it is `bare`."""
-        from wav2small.teachers.finetuning.finetune import finetune
-        from wav2small.teachers.finetuning.pretrain import SYSTEMS as PRETRAINED
-
         output = self.folder / (self.name(system) + ("-bare" if bare else ""))
         start = self.encoders(system)
         own = (SMALL_FINETUNING if self.small else {}).get(system, OWN_FINETUNING.get(system, {}))
-        if system in PRETRAINED and not bare:
+        if system in pretrain.SYSTEMS and not bare:
             put_back = self.small and system in SPEECH_PUT_BACK
             start = {"speech": start["speech"]} if put_back else {}
             start["pretrained"] = str(self.folder / f"{self.name(system)}-pretrained")
-        finetune(
-            self.train,
-            output,
-            self.recipe(system, **start),
-            ratings=self.ratings(),
-            **self.options({**FINETUNING, **own}),
-        )
+        options = self.options({**FINETUNING, **own})
+        finetune(self.train, output, self.recipe(system, **start), ratings=RATINGS, **options)
         return output
 
     def name(self, system: str) -> str:
@@ -193,17 +172,10 @@ class Bench:
         return f"{system}-small" if self.small else system
 
     def options(self, sizes: dict[str, Any]) -> dict[str, Any]:
-        from wav2small.teachers.finetuning.options import DeviceOptions, TrainingOptions
-
         return {
             "training": TrainingOptions(**sizes, crop_s=CROP_S, seed=self.seed),
             "compute": DeviceOptions(device="cpu", micro_batch=sizes["batch_size"], threads=1),
         }
-
-    def ratings(self) -> Any:
-        from wav2small.teachers.finetuning.options import RatingOptions
-
-        return RatingOptions(audio_licence=LICENCE)
 
     def ccc(self, teacher: Path, name: str, *, text: bool = True) -> dict[str, float]:
         """CCC of a teacher with the exact ratings of the held-out sentences."""
@@ -213,10 +185,6 @@ class Bench:
 
     def label(self, teacher: Path, source: Path, name: str, *, text: bool = True) -> pd.DataFrame:
         """The label table of a corpus by a teacher, with or without its transcripts."""
-        from wav2small.tables import read_labels
-        from wav2small.teachers.labelling.options import ComputeOptions
-        from wav2small.teachers.labelling.run import label
-
         index = load_source(source)
         if not text:
             index.frame = index.frame.drop(columns=["text", "words"])
@@ -230,11 +198,10 @@ class Bench:
 
         Not of those that the teacher learned from: these it knows by heart, whatever it hears.
         """
-        from wav2small.students.distillation import distill
-
         self.label(teacher, self.unrated, f"{name}-unrated")
         run = self.folder / f"{name}-student"
-        distill(self.folder / f"{name}-unrated.parquet", run, seed=self.seed, **DISTILLING)
+        labels = self.folder / f"{name}-unrated.parquet"
+        distillation.distill(labels, run, seed=self.seed, **DISTILLING)
         return self.ccc(run, f"{name}-student", text=False)
 
 
@@ -249,16 +216,9 @@ def run(
 ) -> None:
     """Train systems of one seed, each of which leaves a JSON file in the folder of the seed.
 
-    Args:
-        folder: for all that is made
-        systems: of `teacher.SYSTEMS`
-        seed: of weights and training
-        small: with their options for little data
-        bare: without the pretraining that some systems have
-        distil: also students of the systems and of the teacher of speech alone
+    They are trained with their options for little data (`small`), without the pretraining that some
+    have (`bare`), and with students of theirs and of the teacher of speech alone (`distil`).
     """
-    from wav2small.teachers.finetuning import pretrain as pretraining
-
     bench = Bench(folder, seed=seed, small=small)
     bench.prepare()
     for system in (SPEECH_ONLY, *systems):
@@ -268,11 +228,11 @@ def run(
         if system == SPEECH_ONLY:
             teacher = bench.speech_only()
         else:
-            if system in pretraining.SYSTEMS and not bare:
+            if system in pretrain.SYSTEMS and not bare:
                 found["pretraining"] = bench.pretrained(system)
             teacher = bench.finetuned(system, bare=bare)
-            masked = bench.ccc(teacher, f"{teacher.name}-masked", text=False)
-            found["ccc_without_text"] = masked
+            name = f"{teacher.name}-masked"
+            found["ccc_without_text"] = bench.ccc(teacher, name, text=False)
         found["system"] = teacher.name
         found["ccc"] = bench.ccc(teacher, teacher.name)
         found["processor_s"] = round(time.process_time() - began, 1)
@@ -280,11 +240,8 @@ def run(
             found["student"] = bench.student(teacher, teacher.name)
         path = bench.folder / f"{teacher.name}.json"
         if path.exists():  # what was taken as it is cost its time before
-            found = {
-                **files.read_json(path),
-                **found,
-                "processor_s": files.read_json(path)["processor_s"],
-            }
+            before = files.read_json(path)
+            found = {**before, **found, "processor_s": before["processor_s"]}
         files.write_json(path, json.loads(json.dumps(found, default=float)))
 
 
@@ -308,23 +265,20 @@ def table(found: list[dict[str, Any]]) -> str:
     """Figures of `results` in Markdown: mean over the seeds, least and most."""
     systems = sorted({result["system"] for result in found})
     lines = [f"| figure | must | {' | '.join(systems)} |", "|---" * (2 + len(systems)) + "|"]
-    for figure in FIGURES:
+    for name, path, target in FIGURES:
         cells = []
         for system in systems:
-            values = [
-                float(value)
-                for result in found
-                if result["system"] == system and (value := _at(result, figure.path)) is not None
-            ]
-            cells.append(_cell(values))
-        lines.append(f"| {figure.name} | {figure.target} | {' | '.join(cells)} |")
+            found_here = (_at(one, path) for one in found if one["system"] == system)
+            cells.append(_cell([float(value) for value in found_here if value is not None]))
+        lines.append(f"| {name} | {target} | {' | '.join(cells)} |")
     seeds = (str(sum(result["system"] == system for result in found)) for system in systems)
     return "\n".join([*lines, f"| seeds | 3 | {' | '.join(seeds)} |"])
 
 
-def _at(result: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        result = None if result is None else result.get(name)
+def _at(result: Any, path: str) -> Any:
+    """A figure by its names, with dots between them; None = it was not measured."""
+    for name in path.split("."):
+        result = (result or {}).get(name)
     return result
 
 
@@ -338,16 +292,12 @@ def _cell(values: list[float]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run it and print the table."""
-    from wav2small.teachers.multimodal.teacher import SYSTEMS
-
-    parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.multimodal")
+    parser = studies.parser("multimodal")
     parser.add_argument("systems", nargs="*", metavar="SYSTEM", help="default: every system")
-    parser.add_argument(
-        "--folder", default="multimodal", help="for all of it (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights and training (0 1 2)"
-    )
+    add = parser.add_argument
+    add("--folder", default="multimodal", help="for all of it (default: %(default)s)")
+    seeds = "of weights and training (0 1 2)"
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help=seeds)
     parser.add_argument("--small", action="store_true", help="their options for little data")
     parser.add_argument("--bare", action="store_true", help="without pretraining")
     parser.add_argument("--distill", action="store_true", help="students of all teachers, too")

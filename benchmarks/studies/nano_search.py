@@ -9,7 +9,6 @@ core: full clips, the loss of `distill`, a moving average of the weights. One li
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import time
@@ -23,6 +22,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from wav2small.benchmarks import studies
 from wav2small.dimensions import DIMENSIONS
 from wav2small.metrics import ccc
 from wav2small.students import registry
@@ -39,34 +39,29 @@ from wav2small.students.nano import (
     Causal,
     level_bands,
 )
+from wav2small.tables import read_labels
+from wav2small.training.clips import Clips
+from wav2small.training.losses import ccc as differentiable_ccc
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from `nano`; the defaults are the student's first version.
+    """What differs from `nano`; the defaults are the student's first version."""
 
-    Attributes:
-        frontend: options of `nano` that change its features
-        level: "max" of the band mean over the last 4 s; "max_power" of the mean power;
-            "mean", cumulative since the start; "clip", the loudest frame of the full clip,
-            which is not causal: a bound of what a level can give
-        loudness: gates are multiplied by 2 ^ (loudness x level), loud passages count more
-        deviation: weighted standard deviation next to the weighted mean
-        image: two 3 x 3 convolutions of 8 channels on the log-mel image before the body
-        residual: blocks are added to their input
-        channels, stem_kernel, dilations, pooled: as in `nano`
-    """
-
-    frontend: tuple[tuple[str, int], ...] = ()
+    frontend: tuple[tuple[str, int], ...] = ()  # options of `nano` that change its features
+    #: "max" of the band mean over the last 4 s; "max_power" of the mean power; "mean", cumulative
+    #: since the start; "clip", the loudest frame of the full clip, which is not causal: a bound of
+    #: what a level can give
     level: str = "max"
+    #: gates are multiplied by 2 ^ (loudness x level), loud passages count more
     loudness: float = 0.0
-    deviation: bool = False
-    image: bool = False
-    residual: bool = True
-    channels: int = 48
-    stem_kernel: int = 3
-    dilations: tuple[int, ...] = (1, 2, 4, 8)
-    pooled: int = 64
+    deviation: bool = False  # weighted standard deviation next to the weighted mean
+    image: bool = False  # two 3 x 3 convolutions of 8 channels on the log-mel image before the body
+    residual: bool = True  # blocks are added to their input
+    channels: int = 48  # as in `nano`
+    stem_kernel: int = 3  # as in `nano`
+    dilations: tuple[int, ...] = (1, 2, 4, 8)  # as in `nano`
+    pooled: int = 64  # as in `nano`
 
 
 BANDS48 = (("mels", 48),)
@@ -97,9 +92,8 @@ class Image(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         x = x.transpose(1, 2)[:, None]  # (B, 1, T, M)
-        for convolution, norm, side in zip(
-            (self.first, self.second), self.norms, (2, 1), strict=True
-        ):
+        layers = zip((self.first, self.second), self.norms, (2, 1), strict=True)
+        for convolution, norm, side in layers:
             x = convolution(nn.functional.pad(x, (side, side, 2, 0)))
             x = torch.relu(masked_batch_norm(norm, x, mask))  # type: ignore[arg-type]
         return x.transpose(1, 2).flatten(2).transpose(1, 2)
@@ -184,9 +178,6 @@ class Features:
 
 def features(table: str | Path, options: dict[str, int]) -> Features:
     """Features of a label table, from the cache next to it if there."""
-    from wav2small.tables import read_labels
-    from wav2small.training.clips import Clips
-
     table = Path(table)
     tag = "_".join(f"{key}{value}" for key, value in sorted(options.items())) or "default"
     cache = table.with_name(f"{table.stem}.{tag}.npz")
@@ -211,17 +202,10 @@ def features(table: str | Path, options: dict[str, int]) -> Features:
 def train(
     name: str, train_table: str, test_table: str, *, seconds: float = 80.0, seed: int = 0
 ) -> dict[str, Any]:
-    """Train one variant for that much processor time; its CCC on the test table.
+    """Train one variant of `VARIANTS`; its CCC on the label table of other speakers.
 
-    Args:
-        name: of `VARIANTS`
-        train_table: label table
-        test_table: label table of other speakers
-        seconds: of processor time, features not included
-        seed: of weights and order
+    It takes so many seconds of processor time, features not included.
     """
-    from wav2small.training.losses import ccc as differentiable_ccc
-
     variant = VARIANTS[name]
     options = dict(variant.frontend)
     learn, test = features(train_table, options), features(test_table, options)
@@ -253,11 +237,8 @@ def train(
             _follow(average, network, min(0.99, 1 - 1 / (step + 1)))
     average.eval()
     with torch.no_grad():
-        clips = np.arange(len(test.labels))
-        outputs = [
-            average(*test.batch(part)) for part in np.array_split(clips, -(-len(clips) // 64))
-        ]
-    prediction = torch.cat(outputs).numpy()
+        parts = np.array_split(np.arange(len(test.labels)), -(-len(test.labels) // 64))
+        prediction = torch.cat([average(*test.batch(part)) for part in parts]).numpy()
     figures = {d: ccc(test.labels[:, i], prediction[:, i]) for i, d in enumerate(DIMENSIONS)}
     n_fft = options.get("n_fft", 512)
     return {
@@ -281,10 +262,7 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m wav2small.benchmarks.studies.nano_search",
-        description="variants of nano, compared",
-    )
+    parser = studies.parser("nano_search", "variants of nano, compared")
     parser.add_argument("train", help="label table to learn from")
     parser.add_argument("test", help="label table of other speakers")
     parser.add_argument("--variant", nargs="+", choices=VARIANTS, default=list(VARIANTS))

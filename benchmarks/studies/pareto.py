@@ -13,7 +13,6 @@ written anew, and the plot is next to it as `students.png`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -21,11 +20,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from wav2small import files, metrics
+from wav2small.benchmarks import studies
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
+from wav2small.students import costs, registry
 from wav2small.tables import Labels, read_labels
+
+from . import students as study
 
 BEGIN = "<!-- students: begin, written by `python -m wav2small.benchmarks.studies.pareto` -->"
 END = "<!-- students: end -->"
@@ -33,27 +37,17 @@ END = "<!-- students: end -->"
 
 @dataclass
 class Row:
-    """A student, what it costs, and how well it repeats its teacher where that was measured.
+    """A student, what it costs, and how well it repeats its teacher where that was measured."""
 
-    Attributes:
-        name: name in the registry
-        parameters: trainable numbers
-        macs_per_second: multiply-accumulates per second of audio, front end included
-        macs_frontend: those of the front end
-        description: what it is for
-        ccc: {dimension: Interval, "mean": Interval}; empty = not measured
-        clips: held-out clips that were measured
-        bytes: {precision: size of model.onnx}
-    """
-
-    name: str
-    parameters: int
-    macs_per_second: int
-    macs_frontend: int
-    description: str = ""
+    name: str  # name in the registry
+    parameters: int  # trainable numbers
+    macs_per_second: int  # multiply-accumulates per second of audio, front end included
+    macs_frontend: int  # those of the front end
+    description: str = ""  # what it is for
+    #: {dimension: Interval, "mean": Interval}; empty = not measured
     ccc: dict[str, metrics.Interval] = field(default_factory=dict)
-    clips: int = 0
-    bytes: dict[str, int] = field(default_factory=dict)
+    clips: int = 0  # held-out clips that were measured
+    bytes: dict[str, int] = field(default_factory=dict)  # {precision: size of model.onnx}
 
 
 def rows(
@@ -63,18 +57,12 @@ def rows(
 ) -> list[Row]:
     """All students of the registry, with the figures of the runs and bundles that are given.
 
-    Args:
-        runs: run folders of `distill`; of two runs of one student the later in the list counts
-        bundles: folders of `export`, which name their student and precision
-        labels: clips to measure fidelity on; None = the run's own held-out clips
+    Of two runs of one student the later in the list counts. Fidelity is measured on the clips of
+    `labels`; None = the run's own held-out clips.
 
     Raises:
         Wav2SmallError: a folder without what it must hold
     """
-    from wav2small.students import costs, registry
-
-    from . import students as study
-
     found = {row["name"]: row for row in registry.list_students()}
     keep = ("name", "parameters", "macs_per_second", "macs_frontend", "description")
     table = {name: Row(**{key: row[key] for key in keep}) for name, row in found.items()}
@@ -99,11 +87,7 @@ def rows(
 
 
 def validation(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Teacher's and student's A/D/V, each (clips, 3), of the table that `distill` wrote.
-
-    Args:
-        path: validation.parquet of a run: a dimension is the teacher's, `<dimension>_student`
-            the student's
+    """Teacher's and student's A/D/V, each (clips, 3), of the validation.parquet of a run.
 
     Raises:
         Wav2SmallError: no such table, or columns missing
@@ -112,10 +96,8 @@ def validation(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     columns = [f"{dimension}_student" for dimension in DIMENSIONS]
     if missing := [column for column in columns if column not in frame]:
         raise Wav2SmallError(f"{path}: no column {missing[0]}; give the table `distill` wrote")
-    return (
-        frame[list(DIMENSIONS)].to_numpy(dtype=np.float64),
-        frame[columns].to_numpy(dtype=np.float64),
-    )
+    teacher, student = frame[list(DIMENSIONS)], frame[columns]
+    return teacher.to_numpy(dtype=np.float64), student.to_numpy(dtype=np.float64)
 
 
 def fidelity(teacher: np.ndarray, student: np.ndarray) -> dict[str, metrics.Interval]:
@@ -175,8 +157,6 @@ def front(found: Sequence[Row]) -> list[Row]:
 
 def plot(found: Sequence[Row], path: str | Path) -> None:
     """Fidelity against multiply-accumulates, a line through the Pareto front."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     best = front(found)
@@ -187,13 +167,8 @@ def plot(found: Sequence[Row], path: str | Path) -> None:
         mean, macs = row.ccc["mean"], row.macs_per_second / 1e6
         error = [[mean.value - mean.low], [mean.high - mean.value]]
         axes.errorbar(macs, mean.value, yerr=error, fmt="o", color="C0" if row in best else "0.5")
-        axes.annotate(
-            f"{row.name}\n{row.parameters / 1000:,.0f}K",
-            (macs, mean.value),
-            xytext=(6, 4),
-            textcoords="offset points",
-            fontsize=8,
-        )
+        text, beside = f"{row.name}\n{row.parameters / 1000:,.0f}K", "offset points"
+        axes.annotate(text, (macs, mean.value), xytext=(6, 4), textcoords=beside, fontsize=8)
     axes.set_xscale("log")
     axes.set_xticks(ticks := [2, 5, 10, 20, 50, 100, 200], [str(tick) for tick in ticks])
     axes.minorticks_off()
@@ -230,10 +205,7 @@ def update(document: str | Path, found: Sequence[Row]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m wav2small.benchmarks.studies.pareto",
-        description=(__doc__ or "").split("\n")[0],
-    )
+    parser = studies.parser("pareto", (__doc__ or "").partition("\n")[0])
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders of `distill`")
     parser.add_argument("--bundle", action="append", default=[], metavar="FOLDER", help="for bytes")
     parser.add_argument("--labels", metavar="TABLE", help="label table to measure fidelity on")

@@ -2,7 +2,7 @@
 
     python -m wav2small.benchmarks.studies.parity BUNDLE --wheel onnxruntime-1.22.1-...-aarch64.whl
 
-Cross-compiles a small program over the C library in `export/c`, runs it with the aarch64 library
+Cross-compiles `classify` of the C library in `export/c`, runs it with the aarch64 library
 of ONNX Runtime on every recorded signal up to two seconds but the constant ones, and compares
 with what the export recorded on its own machine. Needs (Debian) `qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 libstdc++6-arm64-cross`, and the wheel:
@@ -13,7 +13,6 @@ libstdc++6-arm64-cross`, and the wheel:
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -23,7 +22,10 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
+from wav2small.audio import SAMPLING_RATE
+from wav2small.benchmarks import studies
 from wav2small.errors import Wav2SmallError
 from wav2small.export import bundle, verification
 from wav2small.export.c.emitter import ENGINE
@@ -31,36 +33,6 @@ from wav2small.export.c.emitter import ENGINE
 COMPILER, EMULATOR, SYSROOT = "aarch64-linux-gnu-gcc", "qemu-aarch64", "/usr/aarch64-linux-gnu"
 LONGEST = 32_000  # samples; emulation takes some hundred times as long
 SOURCES = ("wav2small.c", "files.c", "options.c", "stream.c", "gate.c", "runtime.c")
-PROGRAM = r"""
-#include <stdio.h>
-#include <stdlib.h>
-#include "wav2small.h"
-
-/* One estimate per file of float32 samples. */
-int main(int count, char **arguments)
-{
-    char message[W2S_MESSAGE_SIZE];
-    w2s_model *model;
-    if (w2s_open(arguments[1], NULL, &model, message) != W2S_OK) {
-        fprintf(stderr, "%s\n", message);
-        return 1;
-    }
-    for (int i = 2; i < count; i++) {
-        static float samples[1 << 20];
-        FILE *file = fopen(arguments[i], "rb");
-        size_t n = file ? fread(samples, sizeof *samples, 1 << 20, file) : 0;
-        w2s_estimate estimate;
-        if (file) fclose(file);
-        if (w2s_predict(model, samples, n, W2S_SAMPLING_RATE, &estimate) != W2S_OK) {
-            fprintf(stderr, "%s: %s\n", arguments[i], w2s_message(model));
-            return 1;
-        }
-        printf("%.9g %.9g %.9g\n", estimate.arousal, estimate.dominance, estimate.valence);
-    }
-    w2s_close(model);
-    return 0;
-}
-"""
 
 
 def parity(path: str | os.PathLike[str], wheel: str | os.PathLike[str]) -> dict[str, float]:
@@ -88,13 +60,13 @@ def parity(path: str | os.PathLike[str], wheel: str | os.PathLike[str]) -> dict[
         place = Path(temporary)
         library = _library(Path(wheel), place)
         program = _compile(place)
-        files = []
+        files: list[Path] = []
         for number, row in enumerate(rows):
-            files.append(place / f"{number}.f32")
-            signals[row["name"]].astype("<f4").tofile(files[-1])
+            files.append(place / f"{number}.wav")
+            soundfile.write(files[-1], signals[row["name"]], SAMPLING_RATE, subtype="FLOAT")
         command = [EMULATOR, "-L", SYSROOT, str(program), str(folder.resolve() / bundle.MODEL)]
         text = _run([*command, *map(str, files)], W2S_ONNXRUNTIME=str(library))
-    outputs = np.array([line.split() for line in text.splitlines()], dtype=np.float64)
+    outputs = np.array([line.split()[1:] for line in text.splitlines()], dtype=np.float64)
     expected = np.array([row["file"] for row in rows])
     worst = np.abs(outputs - expected).max(axis=1)
     return {row["name"]: float(value) for row, value in zip(rows, worst, strict=True)}
@@ -110,19 +82,16 @@ def _library(wheel: Path, place: Path) -> Path:
 
 
 def _compile(place: Path) -> Path:
-    source, program = place / "parity.c", place / "parity"
-    source.write_text(PROGRAM)
-    library = ENGINE.parent
-    sources = [str(library / name) for name in SOURCES]
-    _run([COMPILER, "-std=gnu99", "-O2", f"-I{library}", "-o", str(program), str(source), *sources,
-          "-ldl", "-lm"])  # fmt: skip
+    program, library = place / "classify", ENGINE.parent
+    sources = [str(library / name) for name in ("examples/classify.c", "wav.c", *SOURCES)]
+    command = [COMPILER, "-std=gnu99", "-O2", f"-I{library}", "-o", str(program), *sources]
+    _run([*command, "-ldl", "-lm"])
     return program
 
 
 def _run(command: list[str], **environment: str) -> str:
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **environment}
-    )
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise Wav2SmallError(f"{Path(command[0]).name}: {last}")
@@ -131,7 +100,7 @@ def _run(command: list[str], **environment: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command: 0 if every signal agrees to 1e-3, 1 if one does not, 2 if it cannot run."""
-    parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.parity")
+    parser = studies.parser("parity")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--wheel", type=Path, required=True, help="onnxruntime for aarch64")
     args = parser.parse_args(arguments)

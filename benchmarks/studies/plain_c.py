@@ -9,7 +9,6 @@ the CCC with the labels of torch, of the int8 ONNX file and of plain C.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import json
 import subprocess
@@ -18,19 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from wav2small import audio, metrics
+from wav2small.benchmarks import studies
 from wav2small.dimensions import DIMENSIONS
+from wav2small.export.c import emitter
+from wav2small.export.onnx import models
 from wav2small.index import load_source
+from wav2small.predictor import Predictor
+from wav2small.students import registry
 from wav2small.tables import read_labels
 
 _CALIBRATION_CLIPS = 48
 
 
 class _Estimate(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_float) for name in DIMENSIONS] + [
-        ("samples", ctypes.c_uint64),
-        ("counted", ctypes.c_uint64),
+    _fields_ = [
+        *((name, ctypes.c_float) for name in DIMENSIONS),
+        *((name, ctypes.c_uint64) for name in ("samples", "counted")),
     ]
 
 
@@ -76,13 +81,6 @@ def compare(run: str, labels: str, calibration: str) -> dict[str, Any]:
     Raises:
         Wav2SmallError: a source cannot be read, or the run is no nano
     """
-    import torch
-
-    from wav2small.export.c import emitter as c_emitter
-    from wav2small.export.onnx import models
-    from wav2small.predictor import Predictor
-    from wav2small.students import registry
-
     student = registry.load(run)
     table = read_labels(labels)
     some = load_source(calibration)
@@ -91,10 +89,9 @@ def compare(run: str, labels: str, calibration: str) -> dict[str, Any]:
     found: dict[str, list[np.ndarray]] = {"torch": [], "onnx": [], "c": []}
     with tempfile.TemporaryDirectory(prefix="wav2small-") as name:
         folder = Path(name)
-        model = models.build(student, "int8")
-        proto = model[0] if isinstance(model, tuple) else model
+        proto, _ = models.build(student, "int8")
         (folder / "model.onnx").write_bytes(proto.SerializeToString())
-        engine = PlainC(c_emitter.write_c(student, folder, [audio.read(f) for f in files]).source)
+        engine = PlainC(emitter.write_c(student, folder, [audio.read(f) for f in files]).source)
         predictor = Predictor(folder)
         for file in table.frame["file"]:
             samples = np.round(audio.read(Path(table.root) / file) * 32768)
@@ -110,8 +107,7 @@ def compare(run: str, labels: str, calibration: str) -> dict[str, Any]:
     return {
         "clips": len(truth),
         "difference_from_torch": {
-            "max": _round(difference.max(axis=0)),
-            "mean": _round(difference.mean(axis=0)),
+            name: _round(getattr(difference, name)(axis=0)) for name in ("max", "mean")
         },
         "ccc": {
             name: _round([metrics.ccc(truth[:, i], rows[:, i]) for i in range(3)])
@@ -125,10 +121,7 @@ def _round(numbers: Any) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m wav2small.benchmarks.studies.plain_c", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = studies.parser("plain_c", __doc__)
     parser.add_argument("run", help="folder of a trained nano")
     parser.add_argument("labels", help="label table of the clips to compare on")
     parser.add_argument("calibration", help="label table or folder to take ranges from")

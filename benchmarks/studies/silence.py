@@ -12,7 +12,6 @@ SPEECH is a label table or folder, NOISE a folder of recordings without speech. 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from wav2small import audio
+from wav2small.benchmarks import studies
 from wav2small.errors import Wav2SmallError
 from wav2small.index import load_source
 from wav2small.stream import CLOSE_DB, OPEN_DB, Estimate, Stream
@@ -41,14 +41,7 @@ def silence(
     close_db: float = CLOSE_DB,
     clips: int = 60,
 ) -> dict[str, Any]:
-    """See the module.
-
-    Args:
-        bundle: as for `Stream`
-        speech: label table or folder of speech
-        noise: folder of noise, FLAC or WAV
-        open_db, close_db: as for `Stream`
-        clips: at most so many, evenly spaced
+    """See the module and `Stream`; at most `clips` of the speech, evenly spaced.
 
     Raises:
         Wav2SmallError: a source cannot be read or is empty
@@ -56,7 +49,8 @@ def silence(
     source = load_source(speech)
     files = list(dict.fromkeys(source.path(file) for file in source.frame["file"]))
     files = files[:: max(1, len(files) // clips)]
-    recordings = [audio.read(f) for f in sorted(Path(noise).glob("*.*")) if _is_audio(f)]
+    paths = sorted(Path(noise).glob("*.*"))
+    recordings = [audio.read(path) for path in paths if path.suffix.lower() in (".flac", ".wav")]
     if not files or not recordings:
         raise Wav2SmallError(f"{noise if files else speech}: no audio in it")
     noises = np.concatenate([recording / _rms(recording) for recording in recordings])
@@ -92,9 +86,8 @@ def silence(
             "frames_counted_worst_clip": _round(np.min(passed)),
             "clips_never_heard": unheard,
         },
-        **{place: {n: _summary(rows) for n, rows in levels.items()}
-           for place, levels in found.items()},
-    }  # fmt: skip
+        **{place: {n: _summary(rows) for n, rows in found[place].items()} for place in found},
+    }
 
 
 def _push(stream: Stream, signal: np.ndarray) -> Estimate | None:
@@ -135,10 +128,6 @@ def _rms(signal: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(signal, dtype=np.float64)))) + 1e-12
 
 
-def _is_audio(path: Path) -> bool:
-    return path.suffix.lower() in (".flac", ".wav")
-
-
 def _summary(rows: list[tuple[float, float]]) -> dict[str, float]:
     shares, moves = np.array(rows).T
     return {
@@ -153,7 +142,7 @@ def _round(number: Any) -> float:
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.silence")
+    parser = studies.parser("silence")
     for name in ("bundle", "speech", "noise"):
         parser.add_argument(name)
     parser.add_argument("--open-db", type=float, default=OPEN_DB)

@@ -11,7 +11,6 @@ language model of it, as published text encoders are.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -19,10 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import tokenizers
 import torch
+import transformers
+from safetensors.torch import save_file
+from torch.nn import functional
 
 from wav2small.audio import SAMPLING_RATE
+from wav2small.benchmarks import studies
+from wav2small.teachers.multimodal import encoders
+from wav2small.teachers.multimodal.spectra_objectives import IGNORED, hide, language_head
+from wav2small.teachers.speech import backbones, checkpoint
 
+_DROPOUTS = ("hidden", "attention", "activation", "feat_proj")
 SPEECH: dict[str, Any] = {
     "model_type": "wavlm",
     "hidden_size": 64,
@@ -38,10 +47,7 @@ SPEECH: dict[str, Any] = {
     "do_stable_layer_norm": True,
     "feat_extract_norm": "layer",
     "mask_time_prob": 0.0,
-    "hidden_dropout": 0.0,
-    "attention_dropout": 0.0,
-    "activation_dropout": 0.0,
-    "feat_proj_dropout": 0.0,
+    **dict.fromkeys((f"{name}_dropout" for name in _DROPOUTS), 0.0),
     "num_buckets": 32,
     "max_bucket_distance": 128,
 }
@@ -55,20 +61,11 @@ TEXT: dict[str, Any] = {
     "attention_probs_dropout_prob": 0.0,
 }
 _SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+_IDS = {"bos_token_id": "<s>", "pad_token_id": "<pad>", "eos_token_id": "</s>"}
 
 
 def speech(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
-    """Write a WavLM.
-
-    Args:
-        folder: where to
-        seed: of its weights
-        changes: of `SPEECH`
-    """
-    from safetensors.torch import save_file
-
-    from wav2small.teachers.speech import backbones, checkpoint
-
+    """Write a WavLM to a folder; `changes` are of `SPEECH`."""
     torch.manual_seed(seed)
     config = {**SPEECH, **changes}
     model: Any = backbones.build(config, "small encoders")
@@ -99,16 +96,10 @@ def filter_bank(filters: int, taps: int) -> torch.Tensor:
 
 
 def text(folder: Path, texts: Iterable[str], *, seed: int = 0, **changes: Any) -> Path:
-    """Write a RoBERTa and a tokenizer that knows the words of some texts.
+    """Write a RoBERTa and a tokenizer that knows the words of some texts, in lower case.
 
-    Args:
-        folder: where to
-        texts: lower and upper case are one
-        seed: of its weights
-        changes: of `TEXT`
+    `changes` are of `TEXT`.
     """
-    import transformers
-
     torch.manual_seed(seed)
     words = sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower())})
     tokenizer = word_tokenizer(words)
@@ -125,11 +116,11 @@ def text(folder: Path, texts: Iterable[str], *, seed: int = 0, **changes: Any) -
 def learn_language(
     folder: Path, output: Path, dialogues: Iterable[Sequence[str]], *, seed: int = 0, steps: int
 ) -> float:
-    """Train a text encoder of `text` as a masked language model.
+    """Train a text encoder of `text` as a masked language model, in a folder of the same layout.
 
     Args:
         folder: of `text`
-        output: folder of the trained one, of the same layout
+        output: of the trained one
         dialogues: the texts of their turns in order; it learns from each turn after what went
             before it
         seed: of the order and the masks
@@ -138,11 +129,6 @@ def learn_language(
     Returns:
         mean cross-entropy of the last tenth of the steps
     """
-    from torch.nn import functional
-
-    from wav2small.teachers.multimodal import encoders
-    from wav2small.teachers.multimodal.spectra_objectives import IGNORED, hide, language_head
-
     start = encoders.load_text(str(folder))
     model, tokenizer = start.model, start.tokenizer
     sequences = []
@@ -176,37 +162,20 @@ def learn_language(
     return float(np.mean(losses[-max(1, steps // 10) :]))
 
 
-_IDS = {"bos_token_id": "<s>", "pad_token_id": "<pad>", "eos_token_id": "</s>"}
-
-
 def word_tokenizer(words: Iterable[str]) -> Any:
     """A fast tokenizer of transformers: one id for each of these words, in lower case."""
-    import tokenizers
-    import transformers
-
     vocabulary = {token: number for number, token in enumerate((*_SPECIALS, *words))}
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.normalizer = tokenizers.normalizers.Lowercase()
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        bos_token="<s>",
-        cls_token="<s>",
-        eos_token="</s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-    )
+    names = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>"}
+    names |= {"pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
+    tokens = {f"{name}_token": token for name, token in names.items()}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **tokens)
 
 
 def main() -> None:
-    import pandas as pd
-
-    parser = argparse.ArgumentParser(
-        prog="python -m wav2small.benchmarks.studies.small_encoders", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = studies.parser("small_encoders", __doc__)
     parser.add_argument("folder", type=Path, help="where to write speech/ and text/")
     parser.add_argument("transcripts", help="CSV whose column `text` holds the words to know")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

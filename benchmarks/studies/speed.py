@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from wav2small.benchmarks import machine
+from wav2small import metrics
+from wav2small.benchmarks import machine, studies
 from wav2small.benchmarks.memory import peak_bytes
 from wav2small.benchmarks.studies.gpu import Scale, Study, clocked, random_teacher
 from wav2small.tables import write_labels
@@ -48,13 +49,9 @@ RESULT = "speed: "
 def distilled(
     study: Study, student: str, *, processes: int = 1, **options: Any
 ) -> dict[str, float]:
-    """Run one distillation in processes of its own; what `one` prints.
+    """Run one distillation in processes of its own, which divide each batch; what `one` prints.
 
-    Args:
-        study: its folder gets the audio
-        student: to train
-        processes: more than one divide each batch
-        options: `clips`, `epochs`, `environment`, and settings of `distill`
+    The options are `clips`, `epochs`, `environment`, and settings of `distill`.
     """
     clips, epochs = RUNS[student]
     clips, environment = options.pop("clips", clips), options.pop("environment", {})
@@ -163,8 +160,6 @@ def wav2small(study: Study) -> dict[str, float]:
 
 def int8(study: Study) -> dict[str, float]:
     """A teacher as large as WavLM-base in int8 against float32: time, and CCC of their labels."""
-    from wav2small import metrics
-
     folder = study.folder / "wavlm-base"
     pair = [random_teacher(folder, WAVLM_BASE, device="cpu", dtype=t) for t in ("int8", "float32")]
     clips = [study.batch(2.0 + number % 3, 2.0 + number % 3) for number in range(12)]
@@ -256,7 +251,7 @@ MORE = {"compile": compile, "nodes": nodes, "spinning": spinning}
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the sections; 1 where one failed."""
-    parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.speed")
+    parser = studies.parser("speed")
     parser.add_argument("--only", help=f"sections, with commas: {','.join(SECTIONS | MORE)}")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

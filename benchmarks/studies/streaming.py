@@ -9,7 +9,6 @@ plain C (built here with `cc -O3`; null where there is none), in turn, and the d
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import json
 import os
@@ -22,11 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 
 from wav2small import audio
+from wav2small.benchmarks import studies
 from wav2small.benchmarks.studies.parity import SOURCES
 from wav2small.benchmarks.studies.plain_c import PlainC
 from wav2small.errors import Wav2SmallError
+from wav2small.export.c.emitter import ENGINE
 from wav2small.index import load_source
 from wav2small.session import open_session
 from wav2small.stream import Stream
@@ -35,7 +37,8 @@ BLOCK = 160
 HOP = 256  # of nano
 SECONDS = 120.0
 ROUNDS = 5
-_SOURCE = Path(__file__).parents[2] / "export" / "c"
+_SOURCE = ENGINE.parent
+Push = Callable[[np.ndarray], object]
 
 
 def streaming(bundle: str | os.PathLike[str], speech: str | os.PathLike[str]) -> dict[str, Any]:
@@ -49,12 +52,9 @@ def streaming(bundle: str | os.PathLike[str], speech: str | os.PathLike[str]) ->
     result: dict[str, Any] = {
         "seconds": round(len(signal) / audio.SAMPLING_RATE, 1),
         "block_ms": 1000 * BLOCK / audio.SAMPLING_RATE,
-        "python": None,
-        "onnx": None,
-        "c": None,
-        "plain_c": None,
+        **dict.fromkeys(("python", "onnx", "c", "plain_c")),
     }
-    ways: dict[str, Callable[[np.ndarray], object]] = {"python": stream.push}
+    ways: dict[str, Push] = {"python": stream.push}
     with tempfile.TemporaryDirectory(prefix="wav2small-") as folder:
         library = None
         if (Path(bundle) / "streaming.onnx").is_file():
@@ -72,14 +72,14 @@ def streaming(bundle: str | os.PathLike[str], speech: str | os.PathLike[str]) ->
     return result | {"delay_ms": _delay(stream, signal)}
 
 
-def _onnx(path: Path) -> Callable[[np.ndarray], object]:
+def _onnx(path: Path) -> Push:
     """One hop at a time through the file, whatever the block: what the runtime alone takes."""
     session = open_session(str(path))
     kinds = {"tensor(float)": np.float32, "tensor(double)": np.float64}
     inputs = {
-        entry.name: np.ones([1 if isinstance(n, str) else n for n in entry.shape], kinds[entry.type])
-        for entry in session.get_inputs()
-    }  # fmt: skip
+        one.name: np.ones([1 if isinstance(n, str) else n for n in one.shape], kinds[one.type])
+        for one in session.get_inputs()
+    }
     waiting = np.zeros(0, np.float32)
 
     def push(block: np.ndarray) -> None:
@@ -92,7 +92,7 @@ def _onnx(path: Path) -> Callable[[np.ndarray], object]:
     return push
 
 
-def _plain_c(source: Path) -> Callable[[np.ndarray], object]:
+def _plain_c(source: Path) -> Push:
     """The microcontroller's code on this machine."""
     engine = PlainC(source, "-O3")
     state = engine.begin()
@@ -114,15 +114,12 @@ class _Library:
         command = ["cc", "-std=gnu99", "-O3", "-shared", "-fPIC", f"-I{_SOURCE}", "-o", str(path)]
         command += [str(_SOURCE / name) for name in SOURCES]
         subprocess.run([*command, "-ldl", "-lm"], check=True)
-        import onnxruntime
-
         capi = Path(onnxruntime.__file__).parent / "capi"
         os.environ.setdefault("W2S_ONNXRUNTIME", str(next(capi.glob("libonnxruntime.so*"))))
         self.c = ctypes.CDLL(str(path))
         self.model = ctypes.c_void_p()
         message = ctypes.create_string_buffer(256)
-        name = os.fsencode(os.fspath(bundle))
-        if self.c.w2s_open(name, None, ctypes.byref(self.model), message):
+        if self.c.w2s_open(os.fsencode(bundle), None, ctypes.byref(self.model), message):
             raise Wav2SmallError(message.value.decode())
         self.estimates = ctypes.create_string_buffer(64 * 64)
         self.count = ctypes.c_size_t()
@@ -130,10 +127,9 @@ class _Library:
     def push(self, block: np.ndarray) -> None:
         pointer = block.ctypes.data_as(ctypes.c_void_p)
         none, room = ctypes.c_float(-1.0), ctypes.c_size_t(64)
-        status = self.c.w2s_stream_push(
-            self.model, pointer, ctypes.c_size_t(len(block)), audio.SAMPLING_RATE, none,
-            self.estimates, room, ctypes.byref(self.count),
-        )  # fmt: skip
+        given = pointer, ctypes.c_size_t(len(block)), audio.SAMPLING_RATE, none
+        count = ctypes.byref(self.count)
+        status = self.c.w2s_stream_push(self.model, *given, self.estimates, room, count)
         if status:
             raise Wav2SmallError(f"w2s_stream_push: status {status}")
 
@@ -153,9 +149,7 @@ def _speech(speech: str | os.PathLike[str]) -> np.ndarray:
     return np.concatenate(parts)[: round(SECONDS * audio.SAMPLING_RATE)].astype(np.float32)
 
 
-def _shares(
-    ways: dict[str, Callable[[np.ndarray], object]], signal: np.ndarray
-) -> dict[str, float]:
+def _shares(ways: dict[str, Push], signal: np.ndarray) -> dict[str, float]:
     """Processor time over the time of the audio, the least of the rounds; the ways alternate."""
     blocks = [signal[at : at + BLOCK] for at in range(0, len(signal) - BLOCK + 1, BLOCK)]
     least = dict.fromkeys(ways, float("inf"))
@@ -165,9 +159,8 @@ def _shares(
             for block in blocks:
                 push(block)
             least[name] = min(least[name], time.process_time() - start)
-    return {
-        name: round(took * audio.SAMPLING_RATE / len(signal), 5) for name, took in least.items()
-    }
+    seconds = len(signal) / audio.SAMPLING_RATE
+    return {name: round(took / seconds, 5) for name, took in least.items()}
 
 
 def _delay(stream: Stream, signal: np.ndarray) -> float:
@@ -192,10 +185,7 @@ def _estimates(stream: Stream, signal: np.ndarray) -> list[tuple[float, ...]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m wav2small.benchmarks.studies.streaming", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = studies.parser("streaming", __doc__)
     parser.add_argument("bundle", help="bundle folder")
     parser.add_argument("speech", help="label table or folder")
     args = parser.parse_args()

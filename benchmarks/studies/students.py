@@ -13,7 +13,6 @@ Voices `ravdess-19` to `ravdess-24` are never trained on and choose nothing; `ra
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -27,12 +26,14 @@ import torch
 
 from wav2small import files, metrics
 from wav2small.audio import SAMPLING_RATE
+from wav2small.benchmarks import studies
 from wav2small.dimensions import DIMENSIONS
 from wav2small.students import registry
 from wav2small.students.config import Config, resolve
 from wav2small.students.data import Batcher, TrainingBatch, full_clips
 from wav2small.students.distillation import distill
 from wav2small.tables import Labels, read_labels
+from wav2small.teachers.registry import load_teacher
 from wav2small.training.cache import Cache
 from wav2small.training.clips import Clips
 
@@ -63,6 +64,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
+INTERVAL = "{value:.3f} [{low:.3f} {high:.3f}]"
 _FRESH = ("noise", "rooms", "augment_probability")  # settings that need the teacher while training
 
 
@@ -81,8 +83,6 @@ def measure(
     labels: Labels,
     output: Path,
     *,
-    student: str,
-    seed: int,
     teacher: Any = None,
     online: bool = False,
     **settings: Any,
@@ -92,11 +92,9 @@ def measure(
     Args:
         labels: table of clips, windows and variants
         output: run folder
-        student: its name
-        seed: of the run
         teacher: to ask while training, if `online`
         online: False takes the labels of the table, and no fresh variants
-        settings: of `distill`
+        settings: of `distill`, with `student` and `seed`
 
     Returns:
         CCC with the teacher per dimension, with bootstrap intervals over clips, and what it took
@@ -106,48 +104,27 @@ def measure(
     frame = labels.frame
     tested = frame["speaker"].isin(TEST).to_numpy()
     own = Labels(frame[~tested].reset_index(drop=True), labels.root, labels.provenance)
-    result = distill(
-        own,
-        output,
-        student=student,
-        seed=seed,
-        validation=CHOOSE,
-        online=teacher if online else None,
-        **settings,
-    )
-    test = np.flatnonzero(tested & ~is_variant(frame))
+    asked = teacher if online else None
+    result = distill(own, output, validation=CHOOSE, online=asked, **settings)
+    clean = frame["variant"].to_numpy() == 0 if "variant" in frame else True
+    test = np.flatnonzero(tested & clean)
     truth, prediction = predict(output, labels, test)
     figures = {
         name: metrics.bootstrap(truth[:, i], prediction[:, i])._asdict()
         for i, name in enumerate(DIMENSIONS)
     }
     mean = float(np.mean([figure["value"] for figure in figures.values()]))
-    return {
-        "student": student,
-        "seed": seed,
-        "ccc": figures,
-        "mean": mean,
-        "parameters": result.parameters,
-        "clips": result.clips,
-        "epochs": result.epochs,
-        "seconds": result.seconds,
-    }
-
-
-def is_variant(frame: pd.DataFrame) -> np.ndarray:
-    """Which rows are variants."""
-    if "variant" not in frame:
-        return np.zeros(len(frame), dtype=bool)
-    return frame["variant"].to_numpy() > 0
+    row = {"student": settings["student"], "seed": settings["seed"], "ccc": figures, "mean": mean}
+    names = ("parameters", "clips", "epochs", "seconds")
+    return row | {name: getattr(result, name) for name in names}
 
 
 @torch.no_grad()
 def predict(run: Path, labels: Labels, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels and outputs (clips, 3) of a run's best student for rows of a table."""
     student = registry.load(run)
-    clips = Clips(
-        labels.frame, labels.root, cache=Cache(), made_with=labels.provenance.get("variants")
-    )
+    made_with = labels.provenance.get("variants")
+    clips = Clips(labels.frame, labels.root, cache=Cache(), made_with=made_with)
     prediction = np.zeros((len(labels.frame), len(DIMENSIONS)))
     for batch in full_clips(clips, labels.values, rows):
         prediction[batch.rows] = student(batch.signal, batch.lengths).numpy()
@@ -180,33 +157,33 @@ def study(
 
 def line(row: dict[str, Any]) -> str:
     """One run as text."""
-    cells = "  ".join(
-        "{value:.3f} [{low:.3f} {high:.3f}]".format(**row["ccc"][d]) for d in DIMENSIONS
-    )
-    return (
-        f"{row['job']}, seed {row['seed']}: {cells}  mean {row['mean']:.3f}, {row['seconds']:.0f} s"
-    )
+    cells = "  ".join(INTERVAL.format(**row["ccc"][name]) for name in DIMENSIONS)
+    what = f"{row['job']}, seed {row['seed']}"
+    return f"{what}: {cells}  mean {row['mean']:.3f}, {row['seconds']:.0f} s"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: one line per job, means over seeds, the range of the means over seeds."""
-    lines = [
-        "| | arousal | dominance | valence | mean | seeds: lowest, highest mean | s |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = ["| | arousal | dominance | valence | mean | seeds: lowest, highest mean | s |"]
+    lines.append("|---|---|---|---|---|---|---|")
     for job in dict.fromkeys(row["job"] for row in rows):
         own = [row for row in rows if row["job"] == job]
         cells = []
         for name in DIMENSIONS:
-            value, low, high = (
-                np.mean([row["ccc"][name][key] for row in own]) for key in ("value", "low", "high")
-            )
-            cells.append(f"{value:.3f} [{low:.3f} {high:.3f}]")
+            mean = pd.DataFrame([row["ccc"][name] for row in own]).mean()
+            cells.append(INTERVAL.format(**mean.to_dict()))
         means = [row["mean"] for row in own]
         seconds = np.mean([row["seconds"] for row in own])
         cells += [f"{np.mean(means):.3f}", f"{min(means):.3f}, {max(means):.3f}", f"{seconds:.0f}"]
         lines.append(f"| {job} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def batches(clips: Clips, values: Any, rows: Any, config: Config, **options: Any) -> Batcher:
+    """The batcher of a configuration."""
+    crop = round(config.crop_s * SAMPLING_RATE)
+    options |= {"batch_size": config.batch_size, "workers": config.workers}
+    return Batcher(clips, values, rows, crop=crop, **options)
 
 
 def speed(labels: Labels, *, student: str, steps: int, **settings: Any) -> dict[str, float]:
@@ -219,15 +196,7 @@ def speed(labels: Labels, *, student: str, steps: int, **settings: Any) -> dict[
     made_with = labels.provenance.get("variants")
     clips = Clips(labels.frame, labels.root, cache=Cache(folder.name), made_with=made_with)
     rows = np.arange(min(len(clips), steps * config.batch_size))
-    batcher = Batcher(
-        clips,
-        labels.values,
-        rows,
-        batch_size=config.batch_size,
-        crop=round(config.crop_s * SAMPLING_RATE),
-        gain_db=config.gain_db,
-        workers=config.workers,
-    )
+    batcher = batches(clips, labels.values, rows, config, gain_db=config.gain_db)
     model = registry.create(student)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
@@ -256,9 +225,39 @@ def speed(labels: Labels, *, student: str, steps: int, **settings: Any) -> dict[
     }
 
 
+def growth(labels: Labels, *, student: str, rounds: int = 3, **settings: Any) -> dict[str, float]:
+    """Seconds of one epoch on a tenth of the table and on ten times as much, decoding included.
+
+    Every long epoch stands between two short ones, so that a machine that slows down slows both.
+    """
+    config = resolve(Config(student=student, **settings), len(labels.frame))
+    size = len(labels.frame) // 10 // config.batch_size * config.batch_size
+    model = registry.create(student)
+    # Drawn, for a table may begin with its shortest clips.
+    rows = np.random.default_rng(config.seed).permutation(len(labels.frame))
+
+    def epoch(factor: int) -> float:
+        own = rows[: factor * size]
+        frame = labels.frame.iloc[own].reset_index(drop=True)
+        clips, every = Clips(frame, labels.root), np.arange(len(own))
+        batcher = batches(clips, labels.values[own], every, config)
+        began = time.perf_counter()
+        for batch in batcher.epoch(0):
+            model(batch.signal, batch.lengths).sum().backward()
+        return time.perf_counter() - began
+
+    epoch(1)  # warm up
+    times = [(epoch(1), epoch(10), epoch(1)) for _ in range(rounds)]
+    return {
+        "x1_s": float(np.median([(one[0] + one[2]) / 2 for one in times])),
+        "x10_s": float(np.median([one[1] for one in times])),
+        "ratio": float(np.median([2 * one[1] / (one[0] + one[2]) for one in times])),
+    }
+
+
 def main(arguments: list[str] | None = None) -> int:
     """See the module."""
-    parser = argparse.ArgumentParser(prog="python -m wav2small.benchmarks.studies.students")
+    parser = studies.parser("students")
     parser.add_argument("what", choices=["index", "fidelity", "ablation", "speed", "growth"])
     parser.add_argument("source", help="folder of corpora (index) or label table")
     parser.add_argument("-o", "--output", default="studies")
@@ -281,56 +280,15 @@ def main(arguments: list[str] | None = None) -> int:
     elif args.what == "growth":
         print(json.dumps(growth(labels, student=students[0], **settings), indent=2))
     else:
-        # A study is a command, and like the commands it may know teachers.
-        from wav2small.teachers.registry import load_teacher
-
         teacher = load_teacher(args.online) if args.online else None
         if args.what == "fidelity":
-            asked = {"online": teacher is not None}
-            jobs: dict[str, dict[str, Any]] = {
-                n: {"student": n, **asked, **settings} for n in students
-            }
+            asked = {"online": teacher is not None, **settings}
+            jobs: dict[str, dict[str, Any]] = {n: {"student": n, **asked} for n in students}
         else:
             chosen = {name: ABLATIONS[name] for name in args.jobs or ABLATIONS}
             jobs = {n: {"student": students[0], **settings, **more} for n, more in chosen.items()}
         print(table(study(args.what, jobs, labels, output, args.seeds, teacher)))
     return 0
-
-
-def growth(labels: Labels, *, student: str, rounds: int = 3, **settings: Any) -> dict[str, float]:
-    """Seconds of one epoch on a tenth of the table and on ten times as much, decoding included.
-
-    Every long epoch stands between two short ones, so that a machine that slows down slows both.
-    """
-    config = resolve(Config(student=student, **settings), len(labels.frame))
-    size = len(labels.frame) // 10 // config.batch_size * config.batch_size
-    model = registry.create(student)
-    # Drawn, for a table may begin with its shortest clips.
-    rows = np.random.default_rng(config.seed).permutation(len(labels.frame))
-
-    def epoch(factor: int) -> float:
-        own = rows[: factor * size]
-        frame = labels.frame.iloc[own].reset_index(drop=True)
-        batcher = Batcher(
-            Clips(frame, labels.root),
-            labels.values[own],
-            np.arange(len(own)),
-            batch_size=config.batch_size,
-            crop=round(config.crop_s * SAMPLING_RATE),
-            workers=config.workers,
-        )
-        began = time.perf_counter()
-        for batch in batcher.epoch(0):
-            model(batch.signal, batch.lengths).sum().backward()
-        return time.perf_counter() - began
-
-    epoch(1)  # warm up
-    times = [(epoch(1), epoch(10), epoch(1)) for _ in range(rounds)]
-    return {
-        "x1_s": float(np.median([(one[0] + one[2]) / 2 for one in times])),
-        "x10_s": float(np.median([one[1] for one in times])),
-        "ratio": float(np.median([2 * one[1] / (one[0] + one[2]) for one in times])),
-    }
 
 
 if __name__ == "__main__":

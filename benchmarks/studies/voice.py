@@ -9,13 +9,13 @@ what silero-vad finds in the clean scene.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from wav2small import Stream, audio, metrics, operations, silero
+from wav2small.benchmarks import studies
 from wav2small.students.voice_activity import SPEECH, speech_power
 
 RATE = audio.SAMPLING_RATE
@@ -25,9 +25,7 @@ CLIPS, AFTER_S = 60, 4.0  # clips of each corpus that noise follows, and for how
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m wav2small.benchmarks.studies.voice", description=__doc__.partition("\n")[0]
-    )
+    parser = studies.parser("voice", (__doc__ or "").partition("\n")[0])
     parser.add_argument("noise", help="folder of recorded noises")
     parser.add_argument("corpora", nargs="+", help="folders with labels.csv")
     parser.add_argument("--bundle", default="nano", help="default: %(default)s")
