@@ -103,16 +103,11 @@ def audonnx_yaml(categories: list[str], *, dimensions: bool = True) -> str:
           transform: null
         <BLANKLINE>
     """
-    lines = [
-        f"$audonnx.core.model.Model=={AUDONNX_VERSION}:",
-        f"  path: {MODEL}",
-        "  labels:",
-    ]
-    if dimensions:
-        lines.append("    logits: [arousal, dominance, valence]")
+    labels = "    logits: [arousal, dominance, valence]\n" if dimensions else ""
     if categories:
-        lines.append(f"    categories: {json.dumps(categories)}")
-    return "\n".join([*lines, "  transform: null", ""])
+        labels += f"    categories: {json.dumps(categories)}\n"
+    head = f"$audonnx.core.model.Model=={AUDONNX_VERSION}:\n  path: {MODEL}\n  labels:\n"
+    return f"{head}{labels}  transform: null\n"
 
 
 def seal(folder: Path, record: Mapping[str, Any]) -> None:
@@ -157,10 +152,9 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
     """
     wrong = []
     for name, expected in record.get("files", {}).items():
-        path = folder / name
-        if not path.is_file():
+        if not (folder / name).is_file():
             wrong.append(f"{name} is missing")
-        elif files.sha256(path) != expected:
+        elif files.sha256(folder / name) != expected:
             wrong.append(f"{name} was changed")
     if wrong:
         raise Wav2SmallError(
@@ -169,12 +163,7 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def extra_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
-    """Names of the files in a bundle that neither the export nor its `make c` wrote.
-
-    Args:
-        folder: the bundle
-        record: its verification.json
-    """
+    """Names of the files in a bundle that neither the export nor its `make c` wrote."""
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     added = names - {*record["files"], RECORD}
     return sorted(name for name in added if not name.startswith(BUILD))

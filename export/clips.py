@@ -19,19 +19,12 @@ MIN_SECONDS = 4.0
 
 @dataclass
 class ProofClips:
-    """Audio in memory.
+    """Audio in memory."""
 
-    Attributes:
-        signals: each (n,) float32 at 16 kHz
-        names: one per signal, `file@start`
-        teacher: the teacher's labels of them, (clips, 3) on 0..1, or None
-        source: what they were taken from, for the record
-    """
-
-    signals: list[np.ndarray]
-    names: list[str]
-    teacher: np.ndarray | None
-    source: str
+    signals: list[np.ndarray]  # each (n,) float32 at 16 kHz
+    names: list[str]  # one per signal, `file@start`
+    teacher: np.ndarray | None  # the teacher's labels of them, (clips, 3) on 0..1, or None
+    source: str  # what they were taken from, for the record
 
 
 def collect(

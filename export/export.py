@@ -31,6 +31,7 @@ from .clips import collect
 from .forms import level_changes, prove_plain_c, prove_streaming
 from .onnx import layers, models, static
 from .onnx import streaming as streaming_file
+from .onnx.graph import Graph
 from .onnx.weights import PRECISIONS
 from .verification import VerificationOptions, prove, student_run
 
@@ -131,7 +132,8 @@ def export_bundle(
             count=verification.clips,
         )
         ready = centred(student, precision, audio.signals)
-        model = _model(ready, precision, _metadata(student, precision, lineage), audio.signals)
+        metadata = _metadata(student, precision, lineage)
+        model, _ = _model(ready, precision, metadata, audio.signals)
         data = model.SerializeToString()
         (folder / bundle.MODEL).write_bytes(data)
         record = prove(student, folder / bundle.MODEL, precision, audio, verification.tolerance)
@@ -146,9 +148,11 @@ def export_bundle(
                 "nothing was written, see --explain, or choose another --precision",
                 differences,
             )
-        categories = list(student.config.get("categories", []))
-        yaml = bundle.audonnx_yaml(categories, dimensions=bool(student.dimensions))
-        (folder / bundle.AUDONNX).write_text(yaml)
+        heads: dict[str, Any] = {
+            "categories": list(student.config.get("categories", [])),
+            "dimensions": bool(student.dimensions),
+        }
+        (folder / bundle.AUDONNX).write_text(bundle.audonnx_yaml(**heads))
         bundle.write_json(folder / bundle.PROVENANCE, lineage)
         cost = costs.count(student)
         record = {
@@ -172,18 +176,15 @@ def export_bundle(
             name = options.name or c_name(Path(output).resolve().name)
             line = provenances.licence_line(lineage)
             made = write_c(student, folder / "c", audio.signals, name=name, licence=line)
-            made = replace(made, source=Path(output) / "c" / made.source.name)
             plain_c = partial(integer.predict, made.integers, student)
             spoken = partial(integer.predict_speech, made.integers, student)
-            record["plain_c"] = prove_plain_c(
-                plain_c, folder, audio.signals, spoken if made.integers.voice else None
-            )
+            detects = spoken if made.integers.voice else None
+            record["plain_c"] = prove_plain_c(plain_c, folder, audio.signals, detects)
             write_library(folder)
             if options.arduino:
-                plain = replace(made, source=folder / "c" / made.source.name)
-                write_firmware(plain, folder / "firmware", licence=line)
+                write_firmware(made, folder / "firmware", licence=line)
+            made = replace(made, source=Path(output) / "c" / made.source.name)
         stem = made.source.stem if made else None
-        heads: dict[str, Any] = {"categories": categories, "dimensions": bool(student.dimensions)}
         text = card.card(record, lineage, **heads, streaming=streaming, c=stem)
         (folder / bundle.CARD).write_text(text, encoding="utf-8")
         bundle.seal(folder, record)
@@ -211,7 +212,7 @@ def build(
             that rounding gives them
     """
     metadata = _metadata(student, precision, lineage)
-    return _model(centred(student, precision, calibration), precision, metadata, calibration)
+    return _model(centred(student, precision, calibration), precision, metadata, calibration)[0]
 
 
 def centred(student: Student, precision: str, calibration: Sequence[np.ndarray]) -> Student:
@@ -224,7 +225,7 @@ def centred(student: Student, precision: str, calibration: Sequence[np.ndarray])
     """
     if precision == "fp32" or not calibration or not student.dimensions:
         return student
-    model = _model(student, precision, {}, calibration)
+    model, _ = _model(student, precision, {}, calibration)
     chosen = np.linspace(0, len(calibration) - 1, min(CENTRING_CLIPS, len(calibration)))
     clips = [calibration[i] for i in np.unique(chosen.astype(int))]
     before, after = student_run(student), file_run(model.SerializeToString())
@@ -252,29 +253,29 @@ def _metadata(student: Student, precision: str, lineage: dict[str, Any] | None) 
 
 
 def _model(
-    student: Student, precision: str, metadata: dict[str, str], calibration: Sequence[np.ndarray]
-) -> onnx.ModelProto:
+    student: Student,
+    precision: str,
+    metadata: dict[str, str],
+    calibration: Sequence[np.ndarray],
+    **options: Any,
+) -> tuple[onnx.ModelProto, Graph]:
     if precision == "int8-static":
-        return static.build(student, metadata, calibration)[0]
-    return models.build(student, precision, metadata)[0]
+        return static.build(student, metadata, calibration)
+    return models.build(student, precision, metadata, **options)
 
 
 def explained(
     student: Student, precision: str, signals: Sequence[np.ndarray]
 ) -> list[layers.LayerDifference]:
     """Differences layer by layer on the longest signal."""
-    if precision == "int8-static":
-        model, graph = static.build(student, {}, signals)
-    else:
-        model, graph = models.build(student, precision, unrolled=True)
+    model, graph = _model(student, precision, {}, signals, unrolled=True)
     return layers.compare(student, model, graph.layers, max(signals, key=len))
 
 
 def _lineage(run: Path, student: Student, precision: str) -> dict[str, Any]:
     """Provenance of the bundle: the run's without private paths, and what this export adds."""
-    lineage = provenances.without_paths(registry.provenance(run))
     return {
-        **lineage,
+        **provenances.without_paths(registry.provenance(run)),
         "export": {
             "student": student.name,
             "precision": precision,

@@ -28,12 +28,8 @@ LEVELS_DB = (20, 40, 60)
 def prove_streaming(folder: Path, clips: Sequence[np.ndarray] = ()) -> dict[str, Any]:
     """Compare the stream of a bundle with its `model.onnx`, clip by clip, nothing gated.
 
-    Where the model detects speech, so are the share of frames that hold speech and the estimates
-    of those frames alone.
-
-    Args:
-        folder: with `model.onnx` and `streaming.onnx`
-        clips: real audio besides the signals of `signals.py`
+    The clips are real audio besides the signals of `signals.py`. Where the model detects speech,
+    the share of frames that hold speech and the estimates of those frames alone are compared, too.
 
     Returns:
         `count` of clips and signals, `max_difference`; and the same as `speech`, if detected
@@ -72,19 +68,14 @@ def prove_plain_c(
     clips: Sequence[np.ndarray],
     spoken: SignalFunction | None = None,
 ) -> dict[str, Any]:
-    """Compare the integers of the plain C with `model.onnx`; see `prove_streaming`.
+    """Compare the integers of the plain C, `run`, with `model.onnx`; see `prove_streaming`.
 
-    Args:
-        run: the integers of a clip
-        folder: with `model.onnx`
-        clips: real audio besides the signals of `signals.py`
-        spoken: share of speech and estimates of it by the integers, if they detect it
+    `spoken` gives the share of speech and estimates of it by the integers, if they detect it.
     """
-    record = _prove_other(
-        folder, file_run(folder / bundle.MODEL), run, clips, PLAIN_C, "the plain C"
-    )
-    if spoken and (detected := speech_run(folder / bundle.MODEL)):
-        name = "speech of the plain C"
+    model, name = folder / bundle.MODEL, "the plain C"
+    record = _prove_other(folder, file_run(model), run, clips, PLAIN_C, name)
+    if spoken and (detected := speech_run(model)):
+        name = f"speech of {name}"
         record["speech"] = _prove_other(folder, detected, spoken, clips, PLAIN_C_SPEECH, name)
     return record
 
@@ -136,14 +127,9 @@ def _spread(clips: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def level_changes(folder: Path, clips: Sequence[np.ndarray]) -> dict[str, float | None]:
-    """How far quieter recordings of the same clips move an output: {"20": largest change, ...}.
+    """How far quieter recordings of the same clips move an output: {dB: largest change, ...}.
 
-    Args:
-        folder: with `model.onnx`
-        clips: real audio; of many, 24 spread ones are taken
-
-    Returns:
-        by the level that was taken off, in dB
+    Of many clips, 24 spread ones are taken.
     """
     model, chosen = file_run(folder / bundle.MODEL), _spread(clips)
     full = [model(clip) for clip in chosen]

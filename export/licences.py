@@ -56,12 +56,7 @@ def forbidding(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def check(provenance: Mapping[str, Any], use: str, where: str) -> None:
-    """Reject a lineage that forbids a use.
-
-    Args:
-        provenance: of the run or bundle
-        use: "commercial"
-        where: named in the error
+    """Reject a lineage that forbids a use, "commercial"; `where` is named in the error.
 
     Raises:
         Wav2SmallError: what forbids it, or is of unknown licence

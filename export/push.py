@@ -29,19 +29,12 @@ _PATTERNS = (
 
 @dataclass(frozen=True)
 class Pushed:
-    """What went to the hub.
+    """What went to the hub."""
 
-    Attributes:
-        repository: owner/name
-        files: names of the files, the card included
-        card: text of README.md
-        url: of the commit; empty for a dry run
-    """
-
-    repository: str
-    files: list[str]
-    card: str
-    url: str = ""
+    repository: str  # owner/name
+    files: list[str]  # names of the files, the card included
+    card: str  # text of README.md
+    url: str = ""  # of the commit; empty for a dry run
 
 
 def push(
@@ -95,10 +88,8 @@ def push(
     text = (folder / bundle.CARD).read_text(encoding="utf-8") if there else _card(folder, lineage)
     if not there:
         names = sorted([*names, bundle.CARD])
-    if not dry_run:
-        url = _upload(folder, repository, names, text, public=public, message=message)
-        return Pushed(repository, names, text, url)
-    return Pushed(repository, names, text)
+    url = "" if dry_run else _upload(folder, repository, names, text, public, message)
+    return Pushed(repository, names, text, url)
 
 
 def _card(folder: Path, lineage: Mapping[str, Any]) -> str:
@@ -122,7 +113,7 @@ Made with [wav2small](https://arxiv.org/abs/2408.13920). Licences: {licence}.
 
 
 def _upload(
-    folder: Path, repository: str, names: list[str], text: str, *, public: bool, message: str
+    folder: Path, repository: str, names: list[str], text: str, public: bool, message: str
 ) -> str:
     import huggingface_hub
     from huggingface_hub import CommitOperationAdd, errors
@@ -130,20 +121,15 @@ def _upload(
     try:
         api = huggingface_hub.HfApi()
         api.create_repo(repository, private=not public, exist_ok=True)
-        operations = [
-            CommitOperationAdd(
-                name, text.encode() if name == bundle.CARD else os.fspath(folder / name)
-            )
-            for name in names
-        ]
+        contents = {name: os.fspath(folder / name) for name in names} | {bundle.CARD: text.encode()}
+        operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
         commit = api.create_commit(repository, operations, commit_message=message)
     except errors.LocalTokenNotFoundError as error:
         raise Wav2SmallError(f"{repository}: log in to the hub first: hf auth login") from error
     except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        remedy = "log in with a token that may write: hf auth login"
-        if status not in (401, 403):
-            remedy = "run the same command again"
+        status, remedy = getattr(error.response, "status_code", None), "run the same command again"
+        if status in (401, 403):
+            remedy = "log in with a token that may write: hf auth login"
         raise Wav2SmallError(f"{repository}: the hub answers {status}; {remedy}") from error
     except Exception as error:  # the client's own network errors are of many families
         if not isinstance(error, OSError) and "httpx" not in type(error).__module__:

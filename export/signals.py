@@ -8,10 +8,7 @@ from wav2small.audio import SAMPLING_RATE
 
 
 def signals() -> dict[str, np.ndarray]:
-    """Silence, constants, clipping, a synthetic voice and others, by name.
-
-    Returns:
-        float32 signals (samples,) at 16 kHz, 0.1 to 60 s long
+    """Silence, constants, clipping, a synthetic voice ...: float32 (samples,) at 16 kHz, by name.
 
     Example:
         >>> made = signals()

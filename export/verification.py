@@ -168,13 +168,13 @@ def verify_bundle(
     if run is not None or calibration is not None:
         if run is None:
             raise Wav2SmallError("--calibration needs --run: the student to compare with")
-        options = VerificationOptions(calibration=calibration, root=root, clips=clips)
-        result.clips = _compare_with_run(folder, Path(run), lineage, options)
+        given = {"calibration": calibration, "root": root, "count": clips}
+        result.clips = _compare_with_run(folder, Path(run), lineage, **given)
     return result
 
 
 def _compare_with_run(
-    folder: Path, run: Path, lineage: Mapping[str, Any], options: VerificationOptions
+    folder: Path, run: Path, lineage: Mapping[str, Any], **clips: Any
 ) -> dict[str, Any]:
     """Put real clips through a run and its bundle again; the part `clips` of a record."""
     from wav2small.students import base, registry
@@ -183,7 +183,7 @@ def _compare_with_run(
     exported = lineage.get("export", {})
     if files.sha256(run / base.WEIGHTS) != exported.get("weights_sha256"):
         raise Wav2SmallError(f"{folder}: not exported from {run / base.WEIGHTS}; name its own run")
-    audio = collect(run, calibration=options.calibration, root=options.root, count=options.clips)
+    audio = collect(run, **clips)
     record = prove(student, folder / bundle.MODEL, exported["precision"], audio)
     if not record["passed"]:
         raise Wav2SmallError(f"{folder}: {record['failures'][0]}; export it again from {run}")
@@ -197,17 +197,9 @@ def prove(
     audio: ProofClips,
     tolerance: float | None = None,
 ) -> dict[str, Any]:
-    """Compare a student with its file on real clips, with a progress bar.
+    """Compare a student with its file on real clips, with a progress bar; see `compare`.
 
-    Args:
-        student: in evaluation mode
-        model: its file
-        precision: of the file; decides the tolerances
-        audio: the clips
-        tolerance: largest difference of an output, instead of the precision's own
-
-    Returns:
-        see `compare`; `clips` also names the source
+    The precision decides how close they must be, but for the `tolerance` of an output, if given.
     """
     allowed = TOLERANCES[precision]
     if tolerance is not None:
@@ -291,10 +283,9 @@ def compare(
             "seconds": round(sum(map(len, clips)) / SAMPLING_RATE, 1),
             "max_difference": rounded(difference.max()),
             "mean_difference": rounded(difference.mean()),
-            "max_difference_by_dimension": {
-                name: rounded(value)
-                for name, value in zip(names, difference.max(axis=0), strict=True)
-            },
+            "max_difference_by_dimension": dict(
+                zip(names, map(rounded, difference.max(axis=0)), strict=True)
+            ),
         }
         if by_clip.max() > tolerance.difference:
             failures.append(
@@ -316,8 +307,8 @@ def compare(
         result["signals"].append(
             {
                 "name": name,
-                "torch": [rounded(value) for value in expected],
-                "file": [rounded(value) for value in actual],
+                "torch": list(map(rounded, expected)),
+                "file": list(map(rounded, actual)),
                 "difference": rounded(np.abs(expected - actual).max()),
             }
         )
@@ -332,29 +323,21 @@ def agreement(teacher: np.ndarray, before: np.ndarray, after: np.ndarray) -> dic
     """CCC with the teacher of the student and of its file, with 95 % intervals over clips."""
     result: dict[str, Any] = {"before": {}, "after": {}, "drop": {}}
     for column, dimension in enumerate(DIMENSIONS):
-        values = []
-        for key, estimate in (("before", before), ("after", after)):
-            interval = metrics.bootstrap(teacher[:, column], estimate[:, column])
-            values.append(interval[0])
-            result[key][dimension] = dict(
-                zip(("value", "low", "high"), map(rounded, interval), strict=True)
-            )
-        result["drop"][dimension] = rounded(values[0] - values[1])
+        pair = [metrics.bootstrap(teacher[:, column], x[:, column]) for x in (before, after)]
+        for key, interval in zip(("before", "after"), pair, strict=True):
+            figures = interval._asdict().items()
+            result[key][dimension] = {name: rounded(value) for name, value in figures}
+        result["drop"][dimension] = rounded(pair[0].value - pair[1].value)
     return result
 
 
 def repeat(recorded: Mapping[str, Any], file_run: SignalFunction) -> list[str]:
-    """Run the recorded signals again.
-
-    Args:
-        recorded: a record as `compare` made it
-        file_run: the file on this machine
+    """Run the signals of a record of `compare` again, through the file on this machine.
 
     Returns:
         a sentence for each signal whose outputs differ by more than `PARITY`
     """
-    failures = []
-    made = signals()
+    failures, made = [], signals()
     for row in recorded["signals"]:
         if row["name"] not in made:
             failures.append(f"signal {row['name']!r} is not known to this version")

@@ -28,21 +28,13 @@ from . import integer
 from .integer import FEATURE_SCALE, Integer, Layer
 
 ENGINE = Path(__file__).parent / "nano"
+#: One file when emitted.
 ENGINE_PARTS = (
-    "kernels.h",
-    "kernels_portable.c",
-    "kernels_dsp.c",
-    "kernels_mve.c",
-    "state.c",
-    "transform.c",
-    "transform_mve.c",
-    "frontend.c",
-    "network.c",
-    "stream.c",
-)  # one file when emitted
-_CODE = (
-    7_500  # bytes of instructions, arm-none-eabi-gcc 12.2 -O2 for Cortex-M4 and M33; M55 has less
-)
+    "kernels.h kernels_portable.c kernels_dsp.c kernels_mve.c state.c transform.c "
+    "transform_mve.c frontend.c network.c stream.c"
+).split()
+#: Bytes of instructions, arm-none-eabi-gcc 12.2 -O2 for Cortex-M4 and M33; M55 has less.
+_CODE = 7_500
 _VOICE_CODE = 600  # likewise, of the head for voice activity
 _LOG2_TERMS = 8
 _CLIPS = 48  # of calibration; more find no larger peaks
@@ -138,8 +130,7 @@ def emit(
     Raises:
         Wav2SmallError: sizes that the engine does not take
     """
-    config = student.config
-    hop = student.hop
+    config, hop, taps = student.config, student.hop, student.config["kernel"]
     if hop & (hop - 1) or hop.bit_length() % 2 == 0:
         raise Wav2SmallError(f"a hop of {hop}: the engine's transform needs a power of 4")
     features = config["stem_kernel"] * config["mels"]
@@ -148,9 +139,6 @@ def emit(
             raise Wav2SmallError(f"{key} {size}: the engine computes eight at a time")
     if config["pooled"] % 4:
         raise Wav2SmallError(f"pooled {config['pooled']}: the engine computes four at a time")
-    taps, past = config["kernel"], 0
-    for dilation in model.dilations:
-        past += (taps - 1) * dilation * config["channels"]
     sizes = {
         "HOP": hop,
         "MELS": config["mels"],
@@ -162,7 +150,7 @@ def emit(
         "STEM_TAPS": config["stem_kernel"],
         "TAPS": taps,
         "BLOCKS": len(model.dilations),
-        "PAST": past,
+        "PAST": (taps - 1) * sum(model.dilations) * config["channels"],
         "POOLED": student.embedding,
         "LOG2_TERMS": _LOG2_TERMS,
     }
@@ -177,9 +165,8 @@ def emit(
     size_of_tables = sum(_BYTES[kind] * int(count) for kind, count in sizes_of_tables)
     code = _CODE + (_VOICE_CODE if model.voice else 0)
     made = PlainC(Path(f"nano_{name}.c"), size_of_tables + code, _state_size(sizes), model)
-    line = (
-        " ".join(licence.replace("*/", "").replace("/*", "").split()) or "Licence: see the bundle."
-    )
+    line = " ".join(licence.replace("*/", "").replace("/*", "").split())
+    line = line or "Licence: see the bundle."
     lines = textwrap.wrap(line, 97, initial_indent=" * ", subsequent_indent=" * ")
     marks = {
         "NAME": f"nano_{name}",
@@ -197,28 +184,29 @@ def emit(
     engine = "\n".join((ENGINE / part).read_text() for part in ENGINE_PARTS)
     # Another model's state, or one of another size, has another number.
     magic = hashlib.sha256((tables + str(sizes)).encode()).hexdigest()[:8]
-    parts = [
-        f"/* nano_{name}.c: tables of the model, then the engine. Generated; do not edit.",
-        *lines,
-        " */",
-        "#if defined(__clang__) /* no fused multiply-add: the same bits on every processor */",
-        "#pragma STDC FP_CONTRACT OFF",
-        "#elif defined(__GNUC__)",
-        '#pragma GCC optimize("fp-contract=off")',
-        "#endif",
-        "",
-        "#include <string.h>",
-        "#define NANO_SHORT_NAMES",
-        f'#include "nano_{name}.h"',
-        "",
-        f"#define MAGIC 0x{magic}u",
-        *(f"#define {key} {size}" for key, size in sizes.items()),
-        f"#define LEAST_LEVEL {_float(np.float32(student.least_level))}",
-        "",
-        tables,
-        engine,
-    ]
-    return header, "\n".join(parts), made
+    licences = "\n".join(lines)
+    defines = "\n".join(f"#define {key} {size}" for key, size in sizes.items())
+    source = f"""\
+/* nano_{name}.c: tables of the model, then the engine. Generated; do not edit.
+{licences}
+ */
+#if defined(__clang__) /* no fused multiply-add: the same bits on every processor */
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=off")
+#endif
+
+#include <string.h>
+#define NANO_SHORT_NAMES
+#include "nano_{name}.h"
+
+#define MAGIC 0x{magic}u
+{defines}
+#define LEAST_LEVEL {_float(np.float32(student.least_level))}
+
+{tables}
+{engine}"""
+    return header, source, made
 
 
 def _state_size(sizes: dict[str, int]) -> int:
@@ -324,12 +312,11 @@ def _layers(name: str, layers: Sequence[Layer], *, each: bool = False) -> Iterab
 
 
 def _array(kind: str, name: str, numbers: np.ndarray) -> str:
-    flat = np.ravel(numbers)
+    flat, width = np.ravel(numbers), _WIDTHS[kind]
     if kind == "float":
         texts = [_float(value) for value in flat.astype(np.float32)]
     else:
         texts = [str(int(value)) for value in flat]
-    width = _WIDTHS[kind]
     rows = [", ".join(texts[i : i + width]) for i in range(0, len(texts), width)]
     return f"static const {kind} {name}[{len(flat)}] = {{\n    " + ",\n    ".join(rows) + "};\n"
 
@@ -342,19 +329,13 @@ def _float(value: np.float32) -> str:
 def write_library(folder: str | os.PathLike[str]) -> Path:
     """Write the C library over ONNX Runtime and `make c` into a bundle.
 
-    Args:
-        folder: the bundle; gets `c/` with sources, examples and CMakeLists.txt, and a Makefile
-
-    Returns:
-        `c/`
+    It gets `c/` with sources, examples and CMakeLists.txt, which is returned, and a Makefile.
     """
-    folder = Path(folder)
-    target = folder / "c"
-    source = ENGINE.parent
+    source, target = ENGINE.parent, Path(folder) / "c"
     for pattern in ("*.[ch]", "examples/*.c", "cmake/*", "CMakeLists.txt"):
         for path in sorted(source.glob(pattern)):
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
-    (folder / "Makefile").write_bytes((source / "bundle.mk").read_bytes())
+    target.with_name("Makefile").write_bytes((source / "bundle.mk").read_bytes())
     return target

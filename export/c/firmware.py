@@ -31,15 +31,12 @@ FILES = {
 
 
 def write_firmware(plain: PlainC, folder: str | os.PathLike[str], *, licence: str = "") -> Path:
-    """Write the library `wav2small_<name>`.
+    """Write the library `wav2small_<name>` into a folder of its own in `folder`; returns that.
 
     Args:
         plain: what `write_c` made
-        folder: gets the library's folder
+        folder: where to
         licence: a line of the bundle's lineage
-
-    Returns:
-        the library's folder
     """
     name = plain.source.stem
     library = f"wav2small_{name.removeprefix('nano_')}"
@@ -63,9 +60,8 @@ def write_firmware(plain: PlainC, folder: str | os.PathLike[str], *, licence: st
     for template, place in FILES.items():
         path = target / filled(place)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            filled((TEMPLATES / template).read_text()), encoding="ascii", errors="replace"
-        )
+        text = filled((TEMPLATES / template).read_text())
+        path.write_text(text, encoding="ascii", errors="replace")
     for suffix in (".c", ".h"):
         source = plain.source.with_suffix(suffix)
         (target / "src" / source.name).write_bytes(source.read_bytes())

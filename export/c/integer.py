@@ -185,13 +185,10 @@ def features(student: Nano, signal: np.ndarray) -> np.ndarray:
 def network(model: Integer, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gates (Q15) and values of every frame, int64 (frames, E) each.
 
-    Args:
-        model: quantised
-        x: int8 features (frames, mels) since the start of a stream
+    `x` are int8 features (frames, mels) since the start of a stream.
     """
     u = _body(model, x)
-    gate = _sigmoid(model, _linear(model.gate, u))
-    return gate, _linear(model.value, u).clip(0, 32767)
+    return _sigmoid(model, _linear(model.gate, u)), _linear(model.value, u).clip(0, 32767)
 
 
 def speech(model: Integer, x: np.ndarray) -> np.ndarray:
@@ -209,9 +206,8 @@ def _body(model: Integer, x: np.ndarray) -> np.ndarray:
     taps = model.stem.weight.shape[1] // mels
     wide = _windows(x.astype(np.int64), taps, 1).reshape(frames, taps * mels)
     y = _linear(model.stem, wide).clip(0, 32767)
-    for dilation, deep, point in zip(
-        model.dilations, model.depthwise, model.pointwise, strict=True
-    ):
+    blocks = zip(model.dilations, model.depthwise, model.pointwise, strict=True)
+    for dilation, deep, point in blocks:
         windows = _windows(y, deep.weight.shape[1], dilation)  # (frames, taps, channels)
         sums = (windows * deep.weight.T.astype(np.int64)).sum(axis=1)
         z = deep.requantise(sums).clip(-128, 127)
@@ -298,10 +294,7 @@ def _linear(layer: Layer, x: np.ndarray) -> np.ndarray:
 
 
 def _layer(
-    module: Causal,
-    scale_in: np.ndarray | float,
-    scale_out: np.ndarray | float,
-    largest_in: int,
+    module: Causal, scale_in: np.ndarray | float, scale_out: np.ndarray | float, largest_in: int
 ) -> Layer:
     """Fold BatchNorm, lay taps oldest first, and encode.
 

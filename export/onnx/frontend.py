@@ -108,16 +108,13 @@ def mel_matrix(graph: Graph, mel: np.ndarray) -> str:
 
 
 def mel_bands(graph: Graph, matrix: np.ndarray, bins: np.ndarray, n_fft: int) -> str:
-    """Mel bands computed at load from their edges.
+    """Mel bands computed at load from their edges, (mels, places).
 
     Args:
         graph: where to
         matrix: the student's bands, (places, mels)
         bins: DFT bin of every place; one outside a byte must have no weight
         n_fft: size of the DFT
-
-    Returns:
-        (mels, places)
     """
     mels = matrix.shape[1]
     own = students_frontend.mel_bands(n_fft, mels)[np.minimum(bins, n_fft // 2)]

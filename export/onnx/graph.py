@@ -77,17 +77,13 @@ class Graph:
     def add(
         self, op: str, *inputs: str, outputs: int = 1, name: str = "", **attributes: Any
     ) -> Any:
-        """Append a node.
+        """Append a node; the name of its output, or a list of them.
 
         Args:
-            op: operator
+            op: operator, with its attributes as keywords
             inputs: names of tensors, "" for an optional input that is left out
             outputs: number of outputs
-            name: of the only output; None = a short one
-            attributes: of the operator
-
-        Returns:
-            name of the output, or a list of them
+            name: of the only output; "" = a short one
         """
         names = [name] if name else [self._name() for _ in range(outputs)]
         self._nodes.append(helper.make_node(op, list(inputs), names, **attributes))
@@ -110,12 +106,7 @@ class Graph:
         outputs: Sequence[onnx.ValueInfoProto],
         metadata: Mapping[str, str] | None = None,
     ) -> onnx.ModelProto:
-        """The nodes as a checked model.
-
-        Args:
-            inputs: see `value`
-            outputs: likewise
-            metadata: written to the file's metadata, sorted by key
+        """The nodes as a checked model, with metadata sorted by key; for the others see `value`.
 
         Example:
             >>> graph = Graph()
@@ -124,13 +115,7 @@ class Graph:
             >>> model.graph.node[0].op_type
             'Add'
         """
-        graph = helper.make_graph(
-            self._nodes,
-            "wav2small",
-            inputs,
-            outputs,
-            self._constants,
-        )
+        graph = helper.make_graph(self._nodes, "wav2small", inputs, outputs, self._constants)
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", self.opset)],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import contextlib
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -16,61 +18,42 @@ from .graph import Layers
 
 
 class LayerDifference(NamedTuple):
-    """Difference of one layer's output.
+    """Difference of one layer's output."""
 
-    Attributes:
-        name: of the student's module
-        difference: root of the mean squared difference, relative to that of the output
-        growth: what this layer adds to the difference of the layer before it
-    """
-
-    name: str
-    difference: float
-    growth: float
+    name: str  # of the student's module
+    difference: float  # root of the mean squared difference, relative to that of the output
+    growth: float  # what this layer adds to the difference of the layer before it
 
 
 def compare(
-    student: Student,
-    model: onnx.ModelProto,
-    layers: Layers,
-    signal: np.ndarray,
+    student: Student, model: onnx.ModelProto, layers: Layers, signal: np.ndarray
 ) -> list[LayerDifference]:
-    """Compare layer by layer.
+    """Compare layer by layer, in the order of the computation.
 
     Args:
         student: in evaluation mode
         model: its file
-        layers: `Graph.layers` of the file, in the order of the computation
+        layers: `Graph.layers` of the file
         signal: (n,) float32
-
-    Returns:
-        layers in the order of the computation
     """
     expected: dict[str, np.ndarray] = {}
-    handles = [
-        student.get_submodule(name).register_forward_hook(
-            lambda module, inputs, output, name=name: expected.__setitem__(
-                name, output.detach().numpy()
-            )
-        )
-        for name in layers
-    ]
-    try:
-        with torch.no_grad():
-            student(torch.from_numpy(signal)[None])
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def keep(name: str, module: Any, inputs: Any, output: torch.Tensor) -> None:
+        expected[name] = output.detach().numpy()
+
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for name in layers:
+            hook = student.get_submodule(name).register_forward_hook(partial(keep, name))
+            hooks.callback(hook.remove)
+        student(torch.from_numpy(signal)[None])
     there = {tensor for node in model.graph.node for tensor in node.output}
     asked = {name: layers[name] for name in expected if layers[name][0] in there}
     opened = onnx.ModelProto()
     opened.CopyFrom(model)
-    known = {output.name for output in model.graph.output}
-    for tensor in dict.fromkeys(tensor for tensor, _ in asked.values()):
-        if tensor not in known:
-            opened.graph.output.append(helper.make_empty_tensor_value_info(tensor))
-    session = runtime.open_session(opened.SerializeToString())
     tensors = [tensor for tensor, _ in asked.values()]
+    for tensor in sorted({*tensors} - {output.name for output in model.graph.output}):
+        opened.graph.output.append(helper.make_empty_tensor_value_info(tensor))
+    session = runtime.open_session(opened.SerializeToString())
     outputs = session.run(tensors, {"signal": signal[None]})
     result, previous = [], 0.0
     for (name, (_, restore)), array in zip(asked.items(), outputs, strict=True):

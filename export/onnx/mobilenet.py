@@ -45,10 +45,6 @@ def build(student: Student, weights: Weights, graph: Graph) -> str:
     return graph.add("Reshape", walk.finish(x), graph.shape(1, -1))
 
 
-def _time_first(array: np.ndarray) -> np.ndarray:
-    return array.transpose(TIME_LAST)
-
-
 class _Walk:
     """Adds modules one after the other; a convolution waits for the BatchNorm that may follow."""
 
@@ -71,8 +67,7 @@ class _Walk:
                 raise self._unknown(name, "a BatchNorm without a convolution before it")
             x = self._convolve(x, norm=name)
             x = self._activate(f"{name}.act", getattr(module, "act", nn.Identity()), x)
-            self.graph.layer(name, x, _time_first)
-            return x
+            return self.graph.layer(name, x, lambda array: array.transpose(TIME_LAST))
         x = self.finish(x)
         if isinstance(module, MaskedSqueeze):
             return self._squeeze(name, x)
@@ -102,19 +97,13 @@ class _Walk:
         elif bias:
             shift = self.weights.numpy(bias)
         if name in self._factors:
-            gain = (1 if gain is None else gain) * np.full(
-                module.out_channels, self._factors[name], np.float32
-            )
+            factor = np.full(module.out_channels, self._factors[name], np.float32)
+            gain = factor if gain is None else gain * factor
         kernel = self.weights.store(self.graph, f"{name}.weight", gain=gain, axes=TIME_LAST)
         inputs = [x, kernel] + ([] if shift is None else [self.graph.constant(shift)])
-        return self.graph.add(
-            "Conv",
-            *inputs,
-            pads=_turned(module.padding) * 2,
-            strides=_turned(module.stride),
-            dilations=_turned(module.dilation),
-            group=module.groups,
-        )
+        sizes = {"strides": _turned(module.stride), "dilations": _turned(module.dilation)}
+        pads, group = _turned(module.padding) * 2, module.groups
+        return self.graph.add("Conv", *inputs, pads=pads, **sizes, group=group)
 
     def _activate(self, name: str, module: nn.Module, x: str) -> str:
         if isinstance(module, nn.Identity):

@@ -43,10 +43,7 @@ def register_builder(name: str, builder: Builder | str) -> None:
 
 
 def find_builder(name: str) -> Builder:
-    """The builder of a student.
-
-    Args:
-        name: of the student
+    """The builder of the student of this name.
 
     Raises:
         Wav2SmallError: no builder is registered for this student
@@ -113,10 +110,8 @@ def build(
 
 def _linear(graph: Graph, weights: Weights, module: str, output: str) -> tuple[str, str]:
     """Add a layer of the embedding; the names of its weight and bias."""
-    head = (
-        weights.store(graph, f"{module}.weight"),
-        graph.constant(weights.numpy(f"{module}.bias")),
-    )
+    weight = weights.store(graph, f"{module}.weight")
+    head = weight, graph.constant(weights.numpy(f"{module}.bias"))
     graph.add("Gemm", "hidden_states", *head, transB=1, name=output)
     graph.layer(module, output)
     return head

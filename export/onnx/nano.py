@@ -70,12 +70,7 @@ def voice(
 ) -> str:
     """The head for voice activity: [1, channels, 1, frames] -> logits [1, 1, 1, frames].
 
-    Args:
-        student: with the head
-        weights: its weights
-        graph: where to
-        x: what the pooling gets
-        step: a convolution of a stream, (module, its input) -> its output; None = of a full clip
+    `step` is a convolution of a stream, (module, its input) -> its output; None = of a full clip.
     """
     assert student.voice is not None
     for name in ("reduce", *(f"context.{i}" for i in range(len(student.voice.context)))):
@@ -105,9 +100,7 @@ def causal(
     """A convolution that looks back only, with its BatchNorm folded.
 
     Args:
-        student: in evaluation mode
-        weights: its weights
-        graph: where to
+        student, weights, graph: as of `build`
         names: the module, or several of one input, which become one
         x: [1, channels, 1, frames]
         scale: factor of the weights
@@ -120,22 +113,12 @@ def causal(
     folds = [weights.fold(f"{name}.norm") for name in names]
     gain, bias = (np.concatenate(parts) for parts in zip(*folds, strict=True))
     _, inputs, taps = layer.conv.weight.shape
-    kernel = weights.store(
-        graph,
-        [f"{name}.conv.weight" for name in names],
-        gain=gain * np.float32(scale),
-        shape=(-1, inputs, 1, taps),
-    )
+    parts, shape = [f"{name}.conv.weight" for name in names], (-1, inputs, 1, taps)
+    kernel = weights.store(graph, parts, gain=gain * np.float32(scale), shape=shape)
     pads: dict[str, Any] = {"pads": [0, layer.context, 0, 0]} if padded else {}
-    x = graph.add(
-        "Conv",
-        x,
-        kernel,
-        graph.constant(bias),
-        dilations=[1, int(layer.conv.dilation[0])],
-        group=layer.conv.groups,
-        **pads,
-    )
+    dilations = [1, int(layer.conv.dilation[0])]
+    shift = graph.constant(bias)
+    x = graph.add("Conv", x, kernel, shift, dilations=dilations, group=layer.conv.groups, **pads)
     return graph.layer(names[0], x, _map) if named and len(names) == 1 else x
 
 
@@ -187,12 +170,9 @@ def power(student: nano.Nano, graph: Graph) -> str:
     cos = frontend.on_circle(graph, table, angle, n_fft)  # (k1, k2, c)
     sin = frontend.on_circle(graph, table, graph.add("Sub", angle, quarter), n_fft)
     minus = frontend.on_circle(graph, table, graph.add("Add", angle, quarter), n_fft)
-    second_dft = graph.add(
-        "Concat",
-        graph.add("Concat", cos, sin, axis=2),
-        graph.add("Concat", minus, cos, axis=2),
-        axis=1,
-    )  # (k1, (real, imaginary) x k2, (real, imaginary) x c)
+    halves = [graph.add("Concat", *pair, axis=2) for pair in ((cos, sin), (minus, cos))]
+    # (k1, (real, imaginary) x k2, (real, imaginary) x c)
+    second_dft = graph.add("Concat", *halves, axis=1)
     powers = []
     for begin, end, butterfly in ((0, evens, "Add"), (evens, len(order), "Sub")):
         bounds = graph.shape(begin), graph.shape(end)

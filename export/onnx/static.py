@@ -9,6 +9,7 @@ rounding takes away (measured on a trained `wav2small`: outputs .28 off).
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,16 +34,11 @@ def build(
 ) -> tuple[onnx.ModelProto, Graph]:
     """The quantised model, and the float graph with the names of its layers.
 
-    Args:
-        student: in evaluation mode
-        metadata: for the file
-        calibration: real clips, each (n,) float32; the first 64 evenly spread ones are used
+    64 evenly spread ones of the real clips, each (n,) float32, are used for calibration.
 
     Raises:
         Wav2SmallError: no clips
     """
-    import logging
-
     from onnxruntime import quantization
 
     if not calibration:
@@ -112,11 +108,10 @@ class _Reader:
     """Clips one after the other, as ONNX Runtime's calibration asks for them."""
 
     def __init__(self, clips: Sequence[np.ndarray]):
-        self._clips = iter(clips)
+        self._feeds = iter([{"signal": clip[None]} for clip in clips])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        clip = next(self._clips, None)
-        return None if clip is None else {"signal": clip[None]}
+        return next(self._feeds, None)
 
 
 def _network(model: onnx.ModelProto, graph: Graph) -> list[str]:
@@ -125,11 +120,8 @@ def _network(model: onnx.ModelProto, graph: Graph) -> list[str]:
     reached = {graph.layers[front][0]}
     names = []
     for node in model.graph.node:
-        if not reached & set(node.input):
-            continue
-        if node.op_type in POOLING:
-            continue
-        reached |= set(node.output)
-        if node.op_type in QUANTISED:
-            names.append(node.name)
+        if reached & set(node.input) and node.op_type not in POOLING:
+            reached |= set(node.output)
+            if node.op_type in QUANTISED:
+                names.append(node.name)
     return names

@@ -28,8 +28,8 @@ head for voice activity a hop whose `speech` is below `threshold` has weight 0; 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -48,8 +48,7 @@ FILE = "streaming.onnx"
 _FAR = 1e9  # octaves below the level: so low that the maximum ignores it
 
 
-@dataclass(frozen=True)
-class StatePart:
+class StatePart(NamedTuple):
     """A tensor inside `state`: (rows, columns), time last."""
 
     name: str
@@ -108,15 +107,7 @@ def build(student: Nano, precision: str = "int8") -> onnx.ModelProto:
 def write_streaming(
     student: Student, folder: str | os.PathLike[str], *, precision: str = "int8"
 ) -> Path:
-    """Write `streaming.onnx` into a bundle.
-
-    Args:
-        student: trained nano in evaluation mode
-        folder: the bundle
-        precision: of the stored weights
-
-    Returns:
-        the file
+    """Write `streaming.onnx` into the folder of a bundle, see `build`; returns its path.
 
     Raises:
         Wav2SmallError: not a nano
@@ -176,7 +167,7 @@ class _Builder:
         flat = [g.add("Reshape", part, g.shape(1, -1)) for part in (stem, deep, voice) if part]
         g.add("Concat", last_hop, started, level, *flat, name="next_state", axis=1)
         g.add("Identity", pool, name="next_pool")
-        return self._finish(sum(sizes))
+        return self._finish(sizes)
 
     def _map(self, tensor: str, name: str) -> str:
         """A part of the state as [1, rows, 1, columns]; four axes take the fast convolutions."""
@@ -200,40 +191,22 @@ class _Builder:
         missing = g.add("Mul", g.add("Sub", valid, g.constant(1.0)), g.constant(_FAR))
         e = g.add("Add", nano.mean_level(s, g, log), missing)  # [1, frames]
         levels = g.add("Concat", level, g.add("Max", e, g.constant(LOWEST)), axis=1)
-        loudest = g.add(
-            "MaxPool",
-            g.add("Unsqueeze", levels, g.shape(0)),
-            kernel_shape=[s.level_frames],
-            strides=[1],
-        )  # [1, 1, frames]
-        return (
-            g.add("Unsqueeze", nano.relative(s, g, log, loudest), g.shape(2)),
-            self._last(levels, s.level_frames - 1, axis=1),
-        )
+        row = g.add("Unsqueeze", levels, g.shape(0))
+        # [1, 1, frames]
+        loudest = g.add("MaxPool", row, kernel_shape=[s.level_frames], strides=[1])
+        x = g.add("Unsqueeze", nano.relative(s, g, log, loudest), g.shape(2))
+        return x, self._last(levels, s.level_frames - 1, axis=1)
 
     def _causal(
-        self,
-        names: str | tuple[str, ...],
-        x: str,
-        past: str = "",
-        *,
-        scale: float = 1.0,
-        named: bool = True,
+        self, names: str | tuple[str, ...], x: str, past: str = "", **options: Any
     ) -> tuple[str, str]:
-        """A convolution with BatchNorm folded, and the input that its next step needs.
-
-        Several of one input become one.
-        """
-        future = ""
+        """A convolution as of `nano.causal`, and the input that its next step needs."""
+        s, g, future = self.student, self.graph, ""
         if past:
-            x = self.graph.add("Concat", past, x, axis=3)
+            x = g.add("Concat", past, x, axis=3)
             name = names if isinstance(names, str) else names[0]
-            future = self._last(x, self.student.get_submodule(name).context, axis=3)
-        y = nano.causal(
-            self.student, self.weights, self.graph, names, x,
-            scale=scale, padded=False, named=named,
-        )  # fmt: skip
-        return y, future
+            future = self._last(x, s.get_submodule(name).context, axis=3)
+        return nano.causal(s, self.weights, g, names, x, padded=False, **options), future
 
     def _voice(self, y: str, past: str, valid: str, weight: str) -> tuple[str, str]:
         """The past of the head for voice activity, and the weights of hops that hold speech."""
@@ -281,57 +254,41 @@ class _Builder:
         age = g.add("Exp", g.add("Mul", fades, g.add("Sub", count, column)))  # (2, s, t)
         start = g.add("Exp", g.add("Mul", fades, count))  # (2, 1, hops)
         pool = g.add("Reshape", "pool", g.shape(2, 2 * size, 1))
-        sums = g.add(
-            "Add",
-            g.add("MatMul", new, g.add("Trilu", age, upper=1)),
-            g.add("Mul", start, pool),
-        )  # (2, 2 E, hops): memory, overall
+        added = g.add("MatMul", new, g.add("Trilu", age, upper=1))
+        sums = g.add("Add", added, g.add("Mul", start, pool))  # (2, 2 E, hops): memory, overall
         top, bottom = g.add("Split", sums, outputs=2, axis=1)
         shut = g.add("Add", bottom, g.constant(EMPTY, np.float64))
         embedding = g.add("Cast", g.add("Div", top, shut), to=TensorProto.FLOAT)
         bias = g.constant(self.weights.numpy("adv.bias")[:, None])
         logits = g.add("Add", g.add("MatMul", self.weights.store(g, "adv.weight"), embedding), bias)
         estimates = g.add("Transpose", logits, perm=[2, 0, 1])  # (hops, 2, 3)
-        return (
-            g.add("Reshape", estimates, g.shape(1, -1, 6)),
-            g.add("Reshape", self._last(sums, 1, axis=2), g.shape(1, 4 * size)),
-        )
+        estimates = g.add("Reshape", estimates, g.shape(1, -1, 6))
+        return estimates, g.add("Reshape", self._last(sums, 1, axis=2), g.shape(1, 4 * size))
 
-    def _initial(self) -> str:
-        offset = 0
-        for part in self.parts:
-            if part.name == "level":
-                return f"{offset}:{part.columns}:{LOWEST:g}"
-            offset += part.rows * part.columns
-        raise AssertionError("a nano without a level")
-
-    def _finish(self, state: int) -> onnx.ModelProto:
-        g, pool = self.graph, 4 * self.student.embedding
-        double = TensorProto.DOUBLE
-        inputs, outputs = [], []
+    def _finish(self, sizes: list[int]) -> onnx.ModelProto:
+        g, state, pool = self.graph, [1, sum(sizes)], [1, 4 * self.student.embedding]
+        float64 = TensorProto.DOUBLE
+        inputs = [
+            value("block", [1, "samples"]),
+            value("weight", [1, "hops"]),
+            value("log_keep", [1], float64),
+            value("state", state),
+            value("pool", pool, float64),
+        ]
+        outputs = [
+            value("estimates", [1, "hops", 6]),
+            value("next_state", state),
+            value("next_pool", pool, float64),
+        ]
         if self.student.voice is not None:
             inputs.append(value(g.default("threshold", [SPOKEN]), [1]))
             outputs.append(value(nano.SPEECH, [1, "hops"]))
-        return g.model(
-            [
-                value("block", [1, "samples"]),
-                value("weight", [1, "hops"]),
-                value("log_keep", [1], double),
-                value("state", [1, state]),
-                value("pool", [1, pool], double),
-                *inputs,
-            ],
-            [
-                value("estimates", [1, "hops", 6]),
-                value("next_state", [1, state]),
-                value("next_pool", [1, pool], double),
-                *outputs,
-            ],
-            {
-                "stream_hop": str(self.student.hop),
-                "stream_initial": self._initial(),
-                "stream_layout": " ".join(
-                    f"{part.name}:{part.rows}x{part.columns}" for part in self.parts
-                ),
-            },
-        )
+        names = [part.name for part in self.parts]
+        level = names.index("level")
+        layout = (f"{name}:{rows}x{columns}" for name, rows, columns in self.parts)
+        metadata = {
+            "stream_hop": str(self.student.hop),
+            "stream_initial": f"{sum(sizes[:level])}:{sizes[level]}:{LOWEST:g}",
+            "stream_layout": " ".join(layout),
+        }
+        return g.model(inputs, outputs, metadata)

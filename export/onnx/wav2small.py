@@ -42,7 +42,8 @@ def build(student: Student, weights: Weights, graph: Graph) -> str:
     `graph.unrolled` leaves the loop out, so that every layer is a tensor of the main graph.
     """
     mean, power = frontend.moments(graph)
-    bands = graph.add("Div", _mel(weights, graph), power)
+    mel = frontend.mel_matrix(graph, weights.numpy("vgg7.logmel_extractor.melW"))
+    bands = graph.add("Div", mel, power)
     if graph.unrolled:
         tokens = _maps(student, weights, graph, graph.add("Sub", "signal", mean), bands)
         lin, sof = _products(student, weights, graph, tokens)
@@ -87,30 +88,18 @@ def _loop(student: Student, weights: Weights, graph: Graph, mean: str, bands: st
         body.add("Add", kept, body.add("ReduceSum", more, one), name=f"{name}_")
     body.add("Identity", "on", name="on_")
 
-    size = student.config["half_mel"] ** 2
-    state = [value(name, [size, 1]) for name in ("top", "total", "pooled")]
-    flag = value("on", [], TensorProto.BOOL)
-    inputs = [value("turn", [], TensorProto.INT64), flag, *state]
-    after = [value("on_", [], TensorProto.BOOL)]
-    after += [value(f"{name}_", [size, 1]) for name in ("top", "total", "pooled")]
+    size, names = student.config["half_mel"] ** 2, ("top", "total", "pooled")
+    before, after = (
+        [value(f"on{end}", [], TensorProto.BOOL), *(value(name + end, [size, 1]) for name in names)]
+        for end in ("", "_")
+    )
+    inputs = [value("turn", [], TensorProto.INT64), *before]
     shape = graph.shape(size, 1)
     lowest = graph.add("Expand", graph.constant(LOWEST), shape)
     nothing = graph.add("Expand", graph.constant(0.0), shape)
-    _, total, pooled = graph.add(
-        "Loop",
-        graph.add("Squeeze", loops),
-        "",
-        lowest,
-        nothing,
-        nothing,
-        outputs=3,
-        body=body.body(inputs, after),
-    )
+    begin = graph.add("Squeeze", loops), "", lowest, nothing, nothing
+    _, total, pooled = graph.add("Loop", *begin, outputs=3, body=body.body(inputs, after))
     return graph.add("Div", pooled, total)
-
-
-def _mel(weights: Weights, graph: Graph) -> str:
-    return frontend.mel_matrix(graph, weights.numpy("vgg7.logmel_extractor.melW"))
 
 
 def _maps(student: Student, weights: Weights, graph: Graph, signal: str, bands: str) -> str:
@@ -155,10 +144,8 @@ def _products(
 ) -> tuple[str, str]:
     """`lin` and `sof` without their biases: two times [channels^2, tokens].
 
-    The softmax does not see the bias of `sof`; that of `lin` is added once, after pooling.
-
-    Args:
-        inside: first and last token to keep of `tokens`
+    The softmax does not see the bias of `sof`; that of `lin` is added once, after pooling. `inside`
+    names the first and last token to keep.
     """
     channels = student.config["half_mel"]
     large = student.name == "wav2small"  # one matrix over channels and mels, or 1x1 convolutions

@@ -68,7 +68,7 @@ class Weights:
         shape: Sequence[int] | None = None,
         pad: Mapping[int, int] | None = None,
     ) -> str:
-        """Store weights and restore them at load.
+        """Store weights and restore them at load; the name of the float32 tensor.
 
         Args:
             graph: where to
@@ -78,9 +78,6 @@ class Weights:
             axes: order of axes in the graph; the first must stay the first
             shape: of one stored tensor, before `axes`
             pad: zeros to append, `{axis: size afterwards}`
-
-        Returns:
-            name of the float32 tensor
         """
         names = [names] if isinstance(names, str) else list(names)
         levels = {self.levels.get(name) for name in names}
@@ -106,9 +103,7 @@ class Weights:
     def fold(self, norm: str, bias: str = "") -> tuple[np.ndarray, np.ndarray]:
         """BatchNorm `norm` after a convolution as (gain, bias) of that convolution's outputs.
 
-        Args:
-            norm: name of the BatchNorm module
-            bias: name of the convolution's own bias, if it has one
+        `bias` names the convolution's own bias, if it has one.
         """
         module = self.student.get_submodule(norm)
         gain, mean, variance, beta = (
