@@ -221,7 +221,7 @@ def _summary(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Passes per test and, as test "all", per group. Groups are never added up."""
     if not figures:
         return []
-    counted = ["figures", "passed", "certain", "random_passes"]
+    counted = ["group", "test", "figures", "passed", "certain", "random_passes"]
     rows = [
         {"group": one["group"], "test": one["test"], "figures": 1, "passed": one["passed"],
          "certain": one["certain"], "random_passes": one["random"]["passes"],
@@ -233,10 +233,10 @@ def _summary(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
     frame = frame.groupby(["group", "test"], sort=False, as_index=False).sum()
     frame["random_passes"] /= frame["figures"]
     return [
-        {"group": row["group"], "test": row["test"], **{name: row[name] for name in counted},
-         "others": {name: row[name] for name in figures[0]["others"]}}
+        {name: row[name] for name in counted}
+        | {"others": {name: row[name] for name in figures[0]["others"]}}
         for row in frame.sort_values("group", kind="stable").to_dict("records")
-    ]  # fmt: skip
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -56,22 +57,16 @@ class ClipOptions:
 
 @dataclass
 class Corpus:
-    """Clips with what is known about them.
+    """Clips with what is known about them."""
 
-    Attributes:
-        frame: `file` as the source names it, `path`, `start` and `end` in seconds (NaN = to the
-            end), and the columns below, of str, "" = unknown
-        truth: float64 (clips, 3), 0..1, NaN = not rated; None if nothing is rated
-        truth_name: whose ratings these are
-        columns: names of what is known, such as "speaker"
-        notes: what a reader of the figures must know
-    """
-
+    #: `file` as the source names it, `path`, `start` and `end` in seconds (NaN = to the end), and
+    #: the columns below, of str, "" = unknown
     frame: pd.DataFrame
+    #: float64 (clips, 3), 0..1, NaN = not rated; None if nothing is rated
     truth: np.ndarray | None = None
-    truth_name: str = ""
-    columns: tuple[str, ...] = ()
-    notes: list[str] = field(default_factory=list)
+    truth_name: str = ""  # whose ratings these are
+    columns: tuple[str, ...] = ()  # names of what is known, such as "speaker"
+    notes: list[str] = field(default_factory=list)  # what a reader of the figures must know
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -182,10 +177,8 @@ def gather_sounds(
     """
     sounds = Sounds()
     for row in np.random.default_rng(seed).permutation(len(corpus))[: 2 * VOICES]:
-        try:
+        with contextlib.suppress(AudioError):  # the run lists it
             sounds.voices.append(corpus.read(int(row)))
-        except AudioError:
-            continue  # the run lists it
         if len(sounds.voices) == VOICES:
             break
     if noise:
@@ -193,9 +186,8 @@ def gather_sounds(
             if not _is_room(name):
                 short = len(signal) < EVENT_S * audio.SAMPLING_RATE
                 (sounds.events if short else sounds.backgrounds).append(signal)
-        sounds.notes.append(
-            f"noise: {len(sounds.backgrounds)} backgrounds, {len(sounds.events)} events"
-        )
+        counts = f"{len(sounds.backgrounds)} backgrounds, {len(sounds.events)} events"
+        sounds.notes.append(f"noise: {counts}")
     if rooms:
         listed = _folder(rooms, "--rooms")
         responses = [signal for name, signal in listed if _is_room(name)]
@@ -220,18 +212,12 @@ def _ratings(table: pd.DataFrame) -> np.ndarray:
 
 
 def _whose(source: str | os.PathLike[str], provenance: dict[str, Any]) -> str:
-    teachers = [teacher.get("name", "?") for teacher in provenance.get("teachers", ())]
-    if teachers:
-        return f"labels of the teacher {', '.join(teachers)}"
-    return f"ratings in {Path(source).name}"
+    teachers = ", ".join(teacher.get("name", "?") for teacher in provenance.get("teachers", ()))
+    return f"labels of the teacher {teachers}" if teachers else f"ratings in {Path(source).name}"
 
 
-def _rate(
-    corpus: Corpus,
-    truth: str | os.PathLike[str],
-    scale: tuple[float, float] | None,
-    source: str | os.PathLike[str],
-) -> None:
+def _rate(corpus: Corpus, truth: Any, scale: Any, source: Any) -> None:
+    """Give a corpus the ratings of the table `truth`."""
     labels = read_labels(truth, scale=scale, partial=True)
     table = _clean(labels.frame)
     starts, ends = (table[name].dt.total_seconds() for name in ("start", "end"))
@@ -271,12 +257,10 @@ def _folder(folder: str, option: str) -> list[tuple[str, np.ndarray]]:
     index = load_source(folder)
     sounds = []
     for file in index.frame["file"]:
-        try:
+        with contextlib.suppress(AudioError):
             # A minute of each is enough to draw from, and memory stays flat.
             length = min(audio.duration(index.path(file)), MAX_DURATION_S)
             sounds.append((os.path.basename(file), audio.read(index.path(file), end_s=length)))
-        except AudioError:
-            continue
     if not sounds:
         raise Wav2SmallError(f"{option} {folder}: no audio in it that can be read")
     return sounds

@@ -23,17 +23,12 @@ LEVEL = 0.95  # of the intervals
 
 
 class Figures:
-    """Computes figures from the outputs of the models.
+    """Computes figures from the outputs of the models, of which the first is the audited bundle.
 
     Two models exist only here. The random model gives the bundle's own answers, shuffled over
     the clips. The perfect model knows what a rating on a scale with few levels was rounded from;
-    a test that it fails is no test of a model.
-
-    Args:
-        corpus: all clips; those that `outputs` has are used
-        outputs: of all models; the first is the audited bundle
-        resamples: of the bootstrap
-        seed: of the bootstrap and of the shuffles
+    a test that it fails is no test of a model. The seed is of the bootstrap, of `resamples`, and of
+    the shuffles.
     """
 
     def __init__(self, corpus: Corpus, outputs: Outputs, *, resamples: int, seed: int):
@@ -56,11 +51,7 @@ class Figures:
         self.groups = self._groups()
 
     def of(self, test: trust.Test) -> tuple[list[dict[str, Any]], str]:
-        """The figures of a test.
-
-        Returns:
-            one figure per dimension and case; why some or all are missing, "" = none is
-        """
+        """A figure per dimension and case; why some or all are missing, "" = none is."""
         groups = len(self.groups.get(test.column or "speaker", ()))
         if test.column and groups < 2:
             few = f"fewer than two groups of {trust.MIN_CLIPS} clips"
@@ -107,18 +98,14 @@ class Figures:
     ) -> dict[str, Any]:
         """One figure: `values` by model, `drawn` of each bootstrap sample."""
         passed = {name: test.passes(value) for name, value in values.items()}
-        own = self.names[0]
-        low, high = _interval(
-            test, drawn, value=float(values[own]), groups=groups, count=len(self.corpus)
-        )
+        own, value = self.names[0], float(values[self.names[0]])
+        low, high = _interval(test, drawn, value=value, groups=groups, count=len(self.corpus))
         return {
             "group": test.group,
             "test": test.name,
             "metric": test.metric,
             "origin": test.origin,
-            "value": float(values[own]),
-            "low": low,
-            "high": high,
+            **{"value": value, "low": low, "high": high},
             "better": test.better,
             "threshold": test.threshold,
             "passed": bool(passed[own]),
@@ -168,12 +155,11 @@ class Figures:
             groups[column] = {}
             for name in sorted(set(values) - {""}):
                 member = values == name
-                if member.sum() >= trust.MIN_CLIPS:
+                if (clips := int(member.sum())) >= trust.MIN_CLIPS:
                     groups[column][name] = member
                 else:
-                    self.small_groups.append(
-                        {"column": column, "group": name, "clips": int(member.sum())}
-                    )
+                    small = {"column": column, "group": name, "clips": clips}
+                    self.small_groups.append(small)
         return groups
 
     def _view(
@@ -228,9 +214,8 @@ class Figures:
         point = {"unchanged": float(statistics.mean(same, self.once).mean())}
         if model != RANDOM:
             drawn = statistics.mean(same, self.weights)
-            _, point["low"], point["high"] = metrics.interval(
-                0.0, drawn, count=len(same), level=LEVEL
-            )
+            interval = metrics.interval(0.0, drawn, count=len(same), level=LEVEL)
+            point |= {"low": interval.low, "high": interval.high}
             ccc = statistics.ccc(view.changed, view.estimate, self.once)
             point["ccc_with_clean"] = float(ccc)
         if self._is_rated(dimension):

@@ -26,17 +26,11 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model that is audited: a bundle (folder or ONNX file) or a teacher (name, folder, hub id).
+    """A model that is audited: a bundle or a teacher."""
 
-    Attributes:
-        name: unique in an audit
-        kind: "bundle" or "teacher"
-        spec: path or name
-    """
-
-    name: str
-    kind: str
-    spec: str
+    name: str  # unique in an audit
+    kind: str  # "bundle" or "teacher"
+    spec: str  # folder or ONNX file of a bundle; name, folder or hub id of a teacher
 
     def open(self) -> Callable[[np.ndarray], np.ndarray]:
         """A function that maps a signal (samples,) at 16 kHz to arousal, dominance, valence.
@@ -66,21 +60,13 @@ class ModelSpec:
 
 @dataclass
 class Outputs:
-    """What all models predict.
+    """What all models predict."""
 
-    Attributes:
-        rows: the clips of the corpus that all models accepted in all conditions
-        values: model -> float64 (rows, conditions, 3)
-        conditions: names; the first is "clean"
-        f0_hz: mean pitch of each clip, NaN where there is none
-        rejected: (file, reason) of the other clips
-    """
-
-    rows: np.ndarray
-    values: dict[str, np.ndarray]
-    conditions: list[str]
-    f0_hz: np.ndarray
-    rejected: list[tuple[str, str]]
+    rows: np.ndarray  # the clips of the corpus that all models accepted in all conditions
+    values: dict[str, np.ndarray]  # model -> float64 (rows, conditions, 3)
+    conditions: list[str]  # names; the first is "clean"
+    f0_hz: np.ndarray  # mean pitch of each clip, NaN where there is none
+    rejected: list[tuple[str, str]]  # (file, reason) of the other clips
 
 
 def predict(
@@ -98,10 +84,8 @@ def predict(
     A clip is read once and disturbed in memory; memory does not grow with the corpus.
 
     Args:
-        corpus: the clips
-        models: bundles and teachers
+        corpus, models, sounds: what predicts what, and recordings to disturb with
         conditions: names of `perturbations.CONDITIONS`
-        sounds: recordings they take
         seed: of the perturbations; with the number of the clip it decides every sample
         processes: None = one per core that this process may use
         journal: file that keeps what is done; the same call resumes from it
@@ -195,10 +179,9 @@ def _identity(
     corpus: Corpus, models: list[ModelSpec], conditions: list[str], sounds: Sounds, seed: int
 ) -> dict[str, Any]:
     """What a journal must agree on to be resumed."""
+    signals = *sounds.voices, *sounds.backgrounds, *sounds.events, *sounds.rooms
     return {
-        "clips and sounds": corpus.digest(
-            *sounds.voices, *sounds.backgrounds, *sounds.events, *sounds.rooms
-        ),
+        "clips and sounds": corpus.digest(*signals),
         "models": [
             [one.name, sha256(model_path(one.spec)) if one.kind == "bundle" else one.spec]
             for one in models

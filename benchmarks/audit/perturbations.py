@@ -13,40 +13,25 @@ from wav2small import operations, voice
 
 @dataclass
 class Sounds:
-    """Recorded sounds that some perturbations need, float32 (samples,) at 16 kHz.
+    """Recorded sounds that some perturbations need, float32 (samples,) at 16 kHz."""
 
-    Attributes:
-        voices: clips for babble
-        backgrounds: noises of at least two seconds
-        events: short noises
-        rooms: impulse responses
-        notes: what was synthesised because nothing recorded was given
-    """
-
-    voices: list[np.ndarray] = field(default_factory=list)
-    backgrounds: list[np.ndarray] = field(default_factory=list)
-    events: list[np.ndarray] = field(default_factory=list)
-    rooms: list[np.ndarray] = field(default_factory=list)
+    voices: list[np.ndarray] = field(default_factory=list)  # clips for babble
+    backgrounds: list[np.ndarray] = field(default_factory=list)  # noises of at least two seconds
+    events: list[np.ndarray] = field(default_factory=list)  # short noises
+    rooms: list[np.ndarray] = field(default_factory=list)  # impulse responses
+    #: what was synthesised because nothing recorded was given
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One way in which a clip is changed.
+    """One way in which a clip is changed."""
 
-    Attributes:
-        name: unique; what stands after an @ is a strength
-        function: operation (signal, rng, **settings) -> signal
-        choices: settings, one of which is drawn for each clip
-        keyword: argument of the function that takes recorded sounds, such as "noises"
-        sounds: field of `Sounds` that it takes, such as "backgrounds"
-    """
-
-    name: str
-    function: Callable[..., np.ndarray]
-    choices: tuple[Mapping[str, Any], ...] = ({},)
-    keyword: str = ""
-    sounds: str = ""
+    name: str  # unique; what stands after an @ is a strength
+    function: Callable[..., np.ndarray]  # operation (signal, rng, **settings) -> signal
+    choices: tuple[Mapping[str, Any], ...] = ({},)  # settings, one of which is drawn for each clip
+    keyword: str = ""  # argument of the function that takes recorded sounds, such as "noises"
+    sounds: str = ""  # field of `Sounds` that it takes, such as "backgrounds"
 
     def apply(self, signal: np.ndarray, seed: Sequence[int], sounds: Sounds) -> np.ndarray:
         """The changed clip; the same seed changes it in the same way.

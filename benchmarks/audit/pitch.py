@@ -14,13 +14,9 @@ RANGE_DB = 25.0  # frames further below the loudest are no voice (chosen)
 
 
 def mean_f0(signal: np.ndarray) -> float:
-    """Mean fundamental frequency of the voiced frames, as the acoustic teacher measures it.
+    """Mean fundamental frequency of the voiced frames, as the acoustic teacher measures it, in Hz.
 
-    Args:
-        signal: float32 (samples,) at 16 kHz
-
-    Returns:
-        Hz; NaN where fewer than six frames of 10 ms are voiced
+    The signal is float32 (samples,) at 16 kHz. NaN where fewer than six frames of 10 ms are voiced.
 
     Example:
         >>> round(mean_f0(np.sign(np.sin(2 * np.pi * 200 * np.arange(16000) / 16000))))
@@ -39,12 +35,11 @@ def mean_f0(signal: np.ndarray) -> float:
 def groups(f0_hz: pd.Series[float], speakers: pd.Series[str] | None = None) -> np.ndarray:
     """Names of the groups of clips, by the mean pitch of their speakers where those are known.
 
-    Args:
-        f0_hz: mean pitch of each clip; NaN, and what ser-tests leaves out, belongs to no group
-        speakers: of each clip, "" = unknown
+    Clips without a pitch, and those that ser-tests leaves out, belong to no group, "".
 
-    Returns:
-        (clips,) of str, "" = no group
+    Args:
+        f0_hz: mean pitch of each clip, NaN = none
+        speakers: of each clip, "" = unknown
 
     Example:
         >>> groups(pd.Series([120.0, 200.0, 400.0])).tolist()

@@ -69,11 +69,8 @@ def jensen_shannon(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
 def rating_step(truth: np.ndarray) -> float:
     """Distance of neighbouring levels of a rating scale that was mapped to 0..1.
 
-    Args:
-        truth: ratings (clips,), 0..1; NaN = not rated
-
-    Returns:
-        the largest 1 / n of which all ratings are multiples; 0 = continuous ratings
+    It is the largest 1 / n of which all ratings (clips,) are multiples; NaN = not rated. 0 =
+    continuous ratings.
 
     Example:
         >>> round(1 / rating_step(np.array([0, 1, 2, 5, 6]) / 6))

@@ -21,19 +21,13 @@ def listing(tests: Sequence[trust.Test], *, style: str = "text") -> str:
          ", ".join(test.needs) or "audio only", test.origin]
         for test in tests
     ]  # fmt: skip
-    rows += [["robustness", "curves", "the same over 40 to 0 dB SNR", "none", "audio only"]]
-    rows[-1].append("wav2small")
+    curves = "robustness|curves|the same over 40 to 0 dB SNR|none|audio only|wav2small"
+    rows.append(curves.split("|"))
     return draw(table("group|test|metric|needed|data|origin", rows), style)
 
 
 def audit(result: dict[str, Any], *, style: str = "text", worst: bool = True) -> str:
-    """What `audit.audit` returned, as text.
-
-    Args:
-        result: the dictionary
-        style: "text" or "markdown"
-        worst: name the worst clips of each failed figure
-    """
+    """What `audit.audit` returned, as "text" or "markdown"; with the `worst` clips of failures."""
     mark = "### " if style == "markdown" else ""
     parts = {**outcome(result), **(_worst(result) if worst else {}), **curves(result)}
     drawn = [f"{mark}{heading}\n\n{draw(frame, style)}" for heading, frame in parts.items()]
@@ -50,20 +44,19 @@ def outcome(result: dict[str, Any]) -> dict[str, pd.DataFrame]:
     rejected = [[one["file"], one["reason"]] for one in result["rejected"]]
     parts = {
         "Passed, per test (a random model passes many; groups are never added up)": summary(result),
-        f"Failed: {len(failed)} figures, with 95 % intervals; ! = the full interval fails": figures(
-            result, failed
+        f"Failed: {len(failed)} figures, with 95 % intervals; ! = the full interval fails": (
+            figures(result, failed)
         ),
         "Could not run": table("reason|tests", [[why, ", ".join(t)] for why, t in reasons.items()]),
-        f"Skipped: groups of fewer than {trust.MIN_CLIPS} clips": table(
-            "column|group|clips", groups
+        f"Skipped: groups of fewer than {trust.MIN_CLIPS} clips": (
+            table("column|group|clips", groups)
         ),
         f"Rejected: {len(rejected)} clips": table("file|reason", rejected),
     }
     if result["thresholds"]["checked"]:
         failures = result["thresholds"]["failures"]
-        parts[f"Thresholds: {len(failures)} failures"] = table(
-            "failure", [[line] for line in failures or ["none"]]
-        )
+        lines = [[line] for line in failures or ["none"]]
+        parts[f"Thresholds: {len(failures)} failures"] = table("failure", lines)
     return {heading: frame for heading, frame in parts.items() if len(frame)}
 
 
@@ -71,14 +64,9 @@ def headline(result: dict[str, Any]) -> str:
     """Which model on which clips, with whose truth."""
     corpus = result["corpus"]
     truth = f"truth: {corpus['truth']}" if corpus["truth"] else "no truth"
-    return "; ".join(
-        [
-            f"{result['bundle']['name']} on {result['source']}: {corpus['used']} of "
-            f"{corpus['clips']} clips used",
-            truth,
-            *corpus["notes"],
-        ]
-    )
+    which = f"{result['bundle']['name']} on {result['source']}"
+    used = f"{corpus['used']} of {corpus['clips']} clips used"
+    return "; ".join([f"{which}: {used}", truth, *corpus["notes"]])
 
 
 def summary(result: dict[str, Any]) -> pd.DataFrame:

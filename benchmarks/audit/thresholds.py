@@ -48,13 +48,7 @@ def check(patterns: Iterable[str], tests: Iterable[Any]) -> None:
             )
 
 
-def comparable(
-    former: Audit,
-    digest: str,
-    seed: int,
-    sounds: Sequence[str],
-    path: str | os.PathLike[str] | None,
-) -> None:
+def comparable(former: Audit, digest: str, seed: int, sounds: Sequence[str], path: Any) -> None:
     """Reject a baseline of other clips, other ratings or other disturbances.
 
     Raises:
@@ -87,11 +81,8 @@ def judge(result: Audit, *, require: Sequence[str], former: Audit | None) -> dic
     for pattern in require:
         chosen = [figure for figure in result["figures"] if _matches(figure, pattern)]
         if not chosen:
-            reasons = {
-                entry["reason"]
-                for entry in result["cannot_run"]
-                if fnmatch.fnmatch(entry["test"], _test(pattern))
-            }
+            names = fnmatch.filter({one["test"] for one in result["cannot_run"]}, _test(pattern))
+            reasons = {one["reason"] for one in result["cannot_run"] if one["test"] in names}
             failures.append(f"required {pattern} could not run: {'; '.join(sorted(reasons))}")
         failures += [f"required {_line(figure)}" for figure in chosen if not figure["passed"]]
     if former is not None:

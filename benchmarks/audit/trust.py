@@ -20,31 +20,20 @@ UNCHANGED = 0.05  # largest difference of an estimate that counts as none
 
 @dataclass(frozen=True)
 class Test:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        group: correctness, fairness, robustness or adverse
-        name: unique within the group
-        metric: what is measured
-        better: "above" or "below" the threshold; "within" = its absolute value below
-        threshold: what the figure is compared with
-        needs: truth, emotion, speaker, f0, the name of a column, or of sounds to disturb with
-        figures: function (View) -> (case, value) pairs
-        condition: the disturbance, for robustness and adverse
-        column: whose groups are compared, for fairness
-        origin: "ser-tests" or "wav2small"
-    """
-
-    group: str
-    name: str
-    metric: str
-    better: str
-    threshold: float
+    group: str  # correctness, fairness, robustness or adverse
+    name: str  # unique within the group
+    metric: str  # what is measured
+    better: str  # "above" or "below" the threshold; "within" = its absolute value below
+    threshold: float  # what the figure is compared with
+    #: truth, emotion, speaker, f0, the name of a column, or of sounds to disturb with
     needs: tuple[str, ...]
+    #: function (View) -> (case, value) pairs
     figures: Callable[[View], Iterator[tuple[str, np.ndarray]]]
-    condition: str | None = None
-    column: str | None = None
-    origin: str = "ser-tests"
+    condition: str | None = None  # the disturbance, for robustness and adverse
+    column: str | None = None  # whose groups are compared, for fairness
+    origin: str = "ser-tests"  # "ser-tests" or "wav2small"
 
     @property
     def id(self) -> str:
@@ -60,27 +49,17 @@ class Test:
 
 @dataclass
 class View:
-    """What a test looks at: one dimension, one model, one weighting.
+    """What a test looks at: one dimension, one model, one weighting."""
 
-    Attributes:
-        estimate: of the clean clips, (clips,) or (models, clips)
-        changed: of the disturbed clips, the same shape; None without a disturbance
-        truth: (clips,), NaN = not rated; None = no truth
-        weights: (clips,) or (draws, clips)
-        groups: column -> {name: boolean (clips,)} of groups that are large enough
-        emotion: (clips,) of str, or None
-        dimension: name
-        column: of a fairness test
-    """
-
-    estimate: np.ndarray
-    changed: np.ndarray | None
-    truth: np.ndarray | None
-    weights: np.ndarray
+    estimate: np.ndarray  # of the clean clips, (clips,) or (models, clips)
+    changed: np.ndarray | None  # of the disturbed clips, the same shape; None without a disturbance
+    truth: np.ndarray | None  # (clips,), NaN = not rated; None = no truth
+    weights: np.ndarray  # (clips,) or (draws, clips)
+    #: column -> {name: boolean (clips,)} of groups that are large enough
     groups: dict[str, dict[str, np.ndarray]]
-    emotion: np.ndarray | None
-    dimension: str
-    column: str | None = None
+    emotion: np.ndarray | None  # (clips,) of str, or None
+    dimension: str  # name
+    column: str | None = None  # of a fairness test
 
     def rated(self, rows: np.ndarray | None = None) -> tuple[Any, ...]:
         """estimate, truth and weights of the rated clips (among `rows`)."""
@@ -94,37 +73,27 @@ class View:
 #: Where ser-tests expects the clips of an emotion, after Fontaine 2007, Hoffmann 2012,
 #: Gillioz 2016 and Verma 2017.
 EXPECTED = {
-    "arousal": {
-        "low": ("boredom", "sadness"),
-        "neutral": ("neutral",),
-        "high": ("anger", "fear", "surprise"),
-    },
-    "dominance": {
-        "low": ("fear", "sadness"),
-        "neutral": ("happiness", "neutral", "surprise"),
-        "high": ("anger",),
-    },
-    "valence": {
-        "low": ("anger", "disgust", "fear", "frustration", "sadness"),
-        "neutral": ("boredom", "neutral"),
-        "high": ("happiness",),
-    },
+    ("arousal", "low"): "boredom sadness",
+    ("arousal", "neutral"): "neutral",
+    ("arousal", "high"): "anger fear surprise",
+    ("dominance", "low"): "fear sadness",
+    ("dominance", "neutral"): "happiness neutral surprise",
+    ("dominance", "high"): "anger",
+    ("valence", "low"): "anger disgust fear frustration sadness",
+    ("valence", "neutral"): "boredom neutral",
+    ("valence", "high"): "happiness",
 }
 RANGES = {"low": (-np.inf, 0.45), "neutral": (0.3, 0.7), "high": (0.55, np.inf)}
 
 
 def _agreement(function: Callable[..., np.ndarray]) -> Callable[[View], Any]:
-    def figures(view: View) -> Iterator[tuple[str, np.ndarray]]:
-        yield "", function(*view.rated())
-
-    return figures
+    return lambda view: [("", function(*view.rated()))]
 
 
 def _consistency(view: View) -> Iterator[tuple[str, np.ndarray]]:
     assert view.emotion is not None
-    for place, categories in EXPECTED[view.dimension].items():
-        low, high = RANGES[place]
-        for category in categories:
+    for place, (low, high) in RANGES.items():
+        for category in EXPECTED[view.dimension, place].split():
             member = view.emotion == category
             if member.sum() < MIN_CLIPS:
                 continue
@@ -237,16 +206,13 @@ def _fairness(column: str) -> list[Test]:
 
 
 def _robustness() -> list[Test]:
-    unchanged = {
-        **{condition.name: 0.95 for condition in perturbations.SMALL},
-        **{condition.name: 0.90 for condition in perturbations.BACKGROUND},
-        "phone": 0.50, "room": 0.80, "tilt-down": 0.80, "tilt-up": 0.80,
-        "dropouts": 0.80, "level": 0.90,
-    }  # fmt: skip
+    small = [condition.name for condition in perturbations.SMALL]
+    others = {condition.name: 0.90 for condition in perturbations.BACKGROUND}
+    others |= {"phone": 0.50, "room": 0.80, "tilt-down": 0.80, "tilt-up": 0.80}
+    others |= {"dropouts": 0.80, "level": 0.90}
     own = {"pink-noise-20dB", "level", "dropouts"}
-    small = {condition.name for condition in perturbations.SMALL}
     tests: list[Test] = []
-    for name, threshold in unchanged.items():
+    for name, threshold in {**dict.fromkeys(small, 0.95), **others}.items():
         origin = "wav2small" if name in own else "ser-tests"
         drop = None if name in small else -0.05
         tests += _disturbed("robustness", name, threshold, drop, origin)

@@ -24,13 +24,7 @@ DOTS = "Dots with 95 % intervals; "
 
 
 def sections(result: dict[str, Any], number: int, *, clips: int) -> Iterator[Section]:
-    """The sections of one audit.
-
-    Args:
-        result: of `audit.audit`
-        number: of the audit on the page
-        clips: number of worst clips that can be played
-    """
+    """The sections of one audit, the `number`-th on the page; so many worst clips can be played."""
     name = result["bundle"]["name"]
     on = f" of {name}" if number else ""
     rated = [clip for clip in result["clips"] if None not in clip.get("truth", [None])]
@@ -75,10 +69,6 @@ def sections(result: dict[str, Any], number: int, *, clips: int) -> Iterator[Sec
 
 def worst_clips(result: dict[str, Any], *, count: int) -> list[dict[str, Any]]:
     """Clips that stand among the worst of the most failed figures, small enough for a page.
-
-    Args:
-        result: of `audit.audit`
-        count: number of clips
 
     Returns:
         for each clip `file`, `source` (a data URL, "" = the audio is not there), `failed`: the

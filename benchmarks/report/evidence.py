@@ -21,38 +21,23 @@ from wav2small.tables import read_labels
 
 @dataclass
 class RunEvidence:
-    """A folder of `wav2small distill`, finished or not.
+    """A folder of `wav2small distill`, finished or not."""
 
-    Attributes:
-        name: of the folder
-        metrics: metrics.csv, one row per epoch, maybe none
-        validation: labels and predictions of the held-out clips, None = none yet
-        provenance: as the folder holds it, {} = none
-        note: what is missing, "" = nothing
-    """
-
-    name: str
-    metrics: pd.DataFrame
-    validation: pd.DataFrame | None
-    provenance: dict[str, Any]
-    note: str = ""
+    name: str  # of the folder
+    metrics: pd.DataFrame  # metrics.csv, one row per epoch, maybe none
+    validation: pd.DataFrame | None  # labels and predictions of the held-out clips, None = none yet
+    provenance: dict[str, Any]  # as the folder holds it, {} = none
+    note: str = ""  # what is missing, "" = nothing
 
 
 @dataclass
 class BundleEvidence:
-    """A folder of `wav2small export`, or a bare ONNX file.
+    """A folder of `wav2small export`, or a bare ONNX file."""
 
-    Attributes:
-        name: of the folder
-        path: as given
-        record: verification.json, {} = none
-        provenance: provenance.json, {} = none
-    """
-
-    name: str
-    path: Path
-    record: dict[str, Any]
-    provenance: dict[str, Any]
+    name: str  # of the folder
+    path: Path  # as given
+    record: dict[str, Any]  # verification.json, {} = none
+    provenance: dict[str, Any]  # provenance.json, {} = none
 
     @property
     def bytes(self) -> int:

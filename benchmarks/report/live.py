@@ -27,14 +27,10 @@ WASM = "ort-wasm-simd-threaded.wasm"
 
 
 def package(folder: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """ONNX Runtime Web, from a folder or through npm.
+    """ONNX Runtime Web: file name -> bytes of the three files, and `version`.
 
-    Args:
-        folder: of the unpacked npm package (with `dist/`), or that `dist/` itself, or a
-            `node_modules/`; None = fetched with `npm pack`
-
-    Returns:
-        file name -> bytes of the three files, and `version`
+    The folder is that of the unpacked npm package (with `dist/`), or that `dist/` itself, or a
+    `node_modules/`; None = fetched with `npm pack`.
 
     Raises:
         Wav2SmallError: not there, and npm cannot fetch it
@@ -52,20 +48,14 @@ def package(folder: str | os.PathLike[str] | None) -> dict[str, Any]:
     try:
         manifest = dist.parent / "package.json"
         version = json.loads(manifest.read_text())["version"] if manifest.exists() else ""
-        return {name: (dist / name).read_bytes() for name in (SCRIPT, GLUE, WASM)} | {
-            "version": version
-        }
+        contents = {name: (dist / name).read_bytes() for name in (SCRIPT, GLUE, WASM)}
+        return {**contents, "version": version}
     except (OSError, ValueError, KeyError) as error:
         raise Wav2SmallError(f"{dist}: not the npm package {PACKAGE} ({error})") from error
 
 
 def write(page: Path, bundle: Path, package: dict[str, Any]) -> dict[str, Any]:
-    """Write the folder next to the page.
-
-    Args:
-        page: the page, which need not exist yet
-        bundle: bundle folder or ONNX file
-        package: see `package`
+    """Write the folder next to the page, which need not exist yet, with files of `package`.
 
     Returns:
         what the page shows of it: `name`, `kilobytes`, `version`, `folder`

@@ -172,12 +172,7 @@ def intervals(
 
 
 def matrix(counts: np.ndarray, names: Sequence[str]) -> Draw:
-    """A confusion matrix: rows are the truth, a cell is as dark as its share of the row.
-
-    Args:
-        counts: (classes, classes)
-        names: of the classes
-    """
+    """A confusion matrix (classes, classes): rows are the truth; the darker, the larger a share."""
 
     def draw(axis: Any) -> None:
         from matplotlib.patches import Rectangle

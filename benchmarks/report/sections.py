@@ -21,25 +21,17 @@ OWN = "student_probability_"  # begins the columns of a run's student in its val
 
 @dataclass
 class Section:
-    """One heading of the page with what stands under it, in this order.
+    """One heading of the page with what stands under it, in this order."""
 
-    Attributes:
-        ident: anchor
-        title: heading
-        text: paragraphs
-        figures: (SVG elements, caption)
-        tables: (caption, table element, shown at once)
-        clips: audio clips, see `audit_sections.worst_clips`
-        code: commands
-    """
-
-    ident: str
-    title: str
-    text: list[str] = field(default_factory=list)
-    figures: list[tuple[list[str], str]] = field(default_factory=list)
+    ident: str  # anchor
+    title: str  # heading
+    text: list[str] = field(default_factory=list)  # paragraphs
+    figures: list[tuple[list[str], str]] = field(default_factory=list)  # (SVG elements, caption)
+    #: (caption, table element, shown at once)
     tables: list[tuple[str, str, bool]] = field(default_factory=list)
+    #: audio clips, see `audit_sections.worst_clips`
     clips: list[dict[str, Any]] = field(default_factory=list)
-    code: str = ""
+    code: str = ""  # commands
 
     def draw(
         self, drawings: dict[str, plots.Draw], caption: str, description: str, height: float = 3.0
@@ -76,9 +68,8 @@ def overview(evidence: Evidence) -> Section:
             ]
         )
         if bundle.ccc:
-            points.append(
-                (bundle.name, bundle.bytes / 1000, latency, np.mean([*bundle.ccc.values()]))
-            )
+            mean = np.mean([*bundle.ccc.values()])
+            points.append((bundle.name, bundle.bytes / 1000, latency, mean))
     drawings = {}
     for place, label in ((1, "file, KB"), (2, "5 s of audio on one thread, ms")):
         known = [(point[0], point[place], point[3]) for point in points if point[place]]
@@ -103,10 +94,8 @@ def overview(evidence: Evidence) -> Section:
 
 def training(run: RunEvidence, number: int) -> Section:
     """Loss and CCC over the epochs of a run."""
-    section = Section(
-        f"training-{number}", f"Training of {run.name}", list(filter(None, [run.note]))
-    )
-    rows = run.metrics
+    text, rows = list(filter(None, [run.note])), run.metrics
+    section = Section(f"training-{number}", f"Training of {run.name}", text)
     if "ccc_mean" not in rows:  # a student of categories alone
         series = [("", rows["epoch"], rows["category_agreement"])]
         section.draw(
@@ -151,11 +140,8 @@ def agreement(
         [name, *(f"{one.value:.3f} [{one.low:.3f} {one.high:.3f}]" for one in figures.values())]
         for name, figures in summary.items()
     ]
-    header = [
-        "",
-        *(name.upper() if len(name) == 3 else name.capitalize() for name in metrics.METRICS),
-    ]
-    table = tables.table(header, rows)
+    names = (name.upper() if len(name) == 3 else name.capitalize() for name in metrics.METRICS)
+    table = tables.table(["", *names], rows)
     section.add(f"Agreement over {len(truth)} clips", table, shown=True)
     bins = np.clip((truth * 10).astype(int), 0, 9)
     rows = []
@@ -213,8 +199,7 @@ def evaluation(name: str, result: dict[str, Any], number: int) -> Iterator[Secti
         section.text.append(
             "One rater: the CCC of one rater with the mean of the others, as far as people agree."
         )
-    header = ["", *map(str.upper, ("ccc", "pcc", "mae")), "Spearman"]
-    header += ["CCC, one rater"] if raters else []
+    header = ["", "CCC", "PCC", "MAE", "Spearman"] + (["CCC, one rater"] if raters else [])
     rows = [
         [dimension, *map(_interval, figures.values())]
         + ([_interval(raters.get(dimension))] if raters else [])
@@ -253,14 +238,10 @@ def costs(result: dict[str, Any], number: int) -> Section:
         ("latency (median), ms", "latency", "p50_ms", 1),
         ("memory above the runtime, MB", "memory", "above_runtime_bytes", 1e6),
     ):
+        found = [(model["name"], model[key]) for model in result["models"] if model.get(key)]
         series = [
-            (
-                model["name"],
-                [p["duration_s"] for p in model[key]],
-                [p[column] / unit for p in model[key]],
-            )
-            for model in result["models"]
-            if model.get(key)
+            (name, [p["duration_s"] for p in points], [p[column] / unit for p in points])
+            for name, points in found
         ]
         if series:
             drawings[title] = plots.lines(series, x_label="clip, s", logarithmic=True)
@@ -336,14 +317,10 @@ def _commands(evidence: Evidence) -> Iterator[str]:
         yield f"wav2small benchmark {names} --durations {lengths} --runs {runs} --json"
     for result in evidence.audits:
         settings = result["settings"]
-        options: list[tuple[str, Any]] = [
-            ("teacher" if model["kind"] == "teacher" else "compare-with", model["spec"])
-            for model in settings["models"][1:]
-        ]
-        options += [
-            (name, settings["options"].get(name))
-            for name in ("truth", "root", "limit", "noise", "rooms")
-        ]
+        kinds = {"teacher": "teacher", "bundle": "compare-with"}
+        options = [(kinds[model["kind"]], model["spec"]) for model in settings["models"][1:]]
+        names = ("truth", "root", "limit", "noise", "rooms")
+        options += [(name, settings["options"].get(name)) for name in names]
         if settings["options"].get("scale"):
             options.append(("scale", "{:g} {:g}".format(*settings["options"]["scale"])))
         words = "".join(f" --{name} {value}" for name, value in options if value is not None)
