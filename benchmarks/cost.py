@@ -33,8 +33,8 @@ UNCOUNTED = frozenset(
 #: First inputs of these hold the numbers, the others only scales and zero points.
 _DEQUANTISERS = {"DequantizeLinear", "DequantizeBFP"}
 
-#: FLOAT, FLOAT16, DOUBLE, BFLOAT16 of onnx.TensorProto.
-_REAL = {1, 10, 11, 16}
+#: FLOAT, FLOAT16, DOUBLE, BFLOAT16 of onnx.TensorProto; INT64, STRING and BOOL.
+_REAL, _NO_NUMBERS = {1, 10, 11, 16}, {7, 8, 9}
 
 #: Which inputs of an operator hold weights; the other constants steer it (shapes, scales).
 _WEIGHT_INPUTS = {
@@ -95,14 +95,9 @@ def cost(path: str | os.PathLike[str], duration_s: float = 1.0) -> dict[str, Any
 
 
 def count(path: str | os.PathLike[str], feed: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Parameters, MACs and weight bytes of an ONNX file with any inputs.
+    """`parameters`, `macs`, `weight_bytes`, `uncounted` and `layers` of an ONNX file, as of `cost`.
 
-    Args:
-        path: ONNX file
-        feed: inputs; their shapes are what is counted
-
-    Returns:
-        `parameters`, `macs`, `weight_bytes`, `uncounted`, `layers`
+    It may have any inputs; the shapes of those in `feed` are what is counted.
     """
     proto = _load(path)
     shapes, sizes, iterations = _shapes(proto, feed)
@@ -127,14 +122,13 @@ def count(path: str | os.PathLike[str], feed: dict[str, np.ndarray]) -> dict[str
                     "output_bytes": sum(sizes.get(name, 0) for name in node.output),
                 }
             )
-    operators = {node.op_type for _, node in _nodes(proto)}
-    if not any(loop and node.op_type == "Loop" for loop, node in _nodes(proto)):
-        operators.discard("Loop")
+    operators = {node.op_type for _, node in _nodes(proto)} & UNCOUNTED
+    if any(loop and node.op_type == "Loop" for loop, node in _nodes(proto)):
+        operators.add("Loop")  # a loop in a loop
+    totals = ("parameters", "macs", "weight_bytes")
     return {
-        "parameters": sum(layer["parameters"] for layer in layers),
-        "macs": sum(layer["macs"] for layer in layers),
-        "weight_bytes": sum(layer["weight_bytes"] for layer in layers),
-        "uncounted": sorted(operators & (UNCOUNTED | {"Loop"})),
+        **{name: sum(layer[name] for layer in layers) for name in totals},
+        "uncounted": sorted(operators),
         "layers": layers,
     }
 
@@ -147,9 +141,8 @@ def activation_peak(path: str | os.PathLike[str], feed: dict[str, np.ndarray]) -
     """
     proto = _load(path)
     _, sizes, _ = _shapes(proto, feed)
-    constants = _Constants(proto)
     inputs = {name: value.nbytes for name, value in feed.items()}
-    return _peak(proto.graph, inputs, sizes, constants)
+    return _peak(proto.graph, inputs, sizes, _Constants(proto))
 
 
 def _peak(graph: Any, inputs: dict[str, int], sizes: dict[str, int], constants: _Constants) -> int:
@@ -222,14 +215,11 @@ class _Constants:
         self.claimed: set[str] = set()
 
     def _add(self, name: str, tensor: Any) -> None:
-        import onnx
-
-        no_numbers = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING)
         elements = math.prod(tensor.dims)
         self.behind[name] = set()
         # int64 tensors are shapes and indices; a tensor without dimensions is a constant of the
         # recipe (an epsilon, a factor), not something learnt.
-        if tensor.data_type in no_numbers or not tensor.dims:
+        if tensor.data_type in _NO_NUMBERS or not tensor.dims:
             return
         self.weights[name] = (elements, _bytes(tensor.data_type, elements))
         self.behind[name] = {name}
@@ -240,10 +230,8 @@ class _Constants:
         if node.op_type in _DEQUANTISERS:
             chosen = node.input[:1]
         else:
-            which = _WEIGHT_INPUTS.get(node.op_type)
-            chosen = [
-                name for place, name in enumerate(node.input) if which is None or place in which
-            ]
+            which = _WEIGHT_INPUTS.get(node.op_type, range(len(node.input)))
+            chosen = [name for place, name in enumerate(node.input) if place in which]
         weights = set().union(*(self.behind.get(name, set()) for name in chosen))
         if node.op_type == "Mul" and all(name in self.behind for name in node.input):
             # Integers times their scales, written out: the scales are no parameters.

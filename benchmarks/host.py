@@ -12,9 +12,9 @@ import numpy as np
 from wav2small import files, progress, session
 from wav2small.errors import Wav2SmallError
 
-from . import cost as cost_model
 from . import latency, machine, models
 from . import memory as memory_probe
+from .cost import cost as count
 
 DURATIONS_S = (0.5, 1.0, 5.0, 10.0, 30.0)
 
@@ -63,7 +63,7 @@ def benchmark(
     opened = [models.WaveformModel(path, threads=threads) for path in [*paths, *against]]
     names = models.short_names([*paths, *against])
     lengths = sorted({float(duration) for duration in durations})
-    results = [
+    results: list[dict[str, Any]] = [
         {
             "name": name,
             "path": str(model.path),
@@ -72,26 +72,38 @@ def benchmark(
             "yardstick": place >= len(paths),
             "rejected": [],
             "notes": [],
+            "latency": [],
         }
         for place, (name, model) in enumerate(zip(names, opened, strict=True))
     ]
     steps = len(lengths) * (1 + len(opened) * memory) + len(opened) * cost
+    rounds = {"runs": runs, "warm_up": warm_up}
     with progress.bar(steps, unit="step", desc="benchmark") as bar:
-        pairs = _latencies(opened, results, lengths, runs=runs, warm_up=warm_up, bar=bar)
-        if memory:
-            _memories(opened, results, threads=threads, bar=bar)
-        if cost:
-            for model, result in zip(opened, results, strict=True):
-                _cost(model, result)
-                bar.update()
+        pairs = _latencies(opened, results, lengths, rounds, bar)
+        for model, result in zip(opened, results, strict=True):
+            if memory and not memory_probe.supported():
+                result["notes"].append("memory is measured on Linux only")
+                result["memory"] = []
+            elif memory:
+                result["memory"] = [
+                    memory_probe.measure(model.path, point["duration_s"], threads=threads)
+                    for point in result["latency"]
+                    if not bar.update()
+                ]
+        for model, result in zip(opened, results, strict=True):
+            if cost and (tried := [point["duration_s"] for point in result["latency"]]):
+                try:
+                    result["cost"] = count(model.path, min(tried, key=lambda s: abs(s - 1)))
+                except Wav2SmallError as error:
+                    result["notes"].append(str(error))
+            bar.update(cost)
     for result in results:
         result["growth"] = _growth(result)
     return {
         "machine": machine.describe(),
         "settings": {
             "durations_s": lengths,
-            "runs": runs,
-            "warm_up": warm_up,
+            **rounds,
             "threads": threads,
             "session_entries": dict(session.SESSION_ENTRIES),
             "signal": "white noise, .05 RMS, seed 0, 16000 Hz",
@@ -116,30 +128,20 @@ def _latencies(
     opened: list[models.WaveformModel],
     results: list[dict[str, Any]],
     lengths: list[float],
-    *,
-    runs: int,
-    warm_up: int,
+    rounds: dict[str, int],
     bar: Any,
 ) -> list[dict[str, Any]]:
-    for result in results:
-        result["latency"] = []
+    """Measure all models at all lengths; the comparisons of the first with the others."""
     pairs = []
     for duration in lengths:
         able = [i for i, model in enumerate(opened) if _try(model, duration, results[i])]
-        times = latency.measure(
-            [opened[i] for i in able], duration, runs=runs, warm_up=warm_up
-        )  # (runs, able)
+        times = latency.measure([opened[i] for i in able], duration, **rounds)  # (runs, able)
         for column, i in enumerate(able):
             results[i]["latency"].append(latency.describe(times[:, column], duration))
-        for column, i in enumerate(able[1:], start=1):
-            pairs.append(
-                {
-                    "first": results[able[0]]["name"],
-                    "second": results[i]["name"],
-                    "duration_s": duration,
-                    **latency.ratio(times[:, 0], times[:, column]),
-                }
-            )
+            if column:
+                names = {"first": results[able[0]]["name"], "second": results[i]["name"]}
+                ratios = latency.ratio(times[:, 0], times[:, column])
+                pairs.append({**names, "duration_s": duration, **ratios})
         bar.update()
     if not any(result["latency"] for result in results):
         rejected = results[0]["rejected"][0]
@@ -163,40 +165,14 @@ def _try(model: models.WaveformModel, duration: float, result: dict[str, Any]) -
     return True
 
 
-def _memories(
-    opened: list[models.WaveformModel], results: list[dict[str, Any]], *, threads: int, bar: Any
-) -> None:
-    for model, result in zip(opened, results, strict=True):
-        if not memory_probe.supported():
-            result["notes"].append("memory is measured on Linux only")
-            result["memory"] = []
-            continue
-        result["memory"] = [
-            memory_probe.measure(model.path, point["duration_s"], threads=threads)
-            for point in result["latency"]
-            if not bar.update()
-        ]
-
-
-def _cost(model: models.WaveformModel, result: dict[str, Any]) -> None:
-    lengths = [point["duration_s"] for point in result["latency"]]
-    if not lengths:
-        return
-    try:
-        result["cost"] = cost_model.cost(model.path, min(lengths, key=lambda s: abs(s - 1)))
-    except Wav2SmallError as error:
-        result["notes"].append(str(error))
-
-
 def _growth(result: dict[str, Any]) -> dict[str, Any]:
-    lengths = [point["duration_s"] for point in result["latency"]]
     # The least of all runs: what else the machine does adds time, but never takes any away.
-    fits = {"latency": latency.growth(lengths, [p["min_ms"] for p in result["latency"]])}
-    measured = result.get("memory") or []
-    fits["activations"] = latency.growth(
-        [point["duration_s"] for point in measured],
-        [point["activations_bytes"] for point in measured],
-    )
+    kinds = (("latency", "latency", "min_ms"), ("activations", "memory", "activations_bytes"))
+    fits = {}
+    for name, kind, cost in kinds:
+        points = result.get(kind) or []
+        lengths = [point["duration_s"] for point in points]
+        fits[name] = latency.growth(lengths, [point[cost] for point in points])
     return fits
 
 

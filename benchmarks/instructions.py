@@ -85,15 +85,12 @@ class Count:
 
 
 def count(command: list[str], program: Path, prefix: str) -> list[Count]:
-    """Run a program and count what the engine in it executes.
+    """Run a program and count what the engine in it executes, by stage and kernel.
 
     Args:
         command: qemu-system-arm with machine and program
         program: the .elf file, with debugging information
         prefix: `nano_<name>` of the engine's functions
-
-    Returns:
-        largest stage first
     """
     listing = _listing(program)
     ranges, executed, pairs = _trace(command)

@@ -24,20 +24,10 @@ def measure(
     warm_up: int = 10,
     sampling_rate: int = 16000,
 ) -> np.ndarray:
-    """Times of every model for one clip length.
+    """Times of every model for one clip length in milliseconds, float64 (runs, models).
 
     Every round runs each model once; the order shifts by one each round, so that no model
-    always follows the same neighbour (its caches, its heat).
-
-    Args:
-        candidates: opened models
-        duration_s: length of the clip in seconds
-        runs: counted rounds
-        warm_up: rounds before them
-        sampling_rate: Hz
-
-    Returns:
-        times in milliseconds, float64 (runs, models)
+    always follows the same neighbour (its caches, its heat). `warm_up` rounds do not count.
     """
     signal = models.noise(round(duration_s * sampling_rate))
     feeds = [model.feed(signal) for model in candidates]
@@ -67,25 +57,17 @@ def describe(times: np.ndarray, duration_s: float) -> dict[str, Any]:
         >>> describe(np.array([2.0, 3.0, 4.0]), 1.0)["p50_ms"]
         3.0
     """
-    p10, p50, p90, p99 = np.percentile(times, [10, 50, 90, 99])
     return {
         "duration_s": duration_s,
         "runs": len(times),
         "min_ms": float(times.min()),
-        "p10_ms": float(p10),
-        "p50_ms": float(p50),
-        "p90_ms": float(p90),
-        "p99_ms": float(p99),
-        "real_time_factor": float(p50 / 1000 / duration_s),
+        **{f"p{rank}_ms": float(np.percentile(times, rank)) for rank in (10, 50, 90, 99)},
+        "real_time_factor": float(np.percentile(times, 50) / 1000 / duration_s),
     }
 
 
 def ratio(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """How much longer the second model takes than the first, in one interleaved run.
-
-    Args:
-        first: times (runs,)
-        second: times (runs,) of the same rounds
+    """How much longer the second model takes than the first: times (runs,) of the same rounds.
 
     Returns:
         `ratio_of_medians`, and `p10`, `p50`, `p90` of the ratios pair by pair
@@ -94,25 +76,19 @@ def ratio(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
         >>> ratio(np.array([1.0, 2.0]), np.array([2.0, 4.0]))["ratio_of_medians"]
         2.0
     """
-    p10, p50, p90 = np.percentile(second / first, [10, 50, 90])
+    ratios = second / first
     return {
         "ratio_of_medians": float(np.median(second) / np.median(first)),
-        "p10": float(p10),
-        "p50": float(p50),
-        "p90": float(p90),
+        **{f"p{rank}": float(np.percentile(ratios, rank)) for rank in (10, 50, 90)},
     }
 
 
 def growth(durations_s: Sequence[float], costs: Sequence[float]) -> dict[str, Any] | None:
-    """How a cost grows with the length of the clip: cost = a * duration ** exponent.
+    """How a cost, of clips of each length, grows with it: cost = a * duration ** exponent.
 
     The constant part of a call (milliseconds or bytes that do not depend on the clip) hides
     growth in short clips, so the exponent is fitted by least squares on logarithms over the longer
     half, at least two points.
-
-    Args:
-        durations_s: clip lengths in seconds
-        costs: latency, bytes ... of each
 
     Returns:
         `exponent`, `over_s` (the lengths it was fitted on), `verdict` ("linear", "less than
@@ -131,9 +107,7 @@ def growth(durations_s: Sequence[float], costs: Sequence[float]) -> dict[str, An
         return None
     exponent = float(np.polyfit(np.log(durations), np.log(values), 1)[0])
     low, high = LINEAR
-    verdict = (
-        "linear" if low <= exponent <= high
-        else "more than linear" if exponent > high
-        else "less than linear"
-    )  # fmt: skip
+    verdict = "linear" if low <= exponent <= high else "more than linear"
+    if exponent < low:
+        verdict = "less than linear"
     return {"exponent": exponent, "over_s": durations.tolist(), "verdict": verdict}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from typing import Any
@@ -61,11 +62,8 @@ def line(machine: dict[str, Any]) -> str:
 def _cpuinfo() -> dict[str, str]:
     """First entry of each field of /proc/cpuinfo; empty where there is none."""
     fields: dict[str, str] = {}
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for row in file:
-                key, _, value = row.partition(":")
-                fields.setdefault(key.strip(), value.strip())
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for row in file:
+            key, _, value = row.partition(":")
+            fields.setdefault(key.strip(), value.strip())
     return fields

@@ -41,13 +41,7 @@ def supported() -> bool:
 def measure(
     path: str | os.PathLike[str], duration_s: float, *, threads: int = 1, timeout_s: float = 600
 ) -> dict[str, Any]:
-    """Memory, load time and first-call time of a model in a process of its own.
-
-    Args:
-        path: bundle folder or ONNX file
-        duration_s: length of the clip in seconds
-        threads: of the session
-        timeout_s: after which the process is ended
+    """Memory, load time and first-call time of a bundle or ONNX file in a process of its own.
 
     Returns:
         `duration_s`, `runtime_bytes`, `model_bytes`, `activations_bytes`, `above_runtime_bytes`

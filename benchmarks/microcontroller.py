@@ -36,27 +36,16 @@ _FLAGS = ["-std=c99", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 
 @dataclass(frozen=True)
 class Target:
-    """A processor as QEMU and gcc know it.
+    """A processor as QEMU and gcc know it."""
 
-    Attributes:
-        machine: of qemu-system-arm
-        flags: of gcc
-        flash: address that the processor starts from
-        ram: address of its memory
-        ticks: of SysTick per instruction at `-icount shift=5`
-        clock_mhz: of a usual part, for the estimate of the duty cycle
-        part: which one
-        has_timings: the tables of `instructions` hold for it
-    """
-
-    machine: str
-    flags: tuple[str, ...]
-    flash: int
-    ram: int
-    ticks: float
-    clock_mhz: float
-    part: str
-    has_timings: bool = True
+    machine: str  # of qemu-system-arm
+    flags: tuple[str, ...]  # of gcc
+    flash: int  # address that the processor starts from
+    ram: int  # address of its memory
+    ticks: float  # of SysTick per instruction at `-icount shift=5`
+    clock_mhz: float  # of a usual part, for the estimate of the duty cycle
+    part: str  # which one
+    has_timings: bool = True  # the tables of `instructions` hold for it
 
 
 TARGETS = {
@@ -80,41 +69,26 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class BoardRun:
-    """What one program did.
+    """What one program did."""
 
-    Attributes:
-        target: key of TARGETS
-        flash: bytes of code and tables of the complete program, start-up and printing included, the
-            speech not
-        engine_flash: bytes of `nano_<name>.c` alone
-        state: bytes that the caller gives
-        stack: deepest stack in bytes
-        instructions: per second of audio, by stage
-        kernels: the same by kernel, with estimated cycles; counted in another way, so that the sum
-            differs by less than 1 %
-        cycles: per second of audio, by stage, estimated; None where no timings are published
-        memory: last estimate over the memory, as float32 (arousal, dominance, valence)
-        overall: likewise over all of the speech
-        checksum: over the bits of all estimates
-        seconds: of speech
-        clock_mhz: assumed
-        cycles_per_instruction: assumed
-    """
-
-    target: str
+    target: str  # key of TARGETS
+    #: bytes of the complete program: code, tables, start-up and printing, but not the speech
     flash: int
-    engine_flash: int
-    state: int
-    stack: int
-    instructions: dict[str, float]
+    engine_flash: int  # bytes of `nano_<name>.c` alone
+    state: int  # bytes that the caller gives
+    stack: int  # deepest stack in bytes
+    instructions: dict[str, float]  # per second of audio, by stage
+    #: the same by kernel, with estimated cycles; counted in another way, the sum differs by < 1 %
     kernels: tuple[Count, ...]
+    #: per second of audio, by stage, estimated; None where no timings are published
     cycles: dict[str, float] | None
+    #: last estimate over the memory, as float32 (arousal, dominance, valence)
     memory: tuple[float, float, float]
-    overall: tuple[float, float, float]
-    checksum: int
-    seconds: float
-    clock_mhz: float
-    cycles_per_instruction: float | None
+    overall: tuple[float, float, float]  # likewise over all of the speech
+    checksum: int  # over the bits of all estimates
+    seconds: float  # of speech
+    clock_mhz: float  # assumed
+    cycles_per_instruction: float | None  # assumed
 
     @property
     def total(self) -> float:
@@ -191,14 +165,10 @@ def microcontroller(
         target=target,
         flash=sizes["program"],
         engine_flash=sizes["engine"],
-        state=output["state"],
-        stack=output["stack"],
         instructions=instructions,
         kernels=kernels,
         cycles=cycles if board.has_timings else None,
-        memory=output["memory"],
-        overall=output["overall"],
-        checksum=output["checksum"],
+        **{name: output[name] for name in ("state", "stack", "memory", "overall", "checksum")},
         seconds=seconds,
         clock_mhz=board.clock_mhz if clock_mhz is None else clock_mhz,
         cycles_per_instruction=cycles_per_instruction,
@@ -207,47 +177,40 @@ def microcontroller(
 
 def table(runs: Sequence[BoardRun]) -> str:
     """Runs side by side, as text."""
-    rows = [
-        ("", [run.target for run in runs]),
-        ("flash, program (bytes)", [f"{run.flash:,}" for run in runs]),
-        ("flash, engine and weights (bytes)", [f"{run.engine_flash:,}" for run in runs]),
-        ("RAM, state and scratch (bytes)", [f"{run.state:,}" for run in runs]),
-        ("stack, high-water mark (bytes)", [f"{run.stack:,}" for run in runs]),
-    ]
+    rows = [["", *(run.target for run in runs)]]
+    for name, key in (
+        ("flash, program", "flash"),
+        ("flash, engine and weights", "engine_flash"),
+        ("RAM, state and scratch", "state"),
+        ("stack, high-water mark", "stack"),
+    ):
+        rows.append([f"{name} (bytes)", *(f"{getattr(run, key):,}" for run in runs)])
     for stage in STAGES:
-        numbers = [run.instructions[stage] for run in runs]
-        rows.append((f"instructions/s, {stage}", [f"{number:,.0f}" for number in numbers]))
-        for name in sorted(
-            {one.kernel for run in runs for one in run.kernels if one.stage == stage} - {""}
-        ):
-            rows.append((f"    {name}", [_of_kernel(run, stage, name) for run in runs]))
-    rows.append(("instructions/s of audio", [f"{run.total:,.0f}" for run in runs]))
+        numbers = (f"{run.instructions[stage]:,.0f}" for run in runs)
+        rows.append([f"instructions/s, {stage}", *numbers])
+        kernels = [
+            {one.kernel: f"{one.instructions:,.0f}" for one in run.kernels if one.stage == stage}
+            for run in runs
+        ]
+        for kernel in sorted(set().union(*kernels) - {""}):
+            rows.append([f"    {kernel}", *(counts.get(kernel, "0") for counts in kernels)])
+    rows.append(["instructions/s of audio", *(f"{run.total:,.0f}" for run in runs)])
     for stage in STAGES:
-        cells = [f"{run.cycles[stage]:,.0f}" if run.cycles else "-" for run in runs]
-        rows.append((f"cycles/s, {stage} (estimated)", cells))
+        numbers = (f"{run.cycles[stage]:,.0f}" if run.cycles else "-" for run in runs)
+        rows.append([f"cycles/s, {stage} (estimated)", *numbers])
+    numbers = (f"{sum(run.cycles.values()):,.0f}" if run.cycles else "-" for run in runs)
     rows += [
-        (
-            "cycles/s of audio (estimated)",
-            [f"{sum(run.cycles.values()):,.0f}" if run.cycles else "-" for run in runs],
-        ),
-        ("clock (MHz, assumed)", [f"{run.clock_mhz:g}" for run in runs]),
-        ("cycles per instruction", [_cycles_per_instruction(run) for run in runs]),
-        ("duty cycle (estimated)", [f"{100 * run.duty:.1f} %" for run in runs]),
-        ("overall A/D/V", [" ".join(f"{v:.4f}" for v in run.overall) for run in runs]),
-        ("checksum of all estimates", [f"{run.checksum:08x}" for run in runs]),
+        ["cycles/s of audio (estimated)", *numbers],
+        ["clock (MHz, assumed)", *(f"{run.clock_mhz:g}" for run in runs)],
+        ["cycles per instruction", *map(_cycles_per_instruction, runs)],
+        ["duty cycle (estimated)", *(f"{100 * run.duty:.1f} %" for run in runs)],
+        ["overall A/D/V", *(" ".join(f"{v:.4f}" for v in run.overall) for run in runs)],
+        ["checksum of all estimates", *(f"{run.checksum:08x}" for run in runs)],
     ]
-    widths = [max(len(row[1][i]) for row in rows) for i in range(len(runs))]
-    label = max(len(row[0]) for row in rows)
+    label, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join(
-        f"{name:<{label}}  "
-        + "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        for name, cells in rows
+        "  ".join([name.ljust(label), *map(str.rjust, cells, widths)]) for name, *cells in rows
     )
-
-
-def _of_kernel(run: BoardRun, stage: str, name: str) -> str:
-    numbers = [one.instructions for one in run.kernels if (one.stage, one.kernel) == (stage, name)]
-    return f"{sum(numbers):,.0f}"
 
 
 def _cycles_per_instruction(run: BoardRun) -> str:
@@ -317,12 +280,9 @@ def _build(
         + [f"-Wl,--defsym=RAM={board.ram:#x}", "-o", str(folder / "program.elf")]
     )
     program = _sections(folder / "program.elf")
-    return {
-        "engine": sum(
-            size for name, size in engine.items() if name.startswith((".text", ".rodata"))
-        ),
-        "program": sum(program.get(name, 0) for name in (".text", ".ARM.exidx", ".data")),
-    }
+    kept = (size for name, size in engine.items() if name.startswith((".text", ".rodata")))
+    loaded = (program.get(name, 0) for name in (".text", ".ARM.exidx", ".data"))
+    return {"engine": sum(kept), "program": sum(loaded)}
 
 
 def _sections(path: Path) -> dict[str, int]:
@@ -343,12 +303,10 @@ def _emulator(board: Target, program: Path) -> list[str]:
 
 def _parse(text: str) -> dict[str, Any]:
     output: dict[str, Any] = {}
-    group = ""
     for line in text.splitlines():
         name, _, number = line.partition(" ")
         if not number:
-            group = name
-            output[group] = ()
+            group, output[name] = name, ()
         elif name in ("arousal", "dominance", "valence"):
             value = np.array([int(number, 16)], np.uint32).view(np.float32)[0]
             output[group] = (*output[group], float(value))

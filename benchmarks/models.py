@@ -16,11 +16,7 @@ _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(d
 
 
 class WaveformModel:
-    """An ONNX session with one waveform input of any usual shape.
-
-    Args:
-        path: bundle folder or ONNX file
-        threads: of the session
+    """An ONNX session of a bundle or file with one waveform input of any usual shape.
 
     Raises:
         Wav2SmallError: no model, not ONNX, or its inputs are not one waveform

@@ -33,16 +33,14 @@ def draw(frame: pd.DataFrame, style: str = "text") -> str:
         -------  ----
         nano      0.5
     """
-    aligned = [
-        "right" if frame.iloc[:, i].map(_numeric).all() else "left" for i in range(frame.shape[1])
-    ]
+    numeric = frame.map(_numeric).all()
     markdown = style == "markdown"
     cells = frame.map(lambda cell: cell.replace("|", "\\|") if markdown else _WRAP.fill(cell))
     return tabulate(
         cells.to_numpy().tolist(),
         headers=list(cells.columns),
         tablefmt="pipe" if markdown else "simple",
-        colalign=aligned,
+        colalign=["right" if every else "left" for every in numeric],
         disable_numparse=True,
     )
 
@@ -58,9 +56,8 @@ def html(frame: pd.DataFrame, caption: str) -> str:
     short = frame.map(lambda cell: cell.replace(" ", "\u00a0") if len(cell) <= 40 else cell)
     with pd.option_context("display.max_colwidth", None):
         text = short.to_html(index=False).replace("<th>", '<th scope="col">')
-    return re.sub(
-        "<table[^>]*>", lambda _: f"<table><caption>{markup.escape(caption)}</caption>", text
-    )
+    head = f"<table><caption>{markup.escape(caption)}</caption>"
+    return re.sub("<table[^>]*>", lambda _: head, text)
 
 
 def size(count: float | None) -> str:
@@ -85,9 +82,7 @@ def amount(count: float | None) -> str:
 
 def scaled(value: float, units: dict[str, float]) -> str:
     """Three significant digits in the largest unit that leaves at least 1."""
-    unit, factor = next(
-        (unit, factor) for unit, factor in units.items() if abs(value) >= factor or factor == 1
-    )
+    unit, factor = next(pair for pair in units.items() if abs(value) >= pair[1] or pair[1] == 1)
     short = value / factor
     digits = 0 if factor == 1 or abs(short) >= 100 else 2 if abs(short) < 10 else 1
     return f"{short:.{digits}f} {unit}"
@@ -116,13 +111,7 @@ def number(value: float | None) -> str:
 
 
 def benchmark(result: dict[str, Any], *, style: str = "text", layers: bool = False) -> str:
-    """What `host.benchmark` returned, as text.
-
-    Args:
-        result: the dictionary
-        style: "text" or "markdown"
-        layers: add the table of each model's layers
-    """
+    """What `host.benchmark` returned, as "text" or "markdown"; with each model's `layers`."""
     settings = result["settings"]
     entries = ", ".join(f"{key}={value}" for key, value in settings["session_entries"].items())
     parts = [
