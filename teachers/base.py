@@ -55,11 +55,23 @@ class Teacher(Protocol):
         ...
 
 
+class ByColumns:
+    """A teacher that is defined by its `predict_columns`."""
+
+    dimensions: tuple[str, ...]
+
+    def predict_columns(self, batch: np.ndarray, lengths: np.ndarray) -> Mapping[str, Any]:
+        """Every column of a batch; see `Teacher`."""
+        raise NotImplementedError
+
+    def predict(self, batch: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """See `Teacher.predict`."""
+        found = self.predict_columns(batch, lengths)
+        return np.stack([found[name] for name in self.dimensions], axis=1)
+
+
 def columns(
-    teacher: Teacher,
-    batch: np.ndarray,
-    lengths: np.ndarray,
-    passages: list[Passage] | None = None,
+    teacher: Teacher, batch: np.ndarray, lengths: np.ndarray, passages: list[Passage] | None = None
 ) -> dict[str, np.ndarray]:
     """Every column a teacher offers for a batch, dimensions clipped to 0..1, float32.
 
@@ -70,10 +82,7 @@ def columns(
 
 
 def launch(
-    teacher: Teacher,
-    batch: np.ndarray,
-    lengths: np.ndarray,
-    passages: list[Passage] | None = None,
+    teacher: Teacher, batch: np.ndarray, lengths: np.ndarray, passages: list[Passage] | None = None
 ) -> Callable[[], dict[str, np.ndarray]]:
     """Begin `columns`; the result waits for them. Only a GPU gains from it."""
     inputs: tuple[Any, ...] = (batch, lengths, passages) if uses_text(teacher) else (batch, lengths)
@@ -104,13 +113,8 @@ def licensed(teacher: Teacher) -> list[dict[str, Any]]:
 
 def entry(teacher: Teacher) -> dict[str, Any]:
     """The entry of one teacher in a provenance."""
-    return {
-        "name": teacher.name,
-        "id": teacher.id,
-        "revision": teacher.revision,
-        "licence": teacher.licence,
-        "invariances": sorted(teacher.invariances),
-    }
+    own = {name: getattr(teacher, name) for name in ("name", "id", "revision", "licence")}
+    return {**own, "invariances": sorted(teacher.invariances)}
 
 
 def uses_text(teacher: Teacher) -> bool:

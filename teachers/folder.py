@@ -39,7 +39,7 @@ def load_hub(spec: str, **options: Any) -> Teacher:
     folder = checkpoint.fetch(spec, checkpoint.PATTERNS, option="--teacher")
     if (folder / checkpoint.CONFIG).exists():
         return _load(checkpoint.hub(spec), options)
-    names = (onnx_files.MODEL, onnx_files.DESCRIPTION, "provenance.json", "README.md")
+    names = (onnx_files.MODEL, onnx_files.DESCRIPTION, *checkpoint.RECORDS)
     folder = checkpoint.fetch(spec, names, option="--teacher")
     if not onnx_files.holds(folder):
         raise Wav2SmallError(

@@ -17,12 +17,12 @@ from wav2small.errors import Wav2SmallError
 
 from . import base
 from .acoustic.placement import placements
-from .base import Teacher
+from .base import ByColumns, Teacher
 
 PROBABILITY = "probability_"
 
 
-class Placed:
+class Placed(ByColumns):
     """Wraps a teacher; its probabilities stay columns of the table.
 
     Args:
@@ -55,10 +55,9 @@ class Placed:
         self.in_workers = base.runs_in_workers(teacher)
         self.device = getattr(teacher, "device", None)
 
-    def predict(self, batch: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """See `Teacher.predict`."""
-        found = self.launch(batch, lengths)()
-        return np.stack([found[name] for name in DIMENSIONS], axis=1)
+    def predict_columns(self, batch: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+        """The dimensions, and the columns of the teacher itself."""
+        return self.launch(batch, lengths)()
 
     def launch(self, batch: np.ndarray, lengths: np.ndarray) -> Callable[[], dict[str, np.ndarray]]:
         """Begin to label a batch; see `base.launch`."""

@@ -7,7 +7,6 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Container, Mapping
-from dataclasses import asdict, dataclass
 from pkgutil import resolve_name
 from typing import Any, TypeVar
 
@@ -20,37 +19,21 @@ from .base import Teacher
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
-class TeacherRow:
-    """A line of `wav2small teachers`."""
-
-    name: str
-    parameters: int | None  # None: depends on what it is made of
-    licence: str
-    what: str
-
-
-#: Built-in teachers; the file of the same name registers each. Parameters counted from the
-#: published checkpoints' configurations.
+#: Built-in teachers: parameters, counted from the published checkpoints' configurations (None:
+#: depends on what it is made of), licence, and what it is.
 BUILT_IN = {
-    row[0]: TeacherRow(*row)
-    for row in (
-        ("acoustic", None, "MIT", "prosody and spectrum, regression; embedded, no download"),
-        ("wavlm", 318_607_043, "MIT", "WavLM-large, attentive pooling (SER-Odyssey baseline)"),
-        ("wav2vec2", 165_336_707, "CC-BY-NC-SA-4.0", "wav2vec2-large-robust, 12 layers (Dawn)"),
-        ("ensemble", None, "of its members", "mean of teachers, by default wavlm and wav2vec2"),
-    )
+    "acoustic": (None, "MIT", "prosody and spectrum, regression; embedded, no download"),
+    "wavlm": (318_607_043, "MIT", "WavLM-large, attentive pooling (SER-Odyssey baseline)"),
+    "wav2vec2": (165_336_707, "CC-BY-NC-SA-4.0", "wav2vec2-large-robust, 12 layers (Dawn)"),
+    "ensemble": (None, "of its members", "mean of teachers, by default wavlm and wav2vec2"),
 }
 
 #: Multimodal teachers; none is published, `finetune --teacher NAME` makes one.
 MADE = {
-    name: TeacherRow(name, None, "of its encoders", what)
-    for name, what in (
-        ("spectra", "dialogues, fused; see docs/teachers.md"),
-        ("calm", "speech and text, aligned by contrast"),
-        ("bridge", "speech and text, joined by bridge tokens"),
-        ("mister_e", "experts on speech, text and both"),
-    )
+    "spectra": (None, "of its encoders", "dialogues, fused; see docs/teachers.md"),
+    "calm": (None, "of its encoders", "speech and text, aligned by contrast"),
+    "bridge": (None, "of its encoders", "speech and text, joined by bridge tokens"),
+    "mister_e": (None, "of its encoders", "experts on speech, text and both"),
 }
 
 #: What makes each built-in teacher, and what opens a folder or a hub id.
@@ -83,13 +66,12 @@ def register_teacher(name: str) -> Callable[[Factory], Factory]:
 
 def list_teachers() -> list[dict[str, Any]]:
     """Name, parameters, licence and what it is, for every teacher known by name."""
-    rows = [asdict(row) for row in (*BUILT_IN.values(), *MADE.values())]
+    rows = {**BUILT_IN, **MADE}
     for name, factory in _registered.items():
-        if name not in BUILT_IN and name not in MADE:
-            what = (inspect.getdoc(factory) or "").partition("\n")[0]
-            licence = getattr(factory, "licence", "unknown")
-            rows.append({"name": name, "parameters": None, "licence": licence, "what": what})
-    return rows
+        what = (inspect.getdoc(factory) or "").partition("\n")[0]
+        rows.setdefault(name, (None, getattr(factory, "licence", "unknown"), what))
+    columns = ("name", "parameters", "licence", "what")
+    return [dict(zip(columns, (name, *row), strict=True)) for name, row in rows.items()]
 
 
 def load_teacher(

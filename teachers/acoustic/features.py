@@ -60,11 +60,8 @@ def statistics(signal: np.ndarray) -> np.ndarray:
     level = loudest + np.logaddexp(0, (loud - loudest + FLOOR_DB) / 4) * 4 - FLOOR_DB
     active = _sigmoid((loud - loudest + GATE_DB) / GATE_WIDTH_DB)
     floor = 10 ** ((loudest - FLOOR_DB) / 10)
-    values = {
-        **_spectrum(power, floor, level, active),
-        **_voice(power, level, active),
-        **_rhythm(level, active),
-    }
+    values = _spectrum(power, floor, level, active)
+    values |= _voice(power, level, active) | _rhythm(level, active)
     return np.array([values[name] for name in FEATURES])
 
 
@@ -82,16 +79,11 @@ def _spectrum(
         values[f"cepstrum{order + 1}_sd"] = deviation[order]
     low, high = _sum(power, 60, 1000) + floor / 5, _sum(power, 1000, 5000) + floor / 5
     alpha = _decibel(low) - _decibel(high)
-    hammarberg = _decibel(_norm(power, 60, 2000) + floor / 9) - _decibel(
-        _norm(power, 2000, 5000) + floor / 9
-    )
+    low, high = _norm(power, 60, 2000) + floor / 9, _norm(power, 2000, 5000) + floor / 9
     slopes = bands @ _slopes()
-    for name, track in (
-        ("alpha_ratio", alpha),
-        ("hammarberg", hammarberg),
-        ("slope_low", slopes[:, 0]),
-        ("slope_mid", slopes[:, 1]),
-    ):
+    tracks = {"alpha_ratio": alpha, "hammarberg": _decibel(low) - _decibel(high)}
+    tracks |= {"slope_low": slopes[:, 0], "slope_mid": slopes[:, 1]}
+    for name, track in tracks.items():
         track_mean, track_sd = _moments(track[:, None], weights)
         values[f"{name}_mean"], values[f"{name}_sd"] = track_mean[0], track_sd[0]
     values["tilt_loudness"] = _regression(level, alpha, weights, 0.9)

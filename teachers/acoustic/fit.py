@@ -173,7 +173,8 @@ def _between_speakers(inputs: np.ndarray, table: Any) -> np.ndarray:
     for emotion in sorted(set(table.emotion)):
         rows = (table.emotion == emotion).to_numpy()
         inputs[rows] -= inputs[rows].mean(0)
-    means = [inputs[(table.speaker == name).to_numpy()].mean(0) for name in _speakers(table)]
+    speakers = sorted(set(table.speaker))
+    means = [inputs[(table.speaker == name).to_numpy()].mean(0) for name in speakers]
     return np.cov(np.array(means).T, bias=True)
 
 
@@ -195,9 +196,8 @@ def measure(corpus: str | os.PathLike[str], names: Any, *, copies: int = 0) -> n
     result = []
     for number, name in enumerate(names):
         signal = audio.read(Path(corpus) / name)
-        versions = [signal]
-        for copy in range(copies):
-            versions.append(disturbed(signal, np.random.default_rng([SEED, number, copy])))
+        draws = (np.random.default_rng([SEED, number, copy]) for copy in range(copies))
+        versions = [signal, *(disturbed(signal, draw) for draw in draws)]
         result.append([statistics(version) for version in versions])
     return np.array(result)
 
@@ -225,19 +225,13 @@ def read_table(corpus: str | os.PathLike[str]) -> Any:
     return table.assign(arousal=float("nan"), valence=float("nan"))
 
 
-def _speakers(table: Any) -> list[str]:
-    """The speakers, sorted."""
-    return sorted(set(table.speaker))
-
-
 def report(corpus: str | os.PathLike[str], folders: list[str]) -> None:
     """Print CCC and PCC: leave-one-speaker-out on the corpus, and the package's on folders."""
     table = read_table(corpus)
-    places = placements(table)
-    truth = placed(table, places)
+    truth = placed(table, places := placements(table))
     measured = measure(corpus, table.file, copies=COPIES)
     held_out = np.zeros_like(truth)
-    for speaker in _speakers(table):
+    for speaker in sorted(set(table.speaker)):
         out = (table.speaker == speaker).to_numpy()
         document = regress(measured[~out], truth[~out], table[~out])
         held_out[out] = AcousticRegression(document)(measured[out, 0])

@@ -99,9 +99,8 @@ class Acoustic:
                 "write them with python -m wav2small.teachers.acoustic.fit"
             ) from error
         self.revision = hashlib.sha256(content).hexdigest()[:16]
-        self.note = f"coefficients fitted on {document['corpus']['name']}, " + str(
-            document["corpus"]["licence"]
-        )
+        corpus = document["corpus"]
+        self.note = f"coefficients fitted on {corpus['name']}, {corpus['licence']}"
 
     def predict(self, batch: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
         """Label a batch; each clip is independent of the others and of its padding.

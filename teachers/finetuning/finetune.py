@@ -19,7 +19,7 @@ from torch import nn
 from wav2small import audio, files, provenance, transcripts
 from wav2small.errors import Wav2SmallError
 from wav2small.index import KEYS, fingerprint
-from wav2small.tables import Labels, read_labels
+from wav2small.tables import Labels
 from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.speech import backbones, checkpoint, recognisers, wav2vec2, wavlm
 from wav2small.teachers.speech.pretrained import Backbone, load
@@ -88,11 +88,7 @@ def finetune(
     compute = compute or DeviceOptions()
     compute.resolve()  # a wrong device is an error before the audio is read
     source = "labels" if isinstance(labels, Labels) else os.fspath(labels)
-    table = (
-        labels
-        if isinstance(labels, Labels)
-        else read_labels(labels, root=ratings.root, scale=ratings.scale, split=ratings.split)
-    )
+    table = ratings.table(labels)
     digest = fingerprint(table.frame[[*KEYS, *table.dimensions]])
     if isinstance(recipe, MultimodalRecipe):
         table = replace(table, frame=transcripts.normalise(table.frame, source))
@@ -102,43 +98,26 @@ def finetune(
     clips: RatedClips = recipe.clips(table, classes, training.crop_s)
     identity = {**recipe.identity, "categories": ratings.categories, "labels": digest}
     audio_of_table = [{"source": source, "licence": ratings.audio_licence}]
-    base = table.provenance or provenance.new(audio=audio_of_table)
-    lineage = {
-        **base,
-        "teachers": [*base.get("teachers", ()), *recipe.entries],
-        "versions": provenance.versions("numpy", "torch", "transformers"),
-        "finetuning": {**vars(training), **identity},
-    }
+    lineage = dict(table.provenance or provenance.new(audio=audio_of_table))
+    lineage["teachers"] = [*lineage.get("teachers", ()), *recipe.entries]
+    lineage["versions"] = provenance.versions("numpy", "torch", "transformers")
+    lineage["finetuning"] = {**vars(training), **identity}
 
     def save(network: Any, folder: Path) -> None:
         recipe.save(network, folder)
         files.write_json(folder / "provenance.json", lineage)
 
     def make() -> FineTuning:
-        scale = recipe.scale or clips.scale(train)
-        network = recipe.build(table.dimensions, names, scale)
-        return FineTuning(
-            Path(output),
-            network,
-            clips,
-            (train, valid),
-            options=training,
-            compute=compute,
-            identity=identity,
-            save=save,
-        )
+        network = recipe.build(table.dimensions, names, recipe.scale or clips.scale(train))
+        rows = train, valid
+        return FineTuning(Path(output), network, clips, rows, training, compute, identity, save)
 
     done = run(Path(output), make, seed=training.seed, overwrite=overwrite)
-    best = done.best_row
-    return FineTuned(
-        str(output),
-        done.state["best_epoch"],
-        {name: best[name] for name in table.dimensions},
-        {name: best[key] for name in table.dimensions if (key := name + WITHOUT_TEXT) in best},
-        [row["loss"] for row in done.state["rows"]],
-        provenance.licence_line(lineage),
-        list(clips.rejected.values()),
-    )
+    best, known = done.best_row, table.dimensions
+    ccc = {name: best[name] for name in known}
+    alone = {name: best[key] for name in known if (key := name + WITHOUT_TEXT) in best}
+    ended = done.losses, provenance.licence_line(lineage), list(clips.rejected.values())
+    return FineTuned(str(output), done.state["best_epoch"], ccc, alone, *ended)
 
 
 def choose_recipe(
@@ -227,20 +206,29 @@ class AudioRecipe:
         self.scale = self.start.scale
         source = self.start.source
         self.entries = [source.entry("backbone")]
-        self.identity = {
-            "backbone": source.id,
-            "revision": source.revision,
-            "pooling": pooling,
-            "layers": layers,
-        }
+        self.identity = {"backbone": source.id, "revision": source.revision}
+        self.identity |= {"pooling": pooling, "layers": layers}
 
     def build(self, dimensions: Sequence[str], categories: Sequence[str], scale: Any) -> Any:
         """See `build`."""
         return build(self.start, self.pooling, dimensions, categories, scale)
 
-    def save(self, network: Any, folder: Path) -> None:
-        """See `save`."""
-        save(network, folder)
+    @staticmethod
+    def save(network: Any, folder: str | os.PathLike[str]) -> None:
+        """Write a network in the layout of the published checkpoints, each file atomically."""
+        folder = Path(folder)
+        checkpoint.write_weights(folder, network.state_dict())
+        if isinstance(network, wav2vec2.Wav2vec2Network):
+            preprocessing = {
+                "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+                "do_normalize": network.normalise,
+                "feature_size": 1,
+                "padding_value": 0.0,
+                "return_attention_mask": True,
+                "sampling_rate": audio.SAMPLING_RATE,
+            }
+            files.write_json(folder / checkpoint.PREPROCESSOR, preprocessing)
+        files.write_json(folder / checkpoint.CONFIG, network.config)
 
 
 def build(
@@ -259,8 +247,9 @@ def build(
         categories: of the second head; empty = none
         scale: mean and deviation of samples, for attentive pooling's layout
     """
-    names = {str(number): name for number, name in enumerate(dimensions)}
-    extra = {"categories": list(categories)} if categories else {}
+    heads: dict[str, Any] = {"id2label": {str(n): name for n, name in enumerate(dimensions)}}
+    heads |= {"categories": list(categories)} if categories else {}
+    heads["teacher_name"] = "finetuned"
     network: Any
     if pooling == "attentive":
         config = {
@@ -269,7 +258,7 @@ def build(
             "std": scale[1],
             "hidden_size": start.config["hidden_size"],
             "num_classes": len(dimensions),
-            "id2label": names,
+            "id2label": heads["id2label"],
             "classifier_hidden_layers": 1,
             "classifier_dropout_prob": 0.5,
             "sampling_rate": audio.SAMPLING_RATE,
@@ -277,35 +266,16 @@ def build(
             "ssl_type": start.source.id,
             "ssl_config": start.config,
         }
-        network = wavlm.WavlmNetwork({**config, **extra, "teacher_name": "finetuned"})
+        network = wavlm.WavlmNetwork({**config, **heads})
     else:
         shape = {"feat_extract_norm": "group", "do_stable_layer_norm": False, **start.config}
-        network = wav2vec2.Wav2vec2Network(
-            {**shape, "id2label": names, **extra, "teacher_name": "finetuned"},
-            normalise=start.config["model_type"] not in recognisers.NAMES,
-        )
+        normalise = start.config["model_type"] not in recognisers.NAMES
+        network = wav2vec2.Wav2vec2Network({**shape, **heads}, normalise=normalise)
     start.fill(network.backbone)
     backbones.freeze_front(network.backbone)
     last = network.ser_model.out[0] if pooling == "attentive" else network.classifier.out_proj
     nn.init.constant_(last.bias, 0.5)  # the middle of the scale
     return network
-
-
-def save(network: Any, folder: str | os.PathLike[str]) -> None:
-    """Write a network in the layout of the published checkpoints, each file atomically."""
-    folder = Path(folder)
-    checkpoint.write_weights(folder, network.state_dict())
-    if isinstance(network, wav2vec2.Wav2vec2Network):
-        preprocessing = {
-            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-            "do_normalize": network.normalise,
-            "feature_size": 1,
-            "padding_value": 0.0,
-            "return_attention_mask": True,
-            "sampling_rate": audio.SAMPLING_RATE,
-        }
-        files.write_json(folder / checkpoint.PREPROCESSOR, preprocessing)
-    files.write_json(folder / checkpoint.CONFIG, network.config)
 
 
 def _classes(frame: pd.DataFrame, column: str | None) -> tuple[list[str], np.ndarray | None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,8 @@ from wav2small import files, provenance
 from wav2small.errors import Wav2SmallError
 from wav2small.evaluation import EMOTION, Evaluation, evaluate
 from wav2small.index import Index
-from wav2small.tables import Labels, texts
-from wav2small.teachers.labelling import options
+from wav2small.tables import texts
+from wav2small.teachers.labelling.options import ComputeOptions
 from wav2small.teachers.labelling.run import label
 
 from .finetune import AudioRecipe, finetune
@@ -32,101 +32,11 @@ PREDICTIONS = "predictions.parquet"
 
 @dataclass(frozen=True)
 class CrossValidated:
-    """What a cross-validation found.
+    """What a cross-validation found."""
 
-    Attributes:
-        folds: {fold: clips that were held out in it}
-        evaluation: of all held-out clips together, and of each fold as group "fold"
-        spread: {dimension: (mean, standard deviation) of the CCC over folds}
-    """
-
-    folds: dict[str, int]
-    evaluation: Evaluation
-    spread: dict[str, tuple[float, float]]
-
-
-def cross_validate(
-    table: Labels,
-    output: str | os.PathLike[str],
-    train: Callable[[Labels, Path], Any],
-    *,
-    folds: str,
-    device: str = "auto",
-    workers: int | None = None,
-    categories: str | None = None,
-    overwrite: bool = False,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> CrossValidated:
-    """Train a teacher for each fold on the other folds, and compare all held-out clips at once.
-
-    Args:
-        table: ratings
-        output: folder that gets `fold-NAME/` and `fold-NAME.parquet` for each fold,
-            `predictions.parquet` and `figures.json`. A run that was stopped resumes
-        train: writes a teacher to a folder, from the ratings it is given
-        folds: column whose values are the folds, such as "speaker" or "session"; or a number of
-            folds, over which speakers are distributed (files without that column)
-        device: of the teachers
-        workers: that read audio
-        categories: column with the category of each clip, if the teachers learn it
-        overwrite: label again what another run labelled
-        resamples: of the bootstrap
-        seed: of the distribution and the bootstrap
-
-    Raises:
-        Wav2SmallError: no such column, or fewer than two folds
-    """
-    import pandas as pd
-
-    clean = table.frame
-    if "variant" in clean:
-        clean = clean[clean["variant"] == 0]
-    frame = clean.reset_index(drop=True)
-    frame[FOLD] = assign(frame, folds, seed=seed)
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    found = []
-    names = sorted(set(frame[FOLD]))
-    for number, name in enumerate(names):
-        member = frame[FOLD] == name
-        folder = output / f"fold-{_safe(name, number)}"
-        train(replace(table, frame=frame[~member].reset_index(drop=True)), folder)
-        held_out = frame[member].drop(columns=list(table.dimensions)).reset_index(drop=True)
-        held_out = held_out[[c for c in held_out if not str(c).startswith("probability_")]]
-        labels = folder.with_name(folder.name + ".parquet")
-        computing = options.ComputeOptions(workers=workers, device=device)
-        label(
-            Index(held_out, table.root),
-            labels,
-            teacher=str(folder),
-            compute=computing,
-            overwrite=overwrite,
-        )
-        found.append(pd.read_parquet(labels))
-    joined = pd.concat(found, ignore_index=True)
-    joined["file"] = [os.path.join(os.path.abspath(table.root), file) for file in joined["file"]]
-    with files.atomic(output / PREDICTIONS) as temporary:
-        joined.to_parquet(temporary, index=False)
-    truth = replace(table, frame=frame)
-    result = evaluate(
-        output / PREDICTIONS,
-        truth,
-        by=[FOLD],
-        categories=categories or EMOTION,
-        resamples=resamples,
-        seed=seed,
-    )
-    files.write_json(output / "figures.json", result.to_json())
-    groups = result.groups[FOLD].values()
-    spread = {}
-    for dimension in result.dimensions:
-        values = [group["dimensions"][dimension]["ccc"].value for group in groups]
-        spread[dimension] = (float(np.mean(values)), float(np.std(values))) if values else (
-            float("nan"), float("nan"),
-        )  # fmt: skip
-    sizes = {str(name): int((frame[FOLD] == name).sum()) for name in names}
-    return CrossValidated(sizes, result, spread)
+    folds: dict[str, int]  # {fold: clips that were held out in it}
+    evaluation: Evaluation  # of all held-out clips together, and of each fold as group "fold"
+    spread: dict[str, tuple[float, float]]  # {dimension: mean, deviation of the CCC over folds}
 
 
 def finetune_folds(
@@ -144,7 +54,8 @@ def finetune_folds(
 
     Args:
         labels: as of `finetune`
-        output: folder for teachers, predictions and figures; see `cross_validate`
+        output: folder that gets `fold-NAME/` and `fold-NAME.parquet` for each fold,
+            `predictions.parquet` and `figures.json`. A run that was stopped resumes
         recipe: as of `finetune`, or of `fit_probe`
         folds: cross-validate over the values of a column, such as speaker or session, or over K
             folds of speakers
@@ -154,32 +65,55 @@ def finetune_folds(
         overwrite: replace another run
 
     Raises:
-        Wav2SmallError: as `finetune` and `cross_validate`
+        Wav2SmallError: as `finetune`; no such column, or fewer than two folds
     """
+    import pandas as pd
+
     ratings, training = ratings or RatingOptions(), training or TrainingOptions()
     compute = compute or DeviceOptions()
     table = read_ratings(labels, recipe if isinstance(recipe, ProbeOptions) else None, ratings)
     if not table.provenance:
         source = {"source": os.fspath(labels), "licence": ratings.audio_licence}
         table = replace(table, provenance=provenance.new(audio=[source]))
-
-    def train(part: Labels, folder: Path) -> None:
+    clean = table.frame
+    if "variant" in clean:
+        clean = clean[clean["variant"] == 0]
+    frame = clean.reset_index(drop=True)
+    frame[FOLD] = assign(frame, folds, seed=training.seed)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    computing = ComputeOptions(device=compute.device)
+    how: dict[str, Any] = {"ratings": ratings, "training": training, "compute": compute}
+    found = []
+    names = sorted(set(frame[FOLD]))
+    for number, name in enumerate(names):
+        member = frame[FOLD] == name
+        folder = output / f"fold-{_safe(name, number)}"
+        others = replace(table, frame=frame[~member].reset_index(drop=True))
         if isinstance(recipe, ProbeOptions):  # fitted again in a run that resumes: it is cheap
-            fit_probe(part, folder, recipe, device=compute.device, overwrite=True)
-            return
-        how = {"ratings": ratings, "training": training, "compute": compute}
-        finetune(part, folder, recipe, overwrite=overwrite, **how)  # type: ignore[arg-type]
-
-    return cross_validate(
-        table,
-        output,
-        train,
-        folds=folds,
-        device=compute.device,
-        categories=ratings.categories,
-        seed=training.seed,
-        overwrite=overwrite,
-    )
+            fit_probe(others, folder, recipe, device=compute.device, overwrite=True)
+        else:
+            finetune(others, folder, recipe, overwrite=overwrite, **how)
+        held_out = frame[member].drop(columns=list(table.dimensions)).reset_index(drop=True)
+        held_out = held_out[[c for c in held_out if not str(c).startswith("probability_")]]
+        made, index = folder.with_name(folder.name + ".parquet"), Index(held_out, table.root)
+        label(index, made, teacher=str(folder), compute=computing, overwrite=overwrite)
+        found.append(pd.read_parquet(made))
+    joined = pd.concat(found, ignore_index=True)
+    joined["file"] = [os.path.join(os.path.abspath(table.root), file) for file in joined["file"]]
+    with files.atomic(output / PREDICTIONS) as temporary:
+        joined.to_parquet(temporary, index=False)
+    truth, categories = replace(table, frame=frame), ratings.categories or EMOTION
+    by: dict[str, Any] = {"by": [FOLD], "categories": categories, "seed": training.seed}
+    result = evaluate(output / PREDICTIONS, truth, **by)
+    files.write_json(output / "figures.json", result.to_json())
+    groups = result.groups[FOLD].values()
+    spread = {}
+    for dimension in result.dimensions:
+        values = [group["dimensions"][dimension]["ccc"].value for group in groups] or [math.nan]
+        spread[dimension] = float(np.mean(values)), float(np.std(values))
+    sizes = {str(name): int((frame[FOLD] == name).sum()) for name in names}
+    return CrossValidated(sizes, result, spread)
 
 
 def assign(frame: pd.DataFrame, folds: str, *, seed: int = 0) -> np.ndarray:

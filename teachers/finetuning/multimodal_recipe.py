@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,18 +11,12 @@ import numpy as np
 
 from wav2small import audio
 from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.progress import note
 from wav2small.tables import Labels
+from wav2small.teachers.multimodal import dialogue
 from wav2small.teachers.multimodal import teacher as multimodal
 from wav2small.teachers.multimodal.base import MultimodalNetwork
-from wav2small.teachers.multimodal.dialogue import (
-    Context,
-    Passage,
-    Script,
-    Turn,
-    audio_places,
-    fault,
-    with_audio,
-)
+from wav2small.teachers.multimodal.dialogue import Context, Passage, Script, Turn
 
 from .training import LONGEST_S, Part, RatedClips
 
@@ -74,10 +67,7 @@ class MultimodalRecipe:
                 self.start = multimodal.with_speech(self.start, speech)
         elif pretrained is None and text is not None and own:
             if speech is not None:
-                print(
-                    f"note: {system} has its own speech encoder; --speech is not used",
-                    file=sys.stderr,
-                )
+                note(f"note: {system} has its own speech encoder; --speech is not used")
             self.start = multimodal.from_encoders(None, text, own_encoder=self.kind.own_encoder)
         elif pretrained is None and speech is not None and text is not None:
             self.start = multimodal.from_encoders(speech, text)
@@ -90,12 +80,9 @@ class MultimodalRecipe:
         self.system = system
         self.entries = self.start.entries
         self.scale = self.start.scale
-        self.identity: dict[str, Any] = {
-            "backbone": " + ".join(entry["id"] for entry in self.entries),
-            "revision": self.start.identity,
-            "teacher": system,
-            "lora": lora,
-        }
+        backbone = " + ".join(entry["id"] for entry in self.entries)
+        self.identity: dict[str, Any] = {"backbone": backbone, "revision": self.start.identity}
+        self.identity |= {"teacher": system, "lora": lora}
         if self.options:
             self.identity["options"] = self.options
         self._network: MultimodalNetwork | None = None
@@ -118,15 +105,9 @@ class MultimodalRecipe:
         trained: bool = True,
     ) -> MultimodalNetwork:
         """A network with the encoders' weights and new layers; see `multimodal.build`."""
-        network = multimodal.build(
-            self.system,
-            self.start,
-            dimensions=dimensions,
-            categories=categories,
-            scale=scale,
-            trained=trained,
-            **self.options,
-        )
+        heads: dict[str, Any] = {"dimensions": dimensions, "categories": categories, "scale": scale}
+        how = {**heads, "trained": trained, **self.options}
+        network = multimodal.build(self.system, self.start, **how)
         network.speech.freeze_front()
         if self.lora is not None:
             network.adapt(self.lora)
@@ -200,8 +181,7 @@ class MultimodalClips(RatedClips):
         rate = audio.SAMPLING_RATE
         own = passage.own
         end = own.start + round(len(signal) / rate * _NS)
-        wrong = fault(own, end)
-        if wrong:
+        if wrong := dialogue.fault(own, end):
             raise AudioError(f"{own.file}: {wrong}; correct `words` (seconds of the file)")
         most = self.crop if cut is not None else round(LONGEST_S * rate)
         if len(signal) > most:
@@ -210,7 +190,8 @@ class MultimodalClips(RatedClips):
             own = own.within(begin, begin + round(most / rate * _NS))
             signal = signal[first : first + most]
         passage = passage.with_own(own._replace(signal=signal))
-        return with_audio(passage, audio_places(self.script.context, passage), self._decode)
+        places = dialogue.audio_places(self.script.context, passage)
+        return dialogue.with_audio(passage, places, self._decode)
 
     def _decode(self, turn: Turn) -> np.ndarray:
         return self._cached(turn.file or "", turn.start, turn.end)
@@ -223,6 +204,5 @@ class MultimodalClips(RatedClips):
 
 def without_text(passage: Passage) -> Passage:
     """The same passage without transcripts."""
-    return Passage(
-        tuple(turn._replace(text=None, words=None) for turn in passage.turns), passage.at
-    )
+    turns = tuple(turn._replace(text=None, words=None) for turn in passage.turns)
+    return Passage(turns, passage.at)

@@ -10,6 +10,7 @@ import torch
 
 from wav2small import provenance
 from wav2small.errors import Wav2SmallError
+from wav2small.tables import Labels, read_labels
 from wav2small.teachers.speech.neural import choose_device, choose_dtype
 
 
@@ -31,6 +32,12 @@ class RatingOptions:
     scale: tuple[float, float] | None = None
     categories: str | None = None
     audio_licence: str = provenance.UNKNOWN
+
+    def table(self, labels: str | os.PathLike[str] | Labels) -> Labels:
+        """The ratings; what is a table already stays as it is."""
+        if isinstance(labels, Labels):
+            return labels
+        return read_labels(labels, root=self.root, scale=self.scale, split=self.split)
 
 
 @dataclass(frozen=True)

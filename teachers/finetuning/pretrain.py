@@ -113,11 +113,8 @@ def pretrain(
         )
     train, valid = split(index.frame, training.validation, seed=training.seed)
     clips = PretrainingClips(index, training.crop_s, recipe)
-    identity = {
-        "system": recipe.system,
-        "encoders": recipe.identity["revision"],
-        "source": f"{plan.identity(index)['source']} {transcripts.digest(index.frame)}",
-    }
+    identity = {"system": recipe.system, "encoders": recipe.identity["revision"]}
+    identity["source"] = f"{plan.identity(index)['source']} {transcripts.digest(index.frame)}"
     lineage = provenance.new(
         teachers=recipe.entries,
         audio=[{"source": os.fspath(source), "licence": audio_licence}],
@@ -133,27 +130,14 @@ def pretrain(
         network = recipe.build(DIMENSIONS, (), scale, trained=False)
         for head in (network.outputs, network.no_speech, network.no_text):
             head.requires_grad_(False)  # fine-tuning's
-        clips.objectives = objectives_class(network)
-        return Pretraining(
-            Path(output),
-            clips.objectives,
-            clips,
-            (train, valid),
-            options=training,
-            compute=compute,
-            identity=identity,
-            save=save,
-        )
+        clips.objectives = made = objectives_class(network)
+        rows = train, valid
+        return Pretraining(Path(output), made, clips, rows, training, compute, identity, save)
 
     done = run(Path(output), make, seed=training.seed, overwrite=overwrite)
-    return Pretrained(
-        str(output),
-        done.state["best_epoch"],
-        {name: value for name, value in done.best_row.items() if name not in COLUMNS},
-        [row["loss"] for row in done.state["rows"]],
-        provenance.licence_line(lineage),
-        list(clips.rejected.values()),
-    )
+    figures = {name: value for name, value in done.best_row.items() if name not in COLUMNS}
+    ended = done.losses, provenance.licence_line(lineage), list(clips.rejected.values())
+    return Pretrained(str(output), done.state["best_epoch"], figures, *ended)
 
 
 def judge(
@@ -185,20 +169,14 @@ def judge(
     recipe = MultimodalRecipe(system, pretrained=os.fspath(folder))
     clips = PretrainingClips(_index(source, root), crop_s, recipe)
     network = recipe.build(DIMENSIONS, (), recipe.scale or (0.0, 1.0), trained=False)
-    clips.objectives = _objectives(system)(network)
-    weights.fill(clips.objectives, checkpoints.select(saved[0], "model."), Path(folder))
-    rows = np.arange(len(clips))
+    clips.objectives = made = _objectives(system)(network)
+    weights.fill(made, checkpoints.select(saved[0], "model."), Path(folder))
+    rows = np.arange(len(clips)), np.arange(len(clips))
+    training = TrainingOptions(batch_size=batch_size)
     compute = compute or DeviceOptions()
-    return Pretraining(
-        Path(folder),
-        clips.objectives,
-        clips,
-        (rows, rows),
-        options=TrainingOptions(batch_size=batch_size),
-        compute=replace(compute, micro_batch=compute.micro_batch or batch_size),
-        identity={},
-        save=recipe.save,
-    ).validate()[0]
+    compute = replace(compute, micro_batch=compute.micro_batch or batch_size)
+    judged = Pretraining(Path(folder), made, clips, rows, training, compute, {}, recipe.save)
+    return judged.validate()[0]
 
 
 def _index(source: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> Index:
@@ -240,10 +218,9 @@ class Pretraining(FineTuning):
             joined = [torch.cat(column).float() for column in zip(*outputs, strict=True)]
             network: Any = self.network
             figures = {"held_out_loss": float(network.loss(*joined)), **network.figures(*joined)}
-            count = len(joined[0])
-            clips += count
+            clips += len(joined[0])
             for name, value in figures.items():
-                totals[name] = totals.get(name, 0.0) + count * value
+                totals[name] = totals.get(name, 0.0) + len(joined[0]) * value
         if not clips:
             raise Wav2SmallError("--validation: none of the held-out clips can be read")
         means = {name: total / clips for name, total in totals.items()}

@@ -11,7 +11,7 @@ what all speakers and recordings share.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,13 @@ from wav2small import audio, augmentation, files, metrics, progress, provenance
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.index import load_source
-from wav2small.tables import Labels, read_labels, texts
+from wav2small.tables import Labels, texts
 from wav2small.teachers.acoustic.placement import placed, placements
 from wav2small.teachers.acoustic.rooms import disturbed
 from wav2small.teachers.acoustic.teacher import bounded, squashed
 from wav2small.teachers.speech import checkpoint
 from wav2small.teachers.speech.frozen import Encoder, open_encoder
-from wav2small.teachers.speech.probe import MODEL_TYPE, pooled
+from wav2small.teachers.speech.probe import MODEL_TYPE, pooled, scores
 from wav2small.training import weights
 
 from .options import RatingOptions
@@ -84,33 +84,19 @@ class ProbeOptions:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What fitting found.
+    """What fitting found."""
 
-    Attributes:
-        output: the teacher's folder
-        layers: of the encoder that were chosen, from 0
-        encoder_layers: how many it has
-        penalty: that was chosen
-        ccc: on clips of left-out speakers, by dimension
-        pcc: their Pearson correlations
-        groups: "speakers" or "files": what was left out
-        clips: that were used
-        licence: whom the teacher binds
-        rejected: reasons of the clips that could not be used
-        warnings: what else the user should know
-    """
-
-    output: str
-    layers: tuple[int, ...]
-    encoder_layers: int
-    penalty: float
-    ccc: dict[str, float]
-    pcc: dict[str, float]
-    groups: str
-    clips: int
-    licence: str
-    rejected: list[str]
-    warnings: list[str]
+    output: str  # the teacher's folder
+    layers: tuple[int, ...]  # of the encoder that were chosen, from 0
+    encoder_layers: int  # how many it has
+    penalty: float  # that was chosen
+    ccc: dict[str, float]  # on clips of left-out speakers, by dimension
+    pcc: dict[str, float]  # their Pearson correlations
+    groups: str  # "speakers" or "files": what was left out
+    clips: int  # that were used
+    licence: str  # whom the teacher binds
+    rejected: list[str]  # reasons of the clips that could not be used
+    warnings: list[str]  # what else the user should know
 
 
 def fit_probe(
@@ -137,9 +123,8 @@ def fit_probe(
     """
     output = Path(output)
     if (output / checkpoint.CONFIG).exists() and not overwrite:
-        raise Wav2SmallError(
-            f"{output}: holds a teacher already; choose another -o, or --overwrite"
-        )
+        other = "choose another -o, or --overwrite"
+        raise Wav2SmallError(f"{output}: holds a teacher already; {other}")
     options, ratings = probe or ProbeOptions(), ratings or RatingOptions()
     table = read_ratings(labels, options, ratings)
     encoder = open_encoder(options.encoder, device=device)
@@ -151,11 +136,9 @@ def fit_probe(
             f"{len(rows)} rated clips can be used; a probe needs at least {FEWEST}{reason}"
         )
     truth = table.values[rows]
-    for column, name in enumerate(DIMENSIONS):
-        if np.ptp(truth[:, column]) < 1e-6:
-            raise Wav2SmallError(
-                f"every {name} is {truth[0, column]:.4g}: nothing to learn from it"
-            )
+    for name, rated in zip(DIMENSIONS, truth.T, strict=True):
+        if np.ptp(rated) < 1e-6:
+            raise Wav2SmallError(f"every {name} is {rated[0]:.4g}: nothing to learn from it")
     frame = table.frame.iloc[rows]
     by_speaker = "speaker" in frame and frame["speaker"].nunique() > 1
     if not by_speaker:
@@ -168,50 +151,47 @@ def fit_probe(
     chosen = _joined(values, layers)
     held_out = np.zeros((*chosen.shape[:2], len(DIMENSIONS)))
     for out in folds:
-        held_out[out] = _scores(chosen[out], ridge(chosen[~out], truth[~out], penalty))
+        held_out[out] = scores(chosen[out], ridge(chosen[~out], truth[~out], penalty))
     fitted = ridge(chosen, truth, penalty)
-    gain, shift = calibration(
-        held_out.reshape(-1, len(DIMENSIONS)),
-        _scores(chosen, fitted).reshape(-1, len(DIMENSIONS)),
-        np.array(options.mean or truth.mean(0)),
-        np.array(options.spread or truth.std(0)),
-    )
+    apart = held_out.reshape(-1, len(DIMENSIONS))
+    known = scores(chosen, fitted).reshape(-1, len(DIMENSIONS))
+    mean, spread = options.mean or truth.mean(0), options.spread or truth.std(0)
+    gain, shift = calibration(apart, known, np.array(mean), np.array(spread))
     fitted["slopes"] = fitted["slopes"] * gain
     fitted["intercept"] = fitted["intercept"] * gain + shift
     prediction = squashed(held_out[:, 0] * gain + shift)
-    pairs = [(truth[:, i], prediction[:, i]) for i in range(len(DIMENSIONS))]
-    pcc = {name: float(metrics.pcc(*pair)) for name, pair in zip(DIMENSIONS, pairs, strict=True)}
+    pairs = dict(zip(DIMENSIONS, zip(truth.T, prediction.T, strict=True), strict=True))
+    pcc = {name: float(metrics.pcc(*pair)) for name, pair in pairs.items()}
+    ccc = {name: float(metrics.ccc(*pair)) for name, pair in pairs.items()}
     groups = "speakers" if by_speaker else "files"
     warnings += [
         f"{name}: correlation {value:.2f} with ratings of left-out {groups}; its labels are noise"
         for name, value in pcc.items()
         if not value > 0.1
     ]
-    history = _history(table, labels, ratings.audio_licence, encoder)
+    source = "labels" if isinstance(labels, Labels) else os.path.basename(os.fspath(labels))
+    audio_of_table = [{"source": source, "licence": ratings.audio_licence}]
+    history = dict(table.provenance or provenance.new(audio=audio_of_table))
+    history["teachers"] = [*history.get("teachers", ()), {"name": "encoder", **encoder.entry}]
+    history["versions"] = provenance.versions("numpy", "onnxruntime", "scipy", "soxr")
     history["probe"] = {**vars(options), "layers": layers, "penalty": penalty, "clips": len(rows)}
-    _write(output, encoder, layers, fitted, history)
-    return ProbeResult(
-        str(output),
-        layers,
-        encoder.layers,
-        penalty,
-        {name: float(metrics.ccc(*pair)) for name, pair in zip(DIMENSIONS, pairs, strict=True)},
-        pcc,
-        groups,
-        len(rows),
-        provenance.licence_line(history),
-        rejected,
-        warnings,
-    )
+    output.mkdir(parents=True, exist_ok=True)
+    state = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in fitted.items()}
+    weights.write(output / checkpoint.WEIGHTS, state)
+    files.write_json(output / "provenance.json", history)
+    entry = {"spec": encoder.spec, **encoder.entry}
+    config = {"model_type": MODEL_TYPE, "encoder": entry, "layers": list(layers)}
+    files.write_json(output / checkpoint.CONFIG, config)
+    found = layers, encoder.layers, penalty, ccc, pcc, groups, len(rows)
+    licence = provenance.licence_line(history)
+    return ProbeResult(str(output), *found, licence, rejected, warnings)
 
 
 def ridge(values: np.ndarray, truth: np.ndarray, penalty: float) -> dict[str, np.ndarray]:
-    """Fit; the smaller of the primal and the dual system is solved.
+    """Fit values (clips, versions, n), every version of a clip, to its truth (clips, 3), 0..1.
 
-    Args:
-        values: (clips, versions, n), every version of a clip has its truth
-        truth: (clips, 3), 0..1
-        penalty: added to the mean squared error, on weights per standard deviation
+    The penalty on weights per standard deviation is added to the mean squared error; the smaller of
+    the primal and the dual system is solved.
 
     Returns:
         `mean` and `sd` (n,), `slopes` (n, 3), `intercept` (3,), in scores around 0
@@ -256,19 +236,13 @@ def calibration(
     return gain, shift
 
 
-def _scores(values: np.ndarray, fitted: dict[str, np.ndarray]) -> np.ndarray:
-    return bounded(values, fitted["mean"], fitted["sd"]) @ fitted["slopes"] + fitted["intercept"]
-
-
 def _choose(
     values: list[np.ndarray], truth: np.ndarray, folds: list[np.ndarray]
 ) -> tuple[tuple[int, ...], float]:
     """Layers and penalty whose predictions of left-out clips correlate best, on average.
 
-    Five neighbouring layers together, or all where there are fewer.
-
-    Args:
-        values: of every layer, then of prosody (clips, 1, n)
+    Five neighbouring layers together, or all where there are fewer. `values` are those of every
+    layer, then of prosody, (clips, 1, n) each.
     """
     best: tuple[float, tuple[int, ...], float] = (-np.inf, (0,), PENALTIES[0])
     count = len(values) - 1
@@ -278,7 +252,7 @@ def _choose(
         for penalty in PENALTIES:
             held_out = np.zeros_like(truth)
             for out in folds:
-                held_out[out] = _scores(inputs[out, 0], ridge(inputs[~out], truth[~out], penalty))
+                held_out[out] = scores(inputs[out, 0], ridge(inputs[~out], truth[~out], penalty))
             pcc = [metrics.pcc(truth[:, i], held_out[:, i]) for i in range(truth.shape[1])]
             best = max(best, (float(np.nanmean(pcc)), layers, penalty))
     return best[1], best[2]
@@ -305,10 +279,8 @@ def read_ratings(labels: Any, options: ProbeOptions | None, ratings: RatingOptio
         >>> read_ratings("ratings.csv", None, RatingOptions()).values.round(1).tolist()
         [[0.2, 0.4, 0.8]]
     """
-    if isinstance(labels, Labels):
-        return labels
-    if options is None or not options.placement:
-        return read_labels(labels, root=ratings.root, scale=ratings.scale, split=ratings.split)
+    if isinstance(labels, Labels) or options is None or not options.placement:
+        return ratings.table(labels)
     index = load_source(labels, root=ratings.root)
     frame = index.frame.drop(columns=[name for name in DIMENSIONS if name in index.frame])
     if "emotion" not in frame:
@@ -342,8 +314,11 @@ def _embed_clips(
 
     rows, found, rejected = [], [], []
     workers = (os.cpu_count() or 1) if encoder.in_workers else 1
-    with ThreadPoolExecutor(workers) as pool:
-        for row, result in enumerate(_shown(pool.map(one, range(len(table.frame))), table)):
+    count = len(table.frame)
+    shown = progress.bar(count, unit="clip", desc="finetune")
+    with ThreadPoolExecutor(workers) as pool, shown as bar:
+        for row, result in enumerate(pool.map(one, range(count))):
+            bar.update()
             if isinstance(result, str):
                 rejected.append(result)
             else:
@@ -354,41 +329,3 @@ def _embed_clips(
         for part in range(encoder.layers + 1)
     ]
     return rows, values, rejected
-
-
-def _shown(results: Iterator[Any], table: Labels) -> Iterator[Any]:
-    with progress.bar(len(table.frame), unit="clip", desc="finetune") as bar:
-        for result in results:
-            bar.update()
-            yield result
-
-
-def _history(table: Labels, labels: Any, audio_licence: str, encoder: Encoder) -> dict[str, Any]:
-    source = "labels" if isinstance(labels, Labels) else os.path.basename(os.fspath(labels))
-    base = table.provenance or provenance.new(audio=[{"source": source, "licence": audio_licence}])
-    entry = {"name": "encoder", **_entry(encoder)}
-    return {
-        **base,
-        "teachers": [*base.get("teachers", ()), entry],
-        "versions": provenance.versions("numpy", "onnxruntime", "scipy", "soxr"),
-    }
-
-
-def _entry(encoder: Encoder) -> dict[str, str]:
-    return {"id": encoder.id, "revision": encoder.revision, "licence": encoder.licence}
-
-
-def _write(
-    output: Path,
-    encoder: Encoder,
-    layers: Sequence[int],
-    fitted: dict[str, np.ndarray],
-    history: dict[str, Any],
-) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    state = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in fitted.items()}
-    weights.write(output / checkpoint.WEIGHTS, state)
-    files.write_json(output / "provenance.json", history)
-    entry = {"spec": encoder.spec, **_entry(encoder)}
-    config = {"model_type": MODEL_TYPE, "encoder": entry, "layers": list(layers)}
-    files.write_json(output / checkpoint.CONFIG, config)

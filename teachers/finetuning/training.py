@@ -32,25 +32,15 @@ WORKERS = 2  # threads that prepare batches
 
 
 class Part(NamedTuple):
-    """Clips that fit into memory together.
+    """Clips that fit into memory together."""
 
-    Attributes:
-        inputs: arguments of the network; all have `.to(device)`
-        rows: of the table, (B,); clips that cannot be read are missing
-    """
-
-    inputs: tuple[Any, ...]
-    rows: np.ndarray
+    inputs: tuple[Any, ...]  # arguments of the network; all have `.to(device)`
+    rows: np.ndarray  # of the table, (B,); clips that cannot be read are missing
 
 
 class RatedClips(Clips):
-    """Clips with ratings, and categories if there are.
-
-    Args:
-        table: of ratings
-        classes: number of each clip's category, -1 = not known; None = there are none
-        crop_s: longer training clips are cropped to so many seconds
-    """
+    """Clips with ratings, and numbers of their categories if there are (-1 = not known); longer
+    training clips are cropped to `crop_s` seconds."""
 
     def __init__(self, table: Labels, classes: np.ndarray | None, crop_s: float):
         made_with = table.provenance.get("variants")
@@ -69,12 +59,10 @@ class RatedClips(Clips):
         return {"": contextlib.nullcontext()}
 
     def part(self, rows: np.ndarray, draws: np.ndarray | None) -> Part:
-        """Inputs of a network for some clips; those that cannot be read go to `rejected`.
+        """Inputs of a network for some rows; clips that cannot be read go to `rejected`.
 
-        Args:
-            rows: of the table
-            draws: (rows, 2), 0..1, for training: where to crop, and what a subclass draws; None =
-                the front of each clip, for validation
+        `draws` (rows, 2), 0..1, are for training: where to crop, and what a subclass draws; None =
+        the front of each clip, for validation.
         """
         found = self.readable(
             rows, lambda place, row: self.cut(row, None if draws is None else draws[place, 0])
@@ -104,15 +92,8 @@ class RatedClips(Clips):
 class FineTuning(Training):
     """A network learns ratings, in batches that may be larger than memory.
 
-    Args:
-        output: folder for the teacher
-        network: with first weights
-        clips: to learn from
-        rows: of the training clips, and of the validation clips
-        options: how to train
-        compute: where
-        identity: what else makes two runs the same run
-        save: writes the network, the best so far, into a folder
+    `rows` are those of the training clips, and of the validation clips; `identity` is what makes
+    two runs the same run besides the options; `save` writes the best network into a folder.
     """
 
     title = "finetune"
@@ -123,7 +104,6 @@ class FineTuning(Training):
         network: Any,
         clips: RatedClips,
         rows: tuple[np.ndarray, np.ndarray],
-        *,
         options: TrainingOptions,
         compute: DeviceOptions,
         identity: Mapping[str, Any],
@@ -132,21 +112,12 @@ class FineTuning(Training):
         device, self.dtype, self.micro_batch = compute.resolve()
         network = network.to(device)
         learned = [value for value in network.parameters() if value.requires_grad]
-        super().__init__(
-            output,
-            network,
-            torch.optim.Adam(learned, lr=options.learning_rate),
-            identity={**vars(options), **identity},
-            options=LoopOptions(
-                epochs=options.epochs,
-                learning_rate=options.learning_rate,
-                seed=options.seed,
-                checkpoint_s=CHECKPOINT_S,
-                clip_norm=getattr(network, "clip_norm", 0.0),
-                threads=compute.threads,
-            ),
-            device=device,
-        )
+        adam = torch.optim.Adam(learned, lr=options.learning_rate)
+        identity = {**vars(options), **identity}
+        same = {name: getattr(options, name) for name in ("epochs", "learning_rate", "seed")}
+        same |= {"clip_norm": getattr(network, "clip_norm", 0.0), "threads": compute.threads}
+        loop = LoopOptions(**same, checkpoint_s=CHECKPOINT_S)
+        super().__init__(output, network, adam, identity=identity, options=loop, device=device)
         if hasattr(network, "after_step"):
             self.optimizer.register_step_post_hook(lambda *_: network.after_step())
         self.clips = clips
@@ -183,22 +154,19 @@ class FineTuning(Training):
     def forward(self, part: Part) -> Outputs:
         """Outputs of the network, in the precision asked for."""
         lower = self.dtype != torch.float32
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=lower):
-            return self.network(*(self._moved(entry) for entry in part.inputs))
-
-    def _moved(self, entry: Any) -> Any:
         # Lengths, the only tensor of one axis, are wanted on the host.
-        if isinstance(entry, Tensor) and entry.dim() == 1:
-            return entry
-        return entry.to(self.device)
+        inputs = [
+            one if isinstance(one, Tensor) and one.dim() == 1 else one.to(self.device)
+            for one in part.inputs
+        ]
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=lower):
+            return self.network(*inputs)
 
     def loss(self, parts: Sequence[Part], *outputs: Any) -> Tensor:
         """The network's own loss, else that of ratings, over a full batch."""
-        rows = np.concatenate([part.rows for part in parts])
-        targets = self.clips.values[rows].to(outputs[0].device)
-        classes = None
-        if self.clips.classes is not None:
-            classes = self.clips.classes[rows].to(outputs[0].device)
+        rows, device = np.concatenate([part.rows for part in parts]), outputs[0].device
+        targets, classes = self.clips.values[rows].to(device), self.clips.classes
+        classes = None if classes is None else classes[rows].to(device)
         return getattr(self.network, "loss", rating_loss)(targets, classes, *outputs)
 
     def validate(self) -> tuple[dict[str, float], float]:
@@ -232,10 +200,8 @@ class FineTuning(Training):
             raise Wav2SmallError("--validation: none of the held-out clips can be read")
         predictions = torch.cat(outputs).numpy()
         targets = self.clips.values[np.concatenate(rows)].numpy()
-        return {
-            name: metrics.ccc(targets[:, column], predictions[:, column])
-            for column, name in enumerate(self.clips.table.dimensions)
-        }
+        rated = zip(self.clips.table.dimensions, targets.T, predictions.T, strict=True)
+        return {name: metrics.ccc(target, prediction) for name, target, prediction in rated}
 
     def keep_best(self) -> None:
         """Write the network into the output folder."""
@@ -246,6 +212,11 @@ class FineTuning(Training):
         return f"best {self.state['best']:.3f}, epoch {self.state['best_epoch']}"
 
     @property
+    def losses(self) -> list[float]:
+        """Mean training loss of every epoch."""
+        return [row["loss"] for row in self.state["rows"]]
+
+    @property
     def best_row(self) -> dict[str, Any]:
         """The row of metrics.csv of the best epoch."""
         return self.state["rows"][self.state["best_epoch"] - 1]
@@ -254,11 +225,7 @@ class FineTuning(Training):
 def run(output: Path, make: Callable[[], FineTuning], *, seed: int, overwrite: bool) -> FineTuning:
     """Make a training and take it to its end, in a folder that no other process uses.
 
-    Args:
-        output: folder of the run
-        make: builds the network; what it draws depends on the seed
-        seed: of first weights
-        overwrite: replace another run
+    What `make` draws for first weights depends on the seed.
 
     Raises:
         Wav2SmallError: the folder holds another run, and `overwrite` is not set

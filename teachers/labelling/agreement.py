@@ -29,16 +29,10 @@ def chosen(count: int) -> np.ndarray:
 def with_float32(
     rows: Iterable[SourceRow], reader: Reader, model: Teacher, exact: Teacher
 ) -> dict[str, float]:
-    """Label clips with both and say how they agree.
-
-    Args:
-        rows: to compare, one window of each
-        reader: of the clips
-        model: in int8
-        exact: the same in float32
+    """Label one window of each row with a model in int8 and the same in float32.
 
     Returns:
-        {column: CCC}; nothing where fewer than two clips can be read
+        {column: CCC}, also printed; nothing where fewer than two clips can be read
     """
     items = [listed[0] for row in rows if (listed := reader.list_items([row])[0])]
     pairs = []

@@ -71,15 +71,10 @@ def reading(reader: Reader) -> Callable[[Any], Any]:
 
 
 def cut(items: Sequence[Item], batch_s: float) -> list[list[Item]]:
-    """Cut items into batches of nearly the same length.
+    """Cut items into batches of nearly the same length, of at most `batch_s` seconds, each clip
+    counted as long as the longest; a clip that is longer is a batch of its own.
 
-    Args:
-        items: in any order
-        batch_s: most seconds of a batch, each clip counted as long as the longest; a clip that
-            is longer is a batch of its own
-
-    Returns:
-        batches, the longest clips first: if memory does not suffice, that shows at once
+    The longest clips come first: if memory does not suffice, that shows at once.
     """
     batches: list[list[Item]] = []
     longest = 0.0
@@ -97,11 +92,8 @@ def launching(teacher: Teacher, threads: int = 0) -> Iterator[Launch]:
 
     A transformer on short clips leaves cores waiting at the end of each of its many small
     operations; two batches with half of the cores each fill those gaps
-    (`benchmarks/studies/labelling.py`). How many threads each has is chosen by timing the first.
-
-    Args:
-        teacher: a model
-        threads: that compute on a CPU, all batches together; 0 = chosen
+    (`benchmarks/studies/labelling.py`). `threads` compute on a CPU, all batches together; 0 =
+    chosen by timing the first batch.
     """
     if getattr(getattr(teacher, "device", None), "type", None) != "cpu":
         yield lambda *inputs: teachers.launch(teacher, *inputs)
@@ -204,18 +196,18 @@ class BatchedRun:
                 return
 
     def _send(self, task: list[Any]) -> None:
-        if isinstance(task[0], Item):
-            self.reading += 1
-        else:
-            self.looking += 1
+        self._on_their_way(task, 1)
         self.pool.submit(task)
+
+    def _on_their_way(self, task: list[Any], change: int) -> None:
+        if isinstance(task[0], Item):
+            self.reading += change
+        else:
+            self.looking += change
 
     def _received(self, task: list[Any], result: Any) -> None:
         reads = isinstance(task[0], Item)
-        if reads:
-            self.reading -= 1
-        else:
-            self.looking -= 1
+        self._on_their_way(task, -1)
         if result is Died:
             if len(task) > 1:
                 self.retry += [[one] for one in task]
@@ -286,15 +278,9 @@ def label_in_batches(
     batch_s: float,
     threads: int = 0,
 ) -> Iterator[Outcome]:
-    """Label rows with a teacher that lives in this process.
+    """Label rows with a teacher that lives in this process; `workers` processes read the clips.
 
-    Args:
-        rows: what to label
-        reader: of the clips
-        teacher: a model
-        workers: processes that read; 0 = none
-        batch_s: most seconds of audio in a batch, padding counted
-        threads: that compute on a CPU; 0 = chosen by timing
+    `batch_s` is the most seconds of audio in a batch, padding counted; `threads`: see `launching`.
     """
     reading_pool = start(workers, f"{__name__}:reading", reader)
     with reading_pool as pool, launching(teacher, threads) as launch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,61 +57,36 @@ class Rejection(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What became of some rows.
+    """What became of some rows."""
 
-    Attributes:
-        rows: the source rows that are finished with it
-        items: what was labelled
-        columns: {column: (items,)}
-        rejections: what was not
-    """
-
-    rows: list[int] = field(default_factory=list)
-    items: list[Item] = field(default_factory=list)
-    columns: dict[str, np.ndarray] = field(default_factory=dict)
-    rejections: list[Rejection] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)  # of the source, that are finished with it
+    items: list[Item] = field(default_factory=list)  # what was labelled
+    columns: dict[str, np.ndarray] = field(default_factory=dict)  # {column: (items,)}
+    rejections: list[Rejection] = field(default_factory=list)  # what was not
 
 
 @dataclass
 class LabelBatch:
-    """Signals of some items, as a teacher takes them.
+    """Signals of some items, as a teacher takes them."""
 
-    Attributes:
-        items: what could be read
-        signals: (items, samples) float32, zeros after the end
-        lengths: (items,) samples
-        rejections: what could not be read
-        passages: of the items, for multimodal teachers
-    """
-
-    items: list[Item]
-    signals: np.ndarray
-    lengths: np.ndarray
-    rejections: list[Rejection]
-    passages: list[Passage] | None = None
+    items: list[Item]  # what could be read
+    signals: np.ndarray  # (items, samples) float32, zeros after the end
+    lengths: np.ndarray  # (items,) samples
+    rejections: list[Rejection]  # what could not be read
+    passages: list[Passage] | None = None  # of the items, for multimodal teachers
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads the signals of a run; travels to worker processes.
+    """Reads the signals of a run; travels to worker processes."""
 
-    Attributes:
-        root: folder that files are relative to
-        sampling_rate: of the teacher, Hz
-        window_s: longest signal in seconds
-        hop_s: from one window to the next, None = `window_s`
-        copies: number of variants of each window
-        settings: of the variants
-        context: what of a dialogue a multimodal teacher asks for
-    """
-
-    root: str
-    sampling_rate: int
-    window_s: float
-    hop_s: float | None
-    copies: int
+    root: str  # folder that files are relative to
+    sampling_rate: int  # of the teacher, Hz
+    window_s: float  # longest signal in seconds
+    hop_s: float | None  # from one window to the next, None = `window_s`
+    copies: int  # variants of each window
     settings: variants.VariantSettings
-    context: Context = Context()
+    context: Context = Context()  # what of a dialogue a multimodal teacher asks for
 
     def path(self, file: str) -> str:
         return places.join(self.root, file)
@@ -149,12 +124,14 @@ class Reader:
                 for low, high in index.spans(length, window_s=self.window_s, hop_s=hop_s)
             ]
         passage, context_s = self._passage(row, length)
-        return [
-            Item(row.row, row.file, start, end, seed, seconds, own, context_s)
-            for start, end, seconds in cut
-            for own in (self._window(passage, start, end) if len(cut) > 1 else passage,)
-            for seed in (0, *variants.seeds(row.file, start, end, self.copies))
-        ]
+        items = []
+        for start, end, seconds in cut:
+            own = passage
+            if passage is not None and len(cut) > 1 and end is not None:
+                own = passage.with_own(passage.own.within(start, end))
+            for seed in (0, *variants.seeds(row.file, start, end, self.copies)):
+                items.append(Item(row.row, row.file, start, end, seed, seconds, own, context_s))
+        return items
 
     def read(self, item: Item) -> np.ndarray:
         """The signal of an item, float32.
@@ -162,15 +139,9 @@ class Reader:
         Raises:
             AudioError: the clip cannot be used
         """
-        return variants.read(
-            self.path(item.file),
-            start_s=item.start / _NS,
-            end_s=None if item.end is None else item.end / _NS,
-            variant=item.variant,
-            settings=self.settings,
-            sampling_rate=self.sampling_rate,
-            labelled=True,
-        )
+        how: dict[str, Any] = {"sampling_rate": self.sampling_rate, "labelled": True}
+        how |= {"variant": item.variant, "settings": self.settings, **_times(item)}
+        return variants.read(self.path(item.file), **how)
 
     def batch(self, items: list[Item]) -> LabelBatch:
         """Read items into a padded batch."""
@@ -180,9 +151,7 @@ class Reader:
                 signals.append(self.read(item))
                 good.append(item._replace(band_limited=self._is_limited(signals[-1])))
             except Exception as error:
-                if isinstance(error, Wav2SmallError) and not isinstance(error, AudioError):
-                    raise
-                rejections.append(rejection(item, reason(error)))
+                rejections.append(failed(item, error))
         lengths = np.array([len(signal) for signal in signals], dtype=np.int64)
         padded = np.zeros((len(signals), lengths.max(initial=0)), dtype=np.float32)
         for row, signal in enumerate(signals):
@@ -199,59 +168,57 @@ class Reader:
         """Transcripts of some items and the audio of their context; None = the items have none."""
         if not items or items[0].passage is None:
             return None
+        found = [item.passage for item in items if item.passage is not None]
         return [
-            dialogue.with_audio(
-                item.passage, dialogue.audio_places(self.context, item.passage), self._decode
-            )
-            for item in items
-            if item.passage is not None
+            dialogue.with_audio(one, dialogue.audio_places(self.context, one), self._decode)
+            for one in found
         ]
 
     def _passage(self, row: SourceRow, length: float) -> tuple[Passage | None, float]:
         """The passage of a row, with the ends of its audio, and seconds of its context."""
         if row.passage is None:
             return None, 0.0
-        wrong = dialogue.fault(row.passage.own, row.start + round(length * _NS))
-        if wrong:
+        if wrong := dialogue.fault(row.passage.own, row.start + round(length * _NS)):
             raise AudioError(f"{row.file}: {wrong}; correct `words` (seconds of the file)")
         found, context_s = list(row.passage.turns), 0.0
         for place in dialogue.audio_places(self.context, row.passage):
             turn = found[place]
+            begin, end = turn.start, turn.end
             try:
-                if turn.end is None:
-                    end_s = audio.duration(self.path(turn.file or ""))
-                    turn = turn._replace(end=round(end_s * _NS))
+                if end is None:
+                    end = round(audio.duration(self.path(turn.file or "")) * _NS)
             except AudioError:
                 continue  # it has a row of its own, which lists why
-            assert turn.end is not None
             # The nearest part of a long turn: the end of an earlier one, the start of a later one.
             most = round(self.window_s * _NS)
-            if turn.end - turn.start > most:
-                early = place < row.passage.at
-                begin = turn.end - most if early else turn.start
-                turn = turn.within(begin, begin + most)
-            found[place] = turn
-            assert turn.end is not None
-            context_s += (turn.end - turn.start) / _NS
+            if end - begin > most:
+                begin = end - most if place < row.passage.at else begin
+                end = begin + most
+                turn = turn.within(begin, end)
+            found[place] = turn._replace(end=end)
+            context_s += (end - begin) / _NS
         return Passage(tuple(found), row.passage.at), context_s
 
-    def _window(self, passage: Passage | None, start: int, end: int | None) -> Passage | None:
-        if passage is None or end is None:
-            return passage
-        return passage.with_own(passage.own.within(start, end))
-
     def _decode(self, turn: Turn) -> np.ndarray:
-        return audio.read(
-            self.path(turn.file or ""),
-            start_s=turn.start / _NS,
-            end_s=None if turn.end is None else turn.end / _NS,
-            sampling_rate=self.sampling_rate,
-        )
+        path, rate = self.path(turn.file or ""), self.sampling_rate
+        return audio.read(path, **_times(turn), sampling_rate=rate)
+
+
+def _times(clip: Item | Turn) -> dict[str, Any]:
+    """Where a clip is in its file, in seconds."""
+    return {"start_s": clip.start / _NS, "end_s": None if clip.end is None else clip.end / _NS}
 
 
 def rejection(clip: SourceRow | Item, why: str) -> Rejection:
     """The rejection of a row or an item."""
     return Rejection(clip.row, clip.file, clip.start, clip.end, why)
+
+
+def failed(item: Item, error: Exception) -> Rejection:
+    """The rejection of an item by an error; one that is not about the clip is raised."""
+    if isinstance(error, Wav2SmallError) and not isinstance(error, AudioError):
+        raise error
+    return rejection(item, reason(error))
 
 
 def reason(error: Exception) -> str:

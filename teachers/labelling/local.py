@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from wav2small.errors import AudioError, Wav2SmallError
+from wav2small.errors import AudioError
 from wav2small.teachers import registry
 from wav2small.teachers.base import Teacher, columns
 from wav2small.workers import Died, start
 
-from .clips import Outcome, Reader, SourceRow, reason, rejection
+from .clips import Outcome, Reader, SourceRow, failed, rejection
 
 #: Work of a task: little to lose, few messages, and no worker waits long for the last one.
 _TASK_S = 0.2
 _MOST_ROWS = 8
+_CRASHED = "the process that labelled it crashed; the file is damaged or does not fit in memory"
 
 
 def label_in_workers(
@@ -31,12 +32,7 @@ def label_in_workers(
 ) -> Iterator[Outcome]:
     """Every worker has a copy of the teacher and labels rows, from file to labels.
 
-    Args:
-        rows: what to label
-        reader: of the clips
-        teacher: as for `load_teacher`
-        options: of the teacher
-        workers: number of processes; 0 = none, everything happens in this one
+    `teacher` and `options` are those of `load_teacher`; without workers all happens here.
     """
     todo = iter(rows)
     waiting: list[list[SourceRow]] = []
@@ -61,7 +57,7 @@ def label_in_workers(
                 elif len(task) > 1:
                     waiting += [[row] for row in task]
                 else:
-                    yield _crashed(task[0])
+                    yield Outcome(rows=[task[0].row], rejections=[rejection(task[0], _CRASHED)])
 
 
 def labeller(
@@ -81,11 +77,11 @@ def labeller(
                 continue
             try:
                 values = columns(model, batch.signals, batch.lengths, batch.passages)
-                _check(values)
+                wrong = [name for name, found in values.items() if not np.isfinite(found).all()]
+                if wrong:
+                    raise AudioError(f"the teacher's {wrong[0]} is no number")
             except Exception as error:  # whatever one clip does, the others are labelled
-                if isinstance(error, Wav2SmallError) and not isinstance(error, AudioError):
-                    raise
-                outcome.rejections.append(rejection(item, reason(error)))
+                outcome.rejections.append(failed(item, error))
                 continue
             outcome.items += batch.items
             labels.append(values)
@@ -99,14 +95,3 @@ def stack(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Join columns of batches."""
     names = batches[0] if batches else ()
     return {name: np.concatenate([one[name] for one in batches]) for name in names}
-
-
-def _check(values: dict[str, np.ndarray]) -> None:
-    for name, value in values.items():
-        if not np.isfinite(value).all():
-            raise AudioError(f"the teacher's {name} is no number")
-
-
-def _crashed(row: SourceRow) -> Outcome:
-    why = "the process that labelled it crashed; the file is damaged or does not fit in memory"
-    return Outcome(rows=[row.row], rejections=[rejection(row, why)])

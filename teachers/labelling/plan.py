@@ -19,6 +19,7 @@ from wav2small import audio
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.folders import Folder
 from wav2small.index import KEYS, Index, fingerprint
+from wav2small.teachers.multimodal.dialogue import Script
 
 from .clips import Rejection, SourceRow
 
@@ -55,20 +56,14 @@ def finished(folder: Folder, name: str) -> tuple[dict[str, Any], int] | None:
     try:
         with folder.open(name) as file:
             found = pq.ParquetFile(file)
-            return json.loads((found.schema_arrow.metadata or {}).get(KEY, b"{}")), (
-                found.metadata.num_rows
-            )
+            metadata = found.schema_arrow.metadata or {}
+            return json.loads(metadata.get(KEY, b"{}")), found.metadata.num_rows
     except (pa.ArrowInvalid, ValueError, OSError):
         return {}, 0
 
 
 def begin(folder: Folder, identity: dict[str, Any], *, overwrite: bool) -> None:
-    """Begin a run, or find the one that was broken off.
-
-    Args:
-        folder: of the unfinished run
-        identity: see `identity`
-        overwrite: forget another run
+    """Begin a run, or find the one that was broken off, in the folder of the unfinished run.
 
     Raises:
         Wav2SmallError: what was broken off was another run, and `overwrite` is not set
@@ -96,8 +91,11 @@ def parts(output: str | os.PathLike[str]) -> Folder:
     return Folder(os.fspath(output) + ".parts")
 
 
-def rows(frame: pd.DataFrame, done: np.ndarray) -> Iterator[SourceRow]:
-    """Rows of an index that are not done, in order, a few in memory at a time."""
+def rows(
+    frame: pd.DataFrame, done: np.ndarray, script: Script | None = None
+) -> Iterator[SourceRow]:
+    """Rows of an index that are not done, in order, a few in memory at a time; with passages of a
+    script."""
     todo = np.flatnonzero(~done)
     for begin in range(0, len(todo), _BLOCK):
         block = todo[begin : begin + _BLOCK]
@@ -106,8 +104,8 @@ def rows(frame: pd.DataFrame, done: np.ndarray) -> Iterator[SourceRow]:
         ends = part["end"].to_numpy("timedelta64[ns]").astype(np.int64)
         open_ended = part["end"].isna().to_numpy()
         for n, file in enumerate(part["file"]):
-            end = None if open_ended[n] else int(ends[n])
-            yield SourceRow(int(block[n]), file, int(starts[n]), end)
+            end, row = None if open_ended[n] else int(ends[n]), int(block[n])
+            yield SourceRow(row, file, int(starts[n]), end, script and script.passage(row))
 
 
 def expected_hours(index: Index, looked_at: int = 50) -> float:
@@ -128,30 +126,21 @@ def write_errors(
 ) -> str:
     """List rejected clips in `errors.csv` next to the table; it can be labelled like any index.
 
-    The list is shared by the tables of a folder: lines of other tables stay.
-
-    Args:
-        folder: of the table
-        table: its name
-        rejections: of any order
-        numbers: of the rows in the source, from 1; empty = they have none, as of a folder
+    The list is shared by the tables of a folder: lines of other tables stay. `numbers` are those of
+    the rows in the source, from 1; empty = they have none, as of a folder.
     """
     kept: list[dict[str, str]] = []
     if folder.exists(ERRORS):
         with folder.open(ERRORS) as file:
             before = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
             kept = [line for line in before if line.get("table") != table]
-    lines = [
-        {
-            "file": rejection.file,
-            "start": "?" if rejection.start is None else f"{rejection.start / 1e9:.9g}",
-            "end": "" if rejection.end is None else f"{rejection.end / 1e9:.9g}",
-            "row": str(numbers[rejection.row]) if rejection.row < len(numbers) else "",
-            "reason": rejection.reason,
-            "table": table,
-        }
-        for rejection in rejections
-    ]
+    lines = []
+    for row, clip, start, end, reason in rejections:
+        begins = "?" if start is None else f"{start / 1e9:.9g}"
+        ends = "" if end is None else f"{end / 1e9:.9g}"
+        number = str(numbers[row]) if row < len(numbers) else ""
+        values = clip, begins, ends, number, reason, table
+        lines.append(dict(zip(_ERROR_COLUMNS, values, strict=True)))
     lines.sort(key=lambda line: int(line["row"] or 1 << 62))
 
     def fill(path: Path) -> None:

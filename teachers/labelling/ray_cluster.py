@@ -26,15 +26,8 @@ _ATTEMPTS = 4  # at a block, the first included, before the run ends
 
 
 class Labeller:
-    """An actor.
-
-    Args:
-        teacher: as for `load_teacher`
-        options: of the teacher
-        reader: of the clips
-        batch_s: seconds of audio in a batch of a neural teacher
-        attempts: actor that counts how often each block was begun; None = every one is the first
-    """
+    """An actor; `attempts` is the one that counts how often each block was begun, None = every one
+    is the first, the rest as in `label_on_ray`."""
 
     def __init__(
         self,
@@ -111,14 +104,9 @@ def label_on_ray(
 ) -> Iterator[Outcome]:
     """Label rows on the cluster of RAY_ADDRESS, or one that is started here; see the module.
 
-    Args:
-        rows: what to label
-        reader: of the clips
-        teacher: as for `load_teacher`
-        options: of the teacher
-        actors: number of teachers; None = one for each GPU of the cluster, or for each CPU where
-            the teacher needs none
-        batch_s: see `label_in_batches`
+    `teacher` and `options` are those of `load_teacher`, `batch_s` that of `label_in_batches`.
+    `actors` is the number of teachers; None = one for each GPU of the cluster, or for each CPU
+    where the teacher needs none.
 
     Raises:
         Wav2SmallError: Ray is not installed, or the cluster cannot be reached

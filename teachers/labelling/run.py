@@ -93,11 +93,8 @@ def label(
     copies = variants or VariantOptions()
     compute = compute or ComputeOptions()
     folder, name = _target(output)
-    index = (
-        source
-        if isinstance(source, Index)
-        else load_source(source, root=clips.root, time_unit=clips.time_unit, reject_rows=True)
-    )
+    how: dict[str, Any] = {"root": clips.root, "time_unit": clips.time_unit, "reject_rows": True}
+    index = source if isinstance(source, Index) else load_source(source, **how)
     _check_source(source, index, os.fspath(output))
     if twice := int(index.frame.duplicated(KEYS).sum()):
         progress.note(f"{twice} rows stand more than once in {_source_name(source)}; all are kept")
@@ -111,28 +108,28 @@ def label(
     model = registry.load_teacher(teacher, **options | here)
     settings = copies.settings()
     cut = {"window_s": clips.window_s, "hop_s": clips.hop_s, "variants": copies.variants}
-    identity = plan.identity(
-        index,
-        teacher=[model.name, model.id, model.revision],
-        folders=settings.digest,
-        **cut,
-    )
+    named = [model.name, model.id, model.revision]
+    identity = plan.identity(index, teacher=named, folders=settings.digest, **cut)
     if settings.targets != "heard":
         identity["targets"] = settings.targets
     if int8:
         identity["dtype"] = compute.dtype
-    recogniser = None if clips.asr is None else _recogniser(clips.asr)
+    recogniser = None
+    if clips.asr is not None:
+        from wav2small.teachers.multimodal.asr import Recogniser  # loads torch
+
+        recogniser = Recogniser(clips.asr)
     if uses_text(model) or recogniser:
         index = replace(index, frame=transcripts.normalise(index.frame, _source_name(source)))
         identity["transcripts"] = transcripts.digest(index.frame)
+    labelled_by = licensed(model)
     if recogniser:
-        identity["asr"] = [recogniser.id, recogniser.revision]
+        identity["asr"] = [recogniser.source.id, recogniser.source.revision]
+        labelled_by.append(recogniser.source.entry("asr"))
+    own = {"source": _source_name(source), "licence": clips.audio_licence}
     history = provenance.new(
-        teachers=licensed(model) + ([recogniser.entry] if recogniser else []),
-        audio=[
-            {"source": _source_name(source), "licence": clips.audio_licence},
-            *copies.sources(),
-        ],
+        teachers=labelled_by,
+        audio=[own, *copies.sources()],
         labelling=cut,
         variants=vars(settings) if copies.variants else {},
     )
@@ -151,37 +148,28 @@ def label(
         script = Script(index.frame, model.context) if uses_text(model) else None  # type: ignore[attr-defined]
         shards = Shards(unfinished, every_s=compute.flush_s)
         stack.callback(shards.flush)  # also when the run is broken off
-        reader = Reader(
-            index.root,
-            model.sampling_rate,
-            clips.window_s,
-            clips.hop_s,
-            copies.variants,
-            settings,
-            script.context if script else Context(),
-        )
+        windows = clips.window_s, clips.hop_s, copies.variants
+        context = script.context if script else Context()
+        reader = Reader(index.root, model.sampling_rate, *windows, settings, context)
         count, numbers = len(index.frame), index.numbers
         bad = [row for row in index.rejected_rows if not clips.limit or row[0] < numbers[-1]]
         rejections = [
-            Rejection(count + place, file, None, None, why)
-            for place, (_, file, why) in enumerate(bad)
+            Rejection(number, file, None, None, why)
+            for number, (_, file, why) in enumerate(bad, count)
         ]
-        count += len(bad)
         numbers = [*numbers, *(number for number, _, _ in bad)] if bad else numbers
-        rejections += [Rejection(count, file, 0, None, why) for file, why in index.rejected]
+        rest = count + len(bad)
+        rejections += [Rejection(rest, file, 0, None, why) for file, why in index.rejected]
         if clips.strict and rejections:
             raise AudioError(rejections[0].reason)
         done = shards.done(len(index.frame))
         if done.any():
             progress.note(f"resuming from {unfinished.path}: {done.sum()} rows are done")
-        todo = plan.rows(index.frame, done)
         if script:
             script.report(getattr(model, "too_long", None))
-            todo = (row._replace(passage=script.passage(row.row)) for row in todo)
+        todo = plan.rows(index.frame, done, script)
         if int8 and isinstance(teacher, str) and not runs_in_workers(model):
-            some = plan.rows(index.frame, ~agreement.chosen(len(index.frame)))
-            if script:
-                some = (row._replace(passage=script.passage(row.row)) for row in some)
+            some = plan.rows(index.frame, ~agreement.chosen(len(index.frame)), script)
             exact = registry.load_teacher(teacher, **options | {"dtype": "float32"})
             ccc = agreement.with_float32(some, reader, model, exact)
             del exact
@@ -205,9 +193,7 @@ def label(
                 "--teacher-scale LOW HIGH"
             )
         # A clip that cannot be read cannot be read for its variants either: one line.
-        rejections = sorted(
-            {rejection[:-1]: rejection for rejection in reversed(rejections)}.values()
-        )
+        rejections = sorted({one[:-1]: one for one in reversed(rejections)}.values())
         errors_file = plan.write_errors(folder, name, rejections, numbers)
         identity["errors"] = len(rejections)
         rows = shards.write(folder, name, index, history, identity)
@@ -224,18 +210,10 @@ def label(
 
 def _drop_silent_windows(outcome: Outcome) -> None:
     """Pass over windows of digital silence where other windows of the row were labelled."""
-    labelled = {item.row for item in outcome.items}
+    done = {item.row for item in outcome.items}
     outcome.rejections = [
-        rejection
-        for rejection in outcome.rejections
-        if not (rejection.row in labelled and audio.SILENT in rejection.reason)
+        one for one in outcome.rejections if one.row not in done or audio.SILENT not in one.reason
     ]
-
-
-def _recogniser(spec: str) -> Any:
-    from wav2small.teachers.multimodal.asr import Recogniser  # loads torch
-
-    return Recogniser(spec)
 
 
 def _outcomes(
@@ -257,14 +235,8 @@ def _outcomes(
         return local.label_in_workers(todo, reader, shared, options, workers=count)
     if workers is None:  # on a CPU the model wants the cores itself
         workers = max(1, available() // (1 if batched.on_gpu(model) else 2))
-    return batched.label_in_batches(
-        todo,
-        reader,
-        model,
-        workers=workers,
-        batch_s=batch_s or batched.batch_seconds(model),
-        threads=compute.threads,
-    )
+    how: dict[str, Any] = {"batch_s": batch_s or batched.batch_seconds(model), "workers": workers}
+    return batched.label_in_batches(todo, reader, model, threads=compute.threads, **how)
 
 
 def _shown(outcomes: Iterable[Outcome], index: Index, copies: int) -> Iterator[Outcome]:
@@ -278,11 +250,7 @@ def _shown(outcomes: Iterable[Outcome], index: Index, copies: int) -> Iterator[O
 
 
 def _there(
-    folder: Folder,
-    name: str,
-    identity: dict[str, Any],
-    there: tuple[dict[str, Any], int],
-    licence: str,
+    folder: Folder, name: str, identity: dict[str, Any], there: tuple[Any, int], licence: str
 ) -> LabelResult:
     """A table is there already: complete, or another's.
 

@@ -88,10 +88,8 @@ class Shards:
             Wav2SmallError: the disk is full or the folder cannot be written
         """
         if self._waiting:
-            table = _table(self._waiting)
-            self.folder.write(
-                f"shard-{self._next:06d}.parquet", lambda path: pq.write_table(table, path)
-            )
+            table, name = _table(self._waiting), f"shard-{self._next:06d}.parquet"
+            self.folder.write(name, lambda path: pq.write_table(table, path))
             self._next += 1
             self._waiting = []
         self._flushed = time.monotonic()
@@ -107,11 +105,7 @@ class Shards:
             for key in _ORDER
         )
         order = np.lexsort((variant, start, row))
-        same = (
-            (np.diff(row[order]) == 0)
-            & (np.diff(start[order]) == 0)
-            & (np.diff(variant[order]) == 0)
-        )
+        same = np.all([np.diff(key[order]) == 0 for key in (row, start, variant)], axis=0)
         # A row that was partly rejected is tried again by the next run; its labels come twice.
         order = order[np.concatenate([[True], ~same])] if len(order) else order
         cache: dict[int, pa.Table] = {}
@@ -134,14 +128,7 @@ class Shards:
         provenance: dict[str, Any],
         identity: dict[str, Any],
     ) -> int:
-        """Write the label table.
-
-        Args:
-            folder: of the table
-            name: of the table
-            index: source of the run, whose other columns go to the table
-            provenance: of the labels
-            identity: of the run
+        """Write the label table, with the other columns of the index, the source of the run.
 
         Returns:
             number of rows; 0 = nothing is labelled, and there is no table
@@ -175,14 +162,12 @@ def _table(outcomes: list[Outcome]) -> pa.Table:
     items = [item for outcome in outcomes for item in outcome.items]
     partial = {rejection.row for outcome in outcomes for rejection in outcome.rejections}
     columns: dict[str, Any] = {
-        "row": pa.array([item.row for item in items], pa.int64()),
-        "start": pa.array([item.start for item in items], pa.int64()),
-        "end": pa.array([item.end for item in items], pa.int64()),
-        "variant": pa.array([item.variant for item in items], pa.int64()),
-        "seconds": pa.array([item.seconds for item in items], pa.float32()),
-        "partial": pa.array([item.row in partial for item in items], pa.bool_()),
-        LIMITED: pa.array([item.band_limited for item in items], pa.bool_()),
+        name: pa.array([getattr(item, name) for item in items], pa.int64())
+        for name in ("row", "start", "end", "variant")
     }
+    columns["seconds"] = pa.array([item.seconds for item in items], pa.float32())
+    columns["partial"] = pa.array([item.row in partial for item in items], pa.bool_())
+    columns[LIMITED] = pa.array([item.band_limited for item in items], pa.bool_())
     for name in outcomes[0].columns:
         values = np.concatenate([outcome.columns[name] for outcome in outcomes])
         flat = pa.array(values.ravel(), pa.float32())

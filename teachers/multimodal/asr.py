@@ -8,11 +8,9 @@ afterwards. Transcripts lie next to the unfinished table: an interrupted run con
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from wav2small import audio, index, progress
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.folders import Folder
 from wav2small.index import Index
+from wav2small.session import first_line
 from wav2small.teachers.speech import checkpoint
 from wav2small.teachers.speech.checkpoint import Checkpoint
 from wav2small.teachers.speech.neural import choose_device, choose_dtype
@@ -29,9 +28,6 @@ from wav2small.transcripts import Word, cells, parse
 
 from .encoders import TOKENIZER_FILES
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 WINDOW_S = 30.0  # of Whisper's input
 _FILES = (*TOKENIZER_FILES, "generation_config.json", "normalizer.json")
 _FRAME_S = 0.01  # of Whisper's spectrogram
@@ -39,36 +35,20 @@ _FLUSH_S = 10.0
 
 
 class Recogniser:
-    """A recogniser by name; the model is loaded when `fill` needs it.
-
-    Args:
-        spec: folder or hub id, optionally `owner/name@revision`
-
-    Attributes:
-        id: hub id or folder
-        revision: what pins it
-        entry: its entry in a provenance
+    """A recogniser in a folder or of the hub; the model is loaded when `fill` needs it.
 
     Raises:
         Wav2SmallError: none there, or of another model type
     """
 
     def __init__(self, spec: str):
-        here = os.path.isdir(spec)
-        source = (
-            checkpoint.local(spec, option="--asr")
-            if here
-            else checkpoint.hub(spec, extra=_FILES, option="--asr")
-        )
-        kind = source.config.get("model_type")
+        self.source = checkpoint.find(spec, extra=_FILES, option="--asr")
+        kind = self.source.config.get("model_type")
         if kind != "whisper":
             raise Wav2SmallError(
-                f"{source.folder / checkpoint.CONFIG}: model_type {kind!r} is no recogniser; "
+                f"{self.source.folder / checkpoint.CONFIG}: model_type {kind!r} is no recogniser; "
                 "--asr takes a Whisper-type model"
             )
-        self.source = source
-        self.id, self.revision = source.id, source.revision
-        self.entry: dict[str, Any] = {**source.entry("asr")}
 
     def fill(self, source: Index, folder: Folder, *, device: str, dtype: str) -> Index:
         """See `fill`."""
@@ -76,12 +56,7 @@ class Recogniser:
 
 
 class Transcriber:
-    """Speech to words.
-
-    Args:
-        source: of a Whisper-type model
-        device: "auto", "cpu", "cuda", "cuda:1"
-        dtype: "auto", "float32", "bfloat16", "float16"
+    """Speech to words, by a Whisper-type model; `device` and `dtype` as of `NeuralTeacher`.
 
     Raises:
         Wav2SmallError: files are missing or do not fit
@@ -106,10 +81,8 @@ class Transcriber:
                 source.folder, use_fast=True, trust_remote_code=False
             )
         except Exception as error:  # its parsers raise whatever their languages have
-            reason = str(error).partition("\n")[0]
-            raise Wav2SmallError(
-                f"{source.folder}: no recogniser can be read ({reason})"
-            ) from error
+            problem = f"no recogniser can be read ({first_line(error)})"
+            raise Wav2SmallError(f"{source.folder}: {problem}") from error
         model, loading = found
         missing = sorted(key for key in loading["missing_keys"] if key != "proj_out.weight")
         weights.reject(source.folder / checkpoint.WEIGHTS, type(model).__name__, missing=missing)
@@ -138,12 +111,11 @@ class Transcriber:
 
     def _words(self, signal: np.ndarray) -> list[Word]:
         length_s = len(signal) / audio.SAMPLING_RATE
-        features = self._extract(
-            signal, sampling_rate=audio.SAMPLING_RATE, return_tensors="pt"
-        ).input_features
+        rate = audio.SAMPLING_RATE
+        features = self._extract(signal, sampling_rate=rate, return_tensors="pt")
         with torch.inference_mode():
             found = self._model.generate(
-                features.to(self.device, self.dtype),
+                features.input_features.to(self.device, self.dtype),
                 return_token_timestamps=True,
                 return_dict_in_generate=True,
                 num_frames=max(2, round(length_s / _FRAME_S)),
@@ -187,17 +159,15 @@ def fill(source: Index, transcriber: Transcriber, folder: Folder) -> Index:
     import pandas as pd
 
     frame = source.frame.copy()
-    for name in ("text", "words"):
-        if name not in frame:
-            frame[name] = pd.Series([None] * len(frame), index=frame.index, dtype=object)
+    texts: list[Any] = list(frame["text"]) if "text" in frame else [None] * len(frame)
+    words: list[Any] = list(frame["words"]) if "words" in frame else [None] * len(frame)
     done = _done(folder)
-    texts, words = list(frame["text"]), list(frame["words"])
     todo = [row for row, text in enumerate(texts) if text is None and row not in done]
     writer = _Writer(folder)
     with progress.bar(len(todo), unit="clip", desc="asr") as bar:
-        for row, found in _transcribed(source, frame, todo, transcriber):
-            done[row] = found
-            writer.add(row, found)
+        for row in todo:
+            done[row] = _transcribed(source, row, transcriber)
+            writer.add(row, done[row])
             bar.update()
     writer.flush()
     for row, found in done.items():
@@ -208,19 +178,15 @@ def fill(source: Index, transcriber: Transcriber, folder: Folder) -> Index:
     return replace(source, frame=frame)
 
 
-def _transcribed(
-    source: Index, frame: pd.DataFrame, rows: list[int], transcriber: Transcriber
-) -> Iterator[tuple[int, list[Word]]]:
-    for row in rows:
-        clip = frame.iloc[row]
-        start_s, end_s = clip["start"].total_seconds(), index.seconds(clip["end"])
-        try:
-            signal = audio.read(source.path(clip["file"]), start_s=start_s, end_s=end_s)
-        except AudioError:
-            yield row, []  # the labelling run reports why
-            continue
-        found = transcriber.words(signal)
-        yield row, [Word(w.word, w.start + start_s, w.end + start_s) for w in found]
+def _transcribed(source: Index, row: int, transcriber: Transcriber) -> list[Word]:
+    clip = source.frame.iloc[row]
+    start_s, end_s = clip["start"].total_seconds(), index.seconds(clip["end"])
+    try:
+        signal = audio.read(source.path(clip["file"]), start_s=start_s, end_s=end_s)
+    except AudioError:
+        return []  # the labelling run reports why
+    found = transcriber.words(signal)
+    return [Word(w.word, w.start + start_s, w.end + start_s) for w in found]
 
 
 class _Writer:

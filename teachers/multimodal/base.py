@@ -1,42 +1,14 @@
 """Multimodal teachers, of speech and text: what SPECTRA, CALM, BRIDGE and MiSTER-E share.
 
 A system is one file: `NAME.py` with a class `Network(MultimodalNetwork)`, and its name in
-`teacher.SYSTEMS`. The class has the attributes
+`teacher.SYSTEMS`. The class sets attributes of `MultimodalNetwork`, builds its layers from
+`self.config`, and has the methods `collate` and `forward`; it may have a `loss` of its own, and
+`after_step()`, called after each step of the optimiser in training. Loading, saving, labelling,
+fine-tuning (`finetune --teacher NAME`), resume and provenance then work: nothing else to write.
 
-    system      its name, `model_type` in config.json
-    context     what of the dialogue it asks for besides the turn (`dialogue.Context`)
-    defaults    its options, as published; config.json, `--set NAME=VALUE` may change them
-    small       changes of these for little data, `--set small`
-    by_dialogue whether an epoch goes dialogue by dialogue
-    clip_norm   of the gradient in training; 0 = no limit
-    adapters    how `--lora` adapts its encoders
-    own_encoder the configuration of a speech encoder of its own, if it has one, that `build_speech`
-                builds; it then needs no `--speech`
-
-and the methods
-
-    __init__(config, tokenizer)   calls `super().__init__`, builds its own layers from `self.config`
-    collate(passages) -> batch    host side: `dialogue.Passage`s, own turn with its signal, to
-                                  anything with
-                                  `.to(device)`; `self.audio_batch(turns)` and
-                                  `self.text_batch(id lists)` pad
-    forward(batch) -> (outputs, logits, ...)
-                                  A/D/V (B, D), category logits (B, C) or None, then whatever its
-                                  loss wants, tensors whose first axis is the batch
-    loss(truth, classes, outputs, logits, ...) -> scalar
-                                  default: sum of 1 - CCC, and cross-entropy of the categories; if
-                                  `forward` gives (B,) 1 = with text, 0 = without after the logits,
-                                  CCC is of each of the two (`losses.disagreement`)
-
-and may have `after_step()`, called after each step of the optimiser in training.
-
-`self.encode_speech(batch)` and `self.encode_text(batch)` run the encoders; a turn without signal
-or transcript becomes one position with the learned embedding of a missing modality, so nothing
-downstream needs to know. `self.head(pooled)` gives outputs and logits. Loading, saving, labelling,
-fine-tuning (`finetune --teacher NAME`), resume and provenance then work: nothing else to write. In
-training a share `text_dropout` of the transcripts is hidden, so that the teacher also learns to do
-without; a system with masking of its own sets it to 0. Losses are taken over the full batch
-however small the parts in memory (`accumulation`), so `forward` must not mix rows of the batch.
+A turn without signal or transcript becomes one position with the learned embedding of a missing
+modality, so nothing after the encoders needs to know. Losses are taken over the full batch however
+small the parts in memory (`gradient_cache`), so `forward` must not mix rows of the batch.
 """
 
 from __future__ import annotations
@@ -50,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from wav2small import audio
 from wav2small.teachers.speech import checkpoint
@@ -58,6 +31,7 @@ from wav2small.training import losses
 from . import encoders, lora
 from .dialogue import Context, Passage, Turn
 from .encoders import Tokenizer
+from .lora import Adapter
 
 FIELDS = ("speech_config", "text_config", "mean", "std", "id2label")
 
@@ -79,32 +53,20 @@ class OnDevice:
 
 @dataclass
 class AudioBatch(OnDevice):
-    """The audio of some turns.
+    """The audio of some turns."""
 
-    Attributes:
-        signal: (N, T) float32, zeros after the end of shorter ones
-        lengths: (N,) samples, on the CPU
-        present: (N,) bool; False = no signal, the row of `signal` is a stand-in
-    """
-
-    signal: Tensor
-    lengths: Tensor
-    present: Tensor
+    signal: Tensor  # (N, T) float32, zeros after the end of shorter ones
+    lengths: Tensor  # (N,) samples, on the CPU
+    present: Tensor  # (N,) bool; False = no signal, the row of `signal` is a stand-in
 
 
 @dataclass
 class TextBatch(OnDevice):
-    """The transcripts of some turns.
+    """The transcripts of some turns."""
 
-    Attributes:
-        tokens: (N, L) ids
-        mask: (N, L) bool, of the ids that count
-        present: (N,) bool; False = no transcript
-    """
-
-    tokens: Tensor
-    mask: Tensor
-    present: Tensor
+    tokens: Tensor  # (N, L) ids
+    mask: Tensor  # (N, L) bool, of the ids that count
+    present: Tensor  # (N,) bool; False = no transcript
 
 
 @dataclass
@@ -134,17 +96,19 @@ class MultimodalNetwork(nn.Module):
         where: file named in errors
     """
 
-    system: ClassVar[str]
-    context: Context = Context()
+    system: ClassVar[str]  # its name, `model_type` in config.json
+    context: Context = Context()  # what of the dialogue it asks for besides the turn
     by_dialogue: ClassVar[bool] = False  # whether dialogues are shuffled, instead of turns
+    #: Its options, as published; config.json and `--set NAME=VALUE` may change them.
     defaults: ClassVar[Mapping[str, Any]] = {}
-    small: ClassVar[Mapping[str, Any]] = {}
-    adapters: ClassVar[Mapping[str, lora.Adapter]] = {
-        "text": lora.Adapter(),
-        "speech": lora.Adapter(),
-    }
-    text_dropout: float = 0.4  # of transcripts hidden in training (chosen)
+    small: ClassVar[Mapping[str, Any]] = {}  # changes of these for little data, `--set small`
+    #: How `--lora` adapts its encoders.
+    adapters: ClassVar[Mapping[str, Adapter]] = {"text": Adapter(), "speech": Adapter()}
+    #: Share of transcripts hidden in training (chosen), so that it also learns to do without; 0 for
+    #: a system with masking of its own.
+    text_dropout: float = 0.4
     clip_norm: ClassVar[float] = 0.0  # of the gradient in training; 0 = no limit
+    #: Configuration of a speech encoder of its own that `build_speech` builds, without `--speech`.
     own_encoder: ClassVar[Mapping[str, Any] | None] = None
     speech: Any  # of `build_speech`
 
@@ -170,11 +134,7 @@ class MultimodalNetwork(nn.Module):
 
     def build_head(self, size: int) -> None:
         """Layers of `head`, for pooled states of `size`."""
-        self.outputs = nn.Linear(size, len(self.config["id2label"]))
-        nn.init.normal_(self.outputs.weight, std=0.02)
-        nn.init.constant_(self.outputs.bias, 0.5)  # the middle of the scale
-        categories = self.config.get("categories") or ()
-        self.categories = nn.Linear(size, len(categories)) if categories else None
+        self.outputs, self.categories = output_layers(self.config, size)
 
     def head(self, pooled: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, size) -> outputs, logits of the categories."""
@@ -191,20 +151,15 @@ class MultimodalNetwork(nn.Module):
         least = np.zeros(round(audio.MIN_DURATION_S * audio.SAMPLING_RATE), np.float32)
         signals = [least if turn.signal is None else turn.signal for turn in turns]
         lengths = torch.tensor([len(signal) for signal in signals])
-        padded = torch.zeros(len(signals), int(lengths.max()))
-        for row, signal in enumerate(signals):
-            padded[row, : len(signal)] = torch.from_numpy(np.ascontiguousarray(signal))
-        return AudioBatch(
-            padded, lengths, torch.tensor([turn.signal is not None for turn in turns])
-        )
+        rows = [torch.from_numpy(np.ascontiguousarray(signal)) for signal in signals]
+        present = torch.tensor([turn.signal is not None for turn in turns])
+        return AudioBatch(pad_sequence(rows, batch_first=True), lengths, present)
 
     def text_batch(self, rows: Sequence[Sequence[int] | None]) -> TextBatch:
         """Pad sequences of ids, None = no transcript."""
         present = torch.tensor([row is not None for row in rows])
-        tokens, mask = encoders.pad(
-            [row or [self.tokenizer.first] for row in rows], self.tokenizer.pad
-        )
-        return TextBatch(tokens, mask, present)
+        ids = [row or [self.tokenizer.first] for row in rows]
+        return TextBatch(*encoders.pad(ids, self.tokenizer.pad), present)
 
     def sequence(self, text: str | None) -> list[int] | None:
         """The ids of one transcript with its first and last, cut to what the encoder takes."""
@@ -224,21 +179,33 @@ class MultimodalNetwork(nn.Module):
         return missing(hidden, batch.mask, batch.present, self.no_text)
 
     def collate(self, passages: Sequence[Passage]) -> Any:
+        """On the host: passages, own turns with signals, as anything with `.to(device)`."""
         raise NotImplementedError
 
     def forward(self, batch: Any) -> tuple[Tensor | None, ...]:
+        """A/D/V (B, D), category logits (B, C) or None, then whatever `loss` wants, tensors whose
+        first axis is the batch."""
         raise NotImplementedError
 
-    def loss(
-        self,
-        truth: Tensor,
-        classes: Tensor | None,
-        outputs: Tensor,
-        logits: Tensor | None,
-        *rest: Tensor | None,
-    ) -> Tensor:
-        """Of a full batch; classes -1 are not known; the first of `rest` marks which have text."""
-        return losses.rating_loss(truth, classes, outputs, logits, *rest[:1])
+    def loss(self, truth: Tensor, classes: Tensor | None, outputs: Tensor, *rest: Any) -> Tensor:
+        """Of a full batch: `losses.rating_loss`.
+
+        Args:
+            truth: (B, D)
+            classes: (B,) of categories, -1 = not known; None = there are none
+            outputs: and `rest`, what `forward` gives; after the logits which have text (B,), if it
+                gives that
+        """
+        return losses.rating_loss(truth, classes, outputs, *rest[:2])
+
+
+def output_layers(config: Mapping[str, Any], size: int) -> tuple[nn.Linear, nn.Linear | None]:
+    """From states of `size` to the outputs, and to logits of the categories if there are any."""
+    outputs = nn.Linear(size, len(config["id2label"]))
+    nn.init.normal_(outputs.weight, std=0.02)
+    nn.init.constant_(outputs.bias, 0.5)  # the middle of the scale
+    categories = config.get("categories") or ()
+    return outputs, nn.Linear(size, len(categories)) if categories else None
 
 
 def missing(
@@ -254,11 +221,6 @@ def missing(
 
 class CrossAttention(nn.Module):
     """Attention to another sequence, then a feed-forward layer, each with a skip, norms first.
-
-    Args:
-        size: of the states of both
-        heads: of the attention
-        dropout: in training
 
     Example:
         >>> import torch
@@ -317,20 +279,11 @@ def mean(states: Tensor, mask: Tensor) -> Tensor:
 def info_nce(
     one: Tensor, other: Tensor, scale: Tensor | float, same: Tensor | None = None
 ) -> Tensor:
-    """Each item of one view is to find its counterpart in the other, and the other way round.
+    """Each item of one view (N, size) is to find its counterpart in the other, and vice versa.
 
-    -log softmax of the cosines, mean over items and both directions (van den Oord et al. 2018,
-    arXiv 1807.03748).
-
-    Args:
-        one: (N, size)
-        other: (N, size) of the same items
-        scale: of the cosines, 1 / temperature
-        same: (N, N) bool, pairs that are no counterexamples to each other; None = all are but the
-            counterpart
-
-    Returns:
-        scalar; 0 if there are no items
+    -log softmax of the cosines, which `scale` (1 / temperature) multiplies, mean over items and
+    both directions (van den Oord et al. 2018, arXiv 1807.03748); 0 if there are no items. Pairs in
+    `same` (N, N), bool, are no counterexamples to each other.
 
     Example:
         >>> import torch

@@ -32,13 +32,9 @@ from torch import Tensor, nn
 
 from wav2small.training.losses import disagreement
 
-from .base import (
-    CrossAttention,
-    MultimodalNetwork,
-    SpeechTextBatch,
-)
+from .base import CrossAttention, MultimodalNetwork, SpeechTextBatch
 from .dialogue import Passage
-from .encoders import Tokenizer
+from .encoders import Tokenizer, pre_norm
 
 MOMENTUM = 0.1  # of the running mean and deviation (chosen)
 
@@ -54,9 +50,7 @@ class Refinement(nn.Module):
 
     def __init__(self, size: int, heads: int, dropout: float):
         super().__init__()
-        self.layer = nn.TransformerEncoderLayer(
-            size, heads, 4 * size, dropout, "gelu", batch_first=True, norm_first=True
-        )
+        self.layer = pre_norm(size, heads, dropout)
         self.norm = nn.LayerNorm(size)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
@@ -69,9 +63,6 @@ class Centred(nn.Module):
 
     Other than in a BatchNorm, a batch in training is centred by the statistics of those before it:
     rows do not depend on each other.
-
-    Args:
-        size: of the features
 
     Example:
         >>> import torch
@@ -143,9 +134,8 @@ class Network(MultimodalNetwork):
 
     def collate(self, passages: Sequence[Passage]) -> SpeechTextBatch:
         own = [passage.own for passage in passages]
-        return SpeechTextBatch(
-            self.audio_batch(own), self.text_batch([self.sequence(turn.text) for turn in own])
-        )
+        text = self.text_batch([self.sequence(turn.text) for turn in own])
+        return SpeechTextBatch(self.audio_batch(own), text)
 
     def forward(self, batch: SpeechTextBatch) -> tuple[Tensor | None, ...]:
         if self.training:
@@ -171,24 +161,16 @@ class Network(MultimodalNetwork):
         speech, text = self.config["mask_speech"], self.config["mask_text"]
         hide_audio = (draw < speech) & has_text
         hide_text = (draw >= speech) & (draw < speech + text) & has_audio
-        return SpeechTextBatch(
-            replace(batch.audio, present=has_audio & ~hide_audio),
-            replace(batch.text, present=has_text & ~hide_text),
-        )
+        audio = replace(batch.audio, present=has_audio & ~hide_audio)
+        return SpeechTextBatch(audio, replace(batch.text, present=has_text & ~hide_text))
 
-    def loss(
-        self,
-        truth: Tensor,
-        classes: Tensor | None,
-        outputs: Tensor,
-        logits: Tensor | None,
-        *rest: Tensor | None,
-    ) -> Tensor:
+    def loss(self, truth: Tensor, classes: Tensor | None, outputs: Tensor, *rest: Any) -> Tensor:
         """Sum of 1 - CCC, of turns with text and of those without, and the cross-entropy of
-        categories that are known; `rest` is which have text (B,) and what the head centres."""
-        if self.training and len(rest) > 1 and rest[1] is not None:
-            self.centred.observe(rest[1])
-        value = disagreement(truth, outputs, *rest[:1])
+        categories that are known; `rest` is logits, which have text (B,), what the head centres."""
+        if self.training and len(rest) > 2:
+            self.centred.observe(rest[2])
+        value = disagreement(truth, outputs, *rest[1:2])
+        logits = rest[0]
         if logits is not None and classes is not None and (classes >= 0).any():
             value = value + nn.functional.cross_entropy(logits, classes, ignore_index=-1)
         return value

@@ -35,39 +35,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .base import (
-    AudioBatch,
-    MultimodalNetwork,
-    OnDevice,
-    TextBatch,
-    mean,
-    missing,
-    sinusoid,
-)
+from .base import AudioBatch, MultimodalNetwork, OnDevice, TextBatch, mean, missing, sinusoid
 from .dialogue import Passage, Turn
-from .encoders import Tokenizer
+from .encoders import Tokenizer, pre_norm
 from .spectran import CONFIG, SpecTran
 
 
 @dataclass
 class Words(OnDevice):
-    """The timed words of some turns, W in all.
+    """The timed words of some turns, W in all."""
 
-    Attributes:
-        row: (W,) the turn of each word
-        place: (W,) its number in the turn, from 0
-        first: (W,) the place of its first token
-        last: (W,) of its last one
-        times: (W, 2) start and end, seconds
-        name: (W,) the same number for the same word
-    """
-
-    row: Tensor
-    place: Tensor
-    first: Tensor
-    last: Tensor
-    times: Tensor
-    name: Tensor
+    row: Tensor  # (W,) the turn of each word
+    place: Tensor  # (W,) its number in the turn, from 0
+    first: Tensor  # (W,) the place of its first token
+    last: Tensor  # (W,) of its last one
+    times: Tensor  # (W, 2) start and end, seconds
+    name: Tensor  # (W,) the same number for the same word
 
 
 @dataclass
@@ -81,23 +64,14 @@ class Batch(OnDevice):
 
 @dataclass
 class Aligned:
-    """Speech in the space of the language model's input embeddings.
+    """Speech in the space of the language model's input embeddings."""
 
-    Attributes:
-        tokens: (B, patches, size)
-        mask: (B, patches) bool
-        speech: (B, size) their mean
-        text: (B, size) the mean of the input embeddings of the transcript
-        words: (W, size) the mean of the patches of each word, weighted by how much of each it fills
-        timed: (W,) bool, some patch has a part in it
-    """
-
-    tokens: Tensor
-    mask: Tensor
-    speech: Tensor
-    text: Tensor
-    words: Tensor
-    timed: Tensor
+    tokens: Tensor  # (B, patches, size)
+    mask: Tensor  # (B, patches) bool
+    speech: Tensor  # (B, size) their mean
+    text: Tensor  # (B, size) the mean of the input embeddings of the transcript
+    words: Tensor  # (W, size) mean of a word's patches, weighted by how much of each it fills
+    timed: Tensor  # (W,) bool, some patch has a part in it
 
 
 class Network(MultimodalNetwork):
@@ -121,12 +95,8 @@ class Network(MultimodalNetwork):
         self.align = nn.Linear(self.speech.size, size)
         self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in _KINDS)
         self.kinds = nn.Parameter(0.02 * torch.randn(len(_KINDS), size))
-        self.fusion = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                size, heads, 4 * size, dropout, "gelu", batch_first=True, norm_first=True
-            )
-            for _ in range(self.config["fusion_layers"])
-        )
+        layers = (pre_norm(size, heads, dropout) for _ in range(self.config["fusion_layers"]))
+        self.fusion = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(2 * size)
         self.build_head(2 * size)
 
@@ -165,15 +135,9 @@ class Network(MultimodalNetwork):
         utterance = aligned.speech[:, None], aligned.text[:, None]
         sequences = (*utterance, lexical, words, aligned.tokens)
         positions = (0, 0, 0, self._positions(words), self.speech.positions(aligned.tokens))
-        states = torch.cat(
-            [
-                norm(sequence) + kind + position
-                for norm, sequence, kind, position in zip(
-                    self.norms, sequences, self.kinds, positions, strict=True
-                )
-            ],
-            dim=1,
-        )
+        kinds = zip(self.norms, sequences, self.kinds, positions, strict=True)
+        parts = [norm(sequence) + kind + position for norm, sequence, kind, position in kinds]
+        states = torch.cat(parts, dim=1)
         always = lexical_mask.new_ones(len(lexical), len(utterance))
         mask = torch.cat([always, lexical_mask, words_mask, aligned.mask], dim=1)
         for layer in self.fusion:
@@ -190,9 +154,8 @@ class Network(MultimodalNetwork):
         shares = self.speech.overlaps(words.times, tokens.shape[1]) * mask[words.row]
         total = shares.sum(1, keepdim=True)
         pooled = torch.einsum("wp,wps->ws", shares / total.clamp(min=1e-6), tokens[words.row])
-        return Aligned(
-            tokens, mask, mean(tokens, mask), mean(embedded, counted), pooled, total[:, 0] > 0
-        )
+        speech, read = mean(tokens, mask), mean(embedded, counted)
+        return Aligned(tokens, mask, speech, read, pooled, total[:, 0] > 0)
 
     def lexical(self, text: TextBatch) -> tuple[Tensor, Tensor]:
         """Input embeddings of the transcripts, and the mask of the words among them."""

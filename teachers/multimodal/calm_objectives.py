@@ -30,33 +30,21 @@ from .dialogue import Passage, Turn
 
 TEMPERATURE = 0.07  # at the beginning (CLIP's, Radford et al. 2021, arXiv 2103.00020)
 _MOST = math.log(100)  # of the logarithm of 1 / temperature (CLIP's)
-
-
 CROP = (0.5, 0.8)  # of a turn, least and most (chosen)
 CONTRASTS = ("utterance", "word", "audio")
 
 
 @dataclass
 class Task(OnDevice):
-    """Turns to learn from.
+    """Turns to learn from."""
 
-    Attributes:
-        batch: speech, text and words
-        crop: audio of a part of each turn
-        both: (B,) float, 1 = both modalities are present
-    """
-
-    batch: Batch
-    crop: AudioBatch
-    both: Tensor
+    batch: Batch  # speech, text and words
+    crop: AudioBatch  # of a part of each turn
+    both: Tensor  # (B,) float, 1 = both modalities are present
 
 
 class Objectives(nn.Module):
-    """The temperatures, next to the network.
-
-    Args:
-        network: to be pretrained; only its speech encoder and the alignment will learn
-    """
+    """The temperatures, next to the network: only its speech encoder and the alignment learn."""
 
     negatives = 0  # the other turns of the batch serve
 
@@ -67,8 +55,7 @@ class Objectives(nn.Module):
         network.align.requires_grad_(True)
         self.network = network
         self.log_scales = nn.Parameter(torch.full((len(CONTRASTS),), -math.log(TEMPERATURE)))
-        weights = network.config["word_contrast"], network.config["audio_contrast"]
-        self.weights = (1.0, *weights)
+        self.weights = (1.0, network.config["word_contrast"], network.config["audio_contrast"])
 
     def collate(
         self, passages: Sequence[Passage], others: Sequence[Sequence[Turn]], random: Any
@@ -91,32 +78,22 @@ class Objectives(nn.Module):
         place = torch.arange(embedded.shape[1], device=embedded.device)
         inside = (place >= words.first[:, None]) & (place <= words.last[:, None])
         read = mean(embedded[words.row], inside)
-        return (
-            *(state.float() for state in (aligned.speech, aligned.text, crop)),
-            task.both,
-            task.crop.present.float(),
-            aligned.words[aligned.timed].float(),
-            read[aligned.timed].float(),
-            words.name[aligned.timed].float(),
-        )
+        turns = aligned.speech, aligned.text, crop, task.both, task.crop.present
+        timed = (of_words[aligned.timed] for of_words in (aligned.words, read, words.name))
+        return tuple(states.float() for states in (*turns, *timed))
 
     def loss(self, *states: Tensor) -> Tensor:
         """The weighted sum of the contrasts."""
+        contrasts = zip(self.weights, self._scales(), self._pairs(*states), strict=True)
         return torch.stack(
-            [
-                weight * info_nce(one, other, scale, same)
-                for weight, scale, (one, other, same) in zip(
-                    self.weights, self._scales(), self._pairs(*states), strict=True
-                )
-            ]
+            [w * info_nce(one, other, scale, same) for w, scale, (one, other, same) in contrasts]
         ).sum()
 
     def figures(self, *states: Tensor) -> dict[str, float]:
         """Of each contrast the share of the batch that is found, and the temperature."""
         found = {}
-        for name, scale, (one, other, same) in zip(
-            CONTRASTS, self._scales(), self._pairs(*states), strict=True
-        ):
+        contrasts = zip(CONTRASTS, self._scales(), self._pairs(*states), strict=True)
+        for name, scale, (one, other, same) in contrasts:
             right = retrieved(one, other, same).float()
             ending = "" if name == "utterance" else f"_{name}"
             found[f"retrieval_top1{ending}"] = float(right.mean()) if len(right) else 0.0
@@ -126,18 +103,9 @@ class Objectives(nn.Module):
     def _scales(self) -> Tensor:
         return self.log_scales.clamp(max=_MOST).exp()
 
-    def _pairs(
-        self,
-        speech: Tensor,
-        text: Tensor,
-        crop: Tensor,
-        both: Tensor,
-        audible: Tensor,
-        spoken: Tensor,
-        read: Tensor,
-        names: Tensor,
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    def _pairs(self, *states: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """What is to find each other in each contrast, and which pairs are of the same thing."""
+        speech, text, crop, both, audible, spoken, read, names = states
         paired, with_audio = both > 0.5, audible > 0.5
         yield speech[paired], text[paired], None
         yield spoken, read, names[:, None] == names[None]

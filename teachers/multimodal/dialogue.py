@@ -7,14 +7,13 @@ know nothing of dialogues; the price is that a turn is decoded once for each pas
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from wav2small import transcripts
+from wav2small import progress, transcripts
 from wav2small.errors import AudioError
 from wav2small.transcripts import Word
 
@@ -28,14 +27,6 @@ WHOLE = 1_000_000  # turns: all those of the dialogue
 class Turn(NamedTuple):
     """A clip of a dialogue.
 
-    Attributes:
-        file: relative to the root of the index; None = the dialogue has no such turn
-        start: nanoseconds
-        end: nanoseconds; None = to the end of the file
-        text: its transcript; None = not known, audio only
-        words: seconds of the file; None = not known
-        signal: float32 (samples,), 16 kHz; None = not decoded
-
     Example:
         >>> from wav2small.transcripts import Word
         >>> words = (Word("good", 0.0, 0.4), Word("morning", 0.5, 1.0))
@@ -44,12 +35,12 @@ class Turn(NamedTuple):
         'morning'
     """
 
-    file: str | None = None
-    start: int = 0
-    end: int | None = None
-    text: str | None = None
-    words: tuple[Word, ...] | None = None
-    signal: np.ndarray | None = None
+    file: str | None = None  # relative to the root of the index; None = there is no such turn
+    start: int = 0  # nanoseconds
+    end: int | None = None  # nanoseconds; None = to the end of the file
+    text: str | None = None  # its transcript; None = not known, audio only
+    words: tuple[Word, ...] | None = None  # seconds of the file; None = not known
+    signal: np.ndarray | None = None  # float32 (samples,), 16 kHz; None = not decoded
 
     def within(self, start: int, end: int) -> Turn:
         """The part of a turn between two times of the file, in nanoseconds.
@@ -83,6 +74,11 @@ class Passage(NamedTuple):
     def own(self) -> Turn:
         return self.turns[self.at]
 
+    @property
+    def previous(self) -> Turn:
+        """The turn before the own; an empty one where there is none."""
+        return self.turns[self.at - 1] if self.at else Turn()
+
     def with_own(self, turn: Turn) -> Passage:
         """The same passage with another own turn."""
         return Passage((*self.turns[: self.at], turn, *self.turns[self.at + 1 :]), self.at)
@@ -90,29 +86,17 @@ class Passage(NamedTuple):
 
 @dataclass(frozen=True)
 class Context:
-    """What of a dialogue a teacher wants besides the turn it labels.
+    """What of a dialogue a teacher wants besides the turn it labels; `WHOLE` of a kind is all."""
 
-    Attributes:
-        before: turns before it whose text is used
-        after: turns after it whose text is used
-        audio_before: of these, the nearest whose audio is used
-        audio_after: the same
-
-    `WHOLE` of a kind is all of them.
-    """
-
-    before: int = 0
+    before: int = 0  # turns before it whose text is used
     after: int = 0
-    audio_before: int = 0
+    audio_before: int = 0  # of these, the nearest whose audio is used
     audio_after: int = 0
 
 
 class Script:
-    """The passages of an index.
-
-    Args:
-        frame: of an index, by `transcripts.normalise`
-        context: what the teacher asks for
+    """The passages of an index, a frame by `transcripts.normalise`, that a teacher's context asks
+    for.
 
     Example:
         >>> import pandas as pd
@@ -137,9 +121,7 @@ class Script:
             self._sort(frame)
 
     def _sort(self, frame: pd.DataFrame) -> None:
-        import pandas as pd
-
-        codes, _ = pd.factorize(frame["dialogue"])
+        codes, _ = frame["dialogue"].factorize()
         turns = frame["turn"].to_numpy(np.int64)
         known = codes >= 0
         if "variant" in frame:
@@ -180,11 +162,14 @@ class Script:
         end = None if self._open[row] else int(self._ends[row])
         return Turn(str(self._files[row]), int(self._starts[row]), end, text, words)
 
+    def _known(self) -> list[str]:
+        """The transcripts there are."""
+        return [] if self._texts is None else [text for text in self._texts if text is not None]
+
     def summary(self) -> list[str]:
-        """What is missing, a line each, to be printed once."""
+        """What is missing, a line each."""
         lines = []
-        total = len(self._files)
-        known = 0 if self._texts is None else sum(text is not None for text in self._texts)
+        total, known = len(self._files), len(self._known())
         if known < total:
             lines.append(
                 f"{total - known} of {total} clips have no transcript; the teacher "
@@ -202,18 +187,12 @@ class Script:
         return lines
 
     def report(self, too_long: Callable[[list[str]], int] | None) -> None:
-        """Print what is missing, and how many transcripts a teacher has to cut.
-
-        Args:
-            too_long: counts the transcripts of a list that are cut
-        """
+        """Print what is missing, and how many transcripts a teacher has to cut, by `too_long`."""
         lines = self.summary()
-        texts = [] if self._texts is None else [text for text in self._texts if text is not None]
-        cut = too_long(texts) if too_long else 0
-        if cut:
+        if too_long and (cut := too_long(self._known())):
             lines.append(f"{cut} transcripts are longer than the text encoder takes and are cut")
         for line in lines:
-            print(f"note: {line}", file=sys.stderr)
+            progress.note(f"note: {line}")
 
 
 def fault(turn: Turn, end: int) -> str | None:

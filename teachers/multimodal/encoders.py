@@ -15,10 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from wav2small.errors import Wav2SmallError
+from wav2small.session import first_line
 from wav2small.teachers.speech import backbones, checkpoint
 from wav2small.teachers.speech.checkpoint import Checkpoint
+from wav2small.teachers.speech.neural import valid
 from wav2small.training import weights
 from wav2small.transcripts import Word
 
@@ -31,14 +34,7 @@ _MOST_TOKENS = 512  # of a sequence where the encoder names no limit, as LLMs' a
 
 
 class Speech(nn.Module):
-    """A backbone for samples of a known mean and deviation.
-
-    Args:
-        config: of transformers
-        mean: of the samples it was trained with
-        std: of the same
-        where: named in errors
-    """
+    """A backbone of transformers for samples of a known mean and deviation."""
 
     def __init__(self, config: Mapping[str, Any], mean: float, std: float, where: Any):
         super().__init__()
@@ -48,8 +44,6 @@ class Speech(nn.Module):
 
     def scaled(self, signal: Tensor, lengths: Tensor) -> Tensor:
         """The input of the backbone for a signal (B, T) of full scale 1."""
-        from wav2small.teachers.speech.neural import valid
-
         return (signal - self.mean) / (self.std + 1e-6) * valid(signal, lengths)
 
     def freeze_front(self) -> None:
@@ -62,11 +56,7 @@ class Speech(nn.Module):
 
 
 class Text(nn.Module):
-    """A language model without its head.
-
-    Args:
-        config: of transformers
-        where: named in errors
+    """A language model of transformers without its head.
 
     Raises:
         Wav2SmallError: no language model, or one that cannot be built
@@ -75,15 +65,21 @@ class Text(nn.Module):
     def __init__(self, config: Mapping[str, Any], where: Any):
         super().__init__()
         import transformers
+        from transformers.models.auto import modeling_auto as auto
 
-        check_type(config, where)
+        checkpoint.require(config, ("model_type",), where)
+        known = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES | auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        if config["model_type"] not in known or config["model_type"] in backbones.FAMILIES:
+            raise Wav2SmallError(
+                f"{where}: model_type {config['model_type']!r} is no text encoder; give a language "
+                "model such as roberta, bert or llama"
+            )
         fields = {name: value for name, value in config.items() if name not in _HEAD_FIELDS}
         kind = fields.pop("model_type")
         try:
             built = transformers.AutoConfig.for_model(kind, **fields)
-            self.model: Any = transformers.AutoModel.from_config(
-                built, trust_remote_code=False, **_without_pooler(kind)
-            )
+            how = {"trust_remote_code": False, **_without_pooler(kind)}
+            self.model: Any = transformers.AutoModel.from_config(built, **how)
         except (TypeError, ValueError, KeyError, ImportError, AttributeError) as error:
             raise Wav2SmallError(f"{where}: no text encoder can be built ({error})") from error
         self.size: int = self.model.config.hidden_size
@@ -93,11 +89,9 @@ class Text(nn.Module):
 
         Types (B, L, size), if given, are added to the input embeddings.
         """
-        given = (
-            {"input_ids": tokens}
-            if types is None
-            else {"inputs_embeds": self.embed(tokens) + types}
-        )
+        given = {"input_ids": tokens}
+        if types is not None:
+            given = {"inputs_embeds": self.embed(tokens) + types}
         return self.model(**given, attention_mask=mask.long()).last_hidden_state
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -106,23 +100,6 @@ class Text(nn.Module):
 
 
 _HEAD_FIELDS = ("architectures", "auto_map", "id2label", "label2id", "torch_dtype", "dtype")
-
-
-def check_type(config: Mapping[str, Any], where: Any) -> None:
-    """Reject what is no language model.
-
-    Raises:
-        Wav2SmallError: it names the model type
-    """
-    from transformers.models.auto import modeling_auto as auto
-
-    checkpoint.require(config, ("model_type",), where)
-    known = {**auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, **auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
-    if config["model_type"] not in known or config["model_type"] in backbones.FAMILIES:
-        raise Wav2SmallError(
-            f"{where}: model_type {config['model_type']!r} is no text encoder; give a language "
-            "model such as roberta, bert or llama"
-        )
 
 
 def _without_pooler(kind: str) -> dict[str, Any]:
@@ -137,28 +114,17 @@ def _without_pooler(kind: str) -> dict[str, Any]:
 
 
 class Tokenizer:
-    """Words to ids, one way for every tokenizer.
-
-    Args:
-        tokenizer: a fast one of transformers
-        limit: most tokens of a sequence that the encoder takes
-
-    Attributes:
-        first: id that begins a sequence
-        last: id that ends one and separates its parts
-        pad: id that fills
-        mask: id that hides a token, or None
-        size: number of ids
-    """
+    """Words to ids, one way for every fast tokenizer of transformers."""
 
     def __init__(self, tokenizer: Any, limit: int):
         self.tokenizer = tokenizer
-        self.limit = limit
-        self.last: int = _either(tokenizer.sep_token_id, tokenizer.eos_token_id, tokenizer)
+        self.limit = limit  # most tokens of a sequence that the encoder takes
+        #: Id that ends a sequence and separates its parts.
+        self.last: int = _either(tokenizer.sep_token_id, tokenizer.eos_token_id)
         self.first: int = _either(tokenizer.cls_token_id, tokenizer.bos_token_id, self.last)
         self.pad: int = _either(tokenizer.pad_token_id, self.last)
-        self.mask: int | None = tokenizer.mask_token_id
-        self.size = len(tokenizer)
+        self.mask: int | None = tokenizer.mask_token_id  # hides a token
+        self.size = len(tokenizer)  # number of ids
 
     def ids(self, text: str) -> list[int]:
         """Ids of a text, without those that begin and end a sequence."""
@@ -209,36 +175,24 @@ def _either(*ids: Any) -> int:
 
 @dataclass
 class TextStart:
-    """A text encoder to begin with.
-
-    Attributes:
-        source: where it comes from
-        config: of transformers
-        model: with its weights
-        tokenizer: its own
-    """
+    """A text encoder to begin with."""
 
     source: Checkpoint
-    config: dict[str, Any]
-    model: Text
+    config: dict[str, Any]  # of transformers
+    model: Text  # with its weights
     tokenizer: Tokenizer
 
 
 def load_text(spec: str) -> TextStart:
-    """Load a text encoder with its tokenizer.
-
-    Args:
-        spec: folder or hub id, optionally `owner/name@revision`
+    """Load a text encoder with its tokenizer from a folder, or `owner/name[@revision]` of the hub.
 
     Raises:
         Wav2SmallError: no such checkpoint, another model type, pickled weights, keys that are
             missing, a tokenizer that does not match
     """
-    source = _source(spec)
-    where = source.folder / checkpoint.CONFIG
+    source = checkpoint.find(spec, extra=TOKENIZER_FILES, option="--text")
     config = source.config
-    check_type(config, where)
-    model = Text(config, where)
+    model = Text(config, source.folder / checkpoint.CONFIG)
     _fill(model, source)
     tokenizer = load_tokenizer(source.folder, config)
     return TextStart(source, _plain(model.model.config), model, tokenizer)
@@ -260,9 +214,8 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
                 folder, use_fast=True, trust_remote_code=False
             )
     except Exception as error:  # its parsers raise whatever their languages have
-        reason = str(error).partition("\n")[0]
         raise Wav2SmallError(
-            f"{folder}: no tokenizer can be read ({reason}); bring tokenizer.json and "
+            f"{folder}: no tokenizer can be read ({first_line(error)}); bring tokenizer.json and "
             "tokenizer_config.json"
         ) from error
     if not getattr(found, "is_fast", False):
@@ -295,34 +248,20 @@ def _limit(config: Mapping[str, Any]) -> int:
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
 
 
-def _source(spec: str) -> Checkpoint:
-    if os.path.isdir(spec):
-        return checkpoint.local(spec, option="--text")
-    return checkpoint.hub(spec, extra=TOKENIZER_FILES, option="--text")
-
-
 def _fill(model: Text, source: Checkpoint) -> None:
     """Put the weights of a published file into a text encoder, whatever head they came with."""
     loaded = {_modern(key): value for key, value in checkpoint.read_weights(source).items()}
     wanted = model.model.state_dict()
     prefixes = ("", model.model.base_model_prefix + ".", "model.", "transformer.")
-    own = next(
-        (
-            {key.removeprefix(prefix): v for key, v in loaded.items() if key.startswith(prefix)}
-            for prefix in prefixes
-            if any(prefix + key in loaded for key in wanted)
-        ),
-        {},
-    )
-    fits = {key: value for key, value in own.items() if key in wanted}
+    prefix = next((p for p in prefixes if any(p + key in loaded for key in wanted)), "")
+    fits = {key: loaded[prefix + key] for key in wanted if prefix + key in loaded}
     weights.fill(model.model, fits, source.folder / checkpoint.WEIGHTS)
 
 
 def _modern(key: str) -> str:
     """Checkpoints of BERT's time have the older names of a LayerNorm."""
-    return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-        "LayerNorm.beta", "LayerNorm.bias"
-    )
+    key = key.replace("LayerNorm.gamma", "LayerNorm.weight")
+    return key.replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def _plain(config: Any) -> dict[str, Any]:
@@ -330,6 +269,13 @@ def _plain(config: Any) -> dict[str, Any]:
     fields = config.to_dict()
     dropped = (*_HEAD_FIELDS, "_name_or_path", "transformers_version")
     return {name: value for name, value in fields.items() if name not in dropped}
+
+
+def pre_norm(size: int, heads: int, dropout: float) -> nn.TransformerEncoderLayer:
+    """A transformer layer with its norms first, and a feed-forward layer four times as wide."""
+    return nn.TransformerEncoderLayer(
+        size, heads, 4 * size, dropout, "gelu", batch_first=True, norm_first=True
+    )
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
@@ -340,10 +286,7 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
         >>> tokens.tolist(), mask.tolist()
         ([[5, 6], [7, 1]], [[True, True], [True, False]])
     """
-    longest = max((len(row) for row in rows), default=0)
-    tokens = torch.full((len(rows), longest), value, dtype=torch.long)
-    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for number, row in enumerate(rows):
-        tokens[number, : len(row)] = torch.tensor(row, dtype=torch.long)
-        mask[number, : len(row)] = True
-    return tokens, mask
+    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+    counted = [torch.ones_like(row, dtype=torch.bool) for row in ids]
+    tokens = pad_sequence(ids, batch_first=True, padding_value=value)
+    return tokens, pad_sequence(counted, batch_first=True)

@@ -18,18 +18,14 @@ from wav2small.errors import Wav2SmallError
 class Adapter:
     """How an encoder is adapted.
 
-    Attributes:
-        rank: of what the adapters add to a weight
-        alpha: alpha / rank scales what they add
-        layers: last parts of the names of the linear layers that get one; empty = all
-
     Example:
         >>> Adapter(rank=8, alpha=32).of_rank(4)
         Adapter(rank=4, alpha=16, layers=())
     """
 
-    rank: int = 8  # chosen
-    alpha: int = 16  # twice the rank (chosen)
+    rank: int = 8  # of what the adapters add to a weight (chosen)
+    alpha: int = 16  # alpha / rank scales what they add; twice the rank (chosen)
+    #: Last parts of the names of the linear layers that get one; empty = all.
     layers: tuple[str, ...] = ()
 
     def of_rank(self, rank: int) -> Adapter:
@@ -53,15 +49,11 @@ def adapt(model: nn.Module, adapter: Adapter) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise Wav2SmallError(
-            "--lora needs peft, which is not installed: pip install peft"
-        ) from error
-    names = [
-        name
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear)
-        and (not adapter.layers or name.rpartition(".")[2] in adapter.layers)
-    ]
+        message = "--lora needs peft, which is not installed: pip install peft"
+        raise Wav2SmallError(message) from error
+    names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    if adapter.layers:
+        names = [name for name in names if name.rpartition(".")[2] in adapter.layers]
     if not names:
         raise Wav2SmallError("--lora: an encoder has no linear layers; train it without")
     model.requires_grad_(False)

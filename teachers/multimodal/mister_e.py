@@ -28,9 +28,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
+from wav2small.teachers.speech.neural import inside
 from wav2small.training.losses import ccc
 
-from .base import AudioBatch, MultimodalNetwork, OnDevice, TextBatch, mean
+from .base import AudioBatch, MultimodalNetwork, OnDevice, TextBatch, mean, output_layers
 from .dialogue import WHOLE, Context, Passage
 from .encoders import Tokenizer
 from .lora import Adapter
@@ -60,30 +61,18 @@ class Batch(OnDevice):
     """The turns of some passages, N in all, one passage after the other.
 
     A turn that is in several passages is encoded once.
-
-    Attributes:
-        audio: the different signals, or None
-        text: the different transcripts, or None
-        audio_at: (N,) the signal of each turn; their number = it has none
-        text_at: (N,) the transcript of each turn, in the same way
-        lengths: (B,) turns of each passage, on the CPU
-        at: (B,) place of its own turn
     """
 
-    audio: AudioBatch | None
-    text: TextBatch | None
-    audio_at: Tensor
-    text_at: Tensor
-    lengths: Tensor
-    at: Tensor
+    audio: AudioBatch | None  # the different signals
+    text: TextBatch | None  # the different transcripts
+    audio_at: Tensor  # (N,) the signal of each turn; their number = it has none
+    text_at: Tensor  # (N,) the transcript of each turn, in the same way
+    lengths: Tensor  # (B,) turns of each passage, on the CPU
+    at: Tensor  # (B,) place of its own turn
 
 
 class ContextExpert(nn.Module):
-    """Each turn in the context of the turns around it.
-
-    Args:
-        inputs: size of an embedding
-        size: of the states, even
+    """Each turn in the context of the turns around it; `size`, of the states, is even.
 
     Example:
         >>> ContextExpert(6, 8)(torch.rand(2, 4, 6), torch.tensor([4, 2])).shape
@@ -125,13 +114,8 @@ class NarrowAttention(nn.Module):
 
     def forward(self, states: Tensor, sequence: Tensor, mask: Tensor) -> Tensor:
         """(B, T, size) attend to (B, T, size), whose mask (B, T) marks what counts."""
-        attended, _ = self.attention(
-            self.query(states),
-            self.key(sequence),
-            self.value(sequence),
-            key_padding_mask=~mask,
-            need_weights=False,
-        )
+        parts = self.query(states), self.key(sequence), self.value(sequence)
+        attended, _ = self.attention(*parts, key_padding_mask=~mask, need_weights=False)
         return self.norm(states + self.dropout(self.out(attended)))
 
 
@@ -144,23 +128,13 @@ class CrossBlock(nn.Module):
         self.self_speech, self.self_text = NarrowAttention(*sizes), NarrowAttention(*sizes)
 
     def forward(self, speech: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        crossed = self.cross_speech(speech, text, mask), self.cross_text(text, speech, mask)
-        return (
-            self.self_speech(crossed[0], crossed[0], mask),
-            self.self_text(crossed[1], crossed[1], mask),
-        )
+        speech, text = self.cross_speech(speech, text, mask), self.cross_text(text, speech, mask)
+        return self.self_speech(speech, speech, mask), self.self_text(text, text, mask)
 
 
 class CrossModalExpert(nn.Module):
-    """Both modalities from their raw embeddings.
-
-    Args:
-        speech: size of an embedding of speech
-        text: size of one of text
-        size: of the states
-        inner: of the attention
-        heads: of the attention
-        dropout: in training
+    """Both modalities from their raw embeddings, of sizes `speech` and `text`; states have `size`,
+    the attention `inner` and `heads`.
 
     Example:
         >>> expert = CrossModalExpert(6, 5, size=8, inner=4, heads=2, dropout=0.0)
@@ -190,12 +164,9 @@ class CrossModalExpert(nn.Module):
 class Head(nn.Module):
     """Outputs and logits from the states of a turn."""
 
-    def __init__(self, size: int, dimensions: int, categories: int):
+    def __init__(self, config: Mapping[str, Any], size: int):
         super().__init__()
-        self.outputs = nn.Linear(size, dimensions)
-        nn.init.normal_(self.outputs.weight, std=0.02)
-        nn.init.constant_(self.outputs.bias, 0.5)  # the middle of the scale
-        self.categories = nn.Linear(size, categories) if categories else None
+        self.outputs, self.categories = output_layers(config, size)
 
     def forward(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.outputs(states), self.categories(states) if self.categories else None
@@ -261,13 +232,11 @@ class Network(MultimodalNetwork):
         self.cross = CrossModalExpert(
             speech, text, *(own[f"cross_{name}"] for name in ("size", "inner", "heads", "dropout"))
         )
-        counts = len(own["id2label"]), len(own.get("categories") or ())
         widths = own["context_size"], own["context_size"], own["cross_size"]
-        self.experts = nn.ModuleList(Head(width, *counts) for width in widths)
+        self.experts = nn.ModuleList(Head(own, width) for width in widths)
+        estimates = len(widths) * (len(own["id2label"]) + len(own.get("categories") or ()))
         self.gate = nn.Sequential(
-            nn.Linear(len(widths) * sum(counts), GATE_SIZE),
-            nn.ReLU(),
-            nn.Linear(GATE_SIZE, len(widths)),
+            nn.Linear(estimates, GATE_SIZE), nn.ReLU(), nn.Linear(GATE_SIZE, len(widths))
         )
 
     @classmethod
@@ -279,9 +248,8 @@ class Network(MultimodalNetwork):
 
     def collate(self, passages: Sequence[Passage]) -> Batch:
         turns = [turn for passage in passages for turn in passage.turns]
-        sounds, audio_at = distinct(
-            [None if turn.signal is None else turn.signal.tobytes() for turn in turns]
-        )
+        signals = [None if turn.signal is None else turn.signal.tobytes() for turn in turns]
+        sounds, audio_at = distinct(signals)
         texts, text_at = distinct([turn.text for turn in turns])
         return Batch(
             audio=self.audio_batch([turns[n] for n in sounds]) if sounds else None,
@@ -303,15 +271,11 @@ class Network(MultimodalNetwork):
         speech, has_speech = self._speech(batch)
         text, has_text = self._text(batch)
         speech, text = self._turns(speech, batch), self._turns(text, batch)
-        steps = torch.arange(speech.shape[1], device=speech.device)
-        mask = steps < batch.lengths.to(speech.device)[:, None]
+        mask = inside(batch.lengths, speech)
         fused_speech, fused_text, joined = self.cross(speech, text, mask)
-        states = (
-            self.follow_speech(speech, batch.lengths),
-            self.follow_text(text, batch.lengths),
-            joined,
-        )
-        each = [head(own(state)) for head, state in zip(self.experts, states, strict=True)]
+        followed = self.follow_speech(speech, batch.lengths), self.follow_text(text, batch.lengths)
+        pairs = zip(self.experts, (*followed, joined), strict=True)
+        each = [head(own(states)) for head, states in pairs]
         outputs = torch.stack([ratings for ratings, _ in each], dim=1)
         given = [outputs]
         logits = None
@@ -330,44 +294,30 @@ class Network(MultimodalNetwork):
         contrasted = own(fused_speech), own(fused_text), (own_speech & own_text).float()
         return mixed, mixture, outputs, logits, *contrasted
 
-    def loss(
-        self,
-        truth: Tensor,
-        classes: Tensor | None,
-        outputs: Tensor,
-        logits: Tensor | None,
-        *rest: Tensor | None,
-    ) -> Tensor:
+    def loss(self, truth: Tensor, classes: Tensor | None, outputs: Tensor, *rest: Any) -> Tensor:
         """Of the mixture, of each expert, of contrast and of agreement; of a full batch.
 
-        `rest` is, as `forward` gives it: ratings (B, E, D) and logits (B, E, C) of the experts,
-        fused states of speech and of text (B, size), and which turns have both (B,).
+        `rest` is, as `forward` gives it: logits, ratings (B, E, D) and logits (B, E, C) of the
+        experts, fused states of speech and of text (B, size), and which turns have both (B,).
         """
-        expert_outputs, expert_logits, speech, text, both = rest
-        assert expert_outputs is not None
-        assert speech is not None and text is not None and both is not None
+        logits, expert_outputs, expert_logits, speech, text, both = rest
+        weights = self.config
         agreement = differences(expert_outputs)
-        each_logits: Sequence[Tensor | None] = [None] * expert_outputs.shape[1]
+        all_logits = [logits] * (1 + expert_outputs.shape[1])  # None each, or
         if expert_logits is not None:
             agreement = agreement + divergence(expert_logits)
-            each_logits = expert_logits.unbind(dim=1)
-        all_outputs = [outputs, *expert_outputs.unbind(dim=1)]
-        value = torch.stack(
-            [
-                (1 - ccc(truth, ratings)).sum() + focal(classes, guesses, self.config["focus"])
-                for ratings, guesses in zip(all_outputs, [logits, *each_logits], strict=True)
-            ]
-        ).sum()
+            all_logits = [logits, *expert_logits.unbind(dim=1)]
+        estimates = zip([outputs, *expert_outputs.unbind(dim=1)], all_logits, strict=True)
+        each = [
+            (1 - ccc(truth, ratings)).sum() + focal(classes, guesses, weights["focus"])
+            for ratings, guesses in estimates
+        ]
         paired = both > 0.5
         alike = likeness(truth, classes)[paired][:, paired]
-        contrasted = contrast(
-            speech[paired], text[paired], alike, self.config["contrast_temperature"]
-        )
-        return (
-            value
-            + self.config["contrast_weight"] * contrasted
-            + self.config["agreement_weight"] * agreement
-        )
+        temperature = weights["contrast_temperature"]
+        contrasted = contrast(speech[paired], text[paired], alike, temperature)
+        value = torch.stack(each).sum() + weights["contrast_weight"] * contrasted
+        return value + weights["agreement_weight"] * agreement
 
     def _speech(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The embedding of each turn by its audio (N, size), and which have one (N,)."""

@@ -12,12 +12,8 @@ NEAR = 0.15  # distance of A/D/V at which two turns are alike by exp(-1/2) (chos
 
 
 def focal(classes: Tensor | None, logits: Tensor | None, focus: float) -> Tensor | float:
-    """Cross-entropy of known categories times (1 - probability) ** focus (arXiv 1708.02002); mean.
-
-    Args:
-        classes: (B,) numbers of categories, -1 = not known; None = there are none
-        logits: (B, C), or None
-        focus: gamma; 0 = cross-entropy
+    """Cross-entropy of categories times (1 - probability) ** focus (arXiv 1708.02002); mean over
+    the known ones of classes (B,), -1 = not known, by logits (B, C); 0 where there are none.
 
     Example:
         >>> import torch
@@ -34,17 +30,9 @@ def focal(classes: Tensor | None, logits: Tensor | None, focus: float) -> Tensor
 def contrast(speech: Tensor, text: Tensor, alike: Tensor, temperature: float) -> Tensor:
     """Supervised contrast (arXiv 2004.11362) of all states of both modalities with each other.
 
-    -log softmax of the cosines to all other states, mean over a state's positives weighted by how
-    much they are alike, then over states.
-
-    Args:
-        speech: (N, size)
-        text: (N, size) of the same turns
-        alike: (N, N) 0..1, how much two turns are alike; 1 on the diagonal
-        temperature: of the cosines
-
-    Returns:
-        scalar; 0 if there are no turns
+    -log softmax of the cosines of a state of speech or text (N, size) to all other states, divided
+    by the temperature; mean over its positives weighted by how much turns are `alike` (N, N), 0..1,
+    1 on the diagonal, then over states; 0 if there are no turns.
 
     Example:
         >>> import torch

@@ -52,36 +52,22 @@ SMALL = {
 
 @dataclass
 class Batch(OnDevice):
-    """Some passages.
+    """Some passages."""
 
-    Attributes:
-        text: (B, L) history and own turn
-        distance: (B, L) how many turns before the own a token is
-        audio: (2 B, T) the previous turns, then the own ones
-    """
-
-    text: TextBatch
-    distance: Tensor
-    audio: AudioBatch
+    text: TextBatch  # (B, L) history and own turn
+    distance: Tensor  # (B, L) how many turns before the own a token is
+    audio: AudioBatch  # (2 B, T) the previous turns, then the own ones
 
 
 @dataclass
 class Joint:
-    """Two turns of audio as one sequence.
+    """Two turns of audio as one sequence."""
 
-    Attributes:
-        hidden: (S, J, size) states of the speech encoder
-        source: (S, J) frame among all (N x F) that a position is, -1 = none
-        previous: (S, J) bool, of the previous turn
-        own: (S, J) bool, of the own turn
-        mask: (S, J) bool, positions that count
-    """
-
-    hidden: Tensor
-    source: Tensor
-    previous: Tensor
-    own: Tensor
-    mask: Tensor
+    hidden: Tensor  # (S, J, size) states of the speech encoder
+    source: Tensor  # (S, J) frame among all (N x F) that a position is, -1 = none
+    previous: Tensor  # (S, J) bool, of the previous turn
+    own: Tensor  # (S, J) bool, of the own turn
+    mask: Tensor  # (S, J) bool, positions that count
 
     def rows(self, index: Tensor) -> Joint:
         """The sequences of some rows."""
@@ -90,34 +76,19 @@ class Joint:
 
 @dataclass
 class Fused:
-    """What the fusion layer gives; masks mark the positions that count.
+    """What the fusion layer gives; masks mark the positions that count."""
 
-    Attributes:
-        text: (S, L, size) history and own turn
-        own: (S, L) bool, tokens of the own turn
-        history: (S, L) bool
-        speech: (S, J, size)
-        own_frames: (S, J) bool, frames of the own turn
-        previous_frames: (S, J) bool
-        frames: (S, J) bool, all positions of the audio
-    """
-
-    text: Tensor
-    own: Tensor
-    history: Tensor
-    speech: Tensor
-    own_frames: Tensor
-    previous_frames: Tensor
-    frames: Tensor
+    text: Tensor  # (S, L, size) history and own turn
+    own: Tensor  # (S, L) bool, tokens of the own turn
+    history: Tensor  # (S, L) bool
+    speech: Tensor  # (S, J, size)
+    own_frames: Tensor  # (S, J) bool, frames of the own turn
+    previous_frames: Tensor  # (S, J) bool
+    frames: Tensor  # (S, J) bool, all positions of the audio
 
     def rows(self, index: slice) -> Fused:
         """The sequences of some rows."""
         return Fused(*(value[index] for value in vars(self).values()))
-
-    @property
-    def pooled(self) -> Tensor:
-        """The first position: (S, size)."""
-        return self.text[:, 0]
 
 
 class Network(MultimodalNetwork):
@@ -157,17 +128,13 @@ class Network(MultimodalNetwork):
         self.modality = nn.Embedding(2, size)  # text, speech
         inner = self.text.model.config
         heads = self.config["fusion_heads"] or inner.num_attention_heads
+        wide = getattr(inner, "intermediate_size", 4 * size)
         dropout = self.config["fusion_dropout"]
         if dropout is None:
             dropout = getattr(inner, "hidden_dropout_prob", 0.1)
+        eps = getattr(inner, "layer_norm_eps", 1e-5)
         self.fusion = nn.TransformerEncoderLayer(
-            size,
-            heads,
-            getattr(inner, "intermediate_size", 4 * size),
-            dropout=dropout,
-            activation="gelu",
-            layer_norm_eps=getattr(inner, "layer_norm_eps", 1e-5),
-            batch_first=True,
+            size, heads, wide, dropout, "gelu", layer_norm_eps=eps, batch_first=True
         )
         self.dense = nn.Sequential(nn.Linear(size, size), nn.GELU())
         self.build_head(size)
@@ -175,8 +142,7 @@ class Network(MultimodalNetwork):
             self.text_dropout = 0.0
 
     def collate(self, passages: Sequence[Passage]) -> Batch:
-        before = [passage.turns[passage.at - 1] if passage.at else Turn() for passage in passages]
-        turns = [*before, *(passage.own for passage in passages)]
+        turns = [passage.previous for passage in passages] + [passage.own for passage in passages]
         return self.batch([self.tokens(passage)[:2] for passage in passages], turns)
 
     def batch(
@@ -196,11 +162,8 @@ class Network(MultimodalNetwork):
 
         The first token, the history from the oldest turn on, then the own turn. What does not fit
         is missing from the front. A turn may begin before the first token: its front is missing.
-        No ids (None): there is no text.
-
-        Args:
-            passage: turns with text
-            known: ids of some turns by distance; of the others those of their text
+        No ids (None): there is no text. `known` are ids of some turns by distance; of the others
+        those of their text count.
         """
         limit = min(self.tokenizer.limit, MOST_TOKENS)
         known = known or {}
@@ -249,31 +212,22 @@ class Network(MultimodalNetwork):
         From little data the first position alone learns to know turns by heart sooner than what
         is said in their frames; the mean, which adds up what each frame says, does not.
         """
-        pooled = fused.pooled
+        pooled = fused.text[:, 0]
         if self.config["pooling"] == "frames":
             pooled = pooled + mean(fused.speech, fused.own_frames)
         return self.head(self.dense(pooled))
 
-    def loss(
-        self,
-        truth: Tensor,
-        classes: Tensor | None,
-        outputs: Tensor,
-        logits: Tensor | None,
-        *rest: Tensor | None,
-    ) -> Tensor:
+    def loss(self, truth: Tensor, classes: Tensor | None, outputs: Tensor, *rest: Any) -> Tensor:
         """With `without_text_share`, of each turn twice: as it is, and without its text.
 
         Both share one pass of the speech encoder. Where two fifths of the transcripts are hidden
         instead, the audio alone learns from two turns in five, by the CCC of these few.
         """
-        value = super().loss(truth, classes, outputs, logits, *rest)
-        if len(rest) == 1:
+        value = super().loss(truth, classes, outputs, *rest)
+        if len(rest) == 2:
             return value
         share = self.config["without_text_share"]
-        _, alone, categories = rest
-        assert alone is not None
-        return (1 - share) * value + share * rating_loss(truth, classes, alone, categories)
+        return (1 - share) * value + share * rating_loss(truth, classes, *rest[2:])
 
     def encode_dialogue(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The text encoder with the types of the tokens: (B, L, size) and mask."""
@@ -284,17 +238,10 @@ class Network(MultimodalNetwork):
     def encode_joint(
         self, batch: AudioBatch, pairs: Tensor, features: Tensor | None = None
     ) -> Joint:
-        """The speech encoder over pairs of turns.
-
-        Args:
-            batch: N turns
-            pairs: (S, 2) rows of the previous and the own turn
-            features: (N, F, conv_dim) instead of those of the audio itself
-        """
+        """The speech encoder over pairs of N turns: (S, 2) rows of the previous and the own turn;
+        with features (N, F, conv_dim) instead of those of the audio itself."""
         model = self.speech.model
-        if features is None:
-            features = self.features(batch)
-        hidden = backbones.project(model, features)
+        hidden = backbones.project(model, self.features(batch) if features is None else features)
         rows, frames = hidden.shape[:2]
         device = hidden.device
         counts = backbones.frames(model, batch.lengths).to(device)
@@ -319,36 +266,20 @@ class Network(MultimodalNetwork):
         return Joint(states, source.where(source < first, -1), previous, own, mask)
 
     def fuse(self, text: Tensor, text_mask: Tensor, distance: Tensor, joint: Joint) -> Fused:
-        """The fusion layer.
-
-        Args:
-            text: (S, L, size)
-            text_mask: (S, L) positions that count
-            distance: (S, L) of the tokens, in turns before the own
-            joint: S sequences of audio
-        """
+        """The fusion layer over text (S, L, size), the mask of its positions that count, the
+        distance of its tokens in turns before the own, and S sequences of audio."""
         speech = self.project(joint.hidden)
         if self.config["frame_times"]:
-            own = joint.own.long()
-            place = torch.where(
-                joint.own, own.cumsum(1) - 1, joint.previous.long().cumsum(1) - 1
-            ).clamp(min=0)
+            own, previous = (turn.long().cumsum(1) - 1 for turn in (joint.own, joint.previous))
+            place = torch.where(joint.own, own, previous).clamp(min=0)
             speech = speech + sinusoid(place * self.hop_s, speech.shape[2]).to(speech.dtype)
         text = text + self.modality.weight[0]
         speech = speech + self.modality.weight[1]
         mask = torch.cat([text_mask, joint.mask], dim=1)
         fused = self.fusion(torch.cat([text, speech], dim=1), src_key_padding_mask=~mask)
         text, speech = fused.split([text.shape[1], speech.shape[1]], dim=1)
-        latest = distance == 0
-        return Fused(
-            text,
-            text_mask & latest,
-            text_mask & ~latest,
-            speech,
-            joint.own,
-            joint.previous,
-            joint.mask,
-        )
+        own, history = text_mask & (distance == 0), text_mask & (distance != 0)
+        return Fused(text, own, history, speech, joint.own, joint.previous, joint.mask)
 
     @property
     def hop_s(self) -> float:

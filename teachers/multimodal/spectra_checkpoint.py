@@ -56,10 +56,8 @@ def published(folder: Path) -> bool:
 
 
 def load(folder: Path) -> tuple[Checkpoint, dict[str, Any], Tokenizer, dict[str, Tensor]]:
-    """Their checkpoint as configuration, tokenizer and weights of `spectra.Network`.
-
-    Args:
-        folder: with both configurations, `model.safetensors` and RoBERTa's tokenizer
+    """Their checkpoint as configuration, tokenizer and weights of `spectra.Network`, from a folder
+    with both configurations, `model.safetensors` and RoBERTa's tokenizer.
 
     Raises:
         Wav2SmallError: a file or a key is missing, a key is unknown, a shape differs

@@ -48,39 +48,23 @@ IGNORED = -100  # cross-entropy passes over it
 
 @dataclass
 class Task(OnDevice):
-    """B passages to learn from.
+    """B passages to learn from."""
 
-    Attributes:
-        batch: (2 B, L) right texts, then wrong ones, tokens hidden; (3 B, T) previous, right and
-            wrong audio
-        targets: (B, L) the tokens that were hidden, else `IGNORED`
-        masked: (3 B, F) bool, frames to predict
-        silent: (3 B, F) bool, frames that are silenced
-        source: (3 B, F) which frame stands in the place of each
-        row: (W,) the row of each word
-        first: (W,) the place of its first token
-        last: (W,) of its last one
-        times: (W, 2) start and end / `TIME_S`
-        responds: (B,) bool, something went before
-    """
-
+    #: (2 B, L) right texts, then wrong ones, tokens hidden; (3 B, T) previous, right, wrong audio.
     batch: Batch
-    targets: Tensor
-    masked: Tensor
-    silent: Tensor
-    source: Tensor
-    row: Tensor
-    first: Tensor
-    last: Tensor
-    times: Tensor
-    responds: Tensor
+    targets: Tensor  # (B, L) the tokens that were hidden, else `IGNORED`
+    masked: Tensor  # (3 B, F) bool, frames to predict
+    silent: Tensor  # (3 B, F) bool, frames that are silenced
+    source: Tensor  # (3 B, F) which frame stands in the place of each
+    row: Tensor  # (W,) the row of each word
+    first: Tensor  # (W,) the place of its first token
+    last: Tensor  # (W,) of its last one
+    times: Tensor  # (W, 2) start and end / `TIME_S`
+    responds: Tensor  # (B,) bool, something went before
 
 
 class Objectives(nn.Module):
-    """Heads that only pretraining needs, next to the network.
-
-    Args:
-        network: to be pretrained
+    """Heads that only pretraining needs, next to the network to be pretrained.
 
     Raises:
         Wav2SmallError: the tokenizer cannot hide a token
@@ -110,61 +94,43 @@ class Objectives(nn.Module):
     def collate(
         self, passages: Sequence[Passage], others: Sequence[Sequence[Turn]], random: Any
     ) -> Task:
-        """Make the task of some passages.
-
-        Args:
-            passages: own turns with signals
-            others: for each, two turns of other dialogues, with signals
-            random: numpy's generator
-        """
-        network = self.network
-        before = [passage.turns[passage.at - 1] if passage.at else Turn() for passage in passages]
+        """Make the task of passages, own turns with signals, and for each two turns of other
+        dialogues, with signals; drawn by numpy's generator."""
+        network, tokenizer = self.network, self.network.tokenizer
+        before = [passage.previous for passage in passages]
         responds = [turn.text is not None or turn.signal is not None for turn in before]
         right, wrong, places = [], [], []
         for number, (passage, (other, _)) in enumerate(zip(passages, others, strict=True)):
             timed = {
-                distance: turn
-                for distance, turn in ((0, passage.own), (1, before[number]))
+                distance: (turn, *tokenizer.timed(turn.timed()))
+                for distance, turn in ((0, passage.own), (1, passage.previous))
                 if turn.words and turn.signal is not None
             }
-            found = {
-                distance: network.tokenizer.timed(turn.timed()) for distance, turn in timed.items()
-            }
-            ids, distances, begins = network.tokens(
-                passage, {distance: known for distance, (known, _) in found.items()}
-            )
+            known = {distance: ids for distance, (_, ids, _) in timed.items()}
+            ids, distances, begins = network.tokens(passage, known)
             right.append((ids, distances))
             wrong.append(network.tokens(passage.with_own(other))[:2])
-            for distance, (_, words) in found.items():
-                for word, (first, last) in zip(timed[distance].timed(), words, strict=True):
+            for distance, (turn, _, words) in timed.items():
+                for word, (first, last) in zip(turn.timed(), words, strict=True):
                     first, last = (begins.get(distance, -1) + place for place in (first, last))
-                    late = word.start - cut_s(timed[distance])
+                    late = word.start - cut_s(turn)
                     complete = 0 < first <= last < len(distances) and distances[last] == distance
                     if complete and late >= 0:
                         places.append((number, first, last, late, late + word.end - word.start))
         sounds = [*before, *(passage.own for passage in passages), *(turn for _, turn in others)]
         batch = network.batch([*right, *wrong], sounds)
-        tokens, targets = hide(batch.text.tokens, self._words(batch), network.tokenizer, random)
-        text = replace(batch.text, tokens=tokens)
+        tokens, targets = hide(batch.text.tokens, self._words(batch), tokenizer, random)
         frames = backbones.frames(network.speech.model, batch.audio.lengths).numpy()
+        frames = frames * batch.audio.present.numpy()
         share = network.config["acoustic_share"]
-        masked, silent, source = mask_frames(
-            frames * batch.audio.present.numpy(), random, share=share, hop_s=network.hop_s
-        )
-        found_words = np.array(places, dtype=np.float64).reshape(-1, 5)
-        index = torch.from_numpy(found_words[:, :3].astype(np.int64))
-        return Task(
-            batch=replace(batch, text=text),
-            targets=targets[: len(passages)],
-            masked=torch.from_numpy(masked),
-            silent=torch.from_numpy(silent),
-            source=torch.from_numpy(source),
-            row=index[:, 0],
-            first=index[:, 1],
-            last=index[:, 2],
-            times=torch.from_numpy(found_words[:, 3:] / TIME_S).float(),
-            responds=torch.tensor(responds),
-        )
+        masks = mask_frames(frames, random, share=share, hop_s=network.hop_s)
+        masked, silent, source = map(torch.from_numpy, masks)
+        hidden = targets[: len(right)], masked, silent, source
+        found = np.array(places, dtype=np.float64).reshape(-1, 5)
+        row, first, last = torch.from_numpy(found[:, :3].astype(np.int64)).T
+        said = row, first, last, torch.from_numpy(found[:, 3:] / TIME_S).float()
+        batch = replace(batch, text=replace(batch.text, tokens=tokens))
+        return Task(batch, *hidden, *said, torch.tensor(responds))
 
     def _words(self, batch: Batch) -> Tensor:
         """(2 B, L) bool, tokens that are neither first nor last of a part."""
@@ -186,10 +152,8 @@ class Objectives(nn.Module):
         joint = network.encode_joint(task.batch.audio, pairs, corrupted)
         text, mask = network.encode_dialogue(task.batch)
         texts = torch.cat([number, number, number + rows, number + rows])
-        sounds = torch.cat([number, number + rows, number, number + rows])
-        fused = network.fuse(
-            text[texts], mask[texts], task.batch.distance[texts], joint.rows(sounds)
-        )
+        sounds = joint.rows(torch.cat([number, number + rows, number, number + rows]))
+        fused = network.fuse(text[texts], mask[texts], task.batch.distance[texts], sounds)
         return fused, features, joint.source[:rows]
 
     def forward(self, task: Task) -> tuple[Tensor | None, ...]:
@@ -237,11 +201,8 @@ class Objectives(nn.Module):
         """The four losses, mean error of word boundaries in s, share of right responses."""
         found = dict(zip(NAMES, means(sums, counts).tolist(), strict=True))
         misplaced, right = figures.sum(0).tolist()
-        return {
-            **found,
-            "position_mae_s": misplaced / max(1.0, float(counts[:, 2].sum())),
-            "response_accuracy": right / max(1.0, float(counts[:, 3].sum())),
-        }
+        words, asked = (max(1.0, float(column.sum())) for column in counts[:, 2:].T)
+        return {**found, "position_mae_s": misplaced / words, "response_accuracy": right / asked}
 
 
 def language_head(size: int) -> nn.Module:
@@ -269,17 +230,8 @@ def cut_s(turn: Turn) -> float:
 
 
 def hide(tokens: Tensor, words: Tensor, tokenizer: Any, random: Any) -> tuple[Tensor, Tensor]:
-    """Hide tokens for the masked language model.
-
-    Args:
-        tokens: (B, L)
-        words: (B, L) bool, those that may be hidden
-        tokenizer: knows the id that hides
-        random: numpy's generator
-
-    Returns:
-        tokens, and the targets
-    """
+    """Hide some of the tokens (B, L) that may be, by `words` (B, L) bool, for the masked language
+    model; drawn by numpy's generator. Gives the tokens, and the targets (B, L)."""
     draw, which = random.random((2, *tokens.shape))
     chosen = words & torch.from_numpy(draw < SHARE)
     targets = tokens.masked_fill(~chosen, IGNORED)
@@ -297,13 +249,8 @@ def mask_frames(
 
     As published, spans of a turn have one length; at each frame one starts with probability
     `START`, and the next no sooner than `APART` lengths later. A turn that is no longer than a span
-    stays as it is.
-
-    Args:
-        frames: (N,) of each turn
-        random: numpy's generator
-        share: of the frames, in spans of `SPAN_S`, at least one; None = as published
-        hop_s: seconds of a frame, for `share`
+    stays as it is. `frames` (N,) are those of each turn, of `hop_s` seconds; with a `share` of
+    them, spans are of `SPAN_S`, at least one.
 
     Returns:
         masked (N, F) bool, silent (N, F) bool, source (N, F): which frame stands there
@@ -355,12 +302,8 @@ class Timing(nn.Module):
     """When words begin and end: a head for starts and one for ends, linear as published.
 
     The squared error of .1 s over 10 s is a ten-thousandth, added unweighted to losses around
-    1: what is shared hardly moves for it. With a layer of its own, which learns nothing else, and
-    heads of two layers it is learned from little data.
-
-    Args:
-        size: of the states
-        heads: of the attention of its own layer; 0 = as published, without
+    1: what is shared hardly moves for it. With a layer of its own (`heads` of attention; 0 = as
+    published), which learns nothing else, and heads of two layers it is learned from little data.
     """
 
     def __init__(self, size: int, heads: int = 0):
@@ -379,22 +322,15 @@ class Timing(nn.Module):
         self.start, self.end = head(), head()
 
     def forward(self, fused: Fused, row: Tensor, first: Tensor, last: Tensor) -> Tensor:
-        """Seconds from the beginning of the turn: (W, 2), start and end.
-
-        Args:
-            fused: of `Network.fuse`
-            row: (W,) of each word
-            first: (W,) place of its first token
-            last: (W,) of its last one
-        """
+        """Seconds from the beginning of the turn, (W, 2), start and end: of words in rows of
+        `fused`, from the places of their first and last tokens (W,)."""
         text = fused.text
         if self.layer is not None:
             states = torch.cat([text, fused.speech], dim=1)
             mask = torch.cat([fused.own | fused.history, fused.frames], dim=1)
             text = self.layer(states, src_key_padding_mask=~mask)[:, : text.shape[1]]
-        return self.unit_s * torch.cat(
-            [self.start(text[row, first]), self.end(text[row, last])], dim=1
-        )
+        bounds = [self.start(text[row, first]), self.end(text[row, last])]
+        return self.unit_s * torch.cat(bounds, dim=1)
 
 
 class Response(nn.Module):
@@ -402,31 +338,26 @@ class Response(nn.Module):
 
     `compared`: text and audio are each summed up, and compared with the sum of their kind before;
     from little data the first position alone does not learn what "the same" means.
-
-    Args:
-        size: of the states
-        compared: whether it is
     """
 
     def __init__(self, size: int, *, compared: bool = False):
         super().__init__()
         self.compared = compared
+        self.choose: nn.Module
         if compared:
             self.text, self.speech = Summary(size), Summary(size)
-            self.choose: nn.Module = nn.Sequential(
-                nn.Linear(3 * size, size), nn.GELU(), nn.Linear(size, 4)
-            )
+            self.choose = nn.Sequential(nn.Linear(3 * size, size), nn.GELU(), nn.Linear(size, 4))
         else:
             self.choose = nn.Linear(size, 4)
 
     def forward(self, fused: Fused) -> Tensor:
         """Logits (S, 4) of 2 x text is wrong + audio is wrong."""
         if not self.compared:
-            return self.choose(fused.pooled)
+            return self.choose(fused.text[:, 0])
         text = self.text(fused.text, fused.own) - self.text(fused.text, fused.history)
         speech = self.speech(fused.speech, fused.own_frames)
         speech = speech - self.speech(fused.speech, fused.previous_frames)
-        return self.choose(torch.cat([fused.pooled, text.abs(), speech.abs()], dim=1))
+        return self.choose(torch.cat([fused.text[:, 0], text.abs(), speech.abs()], dim=1))
 
 
 class Summary(nn.Module):

@@ -12,9 +12,10 @@ from wav2small import audio
 from wav2small.errors import Wav2SmallError
 from wav2small.students.frontend import FLOOR, mel_bands
 from wav2small.teachers.speech import checkpoint
-from wav2small.teachers.speech.neural import valid
+from wav2small.teachers.speech.neural import inside, valid
 
 from .base import sinusoid
+from .encoders import pre_norm
 
 MODEL_TYPE = "spectran"
 #: Its configuration; all numbers are ours.
@@ -38,13 +39,8 @@ class SpecTran(nn.Module):
     """CALM's speech encoder: a transformer over linearised patches of a log-mel spectrogram.
 
     A patch is a rectangle of mels x frames, laid out as a row of numbers. Only frames that lie
-    wholly inside a clip count; what a last patch lacks of them is silence.
-
-    Args:
-        config: see `CONFIG`
-        mean: of the samples it was trained with
-        std: of the same
-        where: named in errors
+    wholly inside a clip count; what a last patch lacks of them is silence. `config` is like
+    `CONFIG`, `mean` and `std` are those of the samples it was trained with.
 
     Raises:
         Wav2SmallError: no such configuration
@@ -76,18 +72,9 @@ class SpecTran(nn.Module):
         self.register_buffer("mels", mels, persistent=False)
         self.patch = nn.Linear(config["patch_mels"] * config["patch_frames"], self.size)
         self.band = nn.Parameter(0.02 * torch.randn(self.bands, self.size))
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                self.size,
-                config["num_attention_heads"],
-                4 * self.size,
-                config["hidden_dropout"],
-                "gelu",
-                batch_first=True,
-                norm_first=True,
-            )
-            for _ in range(config["num_hidden_layers"])
-        )
+        heads, dropout = config["num_attention_heads"], config["hidden_dropout"]
+        layers = (pre_norm(self.size, heads, dropout) for _ in range(config["num_hidden_layers"]))
+        self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(self.size)
 
     def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,8 +96,7 @@ class SpecTran(nn.Module):
         spectrogram = nn.functional.pad(spectrogram, (0, max(0, room)), value=_scaled(FLOOR))
         cut = spectrogram.unfold(2, wide, step)[:, :, : int(steps.max())]
         rows = cut.unflatten(1, (self.bands, high)).permute(0, 3, 1, 2, 4).flatten(3)
-        order = torch.arange(rows.shape[1], device=signal.device)
-        return rows, order < steps.to(signal.device)[:, None]
+        return rows, inside(steps, rows)
 
     def spectrogram(self, signal: Tensor, lengths: Tensor) -> Tensor:
         """Log-mel, about -1..1 where there is speech, silent after the end of a clip."""
@@ -122,15 +108,13 @@ class SpecTran(nn.Module):
                 scaled.float(), n_fft, hop, window=self.window, center=False, return_complex=True
             )
             power = self.mels.T @ spectrum.abs().square()
-        frames = self._frames(lengths).to(signal.device)
-        inside = torch.arange(power.shape[2], device=signal.device) < frames[:, None]
-        return _decibels(power.where(inside[:, None], power.new_tensor(0.0)))
+        counted = inside(self._frames(lengths), power.mT)[:, None]
+        return _decibels(power.where(counted, power.new_tensor(0.0)))
 
     def positions(self, tokens: Tensor) -> Tensor:
         """Of patches (B, patches, size), by their time: (patches, size)."""
-        return sinusoid(self._begins(tokens.shape[1], tokens.device), tokens.shape[2]).to(
-            tokens.dtype
-        )
+        begins = self._begins(tokens.shape[1], tokens.device)
+        return sinusoid(begins, tokens.shape[2]).to(tokens.dtype)
 
     def overlaps(self, times: Tensor, patches: int) -> Tensor:
         """Seconds that words, with start and end (W, 2), share with patches: (W, patches)."""
@@ -149,15 +133,12 @@ class SpecTran(nn.Module):
         """Nothing in it is published, so all of it learns."""
 
     def _frames(self, lengths: Tensor) -> Tensor:
-        inside = torch.div(
-            lengths - self.config["n_fft"], self.config["hop"], rounding_mode="floor"
-        )
-        return inside.clamp(min=0) + 1
+        return ((lengths - self.config["n_fft"]) // self.config["hop"]).clamp(min=0) + 1
 
     def _steps(self, lengths: Tensor) -> Tensor:
         beyond = (self._frames(lengths) - self.config["patch_frames"]).clamp(min=0)
         step = self.config["patch_step"]
-        return torch.div(beyond + step - 1, step, rounding_mode="floor") + 1
+        return (beyond + step - 1) // step + 1
 
 
 def _decibels(power: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from wav2small import files, provenance
@@ -41,12 +40,8 @@ def network_class(system: str) -> type[MultimodalNetwork]:
 
 
 def options(system: str, changes: Sequence[str]) -> dict[str, Any]:
-    """Options of a system from the words of a command line.
-
-    Args:
-        system: see `SYSTEMS`
-        changes: NAME=VALUE each, VALUE as in JSON; `small` = what the system changes for little
-            data
+    """Options of a system from the words of a command line: NAME=VALUE each, VALUE as in JSON, or
+    `small`, what the system changes for little data.
 
     Raises:
         Wav2SmallError: no such option, or a value that it cannot have
@@ -74,14 +69,9 @@ def options(system: str, changes: Sequence[str]) -> dict[str, Any]:
 
 
 def check(kind: type[MultimodalNetwork], config: Mapping[str, Any], where: Any) -> None:
-    """Reject values that an option of a system cannot have.
+    """Reject values that an option of a system cannot have; names of other fields are passed over.
 
     A default states the kind of its option; where it is None, the value for little data does.
-
-    Args:
-        kind: of the system
-        config: values by name; names of other fields are passed over
-        where: named in errors
 
     Raises:
         Wav2SmallError: it names the option and what it can be
@@ -119,31 +109,22 @@ def construct(
     try:
         return kind(config, tokenizer, where)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        names = ", ".join(
-            f"{name}={json.dumps(config[name])}" for name in kind.defaults if name in config
-        )
-        raise Wav2SmallError(
-            f"{where}: no {system} can be built of {names or 'its defaults'} ({error})"
-        ) from error
+        given = [name for name in kind.defaults if name in config]
+        names = ", ".join(f"{name}={json.dumps(config[name])}" for name in given) or "its defaults"
+        raise Wav2SmallError(f"{where}: no {system} can be built of {names} ({error})") from error
 
 
 @dataclass
 class Start:
-    """What training begins with: two encoders, or a network that was pretrained.
+    """What training begins with: two encoders, or a network that was pretrained."""
 
-    Attributes:
-        config: of the network, without outputs
-        tokenizer: of the text encoder
-        weights: state dict of the network, as far as there is one
-        entries: of the provenance: every encoder with its licence
-        scale: mean and deviation of samples, if the speech encoder names them
-    """
-
-    config: dict[str, Any]
-    tokenizer: Tokenizer
-    weights: dict[str, Tensor]
-    entries: list[dict[str, Any]]
-    scale: tuple[float, float] | None
+    config: dict[str, Any]  # of the network, without outputs
+    tokenizer: Tokenizer  # of the text encoder
+    weights: dict[str, Tensor]  # of the network, as far as there are any
+    entries: list[dict[str, Any]]  # of the provenance: every encoder with its licence
+    scale: (
+        tuple[float, float] | None
+    )  # mean, deviation of samples, if the speech encoder names them
 
     @property
     def identity(self) -> str:
@@ -154,24 +135,24 @@ class Start:
 def from_encoders(
     speech: str | None, text: str, *, own_encoder: Mapping[str, Any] | None = None
 ) -> Start:
-    """Begin with a speech and a text encoder; see `pretrained.load`, `encoders.load_text`.
+    """Begin with a text encoder, and a speech encoder or the system's own.
 
     Args:
-        speech: folder or hub id; not of a system with a speech encoder of its own
-        text: folder or hub id
+        speech: folder or hub id; see `pretrained.load`
+        text: folder or hub id; see `encoders.load_text`
         own_encoder: of the system
     """
     language = encoders.load_text(text)
     weights = {f"text.{key}": value for key, value in language.model.state_dict().items()}
-    entries = [language.source.entry("text encoder")]
-    if speech is None or own_encoder is not None:
-        config = {"speech_config": dict(own_encoder or {}), "text_config": language.config}
-        return Start(config, language.tokenizer, weights, entries, None)
-    backbone = pretrained.load(speech, option="--speech")
-    weights |= {f"speech.model.{key}": value for key, value in backbone.weights.items()}
-    entries.insert(0, backbone.source.entry("speech encoder"))
-    config = {"speech_config": backbone.config, "text_config": language.config}
-    return Start(config, language.tokenizer, weights, entries, backbone.scale)
+    entries, scale = [language.source.entry("text encoder")], None
+    speech_config = dict(own_encoder or {})
+    if speech is not None and own_encoder is None:
+        backbone = pretrained.load(speech, option="--speech")
+        weights |= {f"speech.model.{key}": value for key, value in backbone.weights.items()}
+        entries.insert(0, backbone.source.entry("speech encoder"))
+        speech_config, scale = backbone.config, backbone.scale
+    config = {"speech_config": speech_config, "text_config": language.config}
+    return Start(config, language.tokenizer, weights, entries, scale)
 
 
 def from_pretrained(folder: str, system: str) -> Start:
@@ -184,13 +165,13 @@ def from_pretrained(folder: str, system: str) -> Start:
         source, config, tokenizer, weights = spectra_checkpoint.load(Path(folder))
         return Start(config, tokenizer, weights, [source.entry("pretrained spectra")], None)
     source = checkpoint.local(folder)
-    config = source.config
+    config, where = source.config, source.folder / checkpoint.CONFIG
     if config.get("model_type") != system:
         raise Wav2SmallError(
-            f"{source.folder / checkpoint.CONFIG}: model_type {config.get('model_type')!r} is no "
-            f"{system}; give the folder of `wav2small pretrain {system}`"
+            f"{where}: model_type {config.get('model_type')!r} is no {system}; give the folder of "
+            f"`wav2small pretrain {system}`"
         )
-    checkpoint.require(config, FIELDS, source.folder / checkpoint.CONFIG)
+    checkpoint.require(config, FIELDS, where)
     weights = checkpoint.read_weights(source)
     tokenizer = encoders.load_tokenizer(source.folder, config["text_config"])
     history = lineage(source)
@@ -200,11 +181,8 @@ def from_pretrained(folder: str, system: str) -> Start:
 
 
 def with_speech(start: Start, speech: str) -> Start:
-    """A pretrained start with another speech encoder, such as the one before pretraining.
-
-    Args:
-        start: of `from_pretrained`
-        speech: folder or hub id
+    """A start of `from_pretrained` with another speech encoder, a folder or a hub id, such as the
+    one before pretraining.
 
     Raises:
         Wav2SmallError: it cannot be used, or its weights do not fit
@@ -217,12 +195,9 @@ def with_speech(start: Start, speech: str) -> Start:
             f"--speech {speech}: other layers than the speech encoder of --pretrained has; give "
             "the one that pretraining began with"
         )
-    return replace(
-        start,
-        weights={**start.weights, **own},
-        entries=[*start.entries, backbone.source.entry("speech encoder")],
-        scale=backbone.scale or start.scale,
-    )
+    entries = [*start.entries, backbone.source.entry("speech encoder")]
+    scale = backbone.scale or start.scale
+    return replace(start, weights={**start.weights, **own}, entries=entries, scale=scale)
 
 
 _HEAD_FIELDS = ("id2label", "categories", "teacher_name", "trained")
@@ -262,8 +237,8 @@ def build(
     }
     network = construct(system, config, start.tokenizer)
     own = network.state_dict()
-    fits = {key: value for key, value in start.weights.items() if not key.startswith(_HEADS)}
-    network.load_state_dict({**own, **{key: fits[key] for key in fits if key in own}})
+    fits = own.keys() & {key for key in start.weights if not key.startswith(_HEADS)}
+    network.load_state_dict({**own, **{key: start.weights[key] for key in fits}})
     return network
 
 
@@ -300,24 +275,16 @@ class MultimodalTeacher(NeuralTeacher):
         """The teacher, which uses text, then every encoder with its licence."""
         return [{**entry(self), "reads": "text"}, *self._lineage]
 
-    def _forward(
+    def _inputs(
         self, batch: np.ndarray, lengths: np.ndarray, passages: list[Passage] | None
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Any, ...]:
         if passages is None:  # `predict` is called without transcripts
             passages = [Passage((Turn(),), 0)] * len(batch)
         with_signals = [
             passage.with_own(passage.own._replace(signal=signal[:length]))
             for passage, signal, length in zip(passages, batch, lengths, strict=True)
         ]
-        prepared = self.network.collate(with_signals).to(self.device)
-        lower = self.dtype != torch.float32
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, dtype=self.dtype, enabled=lower),
-        ):
-            outputs, logits = self.network(prepared)[:2]
-        assert outputs is not None
-        return outputs, logits
+        return (self.network.collate(with_signals).to(self.device),)
 
 
 def load(source: Checkpoint, **options: Any) -> MultimodalTeacher:
@@ -336,13 +303,7 @@ def load(source: Checkpoint, **options: Any) -> MultimodalTeacher:
     tokenizer = encoders.load_tokenizer(source.folder, config["text_config"])
     network = construct(config["model_type"], config, tokenizer, where)
     checkpoint.load_weights(network, source)
-    dimensions = checkpoint.dimensions(config, len(config["id2label"]), where)
-    assert dimensions is not None
-    return MultimodalTeacher(
-        network,
-        source,
-        name=config.get("teacher_name") or config["model_type"],
-        dimensions=dimensions,
-        categories=tuple(config.get("categories") or ()),
-        **options,
-    )
+    options["name"] = config.get("teacher_name") or config["model_type"]
+    options["dimensions"] = checkpoint.dimensions(config, len(config["id2label"]), where)
+    options["categories"] = tuple(config.get("categories") or ())
+    return MultimodalTeacher(network, source, **options)

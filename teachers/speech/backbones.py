@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wav2small.errors import Wav2SmallError
 
 from . import inference, recognisers
+from .checkpoint import require
+from .neural import inside
 
 #: The configuration of microsoft/wavlm-large, which the published SER checkpoints name only by
 #: this id. Dropouts and masking serve training only and are left at zero.
@@ -61,19 +62,13 @@ def build(config: Mapping[str, Any], where: Any) -> nn.Module:
     """
     import transformers
 
-    from .checkpoint import require
-
     families: dict[str, tuple[Any, Any]] = {
         "wavlm": (transformers.WavLMConfig, transformers.WavLMModel),
         "wav2vec2": (transformers.Wav2Vec2Config, transformers.Wav2Vec2Model),
         "hubert": (transformers.HubertConfig, transformers.HubertModel),
     }
     require(config, REQUIRED, where)
-    if config["model_type"] not in FAMILIES:
-        raise Wav2SmallError(
-            f"{where}: model_type {config['model_type']!r} is no backbone; known: "
-            + ", ".join(FAMILIES)
-        )
+    check_family(config, where)
     if config["model_type"] in recognisers.NAMES:
         return recognisers.build(config, where)
     if config.get("add_adapter"):
@@ -91,11 +86,25 @@ def build(config: Mapping[str, Any], where: Any) -> nn.Module:
     return model
 
 
+def check_family(config: Mapping[str, Any], where: Any) -> None:
+    """Reject what is no backbone.
+
+    Raises:
+        Wav2SmallError: it names the model type
+    """
+    require(config, ("model_type",), where)
+    if config["model_type"] not in FAMILIES:
+        raise Wav2SmallError(
+            f"{where}: model_type {config['model_type']!r} is no backbone; known: "
+            + ", ".join(FAMILIES)
+        )
+
+
 def frames(model: nn.Module, lengths: Tensor) -> Tensor:
     """Number of frames that depend on the clip alone: (B,) samples -> (B,) frames."""
     config: Any = model.config
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
-        lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
+        lengths = (lengths - kernel) // stride + 1
     return lengths
 
 
@@ -116,16 +125,9 @@ def hidden_states(model: Any, signal: Tensor, lengths: Tensor) -> tuple[Tensor, 
 
 
 def encode(model: Any, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The part of a backbone after its CNN; see `hidden_states`.
-
-    Args:
-        model: of `build`
-        features: (B, frames, conv_dim)
-        lengths: (B,) samples, on the CPU
-    """
-    counts = frames(model, lengths)
-    steps = torch.arange(features.shape[1], device=features.device)
-    mask = steps < counts.to(features.device, non_blocking=True)[:, None]
+    """The part of a backbone after its CNN, from features (B, frames, conv_dim); see
+    `hidden_states`."""
+    mask = inside(frames(model, lengths), features)
     if inference.fits(model):
         return inference.encode(model, features, mask), mask
     return contextualise(model, project(model, features), mask), mask
@@ -146,16 +148,8 @@ def project(model: Any, features: Tensor) -> Tensor:
 
 
 def contextualise(model: Any, hidden: Tensor, mask: Tensor) -> Tensor:
-    """The transformer of a backbone.
-
-    Args:
-        model: of `build`
-        hidden: (B, frames, hidden), of `project`
-        mask: (B, frames), True where a frame counts
-
-    Returns:
-        last hidden state (B, frames, hidden)
-    """
+    """The transformer of a backbone: states of `project` (B, frames, hidden) and the mask of valid
+    frames (B, frames) -> last hidden state (B, frames, hidden)."""
     needed = None if bool(mask.all()) else mask
     if model.training:
         hidden = model._mask_hidden_states(hidden, attention_mask=needed)
@@ -195,11 +189,10 @@ class _Attention:
     ) -> tuple[Tensor, None]:
         own = self.module
         batch, steps, size = hidden.shape
-
-        def heads(states: Tensor) -> Tensor:
-            return states.view(batch, steps, own.num_heads, -1).transpose(1, 2)
-
-        query, key, value = (heads(layer(hidden)) for layer in (own.q_proj, own.k_proj, own.v_proj))
+        query, key, value = (
+            layer(hidden).view(batch, steps, own.num_heads, -1).transpose(1, 2)
+            for layer in (own.q_proj, own.k_proj, own.v_proj)
+        )
         bias = position_bias.view(batch, own.num_heads, steps, steps).to(query.dtype)
         if mask is not None:
             bias = bias.masked_fill(~mask.bool()[:, None, None, :], float("-inf"))

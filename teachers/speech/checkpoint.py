@@ -5,6 +5,7 @@ Every rejection names the file and the field or key, and the remedy.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -26,16 +27,9 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PREPROCESSOR = "preprocessor_config.json"
 SHARDS = "model.safetensors.index.json"
+RECORDS = ("provenance.json", "README.md")
 #: What to fetch of a repository.
-PATTERNS = (
-    CONFIG,
-    WEIGHTS,
-    SHARDS,
-    "model-*-of-*.safetensors",
-    PREPROCESSOR,
-    "provenance.json",
-    "README.md",
-)
+PATTERNS = (CONFIG, WEIGHTS, SHARDS, "model-*-of-*.safetensors", PREPROCESSOR, *RECORDS)
 CONVERSION = "conversion.json"  # of `convert`: what the weights were made from
 PICKLE, PICKLE_SHARDS = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _PICKLES = (PICKLE, PICKLE_SHARDS, "model.bin", "model.pt", "pytorch_model.pt", "model.ckpt")
@@ -66,19 +60,12 @@ FINGERPRINTS = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a model's files are, and what pins them.
+    """Where a model's files are, and what pins them."""
 
-    Attributes:
-        folder: holds config.json and model.safetensors
-        id: hub id, or the folder as the user named it
-        revision: commit of the hub, or the hash of the weights
-        licence: SPDX name or "unknown"
-    """
-
-    folder: Path
-    id: str
-    revision: str
-    licence: str
+    folder: Path  # holds config.json and model.safetensors
+    id: str  # hub id, or the folder as the user named it
+    revision: str  # commit of the hub, or the hash of the weights
+    licence: str  # SPDX name or "unknown"
 
     @property
     def config(self) -> dict[str, Any]:
@@ -91,32 +78,19 @@ class Checkpoint:
 
 
 def local(
-    folder: str | os.PathLike[str],
-    *,
-    id: str | None = None,
-    option: str = "--teacher",
-    config: str = CONFIG,
+    folder: str | os.PathLike[str], *, option: str = "--teacher", config: str = CONFIG
 ) -> Checkpoint:
-    """A checkpoint in a folder; its weights may be in shards.
-
-    Args:
-        folder: of the checkpoint
-        id: what it is known as; None = the folder
-        option: of the command line that named it, for the remedy
-        config: name of its configuration
+    """A checkpoint in a folder, `config` the name of its configuration; its weights may be in
+    shards. `option` of the command line named it, for the remedy.
 
     Raises:
         Wav2SmallError: a file is missing, or the weights are a pickle
     """
     path = Path(folder)
     if not (path / config).is_file():
+        other = ", or model.onnx (of another name: FOLDER/NAME.onnx)" * (option == "--teacher")
         raise Wav2SmallError(
-            f"{path}: no {config}; a teacher's folder holds {config} and {WEIGHTS}"
-            + (
-                ", or model.onnx (of another name: FOLDER/NAME.onnx)"
-                if option == "--teacher"
-                else ""
-            )
+            f"{path}: no {config}; a teacher's folder holds {config} and {WEIGHTS}{other}"
         )
     if not weight_files(path):
         for name in _PICKLES:
@@ -128,8 +102,7 @@ def local(
         raise Wav2SmallError(
             f"{path}: no {WEIGHTS}; a teacher's folder holds {CONFIG} and {WEIGHTS}"
         )
-    licence = licence_of(path, id or path.name)
-    return Checkpoint(path, id or os.fspath(folder), _digest(path), licence)
+    return Checkpoint(path, os.fspath(folder), _digest(path), licence_of(path, path.name))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -154,8 +127,6 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _digest(folder: Path) -> str:
     """Of the weights: SHA-256 of the file, of shards that of their hashes."""
-    import hashlib
-
     hashes = [files.sha256(file) for file in weight_files(folder)]
     joined = hashlib.sha256("".join(hashes).encode()).hexdigest()
     return "sha256:" + (hashes[0] if len(hashes) == 1 else joined)
@@ -171,13 +142,8 @@ def fingerprint(sizes: Mapping[str, int]) -> str:
         >>> fingerprint({"b": 2, "a": 1}) == fingerprint({"a": 1, "b": 2, "num_batches_tracked": 1})
         True
     """
-    import hashlib
-
-    lines = sorted(
-        f"{published(key)} {size}"
-        for key, size in sizes.items()
-        if not key.endswith(_TRAINING_ONLY)
-    )
+    counted = {k: size for k, size in sizes.items() if not k.endswith(_TRAINING_ONLY)}
+    lines = sorted(f"{published(key)} {size}" for key, size in counted.items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
@@ -200,12 +166,7 @@ def hub(spec: str, *, extra: Iterable[str] = (), option: str = "--teacher") -> C
     """A checkpoint of the hub: `owner/name` or `owner/name@revision`.
 
     The commit that was found is the checkpoint's revision. Without a network the copy of an
-    earlier download serves.
-
-    Args:
-        spec: what to get
-        extra: names or patterns of further files
-        option: of the command line that named it, for the remedy
+    earlier download serves. `extra` are names or patterns of further files.
 
     Raises:
         Wav2SmallError: no such repository or revision, no safetensors in it, or no network
@@ -221,6 +182,13 @@ def hub(spec: str, *, extra: Iterable[str] = (), option: str = "--teacher") -> C
             "-o FOLDER"
         )
     return Checkpoint(folder, name, revision_of(folder), licence_of(folder, name))
+
+
+def find(spec: str, *, extra: Iterable[str] = (), option: str = "--teacher") -> Checkpoint:
+    """The checkpoint in a folder, see `local`, or behind a hub id, see `hub`."""
+    if os.path.isdir(spec):
+        return local(spec, option=option)
+    return hub(spec, extra=extra, option=option)
 
 
 def revision_of(folder: Path) -> str:

@@ -69,13 +69,11 @@ def convert(
         )
     from wav2small.training import weights
 
-    made: dict[str, str] = {}
     left_out: list[str] = []
     where: dict[str, str] = {}
     for pickle, name in names.items():
         tensors, others = _read(folder / pickle)
         weights.write(target / name, tensors)
-        made[name] = pickle
         left_out += others
         where |= dict.fromkeys(tensors, name)
     if len(names) > 1:
@@ -87,10 +85,11 @@ def convert(
                     shutil.copyfile(file, target / file.name)
     record = {
         "from": {"id": origin, **{name: files.sha256(folder / name) for name in names}},
-        "to": {name: files.sha256(target / name) for name in made},
+        "to": {name: files.sha256(target / name) for name in names.values()},
         "versions": provenance.versions("torch", "safetensors"),
     }
     files.write_json(target / checkpoint.CONVERSION, record)
+    made = {name: pickle for pickle, name in names.items()}
     return Conversion(os.fspath(target), made, len(where), left_out)
 
 

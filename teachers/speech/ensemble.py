@@ -12,12 +12,12 @@ from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
 from wav2small.teachers import base as teacher
 from wav2small.teachers import registry
-from wav2small.teachers.base import Teacher
+from wav2small.teachers.base import ByColumns, Teacher
 
 PAPER = ("wavlm", "wav2vec2")
 
 
-class Ensemble:
+class Ensemble(ByColumns):
     """Weighted mean of teachers, for each dimension over those members that judge it.
 
     Args:
@@ -69,18 +69,10 @@ class Ensemble:
                 raise Wav2SmallError(f"--weights: no member that judges {name} has a weight for it")
         self.invariances = frozenset.intersection(*(m.invariances for m in self.members))
         self.in_workers = all(teacher.runs_in_workers(member) for member in self.members)
-        self.id = "ensemble:" + ",".join(
-            f"{member.id}={_text(weight)}"
-            for member, weight in zip(self.members, self.weights, strict=True)
-        )
+        self.id = "ensemble:" + ",".join(f"{member.id}={_text(weight)}" for member, weight in pairs)
         revisions = "\n".join(f"{member.id} {member.revision}" for member in self.members)
         self.revision = "sha256:" + hashlib.sha256(revisions.encode()).hexdigest()
         self.licence = " AND ".join(dict.fromkeys(member.licence for member in self.members))
-
-    def predict(self, batch: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """See `Teacher.predict`."""
-        found = self.predict_columns(batch, lengths)
-        return np.stack([found[name] for name in self.dimensions], axis=1)
 
     def predict_columns(self, batch: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
         """Weighted means of every column that members offer, each clipped to 0..1 before."""
@@ -90,20 +82,19 @@ class Ensemble:
             for name, values in teacher.columns(member, batch, lengths).items():
                 if values.ndim > 1:
                     continue  # embeddings of several models have no mean
-                own = dict(zip(DIMENSIONS, weight, strict=True)).get(
-                    name, sum(weight) / len(weight)
-                )
+                mean = sum(weight) / len(weight)
+                own = dict(zip(DIMENSIONS, weight, strict=True)).get(name, mean)
                 sums[name] = sums.get(name, 0.0) + own * values.astype(np.float64)
                 totals[name] = totals.get(name, 0.0) + own
         return {name: values / totals[name] for name, values in sums.items()}
 
     def provenance(self) -> list[dict[str, Any]]:
         """One entry for each member, with its weight."""
-        return [
-            {**entry, "weight": weight[0] if len(set(weight)) == 1 else list(weight)}
-            for member, weight in zip(self.members, self.weights, strict=True)
-            for entry in teacher.licensed(member)
-        ]
+        entries = []
+        for member, weight in zip(self.members, self.weights, strict=True):
+            shown = weight[0] if len(set(weight)) == 1 else list(weight)
+            entries += [{**entry, "weight": shown} for entry in teacher.licensed(member)]
+        return entries
 
 
 def _shares(weights: Sequence[float | Sequence[float]]) -> list[tuple[float, ...]]:

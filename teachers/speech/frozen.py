@@ -29,26 +29,21 @@ _STATES = re.compile(r"hidden|state|embedding", re.I)
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen encoder.
+    """A frozen encoder."""
 
-    Attributes:
-        spec: what the user named
-        id: what a provenance calls it
-        revision: hash of its file, or commit
-        licence: SPDX name, or "unknown"
-        layers: how many layers of states it gives
-        in_workers: whether worker processes may have a copy each
-        states: signal (samples,) at 16 kHz, and numbers of layers -> their states, each
-            (frames, size)
-    """
-
-    spec: str
-    id: str
-    revision: str
-    licence: str
-    layers: int
-    in_workers: bool
+    spec: str  # what the user named
+    id: str  # what a provenance calls it
+    revision: str  # hash of its file, or commit
+    licence: str  # SPDX name, or "unknown"
+    layers: int  # how many layers of states it gives
+    in_workers: bool  # whether worker processes may have a copy each
+    #: Signal (samples,) at 16 kHz, and numbers of layers -> their states, each (frames, size).
     states: Callable[[np.ndarray, Sequence[int]], list[np.ndarray]]
+
+    @property
+    def entry(self) -> dict[str, str]:
+        """What pins it, in a provenance."""
+        return {"id": self.id, "revision": self.revision, "licence": self.licence}
 
 
 def open_encoder(spec: str, *, device: str = "auto") -> Encoder:

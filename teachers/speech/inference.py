@@ -7,11 +7,14 @@ bias of WavLM is gated and masked in one operation, and nothing waits for the de
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from wav2small.training.losses import at_least_float32
 
 from .int8 import Int8Linear
 
@@ -52,21 +55,15 @@ def precision(signal: Tensor) -> torch.dtype:
 def convolve(model: Any, signal: Tensor) -> Tensor:
     """The CNN of a backbone whose feature extractor normalises over channels ("layer").
 
-    The clips of a batch are joined to one long signal. Windows that reach from one clip into the
-    next give frames after the last valid frame of a clip, which no one reads.
-
-    Args:
-        model: of `backbones.build`
-        signal: (B, T)
+    The clips of a batch (B, T) are joined to one long signal. Windows that reach from one clip into
+    the next give frames after the last valid frame of a clip, which no one reads.
 
     Returns:
         (B, frames, conv_dim), at least as many frames as the longest clip has
     """
     dtype = precision(signal)
     layers = model.feature_extractor.conv_layers
-    hop = 1
-    for layer in layers:
-        hop *= layer.conv.stride[0]
+    hop = math.prod(layer.conv.stride[0] for layer in layers)
     clips, samples = signal.shape
     frames = -(-samples // hop)
     # Each layer loses one row at the end, all of them less than two hops.
@@ -101,16 +98,8 @@ def _strided(conv: nn.Conv1d, states: Tensor) -> Tensor:
 
 
 def encode(model: Any, features: Tensor, mask: Tensor) -> Tensor:
-    """The part of a backbone after its CNN.
-
-    Args:
-        model: of `backbones.build`
-        features: (B, frames, conv_dim)
-        mask: (B, frames), True where a frame counts
-
-    Returns:
-        last hidden state (B, frames, hidden), float32 at least
-    """
+    """The part of a backbone after its CNN: features (B, frames, conv_dim) and the mask of frames
+    that count (B, frames) -> last hidden state (B, frames, hidden), float32 at least."""
     dtype = precision(features)
     frames = features.shape[1]
     if on_gpu(features):
@@ -122,7 +111,7 @@ def encode(model: Any, features: Tensor, mask: Tensor) -> Tensor:
         project = model.feature_projection
         hidden = _linear(project.projection, _norm(project.layer_norm, features).to(dtype))
         hidden = hidden.masked_fill(~mask[..., None], 0.0)
-        hidden = _wide(hidden) + _positions(encoder.pos_conv_embed.conv, hidden)
+        hidden = at_least_float32(hidden) + _positions(encoder.pos_conv_embed.conv, hidden)
         if not before:
             hidden = _norm(encoder.layer_norm, hidden)
         bias = Bias(encoder.layers[0].attention, mask, dtype)
@@ -141,13 +130,8 @@ def encode(model: Any, features: Tensor, mask: Tensor) -> Tensor:
     return hidden[:, :frames]
 
 
-def _wide(states: Tensor) -> Tensor:
-    """At least float32, as sums over layers need."""
-    return states.to(torch.promote_types(states.dtype, torch.float32))
-
-
 def _norm(module: nn.LayerNorm, states: Tensor) -> Tensor:
-    return module(_wide(states))
+    return module(at_least_float32(states))
 
 
 def _linear(module: nn.Linear | Int8Linear, states: Tensor) -> Tensor:
@@ -160,24 +144,14 @@ def _linear(module: nn.Linear | Int8Linear, states: Tensor) -> Tensor:
 def _positions(conv: nn.Conv1d, hidden: Tensor) -> Tensor:
     """The positional embedding: (B, frames, size) -> the same."""
     bias = None if conv.bias is None else conv.bias.to(hidden.dtype)
-    found = F.conv1d(
-        hidden.transpose(1, 2),
-        conv.weight.to(hidden.dtype),
-        bias,
-        padding=conv.padding[0],  # type: ignore[arg-type]
-        groups=conv.groups,
-    )
+    weight, room = conv.weight.to(hidden.dtype), int(conv.padding[0])
+    found = F.conv1d(hidden.transpose(1, 2), weight, bias, padding=room, groups=conv.groups)
     return F.gelu(found[..., : hidden.shape[1]].transpose(1, 2))
 
 
 class Bias:
-    """What is added to the scores of attention: minus infinity at padding, WavLM's positions.
-
-    Args:
-        first: attention of the first layer, which holds WavLM's embedding of distances
-        mask: (B, frames), True where a frame counts
-        dtype: of the scores
-    """
+    """What is added to the scores of attention: minus infinity where the mask (B, frames) is False,
+    and WavLM's positions, whose embedding of distances the `first` layer's attention holds."""
 
     def __init__(self, first: Any, mask: Tensor, dtype: torch.dtype):
         clips, frames = mask.shape
@@ -199,7 +173,8 @@ class Bias:
         linear = attention.gru_rel_pos_linear
         weight, shift = linear.weight.view(2, 4, -1).sum(1), linear.bias.view(2, 4).sum(1)
         split = states.unflatten(2, (heads, -1))
-        gates = _wide(F.linear(split, weight.to(split.dtype), shift.to(split.dtype))).sigmoid()
+        gates = F.linear(split, weight.to(split.dtype), shift.to(split.dtype))
+        gates = at_least_float32(gates).sigmoid()
         first, second = gates.permute(3, 0, 2, 1)  # (B, heads, frames) each
         gate = first * (second * attention.gru_rel_pos_const[..., 0] - 1.0) + 2.0
         gate = gate[..., None].to(self.closed.dtype)  # mixed precisions take twice as long

@@ -18,12 +18,7 @@ _LEAST = 1e-12  # of a step
 
 
 class Int8Linear(nn.Module):
-    """A linear layer in int8: y = x W^T + b.
-
-    Args:
-        weight: (outputs, inputs)
-        bias: (outputs,)
-    """
+    """A linear layer in int8, y = x W^T + b: of a weight (outputs, inputs), a bias (outputs,)."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
@@ -46,27 +41,19 @@ class Int8Linear(nn.Module):
 
 
 def quantise(network: nn.Module, where: Any) -> None:
-    """Put the backbones of a network into int8, in place.
-
-    Args:
-        network: of a teacher, on a CPU, in evaluation mode
-        where: named in errors
+    """Put the backbones of a network, on a CPU and in evaluation mode, into int8, in place.
 
     Raises:
         Wav2SmallError: it has no backbone of transformers
     """
-    found: list[Any] = [
-        module
-        for module in network.modules()
-        if hasattr(module, "feature_extractor") and hasattr(module, "encoder")
-    ]
+    parts = ("feature_extractor", "encoder")
+    found: list[Any] = [m for m in network.modules() if all(hasattr(m, part) for part in parts)]
     if not found:
         raise Wav2SmallError(f"--dtype int8: {where} has no WavLM, wav2vec2 or HuBERT encoder")
     for backbone in found:
-        parts: Any = [backbone.feature_projection]
-        for layer in backbone.encoder.layers:
-            parts += [layer.attention, layer.feed_forward]
-        for part in parts:
+        layers = backbone.encoder.layers
+        blocks = [block for layer in layers for block in (layer.attention, layer.feed_forward)]
+        for part in (backbone.feature_projection, *blocks):
             for name, linear in list(part.named_children()):
                 if type(linear) is nn.Linear and name.endswith(("_proj", "_dense", "projection")):
                     setattr(part, name, Int8Linear(linear.weight, linear.bias))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wav2small import audio
+from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
+from wav2small.teachers.base import ByColumns
 from wav2small.teachers.multimodal.dialogue import Passage
 
 from . import int8
@@ -20,7 +23,7 @@ INT8 = "int8"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class NeuralTeacher:
+class NeuralTeacher(ByColumns):
     """A network that labels.
 
     Args:
@@ -52,11 +55,7 @@ class NeuralTeacher:
         device: str = "auto",
         dtype: str = "auto",
     ):
-        from wav2small.dimensions import DIMENSIONS
-
-        self.name = name
-        self.id = checkpoint.id
-        self.revision = checkpoint.revision
+        self.name, self.id, self.revision = name, checkpoint.id, checkpoint.revision
         self.licence = checkpoint.licence
         self.dimensions = tuple(known for known in DIMENSIONS if known in dimensions)
         self.categories = categories
@@ -70,11 +69,6 @@ class NeuralTeacher:
         self.network = network.eval().requires_grad_(False).to(self.device)
         if dtype == INT8:
             int8.quantise(self.network, self.id)
-
-    def predict(self, batch: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """See `Teacher.predict`."""
-        found = self.predict_columns(batch, lengths)
-        return np.stack([found[name] for name in self.dimensions], axis=1)
 
     def predict_columns(
         self, batch: np.ndarray, lengths: np.ndarray, passages: list[Passage] | None = None
@@ -104,38 +98,37 @@ class NeuralTeacher:
                     file=sys.stderr,
                 )
             torch.cuda.empty_cache()  # only here does the error let go of what it holds
-        parts = [
-            self.launch(
-                batch[rows, : lengths[rows].max()], lengths[rows], passages and passages[rows]
-            )()
-            for rows in (slice(0, half), slice(half, None))
-        ]
+        parts = []
+        for rows in (slice(0, half), slice(half, None)):
+            longest = lengths[rows].max()
+            wait = self.launch(batch[rows, :longest], lengths[rows], passages and passages[rows])
+            parts.append(wait())
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return lambda: joined
 
-    def _forward(
+    def _inputs(
         self, batch: np.ndarray, lengths: np.ndarray, passages: list[Passage] | None
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Any, ...]:
+        """What the network takes."""
         signal = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))
         if self.device.type == "cuda":
             signal = signal.pin_memory().to(self.device, non_blocking=True)
-        counts = torch.from_numpy(np.asarray(lengths, dtype=np.int64))
-        lower = self.dtype != torch.float32
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, dtype=self.dtype, enabled=lower),
-        ):
-            return self.network(signal, counts)
+        return signal, torch.from_numpy(np.asarray(lengths, dtype=np.int64))
+
+    def _forward(self, *clips: Any) -> tuple[Tensor, Tensor | None]:
+        inputs = self._inputs(*clips)
+        low, kind = self.dtype != torch.float32, self.device.type
+        with torch.inference_mode(), torch.autocast(kind, dtype=self.dtype, enabled=low):
+            outputs, logits = self.network(*inputs)[:2]
+        return outputs, logits
 
     def _copied(self, values: Tensor, logits: Tensor | None) -> Callable[[], dict[str, np.ndarray]]:
         """Copy results behind the computation; what waits for them waits for no later batch."""
-        parts = [values.float()]
-        if logits is not None:
-            parts.append(logits.float().softmax(dim=1))
-        joined = torch.cat(parts, dim=1)
+        shares = [] if logits is None else [logits.float().softmax(dim=1)]
+        joined = torch.cat([values.float(), *shares], dim=1)
         places = dict(zip(self.dimensions, self._order, strict=True))
-        for number, name in enumerate(self.categories):
-            places[f"probability_{name}"] = values.shape[1] + number
+        for number, name in enumerate(self.categories, values.shape[1]):
+            places[f"probability_{name}"] = number
         wait = lambda: None  # noqa: E731
         if self.device.type == "cuda":
             # Columns are ordered on the host: an index there would wait for all that is queued.
@@ -179,14 +172,13 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    remedy = "give auto, cpu, cuda or cuda:N"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise Wav2SmallError(
-            f"--device {name}: no such device; give auto, cpu, cuda or cuda:N"
-        ) from error
+        raise Wav2SmallError(f"--device {name}: no such device; {remedy}") from error
     if device.type not in ("cpu", "cuda"):
-        raise Wav2SmallError(f"--device {name}: not supported; give auto, cpu, cuda or cuda:N")
+        raise Wav2SmallError(f"--device {name}: not supported; {remedy}")
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count <= (device.index or 0):
@@ -214,6 +206,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def valid(signal: Tensor, lengths: Tensor) -> Tensor:
-    """Mask of valid samples: (B, T), float."""
-    steps = torch.arange(signal.shape[1], device=signal.device)
-    return (steps < lengths.to(signal.device, non_blocking=True)[:, None]).to(signal.dtype)
+    """Mask of valid samples of a signal (B, T): the same shape, float."""
+    return inside(lengths, signal).to(signal.dtype)
+
+
+def inside(counts: Tensor, states: Tensor) -> Tensor:
+    """Mask of the places of `states` (B, L, ...) that are below `counts` (B,): (B, L), bool."""
+    steps = torch.arange(states.shape[1], device=states.device)
+    return steps < counts.to(states.device, non_blocking=True)[:, None]

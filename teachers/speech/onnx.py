@@ -23,6 +23,7 @@ from wav2small.dimensions import DIMENSIONS
 from wav2small.emotions import common
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.session import first_line, open_session, session_options, softmax
+from wav2small.teachers.base import ByColumns, entry
 
 from .onnx_files import Description, describe, digest, licence, lineage
 
@@ -31,15 +32,11 @@ AUDEERING_LICENCE = "CC-BY-NC-SA-4.0"
 CATEGORIES = "wav2small.categories"  # key of a bundle's metadata
 _SAME = 1e-3  # largest difference between a clip in a batch and the same clip alone
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
-_COUNTS = {
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(bool)": np.bool_,
-    **_FLOATS,
-}
+_WHOLE = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+_COUNTS = {**_WHOLE, **_FLOATS}
 
 
-class OnnxTeacher:
+class OnnxTeacher(ByColumns):
     """An ONNX model that labels.
 
     Its waveform input is float, (clips, samples), (clips, 1, samples) or (samples,). A second input
@@ -89,11 +86,9 @@ class OnnxTeacher:
         described = describe(spec)
         self.path = described.path
         provider, number = choose_provider(device)
-        self.session = open_session(
-            self.path,
-            options=session_options(threads=threads),
-            providers=[(provider, {"device_id": number} if provider.startswith("CUDA") else {})],
-        )
+        chosen = [(provider, {"device_id": number} if provider.startswith("CUDA") else {})]
+        options = session_options(threads=threads)
+        self.session = open_session(self.path, options=options, providers=chosen)
         if device != "auto" and self.session.get_providers()[0] != provider:
             raise Wav2SmallError(f"--device {device}: {provider} does not start; give --device cpu")
         kind = "cpu" if provider.startswith("CPU") else provider.partition("Execution")[0].lower()
@@ -115,9 +110,9 @@ class OnnxTeacher:
             category_output = "categories"
         there = {node.name: node.shape for node in self.session.get_outputs()}
         if embedding and (embedding not in there or len(there[embedding]) != 2):
+            shown = ", ".join(f"{name} {list(shape)}" for name, shape in there.items())
             raise Wav2SmallError(
-                f"{self.path}: no output {embedding} of one row per clip; its outputs: "
-                + ", ".join(f"{name} {list(shape)}" for name, shape in there.items())
+                f"{self.path}: no output {embedding} of one row per clip; its outputs: {shown}"
             )
         #: What is asked of the model: column(s) -> output, number of its values per clip.
         self._asked: dict[str, tuple[str, int | None]] = {}
@@ -147,11 +142,6 @@ class OnnxTeacher:
     def __reduce__(self) -> tuple[Any, ...]:
         return self._again, ()
 
-    def predict(self, batch: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """See `Teacher.predict`."""
-        found = self.predict_columns(batch, lengths)
-        return np.stack([found[name] for name in self.dimensions], axis=1)
-
     def predict_columns(self, batch: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
         """Dimensions, probabilities of the categories as `probability_NAME`, the embedding."""
         found = self._run(batch, lengths) if self._batches is not False else {}
@@ -162,10 +152,8 @@ class OnnxTeacher:
             if not self._batches:
                 progress.note(f"{self.path}: padding changes its output, so clips go one by one")
         if self._batches is False:
-            rows = [
-                self._run(batch[row : row + 1, :length], lengths[row : row + 1])
-                for row, length in enumerate(lengths)
-            ]
+            places = enumerate(lengths)
+            rows = [self._run(batch[n : n + 1, :end], lengths[n : n + 1]) for n, end in places]
             found = {name: np.concatenate([row[name] for row in rows]) for name in self._asked}
         columns: dict[str, np.ndarray] = {}
         if "dimensions" in found:
@@ -181,8 +169,7 @@ class OnnxTeacher:
 
     def provenance(self) -> list[dict[str, Any]]:
         """The model, then the teachers it learned from, if it names them."""
-        own = {key: getattr(self, key) for key in ("name", "id", "revision", "licence")}
-        return [own | {"invariances": []}, *self._lineage.get("teachers", ())]
+        return [entry(self), *self._lineage.get("teachers", ())]
 
     def _run(self, batch: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
         """What is asked of the model for a batch, each (clips, values), float32."""
@@ -275,10 +262,8 @@ def choose_provider(device: str) -> tuple[str, int]:
     """
     import onnxruntime
 
-    known = {
-        name.removesuffix("ExecutionProvider").lower(): name
-        for name in onnxruntime.get_available_providers()
-    }
+    providers = onnxruntime.get_available_providers()
+    known = {name.removesuffix("ExecutionProvider").lower(): name for name in providers}
     kind, _, number = device.lower().partition(":")
     if kind == "auto":
         kind = "cuda" if "cuda" in known else "cpu"
@@ -310,17 +295,18 @@ def _inputs(session: Any, path: Path) -> tuple[Any, Any]:
     nodes = session.get_inputs()
     companions = [node for node in nodes if "mask" in node.name or "len" in node.name.lower()]
     waveform = [node for node in nodes if node not in companions and node.type in _FLOATS]
+    shape = waveform[0].shape if waveform else []
+    clips, channels = [*shape[:-1], 1, 1][:2]
     fits = (
         len(nodes) == len(waveform) + len(companions)
         and len(waveform) == 1
-        and 1 <= len(waveform[0].shape) <= 3
-        and _free(waveform[0].shape[-1])
-        and (len(waveform[0].shape) < 2 or waveform[0].shape[0] == 1 or _free(waveform[0].shape[0]))
-        and (len(waveform[0].shape) < 3 or waveform[0].shape[1] == 1)
         and len(companions) <= 1
-        and all(len(node.shape) in (1, 2) and node.type in _COUNTS for node in companions)
+        and 1 <= len(shape) <= 3
+        and not isinstance(shape[-1], int)
+        and (clips == 1 or not isinstance(clips, int))
+        and channels == 1
         # Lengths as floats are shares of the longest clip to some models, samples to others.
-        and not any(len(node.shape) == 1 and node.type in _FLOATS for node in companions)
+        and all(one.type in {1: _WHOLE, 2: _COUNTS}.get(len(one.shape), ()) for one in companions)
     )
     if not fits:
         shown = ", ".join(f"{node.name} {node.type} {list(node.shape)}" for node in nodes)
@@ -329,10 +315,6 @@ def _inputs(session: Any, path: Path) -> tuple[Any, Any]:
             "any length, and at most its mask, or lengths as whole numbers of samples"
         )
     return waveform[0], companions[0] if companions else None
-
-
-def _free(size: Any) -> bool:
-    return not isinstance(size, int)
 
 
 def _rate(rate: Any, path: Path) -> int:

@@ -20,19 +20,12 @@ MODEL, DESCRIPTION = "model.onnx", "model.yaml"
 
 @dataclass(frozen=True)
 class Description:
-    """What accompanies a graph.
+    """What accompanies a graph."""
 
-    Attributes:
-        path: of the `.onnx` file
-        labels: {output: names of its columns}, of `model.yaml`
-        licences: SPDX names that `model.yaml` and the model card give, or "unknown"
-        sampling_rate: of `model.yaml`; None = it gives none
-    """
-
-    path: Path
-    labels: Mapping[str, Sequence[str]]
-    licences: Sequence[str]
-    sampling_rate: Any = None
+    path: Path  # of the `.onnx` file
+    labels: Mapping[str, Sequence[str]]  # {output: names of its columns}, of `model.yaml`
+    licences: Sequence[str]  # SPDX names that `model.yaml` and the model card give, or "unknown"
+    sampling_rate: Any = None  # of `model.yaml`; None = it gives none
 
 
 def holds(folder: str | os.PathLike[str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -25,18 +24,12 @@ _HEADS = tuple(
 
 @dataclass
 class Backbone:
-    """A backbone to fine-tune.
-
-    Attributes:
-        source: where it comes from
-        config: of transformers, with the number of layers that are kept
-        weights: state dict, names of today's torch
-        scale: mean and deviation of samples that it was trained with, if it names them
-    """
+    """A backbone to fine-tune."""
 
     source: Checkpoint
-    config: dict[str, Any]
-    weights: dict[str, Tensor]
+    config: dict[str, Any]  # of transformers, with the number of layers that are kept
+    weights: dict[str, Tensor]  # names of today's torch
+    #: Mean and deviation of samples that it was trained with, if it names them.
     scale: tuple[float, float] | None
 
     def fill(self, model: nn.Module) -> None:
@@ -56,20 +49,14 @@ def load(spec: str, *, layers: int | None = None, option: str = "--backbone") ->
     Raises:
         Wav2SmallError: no such checkpoint, no backbone in it, or fewer layers than asked for
     """
-    find = checkpoint.local if os.path.isdir(spec) else checkpoint.hub
-    source = find(spec, option=option)
+    source = checkpoint.find(spec, option=option)
     where = source.folder / checkpoint.CONFIG
     config, scale = source.config, None
     if config.get("model_type") == wavlm.MODEL_TYPE:
         checkpoint.require(config, ("mean", "std"), where)
         scale = (float(config["mean"]), float(config["std"]))
         config = wavlm.backbone_config(config, where)
-    checkpoint.require(config, ("model_type",), where)
-    if config["model_type"] not in backbones.FAMILIES:
-        raise Wav2SmallError(
-            f"{where}: model_type {config['model_type']!r} is no backbone; known: "
-            + ", ".join(backbones.FAMILIES)
-        )
+    backbones.check_family(config, where)
     is_recogniser = config["model_type"] in recognisers.NAMES
     if is_recogniser:  # its input is full scale
         config, scale = recognisers.with_shared_names(config), (0.0, 1.0)
@@ -83,11 +70,10 @@ def load(spec: str, *, layers: int | None = None, option: str = "--backbone") ->
     config |= {"num_hidden_layers": kept}
     if is_recogniser:
         config = recognisers.cut(config, kept)
+    number = re.compile(r"(?:encoder|language_model)\.layers\.(\d+)\.")
+    state = _weights(source, config["model_type"])
     kept_weights = {
-        key: value
-        for key, value in _weights(source, config["model_type"]).items()
-        if not (found := re.match(r"(?:encoder|language_model)\.layers\.(\d+)\.", key))
-        or int(found[1]) < kept
+        k: v for k, v in state.items() if not (at := number.match(k)) or int(at[1]) < kept
     }
     with torch.device("meta"):
         model = backbones.build(config, where)

@@ -24,12 +24,7 @@ MODEL_TYPE = "probe"
 
 
 class Probe:
-    """A teacher on a frozen encoder.
-
-    Args:
-        source: its folder
-        encoder: the encoder its config.json names
-        device: of an encoder of transformers
+    """A teacher on the frozen encoder that config.json in its folder names.
 
     Raises:
         Wav2SmallError: the encoder is missing or another one than was fitted on
@@ -64,7 +59,7 @@ class Probe:
             np.concatenate(pooled(self.encoder, row[:end], self.layers))
             for row, end in zip(batch, ends, strict=True)
         ]
-        return scores(np.stack(values), self._weights).astype(np.float32)
+        return squashed(scores(np.stack(values), self._weights)).astype(np.float32)
 
 
 def load(source: Checkpoint, *, device: str = "auto", dtype: str = "auto") -> Probe:
@@ -75,12 +70,7 @@ def load(source: Checkpoint, *, device: str = "auto", dtype: str = "auto") -> Pr
 def pooled(
     encoder: Encoder, signal: np.ndarray, layers: Sequence[int] | None = None
 ) -> list[np.ndarray]:
-    """What a probe sees of a clip.
-
-    Args:
-        encoder: of `open_encoder`
-        signal: (samples,) at 16 kHz
-        layers: of the encoder; None = all
+    """What a probe sees of a clip (samples,) at 16 kHz through layers of an encoder, None = all.
 
     Returns:
         for each layer mean, deviation and mean absolute difference over time of its states
@@ -88,25 +78,15 @@ def pooled(
         of words is trained to ignore
     """
     chosen = range(encoder.layers) if layers is None else layers
-    found = [
-        np.concatenate(
-            [
-                states.mean(0),
-                states.std(0),
-                np.abs(np.diff(states, axis=0)).mean(0) if len(states) > 1 else 0 * states[0],
-            ]
-        )
-        for states in encoder.states(signal, chosen)
-    ]
+    found = []
+    for states in encoder.states(signal, chosen):
+        moved = np.abs(np.diff(states, axis=0)).mean(0) if len(states) > 1 else 0 * states[0]
+        found.append(np.concatenate([states.mean(0), states.std(0), moved]))
     return [*found, statistics(signal)]
 
 
 def scores(values: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
-    """Pooled values (clips, n) -> arousal, dominance, valence (clips, 3), 0..1.
-
-    Args:
-        values: of `pooled`, joined
-        weights: `mean` and `sd` (n,), `slopes` (n, 3) and `intercept` (3,)
-    """
+    """Pooled values, joined, (clips, n) -> scores of arousal, dominance, valence (clips, 3), around
+    0; by weights `mean` and `sd` (n,), `slopes` (n, 3) and `intercept` (3,)."""
     inputs = bounded(values, weights["mean"], weights["sd"])
-    return squashed(inputs @ weights["slopes"] + weights["intercept"])
+    return inputs @ weights["slopes"] + weights["intercept"]

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from wav2small import audio
 from wav2small.errors import Wav2SmallError
 
+from .neural import inside, valid
+
 N_FFT, HOP = 400, 160  # of Whisper's mel spectrogram (published)
 _FRAME = 2 * HOP  # samples of a hidden state of Whisper
 LLM = "qwen2_audio"
@@ -81,11 +83,7 @@ def encoder_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build(config: Mapping[str, Any], where: Any) -> RecogniserEncoder | SpeechLLM:
-    """The encoder of a configuration, with random weights.
-
-    Args:
-        config: of transformers; `model_type` is one of `NAMES`
-        where: named in errors
+    """The encoder of a configuration of transformers, with random weights.
 
     Raises:
         Wav2SmallError: none can be built from it
@@ -95,19 +93,7 @@ def build(config: Mapping[str, Any], where: Any) -> RecogniserEncoder | SpeechLL
 
 
 class RecogniserEncoder(nn.Module):
-    """The encoder of a recogniser, with random weights.
-
-    Args:
-        config: of transformers; `model_type` is whisper or moonshine
-        where: named in errors
-
-    Attributes:
-        encoder: of transformers
-        config: its configuration
-
-    Raises:
-        Wav2SmallError: none can be built from it
-    """
+    """The encoder of Whisper or Moonshine; see `build`."""
 
     def __init__(self, config: Mapping[str, Any], where: Any):
         super().__init__()
@@ -150,8 +136,7 @@ class RecogniserEncoder(nn.Module):
             ]
             counts = torch.tensor([len(states) for states in rows])
             hidden = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        steps = torch.arange(hidden.shape[1], device=hidden.device)
-        return hidden, steps < counts.to(hidden.device)[:, None]
+        return hidden, inside(counts, hidden)
 
     def layer_states(self, signal: Tensor) -> list[Tensor]:
         """One clip (T,), full scale 1 -> inputs of the layers, and the output (frames, size)."""
@@ -171,18 +156,7 @@ class RecogniserEncoder(nn.Module):
 
 
 class SpeechLLM(nn.Module):
-    """A speech LLM without its head, with random weights.
-
-    Args:
-        config: of transformers, with `audio_config` and `text_config`
-        where: named in errors
-
-    Attributes:
-        config: of its language model
-
-    Raises:
-        Wav2SmallError: none can be built from it
-    """
+    """A speech LLM without its head; see `build`. `config` is that of its language model."""
 
     def __init__(self, config: Mapping[str, Any], where: Any):
         super().__init__()
@@ -225,38 +199,26 @@ class SpeechLLM(nn.Module):
         """Frames as the language model takes them, and the mask of valid ones."""
         longest = LONGEST_S * audio.SAMPLING_RATE
         lengths = lengths.clamp(max=longest)
-        middle, frames = (
-            counts.to(signal.device)
-            for counts in self.audio_tower._get_feat_extract_output_lengths(
-                (lengths + HOP - 1) // HOP
-            )
-        )
-        places = torch.arange(self.audio_tower.config.max_source_positions, device=signal.device)
-        inside = (places < middle[:, None])[:, None, None]
-        away = torch.zeros(inside.shape, device=signal.device).masked_fill(~inside, float("-inf"))
-        away = away.expand(-1, 1, len(places), -1)
-        bins = self.audio_tower.config.num_mel_bins
-        mels = log_mel(signal, lengths, bins=bins, longest=longest)
-        hidden = self.audio_tower(mels, attention_mask=away).last_hidden_state
+        tower = self.audio_tower
+        middle, frames = tower._get_feat_extract_output_lengths((lengths + HOP - 1) // HOP)
+        places = tower.config.max_source_positions
+        away = torch.zeros(len(lengths), places, device=signal.device)
+        away = away.masked_fill(~inside(middle, away), float("-inf"))[:, None, None]
+        mels = log_mel(signal, lengths, bins=tower.config.num_mel_bins, longest=longest)
+        hidden = tower(mels, attention_mask=away.expand(-1, 1, places, -1)).last_hidden_state
         hidden = self.multi_modal_projector(hidden)[:, : max(1, int(frames.max()))]
-        mask = torch.arange(hidden.shape[1], device=signal.device) < frames[:, None].clamp(min=1)
-        return hidden, mask
+        return hidden, inside(frames.clamp(min=1), hidden)
 
 
 def log_mel(signal: Tensor, lengths: Tensor, *, bins: int, longest: int) -> Tensor:
-    """Whisper's log-mel spectrogram.
+    """Whisper's log-mel spectrogram: (B, bins, longest / 160).
 
     Args:
         signal: (B, T), 16 kHz, full scale 1
         lengths: (B,) samples
         bins: number of mel bands
         longest: samples that the spectrogram spans; silence is added, or the rest left out
-
-    Returns:
-        (B, bins, longest / 160)
     """
-    from .neural import valid
-
     signal = (signal * valid(signal, lengths))[:, :longest].float()
     padded = nn.functional.pad(signal, (0, longest - signal.shape[1]))
     with torch.autocast(signal.device.type, enabled=False):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from wav2small import provenance
+from wav2small.teachers.base import entry
 
 from .checkpoint import Checkpoint
 from .neural import NeuralTeacher
@@ -32,18 +34,11 @@ class StudentTeacher(NeuralTeacher):
 
         student = registry.load(source.folder)
         self._lineage = registry.provenance(source.folder)
-        licence = provenance.expression(self._lineage)
-        super().__init__(
-            _Network(student),
-            Checkpoint(source.folder, source.id, source.revision, licence),
-            name=student.name,
-            dimensions=student.dimensions,
-            categories=tuple(student.config.get("categories") or ()),
-            **options,
-        )
+        source = replace(source, licence=provenance.expression(self._lineage))
+        options |= {"name": student.name, "dimensions": student.dimensions}
+        options["categories"] = tuple(student.config.get("categories") or ())
+        super().__init__(_Network(student), source, **options)
 
     def provenance(self) -> list[dict[str, Any]]:
         """The student, then its own teachers."""
-        from wav2small.teachers.base import entry
-
         return [entry(self), *self._lineage.get("teachers", ())]

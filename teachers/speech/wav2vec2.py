@@ -47,12 +47,9 @@ class Wav2vec2Regression(nn.Module):
 
 
 class Wav2vec2Network(nn.Module):
-    """Signal to outputs, by a configuration.
+    """Signal to outputs, by the configuration of a checkpoint.
 
-    Args:
-        config: of the checkpoint
-        where: named in errors
-        normalise: zero mean and unit variance per clip
+    `normalise`: to zero mean and unit variance per clip.
 
     Raises:
         Wav2SmallError: a field is missing, or the backbone is not known
@@ -84,11 +81,9 @@ class Wav2vec2Network(nn.Module):
             self.projector = nn.Linear(size, config["classifier_proj_size"])
             self.classifier: nn.Module = nn.Linear(config["classifier_proj_size"], outputs)
             if config.get("use_weighted_layer_sum"):
-                states = torch.empty(config["num_hidden_layers"] + 1)
-                self.layer_weights = nn.Parameter(states)
+                self.layer_weights = nn.Parameter(torch.empty(config["num_hidden_layers"] + 1))
         else:
-            dropout = config.get("final_dropout", 0.1)
-            self.classifier = Wav2vec2Regression(size, outputs, dropout)
+            self.classifier = Wav2vec2Regression(size, outputs, config.get("final_dropout", 0.1))
         categories = config.get("categories") or ()
         self.categories = nn.Linear(size, len(categories)) if categories else None
 
@@ -153,22 +148,15 @@ def load(source: Checkpoint, **options: Any) -> NeuralTeacher:
     with torch.device("meta"):
         network = Wav2vec2Network(config, where, normalise=normalise)
     checkpoint.load_weights(network, source)
+    options["name"] = config.get("teacher_name") or "wav2vec2"
     if categories := checkpoint.categories(config):
-        name = config.get("teacher_name") or "wav2vec2"
         options |= {"dimensions": (), "categories": categories}
-        return NeuralTeacher(Categorical(network), source, name=name, **options)
-    dimensions = checkpoint.dimensions(config, len(config["id2label"]), where)
-    assert dimensions is not None
-    return NeuralTeacher(
-        network,
-        source,
-        name=config.get("teacher_name") or "wav2vec2",
-        dimensions=dimensions,
-        categories=tuple(config.get("categories") or ()),
-        # Only almost: the normalisation adds 1e-7 to the variance.
-        invariances=frozenset({"gain"}) if normalise else frozenset(),
-        **options,
-    )
+        return NeuralTeacher(Categorical(network), source, **options)
+    options["dimensions"] = checkpoint.dimensions(config, len(config["id2label"]), where)
+    options["categories"] = tuple(config.get("categories") or ())
+    # Only almost: the normalisation adds 1e-7 to the variance.
+    options["invariances"] = frozenset({"gain"} if normalise else ())
+    return NeuralTeacher(network, source, **options)
 
 
 def wav2vec2(

@@ -85,11 +85,7 @@ class WavlmRegression(nn.Module):
 
 
 class WavlmNetwork(nn.Module):
-    """Signal to outputs, by a configuration.
-
-    Args:
-        config: of the checkpoint
-        where: named in errors
+    """Signal to outputs, by the configuration of a checkpoint.
 
     Raises:
         Wav2SmallError: a field is missing, or the backbone is not known
@@ -170,27 +166,23 @@ def load(source: Checkpoint, **options: Any) -> NeuralTeacher:
     with torch.device("meta"):
         network = WavlmNetwork(config, where)
     checkpoint.load_weights(network, source)
+    options["name"] = config.get("teacher_name") or "wavlm"
+    outputs = config["num_classes"]
     categories = checkpoint.categories(config)
-    if not config.get("id2label") and config["num_classes"] == len(PUBLISHED_CATEGORIES):
+    if not config.get("id2label") and outputs == len(PUBLISHED_CATEGORIES):
         categories = PUBLISHED_CATEGORIES
     if categories:
-        if len({*categories}) != config["num_classes"]:
+        if len({*categories}) != outputs:
             raise Wav2SmallError(
-                f"{where}: id2label names {', '.join(categories)}, the model has "
-                f"{config['num_classes']} outputs; each once"
+                f"{where}: id2label names {', '.join(categories)}, the model has {outputs} "
+                "outputs; each once"
             )
-        name = config.get("teacher_name") or "wavlm"
         options |= {"dimensions": (), "categories": categories}
-        return NeuralTeacher(Categorical(network), source, name=name, **options)
-    dimensions = checkpoint.dimensions(config, config["num_classes"], where)
-    return NeuralTeacher(
-        network,
-        source,
-        name=config.get("teacher_name") or "wavlm",
-        dimensions=dimensions or _dimensions(config, source, where),
-        categories=tuple(config.get("categories") or ()),
-        **options,
-    )
+        return NeuralTeacher(Categorical(network), source, **options)
+    dimensions = checkpoint.dimensions(config, outputs, where)
+    options["dimensions"] = dimensions or _dimensions(config, source, where)
+    options["categories"] = tuple(config.get("categories") or ())
+    return NeuralTeacher(network, source, **options)
 
 
 def _dimensions(config: Mapping[str, Any], source: Checkpoint, where: Path) -> tuple[str, ...]:
