@@ -83,10 +83,8 @@ def table(path: Path, columns: Iterable[str], corpus: str) -> list[dict[str, str
                 f"{path}: line {line}: {len(row)} cells, but {len(names)} columns; copy it again, "
                 "or put text with separators into quotation marks"
             )
-    return [
-        dict(zip_longest(names, map(str.strip, row[: len(names)]), fillvalue=""))
-        for _, row in cells
-    ]
+    rows = (map(str.strip, row[: len(names)]) for _, row in cells)
+    return [dict(zip_longest(names, row, fillvalue="")) for row in rows]
 
 
 def sex(value: object) -> str:
