@@ -1,4 +1,12 @@
-"""`wav2small finetune`."""
+"""`wav2small finetune`.
+
+wav2small finetune ratings.csv --freeze --encoder moonshine -o teacher/
+wav2small finetune ratings.csv --scale 1 7 --backbone wavlm-large/ -o teacher/
+wav2small finetune ratings.csv --backbone FOLDER --pooling mean --layers 12 -o teacher/
+wav2small finetune dialogues.csv --teacher spectra --speech FOLDER --text FOLDER -o teacher/
+wav2small finetune ratings.csv --backbone FOLDER --folds session -o folds/
+wav2small label recordings/ -o labels.parquet --teacher teacher/
+"""
 
 import argparse
 import sys
@@ -6,13 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wav2small.cli import options
-
-EXAMPLE = """  wav2small finetune ratings.csv --freeze --encoder moonshine -o teacher/
-  wav2small finetune ratings.csv --scale 1 7 --backbone wavlm-large/ -o teacher/
-  wav2small finetune ratings.csv --backbone FOLDER --pooling mean --layers 12 -o teacher/
-  wav2small finetune dialogues.csv --teacher spectra --speech FOLDER --text FOLDER -o teacher/
-  wav2small finetune ratings.csv --backbone FOLDER --folds session -o folds/
-  wav2small label recordings/ -o labels.parquet --teacher teacher/"""
 
 FUNCTION = "wav2small.teachers.finetuning.finetune:finetune"
 RECIPE = "wav2small.teachers.finetuning.finetune:choose_recipe"

@@ -1,6 +1,6 @@
 """The command line: `wav2small VERB ...`.
 
-Each verb is a module of `wav2small.cli` with `EXAMPLE`, `add_arguments(parser)` and
+Each verb is a module of `wav2small.cli` with examples in its docstring, `add_arguments(parser)` and
 `run(args) -> exit code`; only the one that is called is imported. Exit codes: 0 done, 1 finished
 with some inputs rejected (they are listed), 2 wrong usage or input, 130 stopped with Ctrl-C.
 """
@@ -64,7 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser = _Parser(
             prog=f"wav2small {verb}",
             description=VERBS[verb][0].upper() + VERBS[verb][1:] + ".",
-            epilog="example:\n" + textwrap.indent(textwrap.dedent(command.EXAMPLE), "  "),
+            epilog="example:\n"
+            + textwrap.indent((command.__doc__ or "").partition("\n\n")[2], "  "),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(parser)
