@@ -47,10 +47,8 @@ def read(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
         raise missing_package(error) from error
     ending = ending_of(name)
     if ending.endswith(OTHERS):
-        raise Wav2SmallError(
-            f"{name}: a table in a format that is not read; write it as CSV or parquet, with a "
-            "column `file`"
-        )
+        remedy = "write it as CSV or parquet, with a column `file`"
+        raise Wav2SmallError(f"{name}: a table in a format that is not read; {remedy}")
     try:
         if ending.endswith(CSV):
             return read_csv(name, dict.fromkeys(transcripts.VERBATIM, str)), {}
@@ -195,10 +193,8 @@ def _encoding(name: str) -> str:
     if start[:2] in (b"\xff\xfe", b"\xfe\xff") and start[2:4] != b"\0\0":
         return "utf-16"
     if b"\0" in start:
-        raise Wav2SmallError(
-            f"{name}: not a text in UTF-8, nor in UTF-16 with its mark; write it as CSV in UTF-8, "
-            "or convert it: iconv -f UTF-16LE -t UTF-8"
-        )
+        remedy = "write it as CSV in UTF-8, or convert it: iconv -f UTF-16LE -t UTF-8"
+        raise Wav2SmallError(f"{name}: not a text in UTF-8, nor in UTF-16 with its mark; {remedy}")
     return "utf-8"
 
 

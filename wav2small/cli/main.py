@@ -84,21 +84,15 @@ def main(arguments: list[str] | None = None) -> int:
         return _reject(verb, str(missing_package(error)))
     except UnicodeEncodeError as error:
         text = ascii(error.object[error.start : error.end])
-        return _reject(
-            verb,
-            f"standard output is {error.encoding} and cannot hold {text}; "
-            "set PYTHONIOENCODING=utf-8, or choose a file with -o",
-        )
+        problem = f"standard output is {error.encoding} and cannot hold {text}"
+        return _reject(verb, f"{problem}; set PYTHONIOENCODING=utf-8, or choose a file with -o")
     except MemoryError:
         return _reject(verb, "out of memory; use smaller batches or a shorter --window")
     except Exception as error:
         number = _system_error(error)
-        if number in _FULL:
-            remedy = "free some space"
-        elif number in _NO_PLACE:
-            remedy = "choose another folder"
-        else:
+        if number not in (*_FULL, *_NO_PLACE):
             raise
+        remedy = "free some space" if number in _FULL else "choose another folder"
         name = getattr(error, "filename", None)
         what = f"cannot write {name}" if name else "cannot write"
         return _reject(verb, f"{what}: {os.strerror(number)}; {remedy}, then run the command again")

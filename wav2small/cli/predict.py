@@ -80,7 +80,5 @@ def _check_bundle(words: list[str], named: bool) -> None:
     if named or len(words) < 2 or os.path.exists(words[0]) or os.path.splitext(words[0])[1]:
         return
     if "://" not in words[0] and not words[0].startswith("~"):
-        raise Wav2SmallError(
-            f"{words[0]}: no such bundle; name {' or '.join(models.NAMES)}, or the folder that "
-            "`wav2small export` wrote"
-        )
+        remedy = f"name {' or '.join(models.NAMES)}, or the folder that `wav2small export` wrote"
+        raise Wav2SmallError(f"{words[0]}: no such bundle; {remedy}")

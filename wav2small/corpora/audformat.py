@@ -75,10 +75,8 @@ def _file(folder: Path, name: str) -> Path:
     for ending in ("csv", "parquet"):
         if (file := folder / f"db.{name}.{ending}").exists():
             return file
-    raise Wav2SmallError(
-        f"{folder}: no db.{name}.csv or db.{name}.parquet; save the database with audformat's "
-        "Database.save(..., storage_format='csv')"
-    )
+    remedy = "save the database with audformat's Database.save(..., storage_format='csv')"
+    raise Wav2SmallError(f"{folder}: no db.{name}.csv or db.{name}.parquet; {remedy}")
 
 
 def _labels(folder: Path, header: Mapping[str, Any], scheme: Any) -> Mapping[str, Any]:

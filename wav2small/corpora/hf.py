@@ -48,10 +48,8 @@ def read(folder: Path, into: Path | None = None) -> Iterator[dict[str, Any]]:
             file = sound.get("path") or ""
             if sound.get("bytes"):
                 if into is None:
-                    raise Wav2SmallError(
-                        f"{path}: audio lies inside; write it out first: wav2small index hf "
-                        f"{folder} -o index.csv"
-                    )
+                    remedy = f"write it out first: wav2small index hf {folder} -o index.csv"
+                    raise Wav2SmallError(f"{path}: audio lies inside; {remedy}")
                 ending = Path(file or "x.wav").suffix or ".wav"
                 inside = into / f"{split}-{path.stem}-{number}{ending}"
                 into.mkdir(parents=True, exist_ok=True)

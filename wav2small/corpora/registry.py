@@ -101,19 +101,15 @@ def read_corpus(
     if name.lower() not in CORPORA:
         near = difflib.get_close_matches(name.lower(), CORPORA, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise Wav2SmallError(
-            f"{name}: no corpus of that name; {hint}known: {', '.join(CORPORA)}; else write a CSV "
-            "with a column `file`"
-        )
+        remedy = f"{hint}known: {', '.join(CORPORA)}; else write a CSV with a column `file`"
+        raise Wav2SmallError(f"{name}: no corpus of that name; {remedy}")
     for place in (folder, *([] if root is None else [root])):
         if not Path(place).is_dir():
             raise Wav2SmallError(f"{place}: no such folder; name the folder of {name}")
     movable = name.lower() in _NAME_AUDIO
     if root is not None and not movable:
-        raise Wav2SmallError(
-            f"--root {root}: the tables of {name} do not name its audio; name a folder that holds "
-            "both"
-        )
+        remedy = "name a folder that holds both"
+        raise Wav2SmallError(f"--root {root}: the tables of {name} do not name its audio; {remedy}")
     entry = CORPORA[name.lower()]
     reader = resolve_name(f"wav2small.corpora.{entry.module}:read")
     options: dict[str, Any] = {"raters": True} if raters and entry.raters else {}
