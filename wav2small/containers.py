@@ -54,12 +54,9 @@ def parse(data: Bytes) -> Contents:
         ''
     """
     start = data[:12]
-    if start[:4] == b"OggS":
-        return frames.ogg(data)
-    if start[:4] == b"fLaC":
-        return frames.flac(data)
-    reader = _CHUNKED.get(start[:4])
-    if reader:
+    if start[:4] in (b"OggS", b"fLaC"):
+        return frames.ogg(data) if start[:4] == b"OggS" else frames.flac(data)
+    if reader := _CHUNKED.get(start[:4]):
         try:
             return reader(data)
         except (struct.error, ValueError):  # cut within the header: libsndfile rejects it

@@ -260,7 +260,7 @@ class _Comparison:
         result: dict[str, Any] = {"dimensions": {}, "categories": {}}
         if self.dimensions and rows.any():
             own = None if groups is None else groups[rows]
-            how = {"dimensions": self.dimensions, "groups": own, **options}
+            how: dict[str, Any] = {"dimensions": self.dimensions, "groups": own, **options}
             result["dimensions"] = metrics.summary(self.rated[rows], self.values[rows], **how)
         if self.codes is None or not (rows := member & self.known).any():
             return result

@@ -15,22 +15,11 @@ from wav2small.errors import Wav2SmallError
 from wav2small.stream import FIRST_S, MEMORY_S, Estimate, Stream
 
 #: What the file formats of audio begin with.
-HEADERS = {
-    **dict.fromkeys((b"RIFF", b"RIFX"), "WAV"),
-    **dict.fromkeys((b"RF64", b"BW64"), "RF64"),
-    b"riff": "W64",
-    b"fLaC": "FLAC",
-    b"OggS": "Ogg",
-    b"FORM": "AIFF",
-    b"caff": "CAF",
-    **dict.fromkeys((b".snd", b"dns."), "AU"),
-    b"NIST": "NIST",
-    b"2BIT": "AVR",
-    b"Crea": "VOC",
-    b"PVF1": "PVF",
-    **dict.fromkeys((b" paf", b"fap "), "PAF"),
-    **{b"ID3" + bytes([version]): "MP3" for version in range(2, 5)},
-}
+HEADERS = {b"RIFF": "WAV", b"RIFX": "WAV", b"RF64": "RF64", b"BW64": "RF64", b"riff": "W64",
+           b"fLaC": "FLAC", b"OggS": "Ogg", b"FORM": "AIFF", b"caff": "CAF", b".snd": "AU",
+           b"dns.": "AU", b"NIST": "NIST", b"2BIT": "AVR", b"Crea": "VOC", b"PVF1": "PVF",
+           b" paf": "PAF", b"fap ": "PAF", b"ID3\x02": "MP3", b"ID3\x03": "MP3",
+           b"ID3\x04": "MP3"}  # fmt: skip
 _MP3 = (b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2")  # of layer III
 READ_BYTES = 65536  # at most; what a pipe holds is read as soon as it is there
 

@@ -320,10 +320,9 @@ def _from_database(folder: Path, root: str | None) -> Index:
 
 
 def _times(values: pd.Series, column: str, unit: str) -> tuple[pd.Series, dict[int, str]]:
-    """A column of times as time deltas; numbers and texts without a unit are in `unit`.
+    """A column of times as time deltas, and why a value is none, by its row from 0.
 
-    Returns:
-        the times, and why a value is none, by its row from 0
+    Numbers and texts without a unit are in `unit`.
     """
     import pandas as pd
 
@@ -347,11 +346,7 @@ def _times(values: pd.Series, column: str, unit: str) -> tuple[pd.Series, dict[i
 
 
 def _time(value: Any, unit: str) -> Any:
-    """One time; missing ones are NaT.
-
-    Raises:
-        ValueError, TypeError: not a time
-    """
+    """One time, NaT if it is missing; ValueError, TypeError or OverflowError if it is none."""
     import datetime
 
     import pandas as pd

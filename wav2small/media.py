@@ -67,11 +67,7 @@ def decoded(path: str) -> str:
 
 
 def _decode(path: str, target: str) -> None:
-    """Decode a file; all of it, or an error.
-
-    Raises:
-        AudioError: as `decoded`
-    """
+    """Decode a file; all of it, or an error as `decoded` raises."""
     import soundfile
 
     try:

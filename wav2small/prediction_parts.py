@@ -107,12 +107,7 @@ class Reader:
 def estimator(
     bundle: str | Predictor, threads: int, reader: Reader
 ) -> Callable[[list[Task]], list[Answer]]:
-    """Make the function of a worker process: parts in, their answers out.
-
-    Args:
-        bundle: path of the model, or one that is open
-        threads: of ONNX Runtime
-        reader: of the clips
+    """Make the function of a worker process, with a path or an open model: parts in, answers out.
 
     Example:
         >>> run = estimator("bundle", 1, Reader("", 12.0, 12.0, None))

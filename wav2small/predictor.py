@@ -104,18 +104,11 @@ class Predictor:
     def predict_categories(
         self, signal: np.ndarray, sampling_rate: int = audio.SAMPLING_RATE
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Estimate one signal with both heads.
-
-        Args:
-            signal: as for `predict`
-            sampling_rate: as for `predict`
+        """Estimate one signal with both heads; arguments and errors are those of `predict`.
 
         Returns:
             float32 (3,) as of `predict` (NaN of a student of categories alone), and the
             probabilities of `categories`, float32 (K,)
-
-        Raises:
-            Wav2SmallError: as `predict`
         """
         estimate, shares, _ = self.predict_details(signal, sampling_rate)
         return estimate, shares
@@ -130,8 +123,7 @@ class Predictor:
         """Estimate one signal with every head.
 
         Args:
-            signal: as for `predict`
-            sampling_rate: as for `predict`
+            signal: this and `sampling_rate` are those of `predict`
             speech_only: estimate the frames that hold speech, as if there were no others; NaN where
                 none does
 
@@ -223,7 +215,7 @@ class Predictor:
             AudioError: see `wav2small.audio.read`
         """
         signals = windows(file, start_s=start_s, end_s=end_s, channel=channel)
-        return self.mean(self.predict_categories(signal) for signal in signals)
+        return self.mean(map(self.predict_categories, signals))
 
     @staticmethod
     def mean(found: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -354,11 +346,7 @@ def check_signature(session: Any, path: Path, *, categories: Sequence[str] = ())
 
 
 def _check_description(session: Any, path: Path) -> None:
-    """Reject a model of others whose files state other columns, another rate, or a transform.
-
-    Raises:
-        Wav2SmallError: it names the verb that follows such descriptions
-    """
+    """Reject a model of others whose files state other columns, another rate, or a transform."""
     metadata = session.get_modelmeta().custom_metadata_map
     if STUDENT in metadata:
         return

@@ -51,9 +51,7 @@ class Estimate:
     """What a stream knows at `time`.
 
     Attributes:
-        arousal: over the memory, 0..1 on the teacher's scale
-        dominance: likewise
-        valence: likewise
+        arousal: over the memory, 0..1 on the teacher's scale; so are `dominance` and `valence`
         time: end of the audio that it knows, in seconds since the last reset
         heard: seconds of it that counted (see the module)
         overall: arousal, dominance, valence over everything since the last reset
@@ -277,12 +275,7 @@ class _Causal:
         self.state, self.pool = self._initial, self._empty
 
     def run(self, signal: np.ndarray, weights: np.ndarray, heard: float) -> _Hops:
-        """Process complete hops.
-
-        Args:
-            signal: their samples
-            weights: of each hop, by the gate
-            heard: sum of the weights of all frames before
+        """Process complete hops, weighed by the gate, after frames of a sum of weights.
 
         Returns:
             estimates over the memory and over everything (hops, 6), the weights that counted, and

@@ -206,11 +206,7 @@ def _send(connection: Connection, answer: Any) -> None:
 
 
 def _receive(connection: Connection) -> Any:
-    """Receive what `_send` sent.
-
-    Raises:
-        EOFError, OSError: the other side is gone
-    """
+    """Receive what `_send` sent; EOFError or OSError if the other side is gone."""
     sizes, text = connection.recv()
     arrays = [_allocate(size) for size in sizes]
     for array in arrays:

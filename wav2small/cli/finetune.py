@@ -35,11 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folds = {"flags": ["--folds"], "metavar": "COLUMN|K", "default": ""}
     options.add(parser, FOLDS, "folds", folds=folds)
     group = parser.add_argument_group("a probe: minutes on a CPU, from a few hundred ratings")
-    group.add_argument(
-        "--freeze",
-        action="store_true",
-        help="leave the encoder as it is and fit a ridge regression on its states",
-    )
+    freeze = "leave the encoder as it is and fit a ridge regression on its states"
+    group.add_argument("--freeze", action="store_true", help=freeze)
     three = {"nargs": 3, "metavar": ("A", "D", "V")}
     probe = ("encoder", "placement", "copies", "mean", "spread")
     options.add(group, PROBE, *probe, mean=three, spread=three)

@@ -39,10 +39,8 @@ def run(args: argparse.Namespace) -> int:
         note(f"{result.output}: {labels}{clips if each > 1 else ''}")
     note(f"licences: {result.licence}")
     if "-NC" in result.licence:
-        note(
-            "note: non-commercial (NC): these labels, and students that learn from them, may not "
-            "be used in products"
-        )
+        bound = "these labels, and students that learn from them, may not be used in products"
+        note(f"note: non-commercial (NC): {bound}")
     if result.errors:
         note(f"{result.errors} clips rejected; see {result.errors_file}")
     return 1 if result.errors else 0

@@ -15,7 +15,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from wav2small.cli import signatures
-from wav2small.cli.signatures import Option
+from wav2small.cli.signatures import Option, flat
 
 LABEL = "wav2small.teachers.labelling.run:label"
 #: Options of a teacher whose files do not describe it.
@@ -179,10 +179,8 @@ def grouped(function: str | Callable[..., Any], *names: str, **options: Any) -> 
         kind = _group(target, name)
         if kind is None or isinstance(options.get(name), kind):
             continue
-        fields = {
-            signatures.flat(name, field.name): field.name for field in dataclasses.fields(kind)
-        }
-        chosen = {fields[key]: options[key] for key in fields if key in options}
+        fields = [field.name for field in dataclasses.fields(kind)]
+        chosen = {own: options[key] for own in fields if (key := flat(name, own)) in options}
         if chosen:
             made[name] = kind(**chosen)
     return made

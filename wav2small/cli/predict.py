@@ -70,11 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_bundle(words: list[str], named: bool) -> None:
-    """Reject a first word that can only have been meant as a bundle.
-
-    Raises:
-        Wav2SmallError: it is nothing, has no suffix, and others follow it
-    """
+    """Reject a first word that is nothing, has no suffix, and others follow: it meant a bundle."""
     from wav2small import models
 
     if named or len(words) < 2 or os.path.exists(words[0]) or os.path.splitext(words[0])[1]:
