@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what type checkers see; the table below is the same at run time
-    import wav2small.students as students
-    import wav2small.teachers as teachers
+    from wav2small import students as students
+    from wav2small import teachers as teachers
     from wav2small.benchmarks.audit.audit import audit as audit
     from wav2small.benchmarks.host import benchmark as benchmark
     from wav2small.benchmarks.report.report import report as report
@@ -79,38 +79,7 @@ _PUBLIC = {
     "write_labels": "tables:write_labels",
 }
 
-__all__ = [  # noqa: F822, the names come from __getattr__
-    "AudioError",
-    "ComputeOptions",
-    "Labels",
-    "Predictor",
-    "SourceOptions",
-    "Stream",
-    "TeacherOptions",
-    "VariantOptions",
-    "Wav2SmallError",
-    "__version__",
-    "audit",
-    "benchmark",
-    "convert",
-    "distill",
-    "evaluate",
-    "export_bundle",
-    "finetune",
-    "index_corpus",
-    "label",
-    "listen",
-    "load",
-    "load_source",
-    "predict",
-    "push",
-    "read_labels",
-    "report",
-    "students",
-    "teachers",
-    "verify_bundle",
-    "write_labels",
-]
+__all__ = sorted([*_PUBLIC, "__version__"])
 
 if not TYPE_CHECKING:  # a checker that saw it would take every name for Any
 

@@ -21,11 +21,7 @@ LIMITED = "band_limited"  # column of tables
 UPPER_DB = -50.0  # of the upper octave; see `is_band_limited`
 _FRAME, _FRAMES = 512, 100  # samples, and most frames that are looked at
 _WINDOW = np.hanning(_FRAME).astype(np.float32)
-_BIN_HZ = SAMPLING_RATE / _FRAME
-_VOICE, _UPPER = (  # .2..3.4 kHz and 6..7.5 kHz
-    slice(-int(-low // _BIN_HZ), int(high // _BIN_HZ) + 1)
-    for low, high in ((200, 3400), (6000, 7500))
-)
+_VOICE, _UPPER = slice(7, 109), slice(192, 241)  # bins of 31.25 Hz: .2..3.4 and 6..7.5 kHz
 SILENT = "digital silence"  # in the message of every `SilentError`
 MP3_PADDING = 3000  # samples that an encoder adds at most and a decoder takes away
 _LFS_POINTER = b"version https://git-lfs"  # what Git leaves in place of a large file
@@ -66,10 +62,9 @@ def read(
         >>> read("speech.wav", start_s=0.5, end_s=1.5).shape
         (16000,)
     """
+    clip: dict[str, Any] = {"start_s": start_s, "end_s": end_s, "channel": channel}
     with Recording(file) as recording:
-        return recording.read(
-            start_s=start_s, end_s=end_s, sampling_rate=sampling_rate, channel=channel
-        )
+        return recording.read(sampling_rate=sampling_rate, **clip)
 
 
 class Recording:
@@ -114,49 +109,38 @@ class Recording:
         if sound.frames == 0:
             raise AudioError(f"{file}: no audio in it (0 samples); record or export it again")
         stop_s = total_s if end_s is None else min(end_s, total_s)
+        where = f"{file}: {_span(start_s, end_s)}"
+        held = f"but the file holds {total_s:.3f} s"
         if end_s is not None and end_s > total_s + 0.1:
-            raise AudioError(
-                f"{file}: the clip ends at {end_s:.3f} s but the file holds {total_s:.3f} s; "
-                "correct `end` (in seconds; --time-unit ms), or the file is truncated"
-            )
+            remedy = "correct `end` (in seconds; --time-unit ms), or the file is truncated"
+            raise AudioError(f"{file}: the clip ends at {end_s:.3f} s {held}; {remedy}")
         if not start_s >= 0 or (end_s is not None and not end_s > start_s):
-            raise AudioError(
-                f"{file}: {_span(start_s, end_s)}no such part; `start` must be 0 or later and "
-                "`end` after it"
-            )
+            raise AudioError(f"{where}no such part; `start` must be 0 or later and `end` after it")
         if start_s >= total_s:
-            raise AudioError(
-                f"{file}: the clip starts at {start_s:.3f} s but the file holds {total_s:.3f} s; "
-                "correct `start` (in seconds; --time-unit ms)"
-            )
+            remedy = "correct `start` (in seconds; --time-unit ms)"
+            raise AudioError(f"{file}: the clip starts at {start_s:.3f} s {held}; {remedy}")
         start = round(start_s * sound.samplerate)
         frames = round(stop_s * sound.samplerate) - start
         if frames / sound.samplerate < MIN_DURATION_S:
-            raise AudioError(
-                f"{file}: {_span(start_s, end_s)}"
-                f"{max(frames, 0) * 1000 // sound.samplerate / 1000:.3f} s of audio"
-                f" is too short; at least {MIN_DURATION_S} s are needed"
-            )
+            held_s = max(frames, 0) * 1000 // sound.samplerate / 1000
+            needed = f"at least {MIN_DURATION_S} s are needed"
+            raise AudioError(f"{where}{held_s:.3f} s of audio is too short; {needed}")
         if channel is not None and not 0 <= channel < sound.channels:
-            raise AudioError(
-                f"{file}: no channel {channel}; it has {sound.channels}, counted from 0"
-            )
+            there = f"it has {sound.channels}, counted from 0"
+            raise AudioError(f"{file}: no channel {channel}; {there}")
         channels = _decode(sound, file, start, frames)
-        if channel is None and channels.shape[1] > 1:
-            signal = channels.mean(axis=1)
-        else:
-            signal = channels[:, channel or 0]
+        mixed = channel is None and channels.shape[1] > 1
+        signal = channels.mean(axis=1) if mixed else channels[:, channel or 0]
         if sound.subtype != "PCM_16" and (problem := impossible(signal, f"{file}: ")):
-            raise AudioError(f"{file}: {_span(start_s, end_s)}{problem}; export it again as PCM")
+            raise AudioError(f"{where}{problem}; export it again as PCM")
         if constant(signal):
             if np.ptp(channels, axis=0).any():
                 raise AudioError(
-                    f"{file}: {_span(start_s, end_s)}the mean of its {sound.channels} channels is "
-                    "silent: they cancel each other; choose one with predict --channel 0, or write "
-                    "one into a file"
+                    f"{where}the mean of its {sound.channels} channels is silent: they cancel each "
+                    "other; choose one with predict --channel 0, or write one into a file"
                 )
             value = f"{signal[0]:.3g} throughout" if signal[0] else "only zeros"
-            raise SilentError(f"{file}: {_span(start_s, end_s)}{value} ({SILENT}); leave it out")
+            raise SilentError(f"{where}{value} ({SILENT}); leave it out")
         if sound.samplerate != sampling_rate:
             import soxr
 
@@ -275,10 +259,8 @@ def _open(file: str | os.PathLike[str]) -> Any:
     try:
         state = os.stat(path)
         if stat.S_ISFIFO(state.st_mode):
-            raise AudioError(
-                f"{path}: a pipe, which cannot be read twice; write it into a file (predict "
-                "--follow - takes raw samples)"
-            )
+            remedy = "write it into a file (predict --follow - takes raw samples)"
+            raise AudioError(f"{path}: a pipe, which cannot be read twice; {remedy}")
         if state.st_size == 0:
             raise AudioError(f"{path}: the file is empty (0 bytes); copy or record it again")
         plain = wav.open_plain(path, state.st_size)
@@ -315,10 +297,8 @@ def _open(file: str | os.PathLike[str]) -> Any:
         ) from error
     if not LOWEST_RATE <= sound.samplerate <= HIGHEST_RATE:
         sound.close()
-        raise AudioError(
-            f"{path}: a sampling rate of {sound.samplerate} Hz; {LOWEST_RATE} to {HIGHEST_RATE} "
-            "are read: correct its header, or export it again"
-        )
+        remedy = f"{LOWEST_RATE} to {HIGHEST_RATE} are read: correct its header, or export it again"
+        raise AudioError(f"{path}: a sampling rate of {sound.samplerate} Hz; {remedy}")
     promised_s = sound.frames / sound.samplerate
     slack_s = containers.SLACK_S + MP3_PADDING / sound.samplerate
     if found.seconds is not None and abs(promised_s - found.seconds) > slack_s:
@@ -341,8 +321,7 @@ def _decode(sound: Any, file: str | os.PathLike[str], start: int, frames: int) -
         raise AudioError(f"{file}: damaged or truncated ({error}); copy it again") from error
     # Headers of MP3 and Ogg files estimate the length; more than .1 s missing is a torn file.
     if len(signal) < frames - 0.1 * sound.samplerate or len(signal) == 0:
-        raise AudioError(
-            f"{file}: truncated: {len(signal) / sound.samplerate:.3f} s could be decoded of "
-            f"{frames / sound.samplerate:.3f} s; copy it again"
-        )
+        found_s, asked_s = (count / sound.samplerate for count in (len(signal), frames))
+        found = f"{found_s:.3f} s could be decoded of {asked_s:.3f} s"
+        raise AudioError(f"{file}: truncated: {found}; copy it again")
     return signal * np.float32(1 / 32768) if kind == "int16" else signal

@@ -54,12 +54,9 @@ def parse(data: Bytes) -> Contents:
         ''
     """
     start = data[:12]
-    if start[:4] == b"OggS":
-        return frames.ogg(data)
-    if start[:4] == b"fLaC":
-        return frames.flac(data)
-    reader = _CHUNKED.get(start[:4])
-    if reader:
+    if start[:4] in (b"OggS", b"fLaC"):
+        return frames.ogg(data) if start[:4] == b"OggS" else frames.flac(data)
+    if reader := _CHUNKED.get(start[:4]):
         try:
             return reader(data)
         except (struct.error, ValueError):  # cut within the header: libsndfile rejects it
@@ -67,21 +64,22 @@ def parse(data: Bytes) -> Contents:
     if start[:3] == b"ID3":
         at = frames.after_tags(data, 0)
         if data[at : at + 4] in (b"OggS", b"fLaC", *_CHUNKED):
-            return _moved(parse(data[at:]), at)
+            found = parse(data[at:])
+            if found.patch:
+                found = dataclasses.replace(found, patch=(found.patch[0] + at, found.patch[1]))
+            return found
         return frames.mp3(data)
     return frames.mp3(data) if frames.mp3_frame(data, 0) else Contents()
 
 
-def _moved(found: Contents, by: int) -> Contents:
-    """As found, of a file that begins earlier by so many bytes."""
-    if found.patch:
-        found = dataclasses.replace(found, patch=(found.patch[0] + by, found.patch[1]))
-    return found
-
-
-def _samples(data: Bytes, start: int, claimed: int, per_second: float,
-             patch_at: tuple[int, str] | None, chunks: Callable[[Bytes, int], int],
-             ) -> Contents:  # fmt: skip
+def _samples(
+    data: Bytes,
+    start: int,
+    claimed: int,
+    per_second: float,
+    after: Callable[[Bytes, int], int] = lambda _, at: at,
+    patch_at: tuple[int, str] | None = None,
+) -> Contents:
     """Compare the size that a header gives for its samples with the file.
 
     Args:
@@ -89,8 +87,8 @@ def _samples(data: Bytes, start: int, claimed: int, per_second: float,
         start: where the samples begin
         claimed: their bytes according to the header, negative = not known
         per_second: bytes of a second of samples, 0 = not known
+        after: from a place to the first one where no chunk begins
         patch_at: place of the size and its `struct` format, if it can be corrected
-        chunks: from a place to the first one where no chunk begins
     """
     held = len(data) - start
     slack = SLACK_S * per_second
@@ -101,21 +99,17 @@ def _samples(data: Bytes, start: int, claimed: int, per_second: float,
     if claimed < 0 or (claimed > held and _is_marker(claimed)):
         return Contents()
     if claimed > held + slack:
-        return Contents(
-            f"truncated: its header promises {shown(claimed)}, it holds {shown(held)}; "
-            "copy it again"
-        )
-    rest = len(data) - chunks(data, start + claimed + (claimed & 1))
+        sizes = f"its header promises {shown(claimed)}, it holds {shown(held)}"
+        return Contents(f"truncated: {sizes}; copy it again")
+    rest = len(data) - after(data, start + claimed + (claimed & 1))
     if rest <= (slack or UNKNOWN_BYTES) or claimed > held:
         return Contents()
     if claimed == 0 and patch_at is not None:  # written to a pipe: nobody corrected the header
         place, kind = patch_at
         size = min(held, 256 ** struct.calcsize(kind) - 1)
         return Contents(patch=(place, struct.pack(kind, size)))
-    return Contents(
-        f"its header promises {shown(claimed)}, but {shown(rest)} more may follow; repair it, or "
-        "convert its parts one by one"
-    )
+    sizes = f"its header promises {shown(claimed)}, but {shown(rest)} more may follow"
+    return Contents(f"{sizes}; repair it, or convert its parts one by one")
 
 
 def _is_marker(size: int) -> bool:
@@ -123,32 +117,36 @@ def _is_marker(size: int) -> bool:
     return 0x7FFFF000 <= size <= 0x80000024 or 0xFFFFF000 <= size <= 0xFFFFFFFF
 
 
-def _skip(data: Bytes, at: int, header: int, order: str) -> int:
-    """The place after all complete chunks and tags from `at` on."""
+def _skip(data: Bytes, at: int, kind: str) -> int:
+    """The place after all complete chunks, whose sizes are of this kind, and tags from `at` on."""
+    header = 4 + struct.calcsize(kind)
     while len(data) - at >= header and _ID.fullmatch(data[at : at + 4]):
         if data[at : at + 8].startswith(TAGS):
             return len(data)
         if data[at : at + 4] in _CHUNKED:
             break  # another file begins
-        (size,) = struct.unpack(order, data[at + 4 : at + header])
+        (size,) = struct.unpack(kind, data[at + 4 : at + header])
         if size < 0 or size > len(data) - at - header:
             break
         at += header + size + (size & 1 if header == 8 else 0)
     return len(data) if len(data) - at < header else at
 
 
-def _chunks(data: Bytes, at: int, order: str) -> Iterator[tuple[bytes, int, int]]:
-    """Name, place of the contents and size of each chunk."""
-    while len(data) - at >= 8:
-        (size,) = struct.unpack(order + "I", data[at + 4 : at + 8])
-        yield data[at : at + 4], at + 8, size
-        at += 8 + size + (size & 1)
+def _chunks(data: Bytes, at: int, kind: str) -> Iterator[tuple[bytes, int, int]]:
+    """Name, place of the contents and size of each chunk; those of 8-byte headers are even."""
+    header = 4 + struct.calcsize(kind)
+    while len(data) - at >= header:
+        (size,) = struct.unpack(kind, data[at + 4 : at + header])
+        yield data[at : at + 4], at + header, size
+        if size < 0:
+            break
+        at += header + size + (size & 1 if header == 8 else 0)
 
 
 def _wav(data: Bytes) -> Contents:
     per_second, long, long_at = 0, 0, 0
     order = ">" if data[:4] == b"RIFX" else "<"
-    for name, at, size in _chunks(data, 12, order):
+    for name, at, size in _chunks(data, 12, order + "I"):
         if name == b"ds64":
             (long,), long_at = struct.unpack("<Q", data[at + 8 : at + 16]), at + 8
         elif name == b"fmt ":
@@ -157,16 +155,13 @@ def _wav(data: Bytes) -> Contents:
             patch_at = (at - 4, "<I") if order == "<" and not long else None
             if long_at and size == 0xFFFFFFFF:
                 size, patch_at = long % (2**64 - 1), (long_at, "<Q")  # of a pipe: 0, or all bits
-            after = functools.partial(_skip, header=8, order=order + "I")
-            found = _samples(data, at, size, per_second, patch_at, after)
-            return _as_rf64(data, found) if data[:4] == b"BW64" else found
+            after = functools.partial(_skip, kind=order + "I")
+            found = _samples(data, at, size, per_second, after, patch_at)
+            if data[:4] == b"BW64":  # whose samples libsndfile finds under the name of RF64
+                at, new = found.patch or (4, b"")
+                found = dataclasses.replace(found, patch=(0, b"RF64" + data[4:at] + new))
+            return found
     return Contents()
-
-
-def _as_rf64(data: Bytes, found: Contents) -> Contents:
-    """As found, of a BW64 file, whose samples libsndfile finds under the name of RF64."""
-    at, new = found.patch or (4, b"")
-    return dataclasses.replace(found, patch=(0, b"RF64" + data[4:at] + new))
 
 
 def _w64(data: Bytes) -> Contents:
@@ -176,7 +171,7 @@ def _w64(data: Bytes) -> Contents:
         if name == b"fmt ":
             (per_second,) = struct.unpack("<I", data[at + 32 : at + 36])
         elif name == b"data":
-            return _samples(data, at + 24, size - 24, per_second, None, _w64_skip)
+            return _samples(data, at + 24, size - 24, per_second, _w64_skip)
         if size < 24:
             break
         at += (size + 7) & ~7
@@ -185,9 +180,9 @@ def _w64(data: Bytes) -> Contents:
 
 def _w64_skip(data: Bytes, at: int) -> int:
     at = (at + 7) & ~7
-    while (
-        len(data) - at >= 24 and _ID.fullmatch(data[at : at + 4]) and data[at : at + 4] != b"riff"
-    ):
+    while len(data) - at >= 24:
+        if not _ID.fullmatch(name := data[at : at + 4]) or name == b"riff":
+            return at
         (size,) = struct.unpack("<q", data[at + 16 : at + 24])
         if not 24 <= size <= len(data) - at:
             break
@@ -197,7 +192,7 @@ def _w64_skip(data: Bytes, at: int) -> int:
 
 def _aiff(data: Bytes) -> Contents:
     per_second = 0.0
-    for name, at, size in _chunks(data, 12, ">"):
+    for name, at, size in _chunks(data, 12, ">I"):
         if name == b"COMM":
             channels, _, bits = struct.unpack(">hIh", data[at : at + 8])
             exponent, mantissa = struct.unpack(">HQ", data[at + 8 : at + 18])
@@ -209,8 +204,7 @@ def _aiff(data: Bytes) -> Contents:
             (rate,) = struct.unpack(">H", data[at + 12 : at + 14])
             per_second = rate * (2.0 if data[8:12] == b"16SV" else 1.0)
         elif name in (b"SSND", b"BODY"):
-            after = functools.partial(_skip, header=8, order=">I")
-            return _samples(data, at, size, per_second, None, after)
+            return _samples(data, at, size, per_second, functools.partial(_skip, kind=">I"))
     return Contents()
 
 
@@ -219,31 +213,28 @@ def _au(data: Bytes) -> Contents:
     start, size, encoding, rate, channels = struct.unpack(order + "5I", data[4:24])
     width = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 23: 0.5, 27: 1}.get(encoding, 1)
     claimed = -1 if size == 0xFFFFFFFF else size
-    return _samples(data, start, claimed, width * rate * channels, None, lambda _, at: at)
+    return _samples(data, start, claimed, width * rate * channels)
 
 
 def _nist(data: Bytes) -> Contents:
     """SPHERE: a header in text."""
     start = int(data[8:16])
     fields = dict(re.findall(rb"(\w+) -i (\d+)", data[16:start]))
-    count, channels, width, rate = (
-        int(fields.get(name, 0))
-        for name in (b"sample_count", b"channel_count", b"sample_n_bytes", b"sample_rate")
-    )
+    names = (b"sample_count", b"channel_count", b"sample_n_bytes", b"sample_rate")
+    count, channels, width, rate = (int(fields.get(name, 0)) for name in names)
     if not width and b"law" in data[16:start]:
         width = 1
     if not count * width or b"shorten" in data[16:start]:
         return Contents()
     frame = channels * width
-    return _samples(data, start, count * frame, frame * rate, None, lambda _, at: at)
+    return _samples(data, start, count * frame, frame * rate)
 
 
 def _avr(data: Bytes) -> Contents:
     stereo, bits = struct.unpack(">2H", data[12:16])
     rate, count = struct.unpack(">2I", data[22:30])
     frame = (2 if stereo else 1) * (bits // 8)
-    per_second = frame * (rate & 0xFFFFFF)
-    return _samples(data, 128, count * frame, per_second, None, lambda _, at: at)
+    return _samples(data, 128, count * frame, frame * (rate & 0xFFFFFF))
 
 
 def _voc(data: Bytes) -> Contents:
@@ -252,24 +243,19 @@ def _voc(data: Bytes) -> Contents:
     while at + 4 <= len(data) and data[at]:
         begin, size = at + 4, int.from_bytes(data[at + 1 : at + 4], "little")
         at = begin + size
-    return _samples(data, begin, size, 0.0, None, lambda _, end: end + 1)
+    return _samples(data, begin, size, 0.0, lambda _, end: end + 1)
 
 
 def _caf(data: Bytes) -> Contents:
-    at, per_second = 8, 0.0
-    while len(data) - at >= 12:
-        name, (size,) = data[at : at + 4], struct.unpack(">q", data[at + 4 : at + 12])
+    per_second = 0.0
+    for name, at, size in _chunks(data, 8, ">q"):
         if name == b"desc":
-            rate, _, _, packet, frames = struct.unpack(">d4s3I", data[at + 12 : at + 36])
+            rate, _, _, packet, frames = struct.unpack(">d4s3I", data[at : at + 24])
             per_second = packet * rate / frames if frames and rate > 0 else 0.0
         elif name == b"data" and size == -1:  # to the end, as the format allows
-            return Contents(patch=(at + 4, struct.pack(">q", len(data) - at - 12)))
+            return Contents(patch=(at - 8, struct.pack(">q", len(data) - at)))
         elif name == b"data":
-            after = functools.partial(_skip, header=12, order=">q")
-            return _samples(data, at + 12, size, per_second, None, after)
-        if size < 0:
-            break
-        at += 12 + size
+            return _samples(data, at, size, per_second, functools.partial(_skip, kind=">q"))
     return Contents()
 
 
@@ -300,7 +286,6 @@ class Patched:
         low = max(self._offset, start)
         high = min(self._offset + len(self._replacement), start + len(data))
         if low < high:
-            data[low - start : high - start] = self._replacement[
-                low - self._offset : high - self._offset
-            ]
+            new = self._replacement[low - self._offset : high - self._offset]
+            data[low - start : high - start] = new
         return bytes(data)

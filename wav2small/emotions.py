@@ -4,22 +4,14 @@ from __future__ import annotations
 
 #: Other name, lower case -> common name. Names that are not here stay as they are.
 SYNONYMS = {
-    "afraid": "fear",
-    "ang": "anger",  # IEMOCAP's codes, as published models have them
-    "angry": "anger",
-    "anxiety": "fear",
-    "anxious": "fear",
+    **dict.fromkeys(("ang", "angry"), "anger"),  # "ang": a code of IEMOCAP, as models have it
     "bored": "boredom",
     "contemptuous": "contempt",
     "disgusted": "disgust",
-    "exc": "excitement",
-    "excited": "excitement",
-    "fearful": "fear",
-    "fru": "frustration",
-    "frustrated": "frustration",
-    "hap": "happiness",
-    "happy": "happiness",
-    "joy": "happiness",
+    **dict.fromkeys(("exc", "excited"), "excitement"),
+    **dict.fromkeys(("afraid", "anxiety", "anxious", "fearful"), "fear"),
+    **dict.fromkeys(("fru", "frustrated"), "frustration"),
+    **dict.fromkeys(("hap", "happy", "joy"), "happiness"),
     "neu": "neutral",
     "sad": "sadness",
     "surprised": "surprise",

@@ -139,16 +139,13 @@ def evaluate(
     if isinstance(truth, Labels):
         labels = replace(truth)
     else:
-        labels = read_labels(
-            truth, root=root, scale=scale, partial=True, split=split, instead=categories,
-            time_unit=time_unit, gaps=True, raters=True,
-        )  # fmt: skip
+        how: dict[str, Any] = {"root": root, "scale": scale, "split": split, "time_unit": time_unit}
+        labels = read_labels(truth, partial=True, instead=categories, gaps=True, raters=True, **how)
     frame = labels.frame
     for column in by:
         if column not in frame:
-            raise Wav2SmallError(
-                f"{truth}: no column {column} to group by; it has {', '.join(map(str, frame))}"
-            )
+            there = f"it has {', '.join(map(str, frame))}"
+            raise Wav2SmallError(f"{truth}: no column {column} to group by; {there}")
     if "variant" in frame:  # figures are of the recordings as they are
         labels.frame = frame = frame[frame["variant"] == 0]
         if frame.empty:
@@ -166,23 +163,18 @@ def evaluate(
             f"are of other raters, name these in a column `{RATER}`"
         )
     taken = [name for name in frame if str(name).startswith(PROBABILITY)]
-    numbers = []
-    if not isinstance(truth, Labels) and is_table(os.fspath(truth)):
-        numbers = [int(row) + 1 for row in frame.index]
-    others = frame.drop(columns=[*labels.dimensions, *taken])
-    index = Index(others, labels.root, numbers=numbers)
+    table_read = not isinstance(truth, Labels) and is_table(os.fspath(truth))
+    numbers = [int(row) + 1 for row in frame.index] if table_read else []
+    index = Index(frame.drop(columns=[*labels.dimensions, *taken]), labels.root, numbers=numbers)
     rated = [*labels.dimensions, *([categories] if categories in frame else [])]
-
     if rated and not frame[rated].notna().any(axis=None):
         raise Wav2SmallError(f"{truth}: none of its clips has a rating ({', '.join(rated)})")
 
-    def check_outputs(outputs: Sequence[str]) -> None:
+    def fit(outputs: Sequence[str]) -> None:
         if not (set(outputs) & set(rated) or categories in rated and set(outputs) - {*DIMENSIONS}):
             raise Wav2SmallError(_nothing_in_common(truth, rated, outputs, categories))
 
-    estimates = estimate(
-        subject, index, threads=threads, labelling=labelling, check_outputs=check_outputs
-    )
+    estimates = estimate(subject, index, threads=threads, labelling=labelling, check_outputs=fit)
     names = frame["file"].tolist()
     rejected = [
         (names[place], f"row {numbers[place]}: {why}" if numbers else why)
@@ -192,19 +184,19 @@ def evaluate(
         raise Wav2SmallError(f"{truth}: none of its clips can be read: {rejected[0][1]}")
     compared = _Comparison(labels, estimates, categories, truth)
     if not compared.used.any():
+        problem = "no clip has both a rating and an estimate"
         if compared.unknown:
-            raise Wav2SmallError(
-                f"{truth}: none of its `{categories}` ({', '.join([*compared.unknown][:5])}) is a "
-                f"category of the subject ({', '.join(estimates.categories[:5])})"
-            )
-        raise Wav2SmallError(f"{truth}: no clip has both a rating and an estimate")
-    limited = int(compared.used[estimates.limited].sum())
-    audio.note_limited(limited, int(compared.used.sum()), "clips", "")
+            known = f"a category of the subject ({', '.join(estimates.categories[:5])})"
+            own = ", ".join([*compared.unknown][:5])
+            problem = f"none of its `{categories}` ({own}) is {known}"
+        raise Wav2SmallError(f"{truth}: {problem}")
+    count = int(compared.used.sum())
+    audio.note_limited(int(compared.used[estimates.limited].sum()), count, "clips", "")
     if compared.unrated:
         progress.note(f"{truth}: {compared.unrated} clips without a rating are left out")
     groups, drawn = _speakers(frame, compared.used)
     result = Evaluation(
-        clips=int(compared.used.sum()),
+        clips=count,
         raters=raters,
         drawn=drawn,
         scale=scale or (0.0, 1.0),
@@ -232,45 +224,33 @@ class _Comparison:
         used: (clips,) which have anything to compare
     """
 
-    def __init__(
-        self,
-        labels: Labels,
-        estimates: Estimates,
-        column: str,
-        where: str | os.PathLike[str] | Labels,
-    ):
-        self.rated, self.estimates = labels.values, estimates
-        places = [DIMENSIONS.index(name) for name in labels.dimensions]
-        self.values = estimates.values[:, places]
-        there = np.isfinite(self.values).any(axis=0)
+    def __init__(self, labels: Labels, estimates: Estimates, column: str, where: Any):
+        values = estimates.values[:, [DIMENSIONS.index(name) for name in labels.dimensions]]
+        there = np.isfinite(values).any(axis=0)
         self.dimensions = tuple(np.array(labels.dimensions, dtype=object)[there])
-        self.rated, self.values = self.rated[:, there], self.values[:, there]
+        self.rated, self.values = labels.values[:, there], values[:, there]
         rated = np.isfinite(self.rated).any(axis=1)
         self.used = np.isfinite(self.values).all(axis=1) & rated
         self.unrated = int((~rated).sum()) if self.dimensions else 0
         self.codes = None
         self.unknown: dict[str, int] = {}
         if column in labels.frame and estimates.categories:
-            said = [common(name) for name in estimates.categories]
-            shares = np.nan_to_num(estimates.probabilities, nan=-1)
+            said = self.names = [common(name) for name in estimates.categories]
             has = np.isfinite(estimates.probabilities).all(axis=1)
             true = np.array([common(name) for name in labels.frame[column]], dtype=object)
             self.known = has & np.isin(true, said)
-            for name in sorted(set(true[has & ~self.known])):
-                if name not in _UNKNOWN:
-                    self.unknown[name] = int((true[has] == name).sum())
-            self.names = said
+            unknown = sorted({*true[has & ~self.known]}.difference(_UNKNOWN))
+            self.unknown = {name: int((true[has] == name).sum()) for name in unknown}
             self.codes = np.array([said.index(n) if n in said else 0 for n in true])
-            self.guesses = shares.argmax(axis=1)
+            self.guesses = np.nan_to_num(estimates.probabilities, nan=-1).argmax(axis=1)
             self.used = self.used | self.known
             self.unrated = 0
         if not self.dimensions and self.codes is None:
             rated = [*labels.dimensions, *([column] if column in labels.frame else [])]
             there = np.isfinite(estimates.values).any(axis=0)
             has = [name for name, found in zip(DIMENSIONS, there, strict=True) if found]
-            raise Wav2SmallError(
-                _nothing_in_common(where, rated, [*has, *estimates.categories], column)
-            )
+            outputs = [*has, *estimates.categories]
+            raise Wav2SmallError(_nothing_in_common(where, rated, outputs, column))
 
     def figures(
         self, member: np.ndarray, groups: np.ndarray | None, options: dict[str, Any]
@@ -279,13 +259,9 @@ class _Comparison:
         rows = member & np.isfinite(self.values).all(axis=1)
         result: dict[str, Any] = {"dimensions": {}, "categories": {}}
         if self.dimensions and rows.any():
-            result["dimensions"] = metrics.summary(
-                self.rated[rows],
-                self.values[rows],
-                dimensions=self.dimensions,
-                groups=None if groups is None else groups[rows],
-                **options,
-            )
+            own = None if groups is None else groups[rows]
+            how: dict[str, Any] = {"dimensions": self.dimensions, "groups": own, **options}
+            result["dimensions"] = metrics.summary(self.rated[rows], self.values[rows], **how)
         if self.codes is None or not (rows := member & self.known).any():
             return result
         true, guessed = self.codes[rows], self.guesses[rows]
@@ -375,17 +351,11 @@ def _merged(
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, metrics.Interval):
-        return _json(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
-    return value
-
-
-def _json(interval: metrics.Interval) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        name: value if np.isfinite(value) else None for name, value in interval._asdict().items()
-    }
-    if None in values.values():
-        values["reason"] = "too few clips, or ratings or estimates that do not vary"
-    return values
+    if not isinstance(value, metrics.Interval):
+        return value
+    plain = {key: of if np.isfinite(of) else None for key, of in value._asdict().items()}
+    if None in plain.values():
+        plain["reason"] = "too few clips, or ratings or estimates that do not vary"
+    return plain

@@ -42,15 +42,13 @@ def special(path: str | os.PathLike[str]) -> bool:
 def _descriptor(path: str | os.PathLike[str]) -> int | None:
     """The number of the open file of this process that a path leads to, link by link."""
     path, own = os.fspath(path), os.path.realpath("/proc/self/fd")
-    for _ in range(40):  # links, as Linux follows at most
-        folder, name = os.path.split(os.path.abspath(path))
-        folder = os.path.realpath(folder)
-        if folder == own:
-            return int(name) if name.isdigit() else None
-        try:
+    with contextlib.suppress(OSError):  # it is no link
+        for _ in range(40):  # links, as Linux follows at most
+            folder, name = os.path.split(os.path.abspath(path))
+            folder = os.path.realpath(folder)
+            if folder == own:
+                return int(name) if name.isdigit() else None
             path = os.path.join(folder, os.readlink(os.path.join(folder, name)))
-        except OSError:
-            return None
     return None
 
 
@@ -90,7 +88,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.makedirs(folder, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=folder)
     except OSError as error:
-        raise Wav2SmallError(f"cannot write {path}: {error.strerror}; choose another -o") from error
+        raise _unwritable(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -108,6 +106,10 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> Wav2SmallError:
+    return Wav2SmallError(f"cannot write {path}: {error.strerror}; choose another -o")
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -198,9 +200,7 @@ class Lock:
                     f"another run is writing here ({self.path}): wait for it, or choose another -o"
                 ) from error
             except OSError as error:
-                raise Wav2SmallError(
-                    f"cannot write {self.path}: {error.strerror}; choose another -o"
-                ) from error
+                raise _unwritable(self.path, error) from error
             self._lock.release()  # of a file that is no longer there
 
     def __exit__(self, *exception: object) -> None:
@@ -247,11 +247,9 @@ class Journal:
         try:
             self._file = self._stack.enter_context(open(self.path, "a+b"))
         except OSError as error:
-            raise Wav2SmallError(
-                f"cannot write {self.path}: {error.strerror}; choose another -o"
-            ) from error
+            raise _unwritable(self.path, error) from error
         self._file.truncate(self._scan(self._file))
-        if self._file.tell() == 0 or not self._places:
+        if not self._places:
             self._file.truncate(0)
             self._write(self._settings)
         else:
@@ -263,12 +261,10 @@ class Journal:
         end = 0
         file.seek(0)
         for line in file:
-            try:
-                entry = json.loads(line) if line.endswith(b"\n") else None
+            try:  # the last line was being written when the run stopped
+                entry = json.loads(line if line.endswith(b"\n") else b"")
             except ValueError:
                 break
-            if entry is None:
-                break  # the line that was being written when the run stopped
             if end:
                 self._places[_digest(entry[0])] = end
             elif entry != self._settings:
@@ -291,16 +287,16 @@ class Journal:
 
     def read(self, place: int) -> Any:
         """The value at a place."""
+        return self._entry(place)[1]
+
+    def _entry(self, place: int) -> tuple[str, Any]:
         assert self._file is not None
         self._file.seek(place)
-        return json.loads(self._file.readline())[1]
+        return tuple(json.loads(self._file.readline()))
 
     def values(self) -> Iterator[tuple[str, Any]]:
         """Keys and values of earlier runs."""
-        assert self._file is not None or not self._places
-        for place in self._places.values():
-            self._file.seek(place)  # type: ignore[union-attr]
-            yield tuple(json.loads(self._file.readline()))  # type: ignore[union-attr]
+        return (self._entry(place) for place in self._places.values())
 
     def add(self, key: str, value: Any) -> int:
         """Keep a JSON value; its place in the file, -1 = nothing is kept."""

@@ -28,11 +28,7 @@ def split(path: str | os.PathLike[str]) -> tuple[Folder, str]:
 
 
 class Folder:
-    """A folder.
-
-    Args:
-        path: of the folder, or its URL
-    """
+    """A folder, by its path or its URL."""
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = os.fspath(path)
@@ -103,10 +99,8 @@ class Folder:
                 self._system.put_file(str(temporary), f"{self._root}/{name}")
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error).partition("\n")[0]
-            raise Wav2SmallError(
-                f"cannot write {self.shown(name)}: {reason}; make room and run the same command "
-                "again"
-            ) from error
+            remedy = "make room and run the same command again"
+            raise Wav2SmallError(f"cannot write {self.shown(name)}: {reason}; {remedy}") from error
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""

@@ -9,27 +9,18 @@ from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
-from wav2small import audio, media
+from wav2small import audio, frames, media
+from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
-from wav2small.stream import FIRST_S, HOP_S, MEMORY_S, Stream
+from wav2small.stream import FIRST_S, MEMORY_S, Estimate, Stream
 
 #: What the file formats of audio begin with.
-HEADERS = {
-    **dict.fromkeys((b"RIFF", b"RIFX"), "WAV"),
-    **dict.fromkeys((b"RF64", b"BW64"), "RF64"),
-    b"riff": "W64",
-    b"fLaC": "FLAC",
-    b"OggS": "Ogg",
-    b"FORM": "AIFF",
-    b"caff": "CAF",
-    **dict.fromkeys((b".snd", b"dns."), "AU"),
-    b"NIST": "NIST",
-    b"2BIT": "AVR",
-    b"Crea": "VOC",
-    b"PVF1": "PVF",
-    **dict.fromkeys((b" paf", b"fap "), "PAF"),
-    **{b"ID3" + bytes([version]): "MP3" for version in range(2, 5)},
-}
+HEADERS = {b"RIFF": "WAV", b"RIFX": "WAV", b"RF64": "RF64", b"BW64": "RF64", b"riff": "W64",
+           b"fLaC": "FLAC", b"OggS": "Ogg", b"FORM": "AIFF", b"caff": "CAF", b".snd": "AU",
+           b"dns.": "AU", b"NIST": "NIST", b"2BIT": "AVR", b"Crea": "VOC", b"PVF1": "PVF",
+           b" paf": "PAF", b"fap ": "PAF", b"ID3\x02": "MP3", b"ID3\x03": "MP3",
+           b"ID3\x04": "MP3"}  # fmt: skip
+_MP3 = (b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2")  # of layer III
 READ_BYTES = 65536  # at most; what a pipe holds is read as soon as it is there
 
 
@@ -39,7 +30,6 @@ def follow(
     stdout: TextIO,
     *,
     memory: float = MEMORY_S,
-    hop: float = HOP_S,
     gate: bool | str | None = True,
     threads: int = 1,
 ) -> int:
@@ -51,7 +41,6 @@ def follow(
         stdout: gets `{"time": s, "heard": s, "arousal": .., "dominance": .., "valence": ..,
             "overall": [a, d, v]}` per hop, flushed at once; nano adds "speech", a probability
         memory: with --follow: seconds that an estimate remembers. See `Stream`
-        hop: seconds between estimates of a bundle that does not stream. See `Stream`
         gate: silence does not move the estimate. See `Stream`
         threads: threads of ONNX Runtime
 
@@ -62,7 +51,7 @@ def follow(
         Wav2SmallError: the bundle cannot be used, or the pipe is empty, holds an audio file with
             a header, or too little that counts for one estimate
     """
-    stream = Stream(bundle, memory=memory, hop=hop, gate=gate, threads=threads)
+    stream = Stream(bundle, memory=memory, gate=gate, threads=threads)
     read: Any = getattr(stdin, "read1", stdin.read)
     held, total, shown = b"", 0, False
     try:
@@ -98,7 +87,7 @@ def _blocks(read: Callable[[int], bytes]) -> Iterator[bytes]:
     if not start:
         raise Wav2SmallError("standard input is empty; does the command before the pipe work?")
     known = media.format_of(start) or HEADERS.get(start[:4])
-    if known is None and _mp3_frame(start):
+    if known is None and start[:2] in _MP3 and frames.mp3_frame(start, 0):
         known = "MP3"
     if known:
         raise Wav2SmallError(
@@ -110,20 +99,11 @@ def _blocks(read: Callable[[int], bytes]) -> Iterator[bytes]:
         yield data
 
 
-def _mp3_frame(start: bytes) -> bool:
-    """Whether bytes begin with the header of an MP3 frame whose fields are all in their ranges."""
-    if len(start) < 4 or start[:2] not in (b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2"):
-        return False
-    return start[2] >> 4 not in (0, 15) and start[2] >> 2 & 3 != 3 and start[3] & 3 != 2
-
-
-def _row(estimate: Any) -> dict[str, Any]:
+def _row(estimate: Estimate) -> dict[str, Any]:
     return {
         "time": round(estimate.time, 3),
         "heard": round(estimate.heard, 3),
-        "arousal": round(estimate.arousal, 7),
-        "dominance": round(estimate.dominance, 7),
-        "valence": round(estimate.valence, 7),
+        **{name: round(getattr(estimate, name), 7) for name in DIMENSIONS},
         "overall": [round(value, 7) for value in estimate.overall],
         **({} if estimate.speech is None else {"speech": round(estimate.speech, 4)}),
     }

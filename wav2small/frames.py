@@ -37,10 +37,9 @@ def ogg(data: Bytes) -> Contents:
         flags, lacing = data[at + 5], data[at + 27 : at + 27 + data[at + 26]]
         if flags & 2:
             if begun:
-                return Contents(
-                    "several Ogg streams one after another, of which only the first would be "
-                    "read; split or convert it: ffmpeg -i FILE FILE.wav"
-                )
+                several = "several Ogg streams one after another, of which only the first"
+                remedy = "split or convert it: ffmpeg -i FILE FILE.wav"
+                return Contents(f"{several} would be read; {remedy}")
             begun += 1
         open_ = not flags & 4
         end = at + 27 + len(lacing) + sum(lacing)
@@ -50,13 +49,11 @@ def ogg(data: Bytes) -> Contents:
             _release(data)
         at = end
     if at > len(data) or (at == len(data) and open_):
-        return Contents(
-            "truncated: its last Ogg page, which ends the stream, is missing; copy it again, or "
-            "repair it: ffmpeg -i FILE -c copy NEW"
-        )
-    if at < len(data) and not data[at : at + 8].startswith(TAGS) and (
-        open_ or data.find(b"OggS", at) >= 0
-    ):  # fmt: skip
+        missing = "its last Ogg page, which ends the stream, is missing"
+        remedy = "copy it again, or repair it: ffmpeg -i FILE -c copy NEW"
+        return Contents(f"truncated: {missing}; {remedy}")
+    tagged = at == len(data) or data[at : at + 8].startswith(TAGS)
+    if not tagged and (open_ or data.find(b"OggS", at) >= 0):
         return Contents("damaged: something other than an Ogg page is in it; copy it again")
     return Contents()
 
@@ -78,21 +75,15 @@ def flac(data: Bytes) -> Contents:
     fields = int.from_bytes(data[18:26], "big")
     rate, total = fields >> 44, fields & (1 << 36) - 1
     if _second_flac(data):
-        return Contents(
-            "several FLAC files in one, of which only the first would be read; convert its parts "
-            "one by one"
-        )
+        only = "of which only the first would be read"
+        return Contents(f"several FLAC files in one, {only}; convert its parts one by one")
     end = _flac_end(data, int.from_bytes(data[8:10], "big"))
     if not total:
-        return Contents(
-            "a FLAC file without its length (written to a pipe); write it again: "
-            "ffmpeg -i FILE NEW.flac"
-        )
+        remedy = "write it again: ffmpeg -i FILE NEW.flac"
+        return Contents(f"a FLAC file without its length (written to a pipe); {remedy}")
     if rate and end and end > total + SLACK_S * rate:
-        return Contents(
-            f"its header promises {total / rate:.3f} s of audio, but it holds {end / rate:.3f} s; "
-            "write it again: ffmpeg -i FILE NEW.flac"
-        )
+        held = f"promises {total / rate:.3f} s of audio, but it holds {end / rate:.3f} s"
+        return Contents(f"its header {held}; write it again: ffmpeg -i FILE NEW.flac")
     return Contents()
 
 
@@ -212,10 +203,9 @@ def mp3(data: Bytes) -> Contents:
             _release(data)
         first, at = False, at + size
     if promised and abs(promised - seconds) > SLACK_S:
-        return Contents(
-            f"its table promises {promised:.3f} s of audio, its frames hold {seconds:.3f} s: "
-            "cut or joined; copy it again, or write it again: ffmpeg -i FILE NEW.wav"
-        )
+        held = f"promises {promised:.3f} s of audio, its frames hold {seconds:.3f} s"
+        remedy = "copy it again, or write it again: ffmpeg -i FILE NEW.wav"
+        return Contents(f"its table {held}: cut or joined; {remedy}")
     return Contents(seconds=seconds if seconds else None)
 
 

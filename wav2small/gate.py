@@ -15,10 +15,7 @@ class Gate:
     Args:
         frame: samples per frame
         enabled: False = every frame counts
-        open_db: RMS level in dBFS from which a frame counts
-        close_db: level below which it stops to, after `hold` seconds
-        hold: see `close_db`
-        range_db: frames so far below the loudest lately do not count either
+        open_db: this and the others are those of `stream.Stream`
 
     Example:
         >>> gate = Gate(160, True, -55.0, -61.0, 0.2, 30.0)

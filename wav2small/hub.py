@@ -13,6 +13,7 @@ from . import audio, media, table_files
 
 #: The files of a bundle.
 BUNDLE = ("*.onnx", "*.json", "model.yaml", "README.md")
+_NETWORK = re.compile("httpx|requests")  # modules
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
@@ -50,29 +51,20 @@ def fetch(spec: str, patterns: Iterable[str], *, option: str) -> Path:
 
     name, _, revision = spec.partition("@")
     put = f"put the files of {name} into a folder and name the folder instead ({option} FOLDER)"
+    download = huggingface_hub.snapshot_download
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name,
-                revision=revision or None,
-                allow_patterns=list(patterns),
-            )
-        )
-    except errors.GatedRepoError as error:
-        raise Wav2SmallError(f"{spec}: access must be asked for on the hub; or {put}") from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise Wav2SmallError(
-            f"{spec}: no such repository on the hub (or private); or {put}"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise Wav2SmallError(f"{spec}: the repository has no revision {revision}") from error
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-        raise Wav2SmallError(
-            f"{spec}: no such folder here, and no hub within reach; {put}"
-        ) from error
+        return Path(download(name, revision=revision or None, allow_patterns=list(patterns)))
     except Exception as error:  # the client's own network errors are of many families
-        if "httpx" not in type(error).__module__ and "requests" not in type(error).__module__:
-            raise
-        raise Wav2SmallError(
-            f"{spec}: no such folder here, and no hub within reach; {put}"
-        ) from error
+        match error:
+            case errors.GatedRepoError():
+                problem = f"access must be asked for on the hub; or {put}"
+            case errors.RepositoryNotFoundError() | errors.HFValidationError():
+                problem = f"no such repository on the hub (or private); or {put}"
+            case errors.RevisionNotFoundError():
+                problem = f"the repository has no revision {revision}"
+            case _:
+                known = (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError)
+                if not isinstance(error, known) and not _NETWORK.search(type(error).__module__):
+                    raise
+                problem = f"no such folder here, and no hub within reach; {put}"
+        raise Wav2SmallError(f"{spec}: {problem}") from error

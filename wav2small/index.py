@@ -35,10 +35,7 @@ ROOT_KEY = b"wav2small.root"
 _NAME = re.compile(r"[^a-z]|(time)?[^a-z]*(s|ms|us|secs?|seconds?|milliseconds?)?[^a-z]*$")
 
 #: Names that are taken for times of a clip by those who write them.
-_NEAR_NAMES = {
-    "start": ("start", "begin", "onset"),
-    "end": ("end", "stop", "offset"),
-}
+_NEAR_NAMES = {"start": ("start", "begin", "onset"), "end": ("end", "stop", "offset")}
 
 
 @dataclass(repr=False)
@@ -186,12 +183,12 @@ def list_audio(folder: str | os.PathLike[str]) -> tuple[list[str], list[tuple[st
     """
     files: list[str] = []
     rejected: list[tuple[str, str]] = []
+    endings = audio.EXTENSIONS | media.EXTENSIONS
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = os.path.relpath(parent, folder)
         for name in sorted(names):
-            ending = os.path.splitext(name)[1].lower()
-            if name.startswith(".") or (ending not in audio.EXTENSIONS | media.EXTENSIONS):
+            if name.startswith(".") or os.path.splitext(name)[1].lower() not in endings:
                 continue
             file = name if inside == os.curdir else os.path.join(inside, name)
             if is_utf8(file):
@@ -206,10 +203,8 @@ def list_audio(folder: str | os.PathLike[str]) -> tuple[list[str], list[tuple[st
                 f"{folder}: no audio in this folder, but parquet files ({tables[0]}); name one, or "
                 "let the name of a folder that is one table end in .parquet"
             )
-        raise Wav2SmallError(
-            f"{folder}: no audio in this folder; looked for "
-            + " ".join([*sorted(audio.EXTENSIONS), *sorted(media.EXTENSIONS)])
-        )
+        known = " ".join([*sorted(audio.EXTENSIONS), *sorted(media.EXTENSIONS)])
+        raise Wav2SmallError(f"{folder}: no audio in this folder; looked for {known}")
     return files, rejected
 
 
@@ -275,10 +270,9 @@ def check_window(window_s: float, hop_s: float | None) -> None:
     Raises:
         Wav2SmallError: shorter than a clip may be, or a hop of no length
     """
-    if not audio.MIN_DURATION_S <= window_s < float("inf"):
-        raise Wav2SmallError(
-            f"--window {window_s:g}: at least {audio.MIN_DURATION_S} seconds are needed"
-        )
+    shortest = audio.MIN_DURATION_S
+    if not shortest <= window_s < float("inf"):
+        raise Wav2SmallError(f"--window {window_s:g}: at least {shortest} seconds are needed")
     if hop_s is not None and not MIN_HOP_S <= hop_s < float("inf"):
         raise Wav2SmallError(f"--hop {hop_s:g}: at least {MIN_HOP_S} seconds are needed")
 
@@ -313,11 +307,10 @@ def _from_database(folder: Path, root: str | None) -> Index:
         frame, rejected = _normalise(frame, str(path))
         for number, _, reason in rejected:
             raise Wav2SmallError(f"{path}: row {number}: {reason}")
-        if merged is None:
-            merged = frame
-        else:
+        if merged is not None:
             new = KEYS + [column for column in frame if column not in merged]
-            merged = merged.merge(frame[new], on=KEYS, how="outer", sort=False)
+            frame = merged.merge(frame[new], on=KEYS, how="outer", sort=False)
+        merged = frame
     if merged is None:
         raise Wav2SmallError(
             f"{folder}: an audformat database without a table of files (db.*.csv or db.*.parquet); "
@@ -327,10 +320,9 @@ def _from_database(folder: Path, root: str | None) -> Index:
 
 
 def _times(values: pd.Series, column: str, unit: str) -> tuple[pd.Series, dict[int, str]]:
-    """A column of times as time deltas; numbers and texts without a unit are in `unit`.
+    """A column of times as time deltas, and why a value is none, by its row from 0.
 
-    Returns:
-        the times, and why a value is none, by its row from 0
+    Numbers and texts without a unit are in `unit`.
     """
     import pandas as pd
 
@@ -354,11 +346,7 @@ def _times(values: pd.Series, column: str, unit: str) -> tuple[pd.Series, dict[i
 
 
 def _time(value: Any, unit: str) -> Any:
-    """One time; missing ones are NaT.
-
-    Raises:
-        ValueError, TypeError: not a time
-    """
+    """One time, NaT if it is missing; ValueError, TypeError or OverflowError if it is none."""
     import datetime
 
     import pandas as pd
@@ -371,7 +359,7 @@ def _time(value: Any, unit: str) -> Any:
         return pd.NaT
     if isinstance(value, str):
         text = value.strip()
-        if not text or text.lower() in ("nat", "nan"):
+        if text.lower() in ("", "nat", "nan"):
             return pd.NaT
         try:
             value = float(text)
@@ -447,10 +435,4 @@ def _normalise(
 def _frame(files: list[str]) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame(
-        {
-            "file": pd.Series(files, dtype=object),
-            "start": pd.Series(pd.Timedelta(0), index=range(len(files)), dtype="timedelta64[ns]"),
-            "end": pd.Series(pd.NaT, index=range(len(files)), dtype="timedelta64[ns]"),
-        }
-    )
+    return _normalise(pd.DataFrame({"file": pd.Series(files, dtype=object)}), "")[0]

@@ -67,11 +67,7 @@ def decoded(path: str) -> str:
 
 
 def _decode(path: str, target: str) -> None:
-    """Decode a file; all of it, or an error.
-
-    Raises:
-        AudioError: as `decoded`
-    """
+    """Decode a file; all of it, or an error as `decoded` raises."""
     import soundfile
 
     try:
@@ -95,14 +91,11 @@ def _decode(path: str, target: str) -> None:
                 raise AudioError(f"{path}: no audio in it; leave it out")
             missing_s = _write(container, target)
     except av.FFmpegError as error:
-        raise AudioError(
-            f"{path}: not audio, damaged or truncated ({error.strerror}); copy it again"
-        ) from error
+        problem = f"not audio, damaged or truncated ({error.strerror})"
+        raise AudioError(f"{path}: {problem}; copy it again") from error
     except (OSError, soundfile.LibsndfileError) as error:
-        raise AudioError(
-            f"{path}: cannot be decoded into {os.path.dirname(target)} ({error}); make room there, "
-            "or set TMPDIR"
-        ) from error
+        problem = f"cannot be decoded into {os.path.dirname(target)} ({error})"
+        raise AudioError(f"{path}: {problem}; make room there, or set TMPDIR") from error
     if missing_s > 0:
         raise AudioError(f"{path}: truncated: {missing_s:.3f} s are missing; copy it again")
 
@@ -133,9 +126,8 @@ def _write(container: Any, target: str) -> float:
             for part in (new for frame in packet.decode() for new in resampler.resample(frame)):
                 channels = part.layout.nb_channels
                 if sound is None:
-                    sound = soundfile.SoundFile(
-                        target, "w", part.sample_rate, channels, "PCM_16", format="RF64"
-                    )
+                    layout = (part.sample_rate, channels, "PCM_16")
+                    sound = soundfile.SoundFile(target, "w", *layout, format="RF64")
                 sound.write(part.to_ndarray().reshape(-1, channels))
     finally:
         if sound is not None:

@@ -169,12 +169,8 @@ def _f1(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 METRICS: dict[str, Metric] = {"ccc": ccc, "pcc": pcc, "mae": mae, "spearman": spearman}
-CATEGORY_METRICS: dict[str, Metric] = {
-    "uar": uar,
-    "wa": wa,
-    "weighted_f1": weighted_f1,
-    "macro_f1": macro_f1,
-}
+CATEGORY_METRICS: dict[str, Metric] = {"uar": uar, "wa": wa}
+CATEGORY_METRICS |= {"weighted_f1": weighted_f1, "macro_f1": macro_f1}
 CORRELATION, SHARE, ERROR = (-1.0, 1.0), (0.0, 1.0), (0.0, float("inf"))
 #: Metric -> the lowest and the highest value that it can have.
 BOUNDS: dict[Metric, tuple[float, float]] = {
@@ -216,17 +212,15 @@ def bootstrap(
     """
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     value = metric(truth, prediction)
-    members: list[np.ndarray] | None = None
     count = len(truth)
     if groups is not None:
         names, codes = np.unique(groups, return_inverse=True)
         members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
         count = len(names)
-    resampled = np.empty(n)
-    for number, draw in enumerate(resamples(count, n, seed=seed)):
-        if members is not None:
-            draw = np.concatenate([members[group] for group in draw])
-        resampled[number] = metric(truth[draw], prediction[draw])
+    draws = resamples(count, n, seed=seed)
+    if groups is not None:
+        draws = (np.concatenate([members[group] for group in draw]) for draw in draws)
+    resampled = np.array([metric(truth[draw], prediction[draw]) for draw in draws], float)
     bounds = bounds or BOUNDS.get(metric)
     return interval(value, resampled, count=count, level=level, bounds=bounds)
 
@@ -315,9 +309,7 @@ def summary(
         truth: (clips, dimensions); NaN where a clip has no rating
         prediction: (clips, dimensions)
         dimensions: names of the columns
-        groups: see `bootstrap`
-        n: bootstrap resamples
-        seed: of the bootstrap
+        groups: this, `n` and `seed` are those of `bootstrap`
 
     Returns:
         {"arousal": {"ccc": Interval, "pcc": Interval, "mae": Interval, "spearman": Interval}, ...}
@@ -330,16 +322,10 @@ def summary(
     result = {}
     for column, dimension in enumerate(dimensions):
         rated = np.isfinite(truth[:, column])
-        ratings = truth[rated, column]
+        ratings, estimates = truth[rated, column], prediction[rated, column]
+        own = None if groups is None else groups[rated]
         result[dimension] = {
-            name: bootstrap(
-                ratings,
-                prediction[rated, column],
-                metric,
-                groups=None if groups is None else groups[rated],
-                n=n,
-                seed=seed,
-            )
+            name: bootstrap(ratings, estimates, metric, groups=own, n=n, seed=seed)
             for name, metric in METRICS.items()
         }
         if len(ratings) and np.ptp(ratings) == 0:  # nobody can agree with what does not vary

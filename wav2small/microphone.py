@@ -107,17 +107,15 @@ def _microphone(device: str | None) -> Iterator[np.ndarray]:
     except OSError as error:
         raise Wav2SmallError(f"{error}; on Debian: apt-get install libportaudio2") from error
     chosen: Any = int(device) if device and device.isdigit() else device
+    settings = {"device": chosen, "channels": 1, "dtype": "float32"}
     try:
-        rate = _rate(sounddevice, chosen)
-        source = sounddevice.InputStream(
-            samplerate=rate, device=chosen, channels=1, dtype="float32",
-            blocksize=round(BLOCK_S * rate),
-        )  # fmt: skip
+        rate = _rate(sounddevice, settings)
+        block = round(BLOCK_S * rate)
+        source = sounddevice.InputStream(samplerate=rate, blocksize=block, **settings)
     except (ValueError, sounddevice.PortAudioError) as error:
         name = "the microphone" if device is None else f"--device {device}"
-        raise Wav2SmallError(
-            f"{name} cannot be opened: {error}; python -m sounddevice lists the devices"
-        ) from error
+        remedy = "python -m sounddevice lists the devices"
+        raise Wav2SmallError(f"{name} cannot be opened: {error}; {remedy}") from error
     resample = None
     if rate != audio.SAMPLING_RATE:
         import soxr
@@ -125,16 +123,14 @@ def _microphone(device: str | None) -> Iterator[np.ndarray]:
         resample = soxr.ResampleStream(rate, audio.SAMPLING_RATE, 1, dtype="float32")
     with source:
         while True:
-            block = source.read(round(BLOCK_S * rate))[0][:, 0]
-            yield resample.resample_chunk(block) if resample else block
+            samples = source.read(block)[0][:, 0]
+            yield resample.resample_chunk(samples) if resample else samples
 
 
-def _rate(sounddevice: Any, device: Any) -> int:
+def _rate(sounddevice: Any, settings: dict[str, Any]) -> int:
     """16000 if the device can, else its own rate."""
     try:
-        sounddevice.check_input_settings(
-            device=device, channels=1, dtype="float32", samplerate=audio.SAMPLING_RATE
-        )
+        sounddevice.check_input_settings(samplerate=audio.SAMPLING_RATE, **settings)
         return audio.SAMPLING_RATE
     except sounddevice.PortAudioError:
-        return round(sounddevice.query_devices(device, "input")["default_samplerate"])
+        return round(sounddevice.query_devices(settings["device"], "input")["default_samplerate"])

@@ -23,16 +23,13 @@ def noise(samples: int, rng: np.random.Generator) -> np.ndarray:
         (1600,)
     """
     total = np.zeros(samples)
+    kinds, every = (coloured, impacts, music, hum, narrow), RATE // 4
     for _ in range(rng.integers(1, 3)):
-        make = (coloured, impacts, music, hum, narrow)[
-            int(rng.choice(5, p=(0.3, 0.2, 0.3, 0.1, 0.1)))
-        ]
+        make = kinds[int(rng.choice(5, p=(0.3, 0.2, 0.3, 0.1, 0.1)))]
         sound = make(samples, rng)
         if rng.random() < 0.4:
-            knots = rng.uniform(0.05, 1, samples // (RATE // 4) + 2) ** 2
-            sound = sound * np.interp(
-                np.arange(samples) / (RATE // 4), np.arange(len(knots)), knots
-            )
+            knots = rng.uniform(0.05, 1, samples // every + 2) ** 2
+            sound = sound * np.interp(np.arange(samples) / every, np.arange(len(knots)), knots)
         total += operations.scaled(sound, rng.uniform(0.04, 1), 0.0)
     return total
 

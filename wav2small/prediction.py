@@ -142,14 +142,10 @@ def predict(
     folder = "" if sources is source else folder
     result.kept = list(dict.fromkeys(name for extra in extras.values() for name in extra))
     header = columns(predictor.categories, result.kept, predictor.speech)
-    settings = {
-        "bundle": files.sha256(predictor.path),
-        "window": window,
-        "hop": hop,
-        "channel": channel,
-        "columns": columns(predictor.categories, (), predictor.speech),
-        **({"speech_only": True} if speech_only else {}),
-    }
+    settings: dict[str, Any] = {"window": window, "hop": hop, "channel": channel}
+    settings["bundle"] = files.sha256(predictor.path)
+    settings["columns"] = columns(predictor.categories, (), predictor.speech)
+    settings |= {"speech_only": True} if speech_only else {}
     reader = Reader(folder, window, hop or window, channel, speech_only)
     limited, place = 0, header.index(LIMITED)
 
@@ -187,23 +183,20 @@ def _clips(
     name = places.expanded(os.fspath(source))
     if "://" not in name:
         name = places.spelled(name)
-    if os.path.isfile(name) and not index.is_table(name):
-        # Files and folders need no pandas.
-        folder, file = os.path.split(name)
-        if not index.is_utf8(file):
-            raise Wav2SmallError(f"{index.not_utf8(file)}; rename the file")
-        return [(file, 0.0, None)], folder, [], None, []
-    if os.path.isdir(name) and not index.is_database(name) and not index.is_table(name):
-        listed, rejected = index.list_audio(name)
-        return [(file, 0.0, None) for file in listed], name, rejected, None, []
-    if "://" not in name and not index.is_table(name) and not os.path.exists(name):
-        raise Wav2SmallError(index.nowhere(name))
+    if not index.is_table(name):  # files and folders need no pandas
+        if os.path.isfile(name):
+            folder, file = os.path.split(name)
+            if not index.is_utf8(file):
+                raise Wav2SmallError(f"{index.not_utf8(file)}; rename the file")
+            return [(file, 0.0, None)], folder, [], None, []
+        if os.path.isdir(name) and not index.is_database(name):
+            listed, rejected = index.list_audio(name)
+            return [(file, 0.0, None) for file in listed], name, rejected, None, []
+        if "://" not in name and not os.path.exists(name):
+            raise Wav2SmallError(index.nowhere(name))
     found = index.load_source(name, root=root, time_unit=time_unit, reject_rows=True)
-    columns = (found.frame["file"], found.frame["start"], found.frame["end"])
-    clips = [
-        (file, start.total_seconds(), index.seconds(end))
-        for file, start, end in zip(*columns, strict=True)
-    ]
+    rows = zip(*(found.frame[key] for key in index.KEYS), strict=True)
+    clips = [(file, start.total_seconds(), index.seconds(end)) for file, start, end in rows]
     others = found.frame.drop(columns=index.KEYS)
     others.columns = others.columns.astype(str)
     for column in others.select_dtypes("float32"):

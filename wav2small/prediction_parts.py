@@ -23,6 +23,7 @@ from .workers import Died, start
 
 PART = 50  # windows of a clip: seconds of work
 _CLIPS_PER_TASK = 8  # of a worker process, so that messages cost little
+_CRASHED = "the process that read it crashed; it is damaged, or does not fit in memory"
 Clip = tuple[str, float, float | None]  # file, start and end in seconds
 
 
@@ -106,12 +107,7 @@ class Reader:
 def estimator(
     bundle: str | Predictor, threads: int, reader: Reader
 ) -> Callable[[list[Task]], list[Answer]]:
-    """Make the function of a worker process: parts in, their answers out.
-
-    Args:
-        bundle: path of the model, or one that is open
-        threads: of ONNX Runtime
-        reader: of the clips
+    """Make the function of a worker process, with a path or an open model: parts in, answers out.
 
     Example:
         >>> run = estimator("bundle", 1, Reader("", 12.0, 12.0, None))
@@ -174,16 +170,13 @@ def answers(
                     alone.extend(tasks)
                     continue
                 died = result is Died
-                for task, answer in zip(tasks, [_crashed(reader, tasks[0])] if died else result,
-                                        strict=True):  # fmt: skip
+                if died:
+                    problem = f"{reader.path(tasks[0].clip[0])}: {_CRASHED}"
+                    result = [Answer([], problem, "", tasks[0].part + 1)]
+                for task, answer in zip(tasks, result, strict=True):
                     key = keys.pop(task)
                     # What a process died on is not kept: the same call tries it again.
                     yield done(task, answer, -1 if died else journal.add(key, answer))
-
-
-def _crashed(reader: Reader, task: Task) -> Answer:
-    why = "the process that read it crashed; it is damaged, or does not fit in memory"
-    return Answer([], f"{reader.path(task.clip[0])}: {why}", "", task.part + 1)
 
 
 def ordered(

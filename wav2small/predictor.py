@@ -97,24 +97,18 @@ class Predictor:
                 a student of categories alone
         """
         if not self.dimensions:
-            raise Wav2SmallError(f"{self.path}: estimates categories alone; {REMEDY}")
+            remedy = "call predict_categories, or `wav2small predict`"
+            raise Wav2SmallError(f"{self.path}: estimates categories alone; {remedy}")
         return self._run(["logits"], signal, sampling_rate)[0]
 
     def predict_categories(
         self, signal: np.ndarray, sampling_rate: int = audio.SAMPLING_RATE
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Estimate one signal with both heads.
-
-        Args:
-            signal: as for `predict`
-            sampling_rate: as for `predict`
+        """Estimate one signal with both heads; arguments and errors are those of `predict`.
 
         Returns:
             float32 (3,) as of `predict` (NaN of a student of categories alone), and the
             probabilities of `categories`, float32 (K,)
-
-        Raises:
-            Wav2SmallError: as `predict`
         """
         estimate, shares, _ = self.predict_details(signal, sampling_rate)
         return estimate, shares
@@ -129,8 +123,7 @@ class Predictor:
         """Estimate one signal with every head.
 
         Args:
-            signal: as for `predict`
-            sampling_rate: as for `predict`
+            signal: this and `sampling_rate` are those of `predict`
             speech_only: estimate the frames that hold speech, as if there were no others; NaN where
                 none does
 
@@ -163,19 +156,15 @@ class Predictor:
             signal = signal * np.float32(1 / 32768)
         if signal.dtype.kind != "f":
             raise Wav2SmallError(f"samples of type {signal.dtype}: give floats of -1..1, or int16")
-        if signal.dtype != np.float32:
-            with np.errstate(over="ignore"):  # becomes infinite, which is rejected
-                signal = signal.astype(np.float32)
+        with np.errstate(over="ignore"):  # becomes infinite, which is rejected
+            signal = signal.astype(np.float32, copy=False)
         check_rate(sampling_rate)
         if signal.ndim != 1:
-            raise Wav2SmallError(
-                f"a signal of shape {signal.shape}: give one channel, shape (samples,)"
-            )
+            problem = f"a signal of shape {signal.shape}: give one channel, shape (samples,)"
+            raise Wav2SmallError(problem)
         if len(signal) < audio.MIN_DURATION_S * sampling_rate:
-            raise Wav2SmallError(
-                f"a signal of {len(signal) / sampling_rate:.3f} s: at least "
-                f"{audio.MIN_DURATION_S} s are needed"
-            )
+            needed = f"at least {audio.MIN_DURATION_S} s are needed"
+            raise Wav2SmallError(f"a signal of {len(signal) / sampling_rate:.3f} s: {needed}")
         if problem := audio.impossible(signal):
             raise Wav2SmallError(f"a signal with {problem}")
         if audio.constant(signal):
@@ -226,7 +215,7 @@ class Predictor:
             AudioError: see `wav2small.audio.read`
         """
         signals = windows(file, start_s=start_s, end_s=end_s, channel=channel)
-        return self.mean(self.predict_categories(signal) for signal in signals)
+        return self.mean(map(self.predict_categories, signals))
 
     @staticmethod
     def mean(found: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -277,10 +266,8 @@ def check_rate(sampling_rate: Any) -> None:
     """
     known = isinstance(sampling_rate, int | float | np.number)
     if not known or not audio.LOWEST_RATE <= sampling_rate <= audio.HIGHEST_RATE:
-        raise Wav2SmallError(
-            f"a sampling rate of {sampling_rate!r}: give {audio.LOWEST_RATE} to "
-            f"{audio.HIGHEST_RATE} Hz"
-        )
+        needed = f"give {audio.LOWEST_RATE} to {audio.HIGHEST_RATE} Hz"
+        raise Wav2SmallError(f"a sampling rate of {sampling_rate!r}: {needed}")
 
 
 def load(name: str | os.PathLike[str] = models.DEFAULT, *, threads: int = 1) -> Predictor:
@@ -320,14 +307,9 @@ def model_path(bundle: str | os.PathLike[str]) -> Path:
                 f"{bundle}: no model.onnx in this folder; make a bundle with `wav2small export`"
             )
     elif not path.exists():
-        raise Wav2SmallError(
-            f"{bundle}: no such bundle; name {' or '.join(models.NAMES)}, or the folder that "
-            "`wav2small export` wrote"
-        )
+        remedy = f"name {' or '.join(models.NAMES)}, or the folder that `wav2small export` wrote"
+        raise Wav2SmallError(f"{bundle}: no such bundle; {remedy}")
     return path
-
-
-REMEDY = "call predict_categories, or `wav2small predict`"
 
 
 def _has(session: Any, output: str) -> bool:
@@ -345,40 +327,30 @@ def check_signature(session: Any, path: Path, *, categories: Sequence[str] = ())
     Raises:
         Wav2SmallError: it names the inputs and outputs found and needed
     """
-    inputs = [(node.name, node.type, list(node.shape)) for node in session.get_inputs()]
+    inputs = {node.name: list(node.shape) for node in session.get_inputs()}
     outputs = {node.name: list(node.shape) for node in session.get_outputs()}
-    fits = (
-        len(inputs) == 1
-        and inputs[0][:2] == ("signal", "tensor(float)")
-        and len(inputs[0][2]) == 2
-        and not isinstance(inputs[0][2][1], int)
-        and (outputs.get("logits") or outputs.get("categories") or [])[-1:]
-        == [len(categories or DIMENSIONS)]
-    )
-    if not fits and "categories" in outputs and "logits" not in outputs:
+    kinds = [(node.name, node.type, len(node.shape)) for node in session.get_inputs()]
+    found = outputs.get("logits") or outputs.get("categories") or []
+    fits = kinds == [("signal", "tensor(float)", 2)] and not isinstance(inputs["signal"][1], int)
+    if fits and found[-1:] == [len(categories or DIMENSIONS)]:
+        return
+    if "categories" in outputs and "logits" not in outputs:
         raise Wav2SmallError(
             f"{path}: estimates categories alone; here arousal, dominance and valence are needed"
         )
-    if not fits:
-        shown = ", ".join(f"{name} {shape}" for name, _, shape in inputs)
-        raise Wav2SmallError(
-            f"{path}: {NO_BUNDLE}: inputs {shown}, outputs "
-            f"{', '.join(f'{name} {shape}' for name, shape in outputs.items())}; needed: input "
-            "signal float32 [1, samples] and output logits [1, 3]"
-        )
+    takes, gives = (
+        ", ".join(f"{name} {shape}" for name, shape in nodes.items()) for nodes in (inputs, outputs)
+    )
+    remedy = "needed: input signal float32 [1, samples] and output logits [1, 3]"
+    raise Wav2SmallError(f"{path}: {NO_BUNDLE}: inputs {takes}, outputs {gives}; {remedy}")
 
 
 def _check_description(session: Any, path: Path) -> None:
-    """Reject a model of others whose files state other columns, another rate, or a transform.
-
-    Raises:
-        Wav2SmallError: it names the verb that follows such descriptions
-    """
+    """Reject a model of others whose files state other columns, another rate, or a transform."""
     metadata = session.get_modelmeta().custom_metadata_map
-    file = path.with_name("model.yaml")
     if STUDENT in metadata:
         return
-    text = ""
+    text, file = "", path.with_name("model.yaml")
     if path.name == "model.onnx" and file.is_file():
         text = file.read_text(encoding="utf-8", errors="replace").lower()
     names = [word for word in re.findall(r"\w+", text) if word in DIMENSIONS]
@@ -389,9 +361,7 @@ def _check_description(session: Any, path: Path) -> None:
         "another sampling rate": any(rate != str(audio.SAMPLING_RATE) for rate in rates),
         "a transform": re.search(r"transform:\s*(?!null\b|~|\s)\S", text) is not None,
     }
+    remedy = f"it is a teacher: wav2small label SOURCE --teacher {path}"
     for what, stated in other.items():
         if stated:
-            raise Wav2SmallError(
-                f"{path}: {NO_BUNDLE}: its files state {what}; it is a teacher: wav2small label "
-                f"SOURCE --teacher {path}"
-            )
+            raise Wav2SmallError(f"{path}: {NO_BUNDLE}: its files state {what}; {remedy}")

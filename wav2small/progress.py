@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from wav2small.errors import one_line
 
@@ -25,13 +25,12 @@ def plain_warnings() -> None:
     warnings.filterwarnings("ignore", "samples up to")  # after that which names the file
 
 
-def report_rejected(rejected: Sequence[tuple[str, str]], *, stream: TextIO | None = None) -> int:
+def report_rejected(rejected: Sequence[tuple[str, str]]) -> int:
     """List on stderr what was rejected; the exit code that follows from it, 0 or 1."""
-    stream = stream or sys.stderr
     for _, reason in rejected:
-        print(f"rejected: {one_line(reason)}", file=stream)
+        note(f"rejected: {reason}")
     if rejected:
-        print(f"{len(rejected)} rejected, listed above; all else is done", file=stream)
+        note(f"{len(rejected)} rejected, listed above; all else is done")
     return 1 if rejected else 0
 
 
@@ -55,8 +54,8 @@ def bar(total: float | None, *, unit: str, desc: str) -> Any:
     graphical = sys.stderr.isatty() or "ipykernel" in sys.modules
     # Parts of a long clip count, too.
     digits = 2 if unit == "h" or (total or 0) < 10 else 0
-    counted = f"{{n:.{digits}f}}/{{total_fmt}} {{unit}}"
     drawn = "|{bar}|" if graphical else ""
+    done = f"{{percentage:3.0f}}%{drawn} {{n:.{digits}f}}/{{total_fmt}} {{unit}}"
     return tqdm.auto.tqdm(
         total=round(total, 2) if total else total,
         unit=unit,
@@ -64,11 +63,7 @@ def bar(total: float | None, *, unit: str, desc: str) -> Any:
         delay=DELAY_S,
         dynamic_ncols=graphical,
         file=None if graphical else _Lines(),
-        bar_format="{desc}: {percentage:3.0f}%"
-        + drawn
-        + " "
-        + counted
-        + " [{elapsed}<{remaining}{postfix}]",
+        bar_format="{desc}: " + done + " [{elapsed}<{remaining}{postfix}]",
     )
 
 

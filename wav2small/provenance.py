@@ -105,11 +105,8 @@ def licences(provenance: Mapping[str, Any]) -> list[str]:
         >>> licences(new(audio=[{"source": "speech/", "licence": "CC0-1.0"}]))
         ['CC0-1.0', 'MIT']
     """
-    entries = [
-        *provenance.get("teachers", ()),
-        *provenance.get("audio", ()),
-        provenance.get("code", {"licence": "MIT"}),
-    ]
+    entries = [*provenance.get("teachers", ()), *provenance.get("audio", ())]
+    entries.append(provenance.get("code", {"licence": "MIT"}))
     return list(dict.fromkeys(entry.get("licence") or UNKNOWN for entry in entries))
 
 
@@ -134,12 +131,9 @@ def licence_line(provenance: Mapping[str, Any]) -> str:
         'audio speech/: CC0-1.0; code wav2small: MIT'
     """
     parts = [
-        f"teacher {teacher.get('name', '?')}: {teacher.get('licence') or UNKNOWN}"
-        for teacher in provenance.get("teachers", ())
-    ]
-    parts += [
-        f"audio {source.get('source', '?')}: {source.get('licence') or UNKNOWN}"
-        for source in provenance.get("audio", ())
+        f"{kind} {entry.get(key, '?')}: {entry.get('licence') or UNKNOWN}"
+        for kind, group, key in (("teacher", "teachers", "name"), ("audio", "audio", "source"))
+        for entry in provenance.get(group, ())
     ]
     code = provenance.get("code", {"name": "wav2small", "licence": "MIT"})
     return "; ".join([*parts, f"code {code['name']}: {code['licence']}"])

@@ -43,10 +43,8 @@ def check_version(version: str | None = None) -> None:
         version = onnxruntime.__version__
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers < OLDEST:
-        raise Wav2SmallError(
-            f"ONNX Runtime {version} is too old; at least {'.'.join(map(str, OLDEST))} is needed: "
-            "pip install -U onnxruntime"
-        )
+        needed = f"at least {'.'.join(map(str, OLDEST))} is needed: pip install -U onnxruntime"
+        raise Wav2SmallError(f"ONNX Runtime {version} is too old; {needed}")
 
 
 def session_options(
@@ -106,20 +104,16 @@ def open_session(
     check_version()
     if options is None:
         options = session_options(threads=threads)
+    file = model if isinstance(model, bytes) else os.fspath(model)
     try:
-        return onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else os.fspath(model),
-            options,
-            providers=list(providers),
-        )
+        return onnxruntime.InferenceSession(file, options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's errors share no narrower base
         where = "the model" if isinstance(model, bytes) else str(model)
         # After the path, and the place in its own source that some of its errors name.
         reason = first_line(error).rpartition(" failed:")[2].rpartition("&) ")[2]
-        raise Wav2SmallError(
-            f"{where}: ONNX Runtime {onnxruntime.__version__} cannot load it ({reason[:200]}); "
-            "copy or export it again, or pip install -U onnxruntime"
-        ) from error
+        problem = f"ONNX Runtime {onnxruntime.__version__} cannot load it ({reason[:200]})"
+        remedy = "copy or export it again, or pip install -U onnxruntime"
+        raise Wav2SmallError(f"{where}: {problem}; {remedy}") from error
 
 
 class Model:
@@ -210,10 +204,8 @@ def check_self_contained(path: Path) -> None:
         return
     start = found + len(_LOCATION)
     where = data[start + 1 : start + 1 + min(data[start], 100)].decode("utf-8", "replace")
-    raise Wav2SmallError(
-        f"{path}: a tensor points to another file ({where}); "
-        "a bundle's model holds all of its weights, take it from another source"
-    )
+    remedy = "a bundle's model holds all of its weights, take it from another source"
+    raise Wav2SmallError(f"{path}: a tensor points to another file ({where}); {remedy}")
 
 
 def first_line(error: BaseException) -> str:

@@ -83,8 +83,5 @@ def _lag_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     spectrum = np.abs(np.fft.rfft(_window().astype(np.float64), FFT)) ** 2
     correlation = np.fft.irfft(spectrum[: FFT // 4 + 1])
     lags = np.arange(int(rate / F0_HIGHEST), int(rate / F0_LOWEST) + 1)
-    return (
-        (correlation / correlation[0])[: lags[-1] + 3].astype(np.float32),
-        lags,
-        np.log2(lags / lags[0]),
-    )
+    window = (correlation / correlation[0])[: lags[-1] + 3].astype(np.float32)
+    return window, lags, np.log2(lags / lags[0])

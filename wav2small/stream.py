@@ -42,7 +42,6 @@ SPOKEN = 0.8  # probability of speech from which a hop counts, see students.nano
 _GATE_FRAME = 160  # samples, of students that are not causal
 _MAX_HOPS = 32  # per run of a causal student: bounds memory
 
-
 #: Estimates, weights and probabilities of speech of each hop.
 _Hops = tuple[Any, np.ndarray, np.ndarray | None]
 
@@ -52,9 +51,7 @@ class Estimate:
     """What a stream knows at `time`.
 
     Attributes:
-        arousal: over the memory, 0..1 on the teacher's scale
-        dominance: likewise
-        valence: likewise
+        arousal: over the memory, 0..1 on the teacher's scale; so are `dominance` and `valence`
         time: end of the audio that it knows, in seconds since the last reset
         heard: seconds of it that counted (see the module)
         overall: arousal, dominance, valence over everything since the last reset
@@ -129,7 +126,9 @@ class Stream:
         _check("hold", hold, 0.0, 60.0)
         _check("range_db", range_db, 0.0, 200.0)
         model = _model(bundle, threads)
-        self.causal = is_causal(model)
+        inputs = {node.name for node in model.session.get_inputs()}
+        named = os.path.basename(model.path) == STREAMING
+        self.causal = named or {"block", "state", "pool"} <= inputs
         if self.causal:
             self._engine: _Causal | _Window = _Causal(model, memory)
         else:
@@ -144,10 +143,8 @@ class Stream:
         self.reset()
 
     def __repr__(self) -> str:
-        kind, every_s = (
-            "causal" if self.causal else "windows",
-            self.hop_samples / audio.SAMPLING_RATE,
-        )
+        kind = "causal" if self.causal else "windows"
+        every_s = self.hop_samples / audio.SAMPLING_RATE
         return f"<Stream: {kind}, an estimate every {every_s:g} s, gate {self.gate}>"
 
     @property
@@ -201,9 +198,8 @@ class Stream:
         before = self._resampler.rate if self._resampler else audio.SAMPLING_RATE
         begun = self._resampler is not None or self.samples + len(self._pending) > 0
         if begun and sampling_rate != before:
-            raise Wav2SmallError(
-                f"a block at {sampling_rate} Hz after blocks at {before} Hz; reset the stream first"
-            )
+            wrong = f"a block at {sampling_rate} Hz after blocks at {before} Hz"
+            raise Wav2SmallError(f"{wrong}; reset the stream first")
         if sampling_rate == audio.SAMPLING_RATE:
             return samples
         if self._resampler is None:
@@ -223,12 +219,12 @@ class Stream:
         results, sums, speech = self._engine.run(now, sums, self._heard)
         heard = self._heard + np.cumsum(sums)
         estimates = []
-        for number, result in enumerate(results, start=1):
-            heard_s = float(heard[number - 1] * scale)
+        for number, result in enumerate(results):
+            heard_s = float(heard[number] * scale)
             if heard_s >= FIRST_S and result is not None:
-                time = (self.samples + number * self.hop_samples) / audio.SAMPLING_RATE
+                time = (self.samples + (number + 1) * self.hop_samples) / audio.SAMPLING_RATE
                 a, d, v, *overall = map(float, result)
-                spoken = None if speech is None else float(speech[number - 1])
+                spoken = None if speech is None else float(speech[number])
                 estimates.append(Estimate(a, d, v, time, heard_s, tuple(overall), spoken))  # type: ignore[arg-type]
         self._heard = float(heard[-1])
         self.samples += hops * self.hop_samples
@@ -279,12 +275,7 @@ class _Causal:
         self.state, self.pool = self._initial, self._empty
 
     def run(self, signal: np.ndarray, weights: np.ndarray, heard: float) -> _Hops:
-        """Process complete hops.
-
-        Args:
-            signal: their samples
-            weights: of each hop, by the gate
-            heard: sum of the weights of all frames before
+        """Process complete hops, weighed by the gate, after frames of a sum of weights.
 
         Returns:
             estimates over the memory and over everything (hops, 6), the weights that counted, and
@@ -297,13 +288,13 @@ class _Causal:
             "state": self.state,
             "pool": self.pool,
         }
-        if not self.voice:
-            estimates, self.state, self.pool = self.model.session.run(None, inputs)
-            return estimates[0], weights, None
         threshold = np.float32(self.threshold)
-        inputs["threshold"] = np.array([threshold])
-        estimates, self.state, self.pool, speech = self.model.session.run(None, inputs)
-        return estimates[0], weights * (speech[0] >= threshold), speech[0]
+        if self.voice:
+            inputs["threshold"] = np.array([threshold])
+        estimates, self.state, self.pool, *speech = self.model.session.run(None, inputs)
+        if not self.voice:
+            return estimates[0], weights, None
+        return estimates[0], weights * (speech[0][0] >= threshold), speech[0][0]
 
 
 class _Window:
@@ -333,15 +324,13 @@ class _Window:
             new = signal[number * self.hop : (number + 1) * self.hop]
             self._buffer = np.concatenate((self._buffer, new))[-self.window :]
             if weight > 0 and heard_s[number] >= FIRST_S:
-                self._last = self.model.session.run(["logits"], {"signal": self._buffer[None]})[0][
-                    0
-                ]
+                found = self.model.session.run(["logits"], {"signal": self._buffer[None]})
+                self._last = found[0][0]
                 self._sum = self._sum + weight * self._last.astype(np.float64)
                 self._weight += float(weight)
-            if self._last is None:
-                results.append(None)
-            else:
-                results.append(np.concatenate((self._last, self._sum / self._weight)))
+            last = self._last
+            overall = self._sum / (self._weight or 1)
+            results.append(None if last is None else np.concatenate((last, overall)))
         return results, weights, None
 
 
@@ -384,12 +373,5 @@ def _model(bundle: str | os.PathLike[str] | Predictor, threads: int) -> Model:
         return bundle.streaming_model() or bundle.model
     path = model_path(bundle)
     streaming = path.with_name(STREAMING)
-    return Model(
-        streaming if models.locate(bundle).is_dir() and streaming.exists() else path, threads
-    )
-
-
-def is_causal(model: Model) -> bool:
-    """Whether a model takes blocks and a state."""
-    names = {node.name for node in model.session.get_inputs()}
-    return os.path.basename(model.path) == STREAMING or {"block", "state", "pool"} <= names
+    causal = models.locate(bundle).is_dir() and streaming.exists()
+    return Model(streaming if causal else path, threads)

@@ -88,14 +88,10 @@ def estimate(
             if NO_BUNDLE not in str(error):
                 raise
         else:
-            if (
-                not described
-                and STUDENT not in predictor.session.get_modelmeta().custom_metadata_map
-            ):
-                progress.note(
-                    f"{path}: nothing names its outputs; taken for arousal, dominance, valence "
-                    "(others: --teacher-dimensions)"
-                )
+            metadata = predictor.session.get_modelmeta().custom_metadata_map
+            if not described and STUDENT not in metadata:
+                remedy = "taken for arousal, dominance, valence (others: --teacher-dimensions)"
+                progress.note(f"{path}: nothing names its outputs; {remedy}")
             check_outputs([*predictor.dimensions, *predictor.categories])
             return _of_bundle(predictor, clips)
     return _of_teacher(name, clips, options)
@@ -115,10 +111,8 @@ def check(subject: str | os.PathLike[str]) -> None:
         return
     teachers = resolve_name("wav2small.teachers.registry:list_teachers")()
     if name not in {row["name"] for row in teachers}:
-        raise Wav2SmallError(
-            f"{name}: no such bundle, label table or teacher; name a folder, a file, or one of "
-            "`wav2small teachers`"
-        )
+        remedy = "name a folder, a file, or one of `wav2small teachers`"
+        raise Wav2SmallError(f"{name}: no such bundle, label table or teacher; {remedy}")
 
 
 def _of_bundle(predictor: Predictor, clips: Index) -> Estimates:
@@ -200,11 +194,9 @@ def _of_table(name: str, clips: Index) -> Estimates:
         joined[row] = found[same if len(same) else within].mean(axis=0)
         limited += [row] * bool(narrow[same if len(same) else within].all())
     values = np.full((len(clips.frame), len(DIMENSIONS)), np.nan)
-    for number, dimension in enumerate(DIMENSIONS):
-        if dimension in both:
-            values[:, number] = joined[:, both.index(dimension)]
-    categories = [column.removeprefix(PROBABILITY) for column in columns]
-    shares = joined[:, len(both) - len(columns) :]
+    count = len(both) - len(columns)
+    values[:, [DIMENSIONS.index(name) for name in both[:count]]] = joined[:, :count]
+    categories, shares = [name.removeprefix(PROBABILITY) for name in columns], joined[:, count:]
     return Estimates(values, categories, shares, rejected, limited)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wav2small.errors import Wav2SmallError, missing_package
 
 from . import transcripts
+from .session import first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,10 +48,8 @@ def read(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
         raise missing_package(error) from error
     ending = ending_of(name)
     if ending.endswith(OTHERS):
-        raise Wav2SmallError(
-            f"{name}: a table in a format that is not read; write it as CSV or parquet, with a "
-            "column `file`"
-        )
+        remedy = "write it as CSV or parquet, with a column `file`"
+        raise Wav2SmallError(f"{name}: a table in a format that is not read; {remedy}")
     try:
         if ending.endswith(CSV):
             return read_csv(name, dict.fromkeys(transcripts.VERBATIM, str)), {}
@@ -70,16 +69,16 @@ def read(name: str) -> tuple[pd.DataFrame, Mapping[bytes, bytes]]:
     except PermissionError as error:
         raise Wav2SmallError(f"{name}: no permission to read it; try chmod +r") from error
     except UnicodeDecodeError as error:
-        raise Wav2SmallError(
-            f"{name}: not in UTF-8 (byte {error.start} is {error.object[error.start]:#04x}; "
-            "Latin-1?); convert it: iconv -f WINDOWS-1252 -t UTF-8"
-        ) from error
+        problem = f"not in UTF-8 (byte {error.start} is {error.object[error.start]:#04x}; Latin-1?)"
+        remedy = "convert it: iconv -f WINDOWS-1252 -t UTF-8"
+        raise Wav2SmallError(f"{name}: {problem}; {remedy}") from error
     except Exception as error:  # of the decoder of a packed file or of a file system, too
         if "://" in name and not isinstance(error, ValueError):
-            raise Wav2SmallError(f"{name}: cannot be fetched ({_line(error)})") from error
-        raise Wav2SmallError(
-            f"{name}: not a {_kind(ending)} table, or damaged ({_line(error)}); write it again"
-        ) from error
+            raise Wav2SmallError(f"{name}: cannot be fetched ({first_line(error)})") from error
+        kinds = {"CSV": CSV, "JSON lines": JSON_LINES, "Feather": FEATHER}
+        kind = next((kind for kind, ends in kinds.items() if ending.endswith(ends)), "parquet")
+        problem = f"not a {kind} table, or damaged ({first_line(error)})"
+        raise Wav2SmallError(f"{name}: {problem}; write it again") from error
     metadata = table.schema.metadata or {}
     if any(level is not None for level in frame.index.names):  # audformat's index, for one
         levels = [level for level in frame.index.names if level not in frame.columns]
@@ -167,11 +166,7 @@ def read_csv(name: str, converters: dict[Any, Any]) -> pd.DataFrame:
 
 
 def _check_lengths(name: str, separator: str, names: list[str], coding: dict[str, Any]) -> None:
-    """Reject a row with more values than there are columns: a decimal comma moves all after it.
-
-    Raises:
-        Wav2SmallError: with the number of the row
-    """
+    """Reject a row with more values than there are columns: a decimal comma moves all after it."""
     import pandas as pd
 
     whole: dict[str, Any] = {"sep": "\x01", "quoting": csv.QUOTE_NONE, "index_col": False, **coding}
@@ -195,17 +190,6 @@ def _encoding(name: str) -> str:
     if start[:2] in (b"\xff\xfe", b"\xfe\xff") and start[2:4] != b"\0\0":
         return "utf-16"
     if b"\0" in start:
-        raise Wav2SmallError(
-            f"{name}: not a text in UTF-8, nor in UTF-16 with its mark; write it as CSV in UTF-8, "
-            "or convert it: iconv -f UTF-16LE -t UTF-8"
-        )
+        remedy = "write it as CSV in UTF-8, or convert it: iconv -f UTF-16LE -t UTF-8"
+        raise Wav2SmallError(f"{name}: not a text in UTF-8, nor in UTF-16 with its mark; {remedy}")
     return "utf-8"
-
-
-def _kind(ending: str) -> str:
-    kinds = {"CSV": CSV, "JSON lines": JSON_LINES, "Feather": FEATHER}
-    return next((kind for kind, names in kinds.items() if ending.endswith(names)), "parquet")
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

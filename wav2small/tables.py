@@ -109,15 +109,12 @@ def read_labels(
         >>> read_labels("ratings.csv").values
         array([[0.2, 0.4, 0.8]])
     """
-    options: dict[str, Any] = {"time_unit": time_unit, "raters": raters, "reject_rows": gaps}
-    index = load_source(path, root=root, **options)
+    index = load_source(path, root=root, time_unit=time_unit, raters=raters, reject_rows=gaps)
     frame = index.frame
     rejected = [(file, f"row {number}: {why}") for number, file, why in index.rejected_rows]
     if index.rejected and not gaps:
-        progress.note(
-            f"{path}: {len(index.rejected)} files that it lists cannot be used, such as "
-            f"{index.rejected[0][1]}"
-        )
+        listed = f"{len(index.rejected)} files that it lists"
+        progress.note(f"{path}: {listed} cannot be used, such as {index.rejected[0][1]}")
     if index.numbers:
         frame.index = [number - 1 for number in index.numbers]
     present = [name for name in DIMENSIONS if name in frame]
@@ -126,12 +123,10 @@ def read_labels(
     other = instead is not None and any(str(column).startswith(instead) for column in frame)
     if not (present or other) or (present and len(present) < len(DIMENSIONS) and not partial):
         missing = ", ".join(name for name in DIMENSIONS if name not in frame)
-        found = ", ".join(map(str, frame.columns[:10]))
+        columns = f"no column {missing} (its columns: {', '.join(map(str, frame.columns[:10]))})"
         near = "; ".join(near_dimensions(frame))
         remedy = near or "make one with `wav2small label`, or name the columns so"
-        raise Wav2SmallError(
-            f"{path}: no label table: no column {missing} (its columns: {found}); {remedy}"
-        )
+        raise Wav2SmallError(f"{path}: no label table: {columns}; {remedy}")
     for hint in near_dimensions(frame):
         progress.note(f"{path}: {hint}")
     low, high = scale or (0.0, 1.0)
@@ -154,13 +149,11 @@ def near_dimensions(frame: pd.DataFrame) -> list[str]:
     """
     hints = []
     for dimension, names in _NEAR_NAMES.items():
-        near = [
-            own for own in frame if re.sub(r"\W|_", "", str(own)).lower() in (dimension, *names)
-        ]
+        known = (dimension, *names)
+        near = [own for own in frame if re.sub(r"\W|_", "", str(own)).lower() in known]
         if near and dimension not in frame:
-            hints.append(
-                f"column `{near[0]}` is not read; if it rates {dimension}, name it `{dimension}`"
-            )
+            remedy = f"if it rates {dimension}, name it `{dimension}`"
+            hints.append(f"column `{near[0]}` is not read; {remedy}")
     return hints
 
 
@@ -199,9 +192,9 @@ def take_split(
     names = texts(frame["split"])
     chosen = frame[names.str.lower().isin(wanted)]
     if chosen.empty:
+        there = ", ".join(sorted(set(names)))
         raise Wav2SmallError(
-            f"{where}: no row of split {', '.join(sorted(wanted))}; there are "
-            f"{', '.join(sorted(set(names)))}"
+            f"{where}: no row of split {', '.join(sorted(wanted))}; there are {there}"
         )
     return chosen.copy()
 
@@ -246,16 +239,15 @@ def write_chunks(
     import pyarrow.parquet as pq
 
     rows = 0
+    own = {
+        PROVENANCE_KEY: json.dumps(labels.provenance, sort_keys=True).encode(),
+        ROOT_KEY: labels.root.encode(),
+    }
     with contextlib.ExitStack() as stack:
         writer = None
         for chunk in chunks:
             if writer is None:
-                metadata = {
-                    **(chunk.schema.metadata or {}),
-                    PROVENANCE_KEY: json.dumps(labels.provenance, sort_keys=True).encode(),
-                    ROOT_KEY: labels.root.encode(),
-                    **(extra or {}),
-                }
+                metadata = {**(chunk.schema.metadata or {}), **own, **(extra or {})}
                 schema = chunk.schema.with_metadata(metadata)
                 writer = stack.enter_context(pq.ParquetWriter(path, schema))
             writer.write_table(chunk.cast(schema))
@@ -270,16 +262,13 @@ def _rating(values: pd.Series, low: float, high: float, where: str, gaps: bool) 
     bad = ~np.isfinite(numbers.to_numpy()) & ~(gaps & values.isna().to_numpy())
     if bad.any():
         row = int(bad.argmax())
-        raise Wav2SmallError(
-            f"{where}, row {values.index[row] + 1}: {str(values.iloc[row])!r} is not a rating; "
-            "give a number or remove the row"
-        )
+        problem = f"row {values.index[row] + 1}: {str(values.iloc[row])!r} is not a rating"
+        raise Wav2SmallError(f"{where}, {problem}; give a number or remove the row")
     # Room for the rounding of float32 tables only.
     outside = ((numbers < low - 1e-6) | (numbers > high + 1e-6)).to_numpy()
     if outside.any():
         row = int(outside.argmax())
-        raise Wav2SmallError(
-            f"{where}, row {values.index[row] + 1}: {numbers.iloc[row]:g} is outside "
-            f"{low:g}..{high:g}; give the scale of the ratings, such as --scale 1 7"
-        )
+        problem = f"{numbers.iloc[row]:g} is outside {low:g}..{high:g}"
+        remedy = "give the scale of the ratings, such as --scale 1 7"
+        raise Wav2SmallError(f"{where}, row {values.index[row] + 1}: {problem}; {remedy}")
     return ((numbers - low) / (high - low)).clip(0, 1)

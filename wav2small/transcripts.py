@@ -55,14 +55,13 @@ def normalise(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     if "text" in frame:
         frame["text"] = _objects((_text(value) for value in frame["text"]), frame.index)
     if "words" in frame:
-        found = (
-            _plain(parse(value, f"{name}: row {row + 1}"))
-            for row, value in enumerate(frame["words"])
-        )
+        parsed = (parse(of, f"{name}: row {row}") for row, of in enumerate(frame["words"], 1))
+        found = (None if words is None else cells(words) for words in parsed)
         frame["words"] = _objects(found, frame.index)
         texts = frame["text"] if "text" in frame else [None] * len(frame)
         said = zip(texts, frame["words"], strict=True)
-        frame["text"] = _objects((text or _joined(words) for text, words in said), frame.index)
+        joined = (text or _text(" ".join(w["word"] for w in words or ())) for text, words in said)
+        frame["text"] = _objects(joined, frame.index)
     if "dialogue" in frame:
         frame["dialogue"] = _objects((_text(value) for value in frame["dialogue"]), frame.index)
         frame["turn"] = _turns(frame, name)
@@ -89,12 +88,10 @@ def parse(value: Any, where: str) -> tuple[Word, ...] | None:
         except ValueError as error:
             raise Wav2SmallError(f"{where}: `words` is not JSON ({error}); {_REMEDY}") from error
     try:
-        words = tuple(
-            Word(str(word["word"]), float(word["start"]), float(word["end"])) for word in value
-        )
+        found = ((str(one["word"]), float(one["start"]), float(one["end"])) for one in value)
+        return tuple(Word(*word) for word in found)
     except (TypeError, KeyError, ValueError, IndexError) as error:
         raise Wav2SmallError(f"{where}: `words` is no list of words; {_REMEDY}") from error
-    return words
 
 
 _REMEDY = 'write [{"word": "yes", "start": 0.1, "end": 0.4}, ...], seconds of the file'
@@ -151,14 +148,6 @@ def _text(value: Any) -> str | None:
     return " ".join(str(value).split()) or None
 
 
-def _joined(words: list[dict[str, Any]] | None) -> str | None:
-    return _text(" ".join(word["word"] for word in words)) if words else None
-
-
-def _plain(words: tuple[Word, ...] | None) -> list[dict[str, Any]] | None:
-    return None if words is None else cells(words)
-
-
 def _objects(values: Iterable[Any], index: Any) -> pd.Series:
     import pandas as pd
 
@@ -175,19 +164,16 @@ def _turns(frame: pd.DataFrame, name: str) -> Any:
     bad = (numbers.isna() | (numbers % 1 != 0)) & known
     if bad.any():
         row = int(bad.to_numpy().argmax())
-        raise Wav2SmallError(
-            f"{name}: row {row + 1}: turn {frame['turn'].iloc[row]} is no integer; number "
-            "the turns of each dialogue"
-        )
+        wrong = f"row {row + 1}: turn {frame['turn'].iloc[row]} is no integer"
+        raise Wav2SmallError(f"{name}: {wrong}; number the turns of each dialogue")
     turns = numbers.fillna(0).astype("int64")
-    keys = ["dialogue", "turn", *(["variant"] if "variant" in frame else []), "start", "file"]
+    keys = ["dialogue", "turn", *(["variant"] if "variant" in frame else [])]
     # Windows and variants of one turn share its number; two clips of different files may not.
-    one = frame.assign(turn=turns)[known].drop_duplicates([k for k in keys if k != "start"])
-    twice = one.duplicated(["dialogue", "turn", *(["variant"] if "variant" in frame else [])])
+    one = frame.assign(turn=turns)[known].drop_duplicates([*keys, "file"])
+    twice = one.duplicated(keys)
     if twice.any():
         row = int(one.index[twice][0])
-        raise Wav2SmallError(
-            f"{name}: row {row + 1}: turn {turns.iloc[row]} of dialogue "
-            f"{frame['dialogue'].iloc[row]!r} is there already; number each turn once"
-        )
+        turn = f"turn {turns.iloc[row]} of dialogue {frame['dialogue'].iloc[row]!r}"
+        problem = f"{name}: row {row + 1}: {turn} is there already"
+        raise Wav2SmallError(f"{problem}; number each turn once")
     return turns

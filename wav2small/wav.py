@@ -17,9 +17,7 @@ class PlainWav:
     Args:
         file: open, without a buffer
         start: place of the first sample
-        frames: samples of a channel
-        channels: their number
-        samplerate: in Hz
+        frames: this and the others are those of `SoundFile`
     """
 
     subtype = "PCM_16"

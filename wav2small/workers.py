@@ -8,6 +8,7 @@ own: a pipe that ends means the other side is gone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import shutil
@@ -52,11 +53,7 @@ def _function(build: str, arguments: tuple[Any, ...]) -> Callable[[Any], Any]:
 
 
 class Inline:
-    """A pool without processes: the work is done when it is received.
-
-    Args:
-        function: what a worker would call for every task
-    """
+    """A pool without processes: a task is done by the function when its answer is received."""
 
     count = 0
 
@@ -90,12 +87,7 @@ class Inline:
 
 
 class Pool:
-    """Workers that each build a function once and call it for every task.
-
-    Args:
-        count: number of processes
-        build: "package.module:function" that makes the worker's function
-        arguments: of `build`
+    """Workers that each build a function once and call it for every task; arguments as `start`.
 
     Use as a context manager; `submit` while `free`, then `receive`.
     """
@@ -136,10 +128,8 @@ class Pool:
         """Hand a task to the worker with the fewest."""
         connection = min(self._workers, key=lambda key: len(self._workers[key][1]))
         self._workers[connection][1].append(task)
-        try:
+        with contextlib.suppress(OSError):  # it died; `receive` finds out
             connection.send(task)
-        except OSError:
-            pass  # it died; `receive` finds out
 
     def ready(self) -> bool:
         """Whether `receive` would return at once."""
@@ -196,10 +186,8 @@ class Pool:
         code = process.wait()
         self._deaths += 1
         if self._deaths >= _MOST_DEATHS:
-            raise Wav2SmallError(
-                f"worker processes keep dying (the last with code {code}); is memory short? "
-                "try fewer processes"
-            )
+            dying = f"worker processes keep dying (the last with code {code})"
+            raise Wav2SmallError(f"{dying}; is memory short? try fewer processes")
         self._start()
         for task in list(tasks)[1:]:  # only the first was at work
             self.submit(task)
@@ -218,11 +206,7 @@ def _send(connection: Connection, answer: Any) -> None:
 
 
 def _receive(connection: Connection) -> Any:
-    """Receive what `_send` sent.
-
-    Raises:
-        EOFError, OSError: the other side is gone
-    """
+    """Receive what `_send` sent; EOFError or OSError if the other side is gone."""
     sizes, text = connection.recv()
     arrays = [_allocate(size) for size in sizes]
     for array in arrays:

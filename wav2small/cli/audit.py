@@ -1,32 +1,30 @@
-"""`wav2small audit`: the trust suite."""
+"""`wav2small audit`: the trust suite.
 
-from __future__ import annotations
-
-import argparse
-
-from wav2small.cli import options
-
-EXAMPLE = """\
 wav2small audit bundle/ recordings/
 wav2small audit bundle/ ravdess/labels.csv -o audit.json --teacher acoustic
 wav2small audit bundle/ clips.csv --truth ratings.csv --scale 1 7 --by device
-wav2small audit bundle/ clips.csv --require 'robustness:gain-unchanged' --baseline audit.json"""
+wav2small audit bundle/ clips.csv --require 'robustness:gain-unchanged' --baseline audit.json
+"""
 
+import argparse
+import json
+import sys
+
+from wav2small.cli import options
+from wav2small.errors import Wav2SmallError
 
 FUNCTION = "wav2small.benchmarks.audit.audit:audit"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    options.add(
-        parser,
-        FUNCTION,
-        skip=("resamples",),
-        bundle={"nargs": "?"},
-        source={"nargs": "?"},
-        output={"metavar": "FILE"},
-        by={"action": "append", "nargs": None, "default": []},
-        bundles={"flags": ["--compare-with", "--beside"], "metavar": "BUNDLE"},
-    )
+    changes: dict = {
+        "bundle": {"nargs": "?"},
+        "source": {"nargs": "?"},
+        "output": {"metavar": "FILE"},
+        "by": {"action": "append", "nargs": None, "default": []},
+        "bundles": {"flags": ["--compare-with", "--beside"], "metavar": "BUNDLE"},
+    }
+    options.add(parser, FUNCTION, skip=("resamples",), **changes)
     parser.add_argument("--no-worst", action="store_true", help="do not name the worst clips")
     parser.add_argument("--list", action="store_true", help="show the table of tests and stop")
     form = parser.add_mutually_exclusive_group()
@@ -35,12 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import json
-    import sys
-
     from wav2small.benchmarks.audit import tables as audit_tables
     from wav2small.benchmarks.audit import trust
-    from wav2small.errors import Wav2SmallError
 
     style = "markdown" if args.markdown else "text"
     if args.list:

@@ -1,30 +1,25 @@
-"""`wav2small benchmark`: what a bundle costs on this machine."""
+"""`wav2small benchmark`: what a bundle costs on this machine.
 
-from __future__ import annotations
-
-import argparse
-
-from wav2small.cli import options
-
-EXAMPLE = """\
 wav2small benchmark bundle/
 wav2small benchmark fp32/ int8/ int4/ --durations 1 5 10 --markdown > costs.md
 wav2small benchmark bundle/ --against other_model.onnx --json > costs.json
-wav2small benchmark bundle/ --target cortex-m4 cortex-m33 cortex-m55"""
+wav2small benchmark bundle/ --target cortex-m4 cortex-m33 cortex-m55
+"""
 
+import argparse
+import json
+
+from wav2small.cli import options
+from wav2small.errors import Wav2SmallError
 
 FUNCTION = "wav2small.benchmarks.host:benchmark"
 BOARD = "wav2small.benchmarks.microcontroller:microcontroller"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    options.add(
-        parser,
-        FUNCTION,
-        bundles={"nargs": "+", "metavar": "BUNDLE"},
-        cost={"help": "do not count operations"},
-        memory={"help": "do not measure memory"},
-    )
+    bundles = {"nargs": "+", "metavar": "BUNDLE"}
+    cost, memory = {"help": "do not count operations"}, {"help": "do not measure memory"}
+    options.add(parser, FUNCTION, bundles=bundles, cost=cost, memory=memory)
     parser.add_argument("--layers", action="store_true", help="also list each model's layers")
     parser.add_argument(
         "--target",
@@ -33,25 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead: the plain C of one bundle (export --c) on emulated microcontrollers; "
         "needs arm-none-eabi-gcc and qemu-system-arm",
     )
-    options.add(
-        parser.add_argument_group("with --target"),
-        BOARD,
-        "clip",
-        "clock_mhz",
-        "cycles_per_instruction",
-        "estimate_every",
-        clock_mhz={"flags": ["--clock"], "metavar": "MHZ"},
-        cycles_per_instruction={"metavar": "N"},
-        estimate_every={"metavar": "HOPS"},
-    )
+    group = parser.add_argument_group("with --target")
+    options.add(group, BOARD, "clip")
+    options.add(group, BOARD, "clock_mhz", clock_mhz={"flags": ["--clock"], "metavar": "MHZ"})
+    options.add(group, BOARD, "cycles_per_instruction", cycles_per_instruction={"metavar": "N"})
+    options.add(group, BOARD, "estimate_every", estimate_every={"metavar": "HOPS"})
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything, as JSON")
     form.add_argument("--markdown", action="store_true", help="the tables as Markdown")
 
 
 def run(args: argparse.Namespace) -> int:
-    import json
-
     if args.target:
         return _microcontroller(args)
     from wav2small.benchmarks import tables
@@ -66,10 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _microcontroller(args: argparse.Namespace) -> int:
-    import json
-
     from wav2small.benchmarks import microcontroller
-    from wav2small.errors import Wav2SmallError
 
     if len(args.bundles) != 1:
         raise Wav2SmallError("--target runs one bundle")

@@ -1,11 +1,12 @@
-"""`wav2small demo`."""
+"""`wav2small demo`.
+
+wav2small demo -o demo/
+"""
 
 import argparse
+import json
 
 from wav2small.cli import options
-
-EXAMPLE = "wav2small demo -o demo/"
-
 
 FUNCTION = "wav2small.demo.demo:demo"
 
@@ -16,8 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import json
-
     result = options.call(FUNCTION, **vars(args))
     if args.json:
         print(json.dumps(vars(result), indent=2))

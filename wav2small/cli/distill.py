@@ -1,6 +1,12 @@
-"""`wav2small distill`: a student learns from a label table."""
+"""`wav2small distill`: a student learns from a label table.
 
-from __future__ import annotations
+wav2small distill labels.parquet -o run/
+wav2small distill labels.parquet -o run/ --student nano --validation speaker=19,20
+wav2small distill --config run/distill.toml -o again/ --seed 1
+accelerate launch --num_processes 4 -m wav2small distill labels.parquet -o run/
+
+Stopped or killed? The same command goes on from the last checkpoint.
+"""
 
 import argparse
 import dataclasses
@@ -8,14 +14,7 @@ import json
 import sys
 
 from wav2small.cli import options
-
-EXAMPLE = """\
-wav2small distill labels.parquet -o run/
-wav2small distill labels.parquet -o run/ --student nano --validation speaker=19,20
-wav2small distill --config run/distill.toml -o again/ --seed 1
-accelerate launch --num_processes 4 -m wav2small distill labels.parquet -o run/
-
-Stopped or killed? The same command goes on from the last checkpoint."""
+from wav2small.errors import Wav2SmallError
 
 FUNCTION = "wav2small.students.distillation:distill"
 
@@ -29,20 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if not item.metadata.get("cli", True):
             continue
         default = getattr(Config(), item.name)
-        shown = " ".join(map(str, default)) if isinstance(default, list) else default
         settings: dict = {"default": None, "help": item.metadata["help"]}
         if isinstance(default, bool):
             settings["action"] = "store_true"
         else:
-            kind = float if isinstance(default, list) else type(default)
-            settings["metavar"] = {int: "N", float: "X", str: "NAME"}[kind]
-            settings["type"] = kind
+            several = isinstance(default, list)
+            shown = " ".join(map(str, default)) if several else default
             settings["help"] += f" (default: {shown})" if shown != "" else ""
-            if item.metadata.get("choices"):
-                settings["choices"] = item.metadata["choices"]
-                del settings["metavar"]
-            if item.metadata.get("nargs"):
-                settings["nargs"] = item.metadata["nargs"]
+            settings["type"] = float if several else type(default)
+            settings |= {key: item.metadata.get(key) for key in ("choices", "nargs")}
+            if not settings["choices"]:
+                settings["metavar"] = {int: "N", float: "X", str: "NAME"}[settings["type"]]
         parser.add_argument("--" + item.name.replace("_", "-"), **settings)
     for former, name in FORMER.items():
         parser.add_argument(f"--{former}", dest=name, type=float, help=argparse.SUPPRESS)
@@ -50,7 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from wav2small.dimensions import DIMENSIONS
-    from wav2small.errors import Wav2SmallError
     from wav2small.students import config
     from wav2small.students.distillation import distill
 
@@ -69,28 +64,17 @@ def run(args: argparse.Namespace) -> int:
                 f"--online {args.online}: estimates {', '.join(online.dimensions) or 'categories'} "
                 f"only; a student learns {', '.join(DIMENSIONS)}"
             )
-    result = distill(
-        labels,
-        args.output,
-        root=args.root,
-        split=args.split,
-        config=args.config,
-        overwrite=args.overwrite,
-        online=online,
-        voice=args.voice,
-        **given,
-    )
+    given |= {name: vars(args)[name] for name in ("root", "split", "config", "overwrite", "voice")}
+    result = distill(labels, args.output, online=online, **given)
     for warning in result.warnings:
         print(f"wav2small distill: {warning}", file=sys.stderr)
     if args.json:
         print(json.dumps(dataclasses.asdict(result), indent=2))
     else:
-        print(
-            f"{result.student}: {result.parameters:,} parameters, {result.clips} clips, "
-            f"{result.epochs} epochs, {result.seconds:.0f} s\n"
-            f"with the teacher, on {result.validation_clips} clips of voices or files it was not "
-            "trained on:"
-        )
+        trained = f"{result.clips} clips, {result.epochs} epochs, {result.seconds:.0f} s"
+        others = f"{result.validation_clips} clips of voices or files it was not trained on"
+        print(f"{result.student}: {result.parameters:,} parameters, {trained}")
+        print(f"with the teacher, on {others}:")
         if result.ccc:
             print("CCC " + "  ".join(f"{name} {ccc:.3f}" for name, ccc in result.ccc.items()))
         if result.category_agreement is not None:

@@ -1,18 +1,18 @@
-"""`wav2small evaluate`."""
+"""`wav2small evaluate`.
+
+wav2small evaluate bundle/ labels.parquet
+wav2small evaluate bundle/ ratings.csv --scale 1 7 --by speaker --json
+wav2small evaluate wavlm ratings.csv --split test --device cuda
+wav2small evaluate labels.parquet ratings.csv --categories emotion
+wav2small evaluate bundle/ ravdess:RAVDESS/ --place-truth
+"""
 
 import argparse
 import json
 from typing import Any
 
 from wav2small.cli import options
-
-EXAMPLE = """\
-wav2small evaluate bundle/ labels.parquet
-wav2small evaluate bundle/ ratings.csv --scale 1 7 --by speaker --json
-wav2small evaluate wavlm ratings.csv --split test --device cuda
-wav2small evaluate labels.parquet ratings.csv --categories emotion
-wav2small evaluate bundle/ ravdess:RAVDESS/ --place-truth"""
-
+from wav2small.progress import report_rejected
 
 FUNCTION = "wav2small.evaluation:evaluate"
 
@@ -26,8 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from wav2small.progress import report_rejected
-
     labelling = options.grouped(options.LABEL, "compute", "teacher_options", **vars(args))
     result = options.call(FUNCTION, **vars(args), labelling=labelling)
     if args.json:
@@ -38,8 +36,6 @@ def run(args: argparse.Namespace) -> int:
 
 def show(result: Any) -> int:
     """Print the figures of an evaluation; the exit code."""
-    from wav2small.progress import report_rejected
-
     print(f"{result.clips} clips; in brackets the 95 % interval over {result.drawn}")
     if result.dimensions:
         low, high = result.scale
@@ -86,6 +82,4 @@ def _print(header: list[str], rows: list[list]) -> None:
 
 def _cell(interval: tuple) -> str:
     value, low, high = interval
-    if value != value:
-        return "not defined"
-    return f"{value:.3f} [{low:.3f} {high:.3f}]"
+    return f"{value:.3f} [{low:.3f} {high:.3f}]" if value == value else "not defined"

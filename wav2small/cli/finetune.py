@@ -1,4 +1,12 @@
-"""`wav2small finetune`."""
+"""`wav2small finetune`.
+
+wav2small finetune ratings.csv --freeze --encoder moonshine -o teacher/
+wav2small finetune ratings.csv --scale 1 7 --backbone wavlm-large/ -o teacher/
+wav2small finetune ratings.csv --backbone FOLDER --pooling mean --layers 12 -o teacher/
+wav2small finetune dialogues.csv --teacher spectra --speech FOLDER --text FOLDER -o teacher/
+wav2small finetune ratings.csv --backbone FOLDER --folds session -o folds/
+wav2small label recordings/ -o labels.parquet --teacher teacher/
+"""
 
 import argparse
 import sys
@@ -6,13 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wav2small.cli import options
-
-EXAMPLE = """  wav2small finetune ratings.csv --freeze --encoder moonshine -o teacher/
-  wav2small finetune ratings.csv --scale 1 7 --backbone wavlm-large/ -o teacher/
-  wav2small finetune ratings.csv --backbone FOLDER --pooling mean --layers 12 -o teacher/
-  wav2small finetune dialogues.csv --teacher spectra --speech FOLDER --text FOLDER -o teacher/
-  wav2small finetune ratings.csv --backbone FOLDER --folds session -o folds/
-  wav2small label recordings/ -o labels.parquet --teacher teacher/"""
 
 FUNCTION = "wav2small.teachers.finetuning.finetune:finetune"
 RECIPE = "wav2small.teachers.finetuning.finetune:choose_recipe"
@@ -34,11 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folds = {"flags": ["--folds"], "metavar": "COLUMN|K", "default": ""}
     options.add(parser, FOLDS, "folds", folds=folds)
     group = parser.add_argument_group("a probe: minutes on a CPU, from a few hundred ratings")
-    group.add_argument(
-        "--freeze",
-        action="store_true",
-        help="leave the encoder as it is and fit a ridge regression on its states",
-    )
+    freeze = "leave the encoder as it is and fit a ridge regression on its states"
+    group.add_argument("--freeze", action="store_true", help=freeze)
     three = {"nargs": 3, "metavar": ("A", "D", "V")}
     probe = ("encoder", "placement", "copies", "mean", "spread")
     options.add(group, PROBE, *probe, mean=three, spread=three)

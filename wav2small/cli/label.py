@@ -1,24 +1,22 @@
-"""`wav2small label`."""
+"""`wav2small label`.
+
+wav2small label recordings/ -o labels.parquet
+wav2small label clips.csv -o labels.parquet --teacher wavlm --device cuda
+wav2small label speech/ -o labels.parquet --variants 4 --noise noise/ --rooms rooms/
+wav2small label speech/ -o labels.parquet --teacher teacher/ --asr whisper/
+"""
 
 import argparse
-import sys
 
 from wav2small.cli import options
-
-EXAMPLE = """  wav2small label recordings/ -o labels.parquet
-  wav2small label clips.csv -o labels.parquet --teacher wavlm --device cuda
-  wav2small label speech/ -o labels.parquet --variants 4 --noise noise/ --rooms rooms/
-  wav2small label speech/ -o labels.parquet --teacher teacher/ --asr whisper/"""
+from wav2small.progress import note
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(
         parser,
         options.LABEL,
-        skip=(
-            "teacher_output", "teacher_dimensions", "teacher_scale", "teacher_embedding",
-            "teacher_licence", "teacher_placement", "flush_s",
-        ),
+        skip=(*options.UNDESCRIBED, "flush_s"),
         teacher_members={"flags": ["--members"], "metavar": "TEACHER"},
         teacher_weights={"flags": ["--weights"], "metavar": "W"},
         teacher_revision={"flags": ["--revision"], "metavar": "COMMIT"},
@@ -26,31 +24,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         targets={"choices": ["heard", "clean"]},
         engine={"choices": ["local", "ray"]},
         batch_s={"flags": ["--batch-seconds"]},
-    )  # fmt: skip
+    )
     options.add_teacher(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     result = options.call(options.LABEL, **vars(args))
     if result.already_complete:
-        print(f"{result.output} is complete already: {result.rows} labels", file=sys.stderr)
+        note(f"{result.output} is complete already: {result.rows} labels")
     else:
         each = 1 + (args.variants or 0)
         clips = f" ({result.rows // each} clips, {_span(result.hours / each)}, without variants)"
-        print(
-            f"{result.output}: {result.rows} labels, {_span(result.hours)} of audio"
-            f"{clips if each > 1 else ''}",
-            file=sys.stderr,
-        )
-    print(f"licences: {result.licence}", file=sys.stderr)
+        labels = f"{result.rows} labels, {_span(result.hours)} of audio"
+        note(f"{result.output}: {labels}{clips if each > 1 else ''}")
+    note(f"licences: {result.licence}")
     if "-NC" in result.licence:
-        print(
-            "note: non-commercial (NC): these labels, and students that learn from them, may not "
-            "be used in products",
-            file=sys.stderr,
-        )
+        bound = "these labels, and students that learn from them, may not be used in products"
+        note(f"note: non-commercial (NC): {bound}")
     if result.errors:
-        print(f"{result.errors} clips rejected; see {result.errors_file}", file=sys.stderr)
+        note(f"{result.errors} clips rejected; see {result.errors_file}")
     return 1 if result.errors else 0
 
 

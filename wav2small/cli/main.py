@@ -1,6 +1,6 @@
 """The command line: `wav2small VERB ...`.
 
-Each verb is a module of `wav2small.cli` with `EXAMPLE`, `add_arguments(parser)` and
+Each verb is a module of `wav2small.cli` with examples in its docstring, `add_arguments(parser)` and
 `run(args) -> exit code`; only the one that is called is imported. Exit codes: 0 done, 1 finished
 with some inputs rejected (they are listed), 2 wrong usage or input, 130 stopped with Ctrl-C.
 """
@@ -64,7 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser = _Parser(
             prog=f"wav2small {verb}",
             description=VERBS[verb][0].upper() + VERBS[verb][1:] + ".",
-            epilog="example:\n" + textwrap.indent(textwrap.dedent(command.EXAMPLE), "  "),
+            epilog="example:\n"
+            + textwrap.indent((command.__doc__ or "").partition("\n\n")[2], "  "),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(parser)
@@ -83,21 +84,15 @@ def main(arguments: list[str] | None = None) -> int:
         return _reject(verb, str(missing_package(error)))
     except UnicodeEncodeError as error:
         text = ascii(error.object[error.start : error.end])
-        return _reject(
-            verb,
-            f"standard output is {error.encoding} and cannot hold {text}; "
-            "set PYTHONIOENCODING=utf-8, or choose a file with -o",
-        )
+        problem = f"standard output is {error.encoding} and cannot hold {text}"
+        return _reject(verb, f"{problem}; set PYTHONIOENCODING=utf-8, or choose a file with -o")
     except MemoryError:
         return _reject(verb, "out of memory; use smaller batches or a shorter --window")
     except Exception as error:
         number = _system_error(error)
-        if number in _FULL:
-            remedy = "free some space"
-        elif number in _NO_PLACE:
-            remedy = "choose another folder"
-        else:
+        if number not in (*_FULL, *_NO_PLACE):
             raise
+        remedy = "free some space" if number in _FULL else "choose another folder"
         name = getattr(error, "filename", None)
         what = f"cannot write {name}" if name else "cannot write"
         return _reject(verb, f"{what}: {os.strerror(number)}; {remedy}, then run the command again")

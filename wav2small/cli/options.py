@@ -15,53 +15,40 @@ from pkgutil import resolve_name
 from typing import Any
 
 from wav2small.cli import signatures
-from wav2small.cli.signatures import Option
+from wav2small.cli.signatures import Option, flat
 
 LABEL = "wav2small.teachers.labelling.run:label"
+#: Options of a teacher whose files do not describe it.
+UNDESCRIBED = tuple("teacher_output teacher_dimensions teacher_scale teacher_embedding "
+                    "teacher_licence teacher_placement".split())  # fmt: skip
 
 #: Types that a word of the command line is converted to, with the usual name of such a word.
 _KINDS: dict[str, tuple[Callable[[str], Any], str]] = {"int": (int, "N"), "float": (float, "X")}
 
 #: What stands for a value in `--help`, where neither its type nor its name tells.
 _METAVARS = {
-    "against": "ONNX",
-    "asr": "FOLDER|HUB_ID",
-    "audio_licence": "NAME",
-    "backbone": "FOLDER|HUB_ID",
-    "baseline": "FILE",
-    "by": "COLUMN",
-    "calibration": "SOURCE",
-    "categories": "COLUMN",
-    "clip": "FILE",
-    "config": "FILE",
-    "device": "NAME",
-    "dtype": "TYPE",
-    "durations": "S",
-    "encoder": "NAME|FILE|FOLDER|HUB_ID",
-    "hop": "S",
-    "memory": "S",
-    "message": "TEXT",
-    "mixture": "FOLDER",
-    "mixture_licence": "NAME",
-    "noise": "FOLDER",
-    "noise_licence": "NAME",
-    "online": "TEACHER",
-    "only": "GROUP:TEST",
-    "onnxruntime_web": "FOLDER",
-    "pretrained": "FOLDER",
-    "require": "GROUP:TEST",
-    "rooms": "FOLDER",
-    "rooms_licence": "NAME",
-    "root": "FOLDER",
-    "speech": "FOLDER|HUB_ID",
-    "split": "NAME",
-    "teacher": "NAME|FOLDER|HUB_ID",
-    "text": "FOLDER|HUB_ID",
-    "time_unit": "UNIT",
-    "tolerance": "D",
-    "truth": "TABLE",
-    "validation": "SHARE|COLUMN=VALUE",
-    "window": "S",
+    name: shown
+    for shown, names in {
+        "COLUMN": "by categories",
+        "D": "tolerance",
+        "FILE": "baseline clip config",
+        "FOLDER": "mixture noise onnxruntime_web pretrained rooms root",
+        "FOLDER|HUB_ID": "asr backbone speech text",
+        "GROUP:TEST": "only require",
+        "NAME": "audio_licence device mixture_licence noise_licence rooms_licence split",
+        "NAME|FILE|FOLDER|HUB_ID": "encoder",
+        "NAME|FOLDER|HUB_ID": "teacher",
+        "ONNX": "against",
+        "S": "durations hop memory window",
+        "SHARE|COLUMN=VALUE": "validation",
+        "SOURCE": "calibration",
+        "TABLE": "truth",
+        "TEACHER": "online",
+        "TEXT": "message",
+        "TYPE": "dtype",
+        "UNIT": "time_unit",
+    }.items()
+    for name in names.split()
 }
 
 
@@ -101,17 +88,10 @@ def add(
 
 def add_teacher(parser: argparse.ArgumentParser) -> None:
     """Add what a teacher's own files leave open."""
-    names = (
-        "teacher_output",
-        "teacher_dimensions",
-        "teacher_scale",
-        "teacher_embedding",
-        "teacher_licence",
-    )
-    named: dict[str, Any] = {name: {"metavar": "NAME"} for name in names if "scale" not in name}
     group = parser.add_argument_group("teachers that do not describe themselves")
-    placement = {"flags": ["--placement"]}
-    add(group, LABEL, *names, "teacher_placement", teacher_placement=placement, **named)
+    changes: dict[str, Any] = {name: {"metavar": "NAME"} for name in UNDESCRIBED}
+    changes |= {"teacher_scale": {}, "teacher_placement": {"flags": ["--placement"]}}
+    add(group, LABEL, *UNDESCRIBED, **changes)
 
 
 def add_gate(parser: argparse.ArgumentParser) -> None:
@@ -199,10 +179,8 @@ def grouped(function: str | Callable[..., Any], *names: str, **options: Any) -> 
         kind = _group(target, name)
         if kind is None or isinstance(options.get(name), kind):
             continue
-        fields = {
-            signatures.flat(name, field.name): field.name for field in dataclasses.fields(kind)
-        }
-        chosen = {fields[key]: options[key] for key in fields if key in options}
+        fields = [field.name for field in dataclasses.fields(kind)]
+        chosen = {own: options[key] for own in fields if (key := flat(name, own)) in options}
         if chosen:
             made[name] = kind(**chosen)
     return made

@@ -1,18 +1,19 @@
-"""`wav2small predict`."""
+"""`wav2small predict`.
+
+wav2small predict recording.wav
+wav2small predict nano recordings/ --json
+wav2small predict owner/name recordings/
+wav2small predict bundle/ recordings/ -o predictions.csv
+ffmpeg -i talk.mp4 -f s16le -ac 1 -ar 16000 - | wav2small predict bundle/ --follow -
+"""
 
 import argparse
 import os
 import sys
 
 from wav2small.cli import options
-
-EXAMPLE = """\
-wav2small predict recording.wav
-wav2small predict nano recordings/ --json
-wav2small predict owner/name recordings/
-wav2small predict bundle/ recordings/ -o predictions.csv
-ffmpeg -i talk.mp4 -f s16le -ac 1 -ar 16000 - | wav2small predict bundle/ --follow -"""
-
+from wav2small.errors import Wav2SmallError
+from wav2small.progress import report_rejected
 
 FUNCTION = "wav2small.prediction:predict"
 FOLLOW = "wav2small.follow:follow"
@@ -27,12 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the box, nano (the default); then audio files, folders, CSV or parquet tables with a "
         "column `file`, or an audformat database",
     )
-    options.add(
-        parser,
-        FUNCTION,
-        skip=("bundle", "source", "collect"),
-        json_lines={"flags": ["--json"]},
-    )
+    hidden = ("bundle", "source", "collect")
+    options.add(parser, FUNCTION, skip=hidden, json_lines={"flags": ["--json"]})
     parser.add_argument(
         "--follow",
         metavar="-",
@@ -49,7 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from wav2small import hub, models
-    from wav2small.errors import Wav2SmallError
 
     named = bool(args.words) and models.is_bundle(args.words[0])
     if len(args.words) > 1 or args.words and args.follow:  # alone it is audio that is not there
@@ -64,8 +60,6 @@ def run(args: argparse.Namespace) -> int:
     _check_bundle(args.words, named)
     if not args.source:
         raise Wav2SmallError("name the audio to predict, or --follow - for standard input")
-    from wav2small.progress import report_rejected
-
     source = args.source if len(args.source) > 1 else args.source[0]
     given = {**vars(args), "source": source, "output": args.output or sys.stdout, "collect": False}
     result = options.call(FUNCTION, **given)
@@ -76,18 +70,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_bundle(words: list[str], named: bool) -> None:
-    """Reject a first word that can only have been meant as a bundle.
-
-    Raises:
-        Wav2SmallError: it is nothing, has no suffix, and others follow it
-    """
+    """Reject a first word that is nothing, has no suffix, and others follow: it meant a bundle."""
     from wav2small import models
-    from wav2small.errors import Wav2SmallError
 
     if named or len(words) < 2 or os.path.exists(words[0]) or os.path.splitext(words[0])[1]:
         return
     if "://" not in words[0] and not words[0].startswith("~"):
-        raise Wav2SmallError(
-            f"{words[0]}: no such bundle; name {' or '.join(models.NAMES)}, or the folder that "
-            "`wav2small export` wrote"
-        )
+        remedy = f"name {' or '.join(models.NAMES)}, or the folder that `wav2small export` wrote"
+        raise Wav2SmallError(f"{words[0]}: no such bundle; {remedy}")

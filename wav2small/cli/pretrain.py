@@ -1,4 +1,8 @@
-"""`wav2small pretrain`."""
+"""`wav2small pretrain`.
+
+wav2small pretrain spectra turns.parquet --speech FOLDER --text FOLDER -o pretrained/
+wav2small finetune ratings.csv --teacher spectra --pretrained pretrained/ -o teacher/
+"""
 
 import argparse
 
@@ -6,25 +10,15 @@ from wav2small.cli import options
 
 from .finetune import RECIPE, finish
 
-EXAMPLE = """  wav2small pretrain spectra turns.parquet --speech FOLDER --text FOLDER -o pretrained/
-  wav2small finetune ratings.csv --teacher spectra --pretrained pretrained/ -o teacher/"""
-
 FUNCTION = "wav2small.teachers.finetuning.pretrain:pretrain"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("system", help="spectra or calm; see docs/multimodal.md")
     options.add(parser, FUNCTION, "source", "output")
-    options.add(
-        parser,
-        RECIPE,
-        "speech",
-        "text",
-        "pretrained",
-        "changes",
-        pretrained={"help": "go on from here instead of --speech and --text"},
-        changes={"flags": ["--set"], "metavar": "NAME=VALUE"},
-    )
+    pretrained = {"help": "go on from here instead of --speech and --text"}
+    options.add(parser, RECIPE, "speech", "text", "pretrained", pretrained=pretrained)
+    options.add(parser, RECIPE, "changes", changes={"flags": ["--set"], "metavar": "NAME=VALUE"})
     options.add(parser, FUNCTION, skip=("source", "output", "recipe"))
 
 

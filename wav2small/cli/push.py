@@ -1,23 +1,20 @@
-"""`wav2small push`."""
+"""`wav2small push`.
+
+wav2small push bundle/ owner/name --dry-run
+wav2small push run/ owner/name --check-licence commercial --public
+wav2small label recordings/ -o labels.parquet --teacher owner/name
+"""
 
 import argparse
 
 from wav2small.cli import options
 
-EXAMPLE = """  wav2small push bundle/ owner/name --dry-run
-  wav2small push run/ owner/name --check-licence commercial --public
-  wav2small label recordings/ -o labels.parquet --teacher owner/name"""
-
 FUNCTION = "wav2small.export.push:push"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    options.add(
-        parser,
-        FUNCTION,
-        repository={"metavar": "OWNER/NAME"},
-        check_licence={"choices": ["commercial"]},
-    )
+    licence = {"choices": ["commercial"]}
+    options.add(parser, FUNCTION, repository={"metavar": "OWNER/NAME"}, check_licence=licence)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,16 +1,15 @@
-"""`wav2small report`: one page about runs and bundles."""
+"""`wav2small report`: one page about runs and bundles.
 
-from __future__ import annotations
-
-import argparse
-
-from wav2small.cli import options
-
-EXAMPLE = """\
 wav2small report bundle/ -o report.html --open
 wav2small report run/ bundle/ fp32/ -o report.html --source clips.csv --limit 200
-wav2small report bundle/ audit.json benchmark.json -o report.html --live"""
+wav2small report bundle/ audit.json benchmark.json -o report.html --live
+"""
 
+import argparse
+import sys
+import webbrowser
+
+from wav2small.cli import options
 
 FUNCTION = "wav2small.benchmarks.report.report:report"
 
@@ -24,12 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import sys
-
     page = options.call(FUNCTION, **vars(args))
     print(f"{page}: {page.stat().st_size / 1000:.0f} KB", file=sys.stderr)
     if args.open:
-        import webbrowser
-
         webbrowser.open(page.resolve().as_uri())
     return 0

@@ -61,8 +61,8 @@ def _options(source: _Source, node: ast.FunctionDef) -> Iterator[tuple[str, Opti
     for argument, default in zip(given, [*defaults, *node.args.kw_defaults], strict=True):
         annotation = ast.unparse(argument.annotation) if argument.annotation else ""
         place, group = source.find(annotation.partition(" ")[0])
-        if isinstance(group, ast.ClassDef) and any("dataclass" in ast.unparse(decorator) for
-                                                   decorator in group.decorator_list):  # fmt: skip
+        decorators = map(ast.unparse, getattr(group, "decorator_list", ()))
+        if isinstance(group, ast.ClassDef) and any("dataclass" in name for name in decorators):
             described = _descriptions(ast.get_docstring(group))
             while isinstance(default, ast.Name):  # of a group whose defaults are others
                 _, default = source.find(default.id)
@@ -70,9 +70,9 @@ def _options(source: _Source, node: ast.FunctionDef) -> Iterator[tuple[str, Opti
             for field in group.body:
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
                     own = field.target.id
-                    name = flat(argument.arg, own)
                     value = changed.get(own, field.value)
-                    yield name, place.option(field.annotation, value, described.get(own))
+                    option = place.option(field.annotation, value, described.get(own))
+                    yield flat(argument.arg, own), option
         else:
             name = argument.arg
             yield name, source.option(argument.annotation, default, text.get(name))
@@ -126,10 +126,8 @@ class _Source:
         place: _Source = self
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):  # module.NAME
             statement, module = self.found[node.value.id]
-            place, node = (
-                _Source(f"{statement.module or self.package}.{module}"),
-                ast.Name(node.attr),
-            )
+            place = _Source(f"{statement.module or self.package}.{module}")
+            node = ast.Name(node.attr)
         while isinstance(node, ast.Name):
             place, node = place.find(node.id)
             assert node is not None, "a default that is no constant"

@@ -1,10 +1,10 @@
-"""`wav2small students`: what can be trained, and what it costs."""
+"""`wav2small students`: what can be trained, and what it costs.
 
-from __future__ import annotations
+wav2small students --json
+"""
 
 import argparse
-
-EXAMPLE = "wav2small students --json"
+import json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,8 +12,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import json
-
     from wav2small.students.registry import list_students
 
     rows = list_students()
@@ -22,8 +20,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"{'name':<24}{'parameters':>12}{'MMAC/s':>9}  description")
     for row in rows:
-        print(
-            f"{row['name']:<24}{row['parameters']:>12,}{row['macs_per_second'] / 1e6:>9.1f}"
-            f"  {row['description']}"
-        )
+        size = f"{row['parameters']:>12,}{row['macs_per_second'] / 1e6:>9.1f}"
+        print(f"{row['name']:<24}{size}  {row['description']}")
     return 0

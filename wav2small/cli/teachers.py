@@ -1,10 +1,11 @@
-"""`wav2small teachers`."""
+"""`wav2small teachers`.
+
+wav2small teachers
+wav2small teachers --json
+"""
 
 import argparse
 import json
-
-EXAMPLE = """  wav2small teachers
-  wav2small teachers --json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,11 +6,12 @@ brings them to the names and scales of an index.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from wav2small import table_files
+from wav2small.dimensions import DIMENSIONS
 from wav2small.emotions import common
 from wav2small.errors import Wav2SmallError
 from wav2small.index import load_source, seconds
@@ -26,11 +27,10 @@ _NAMES = {
     "gender": "sex",
     "transcription": "text",
 }
-_RATED = ("arousal", "dominance", "valence")
-_KNOWN = (*_RATED, "emotion", "speaker", "sex", "language", "text", "dialogue", "turn")
+_KNOWN = (*DIMENSIONS, "emotion", "speaker", "sex", "language", "text", "dialogue", "turn")
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read(folder: Path) -> Iterator[dict[str, Any]]:
     """Segments of all tables, joined; what is known of a file holds for its segments."""
     import yaml
 
@@ -65,22 +65,18 @@ def read(folder: Path) -> list[dict[str, Any]]:
                 segments[place] = clip | segments.get(place, {})
             else:
                 of_files[row["file"]] = clip | of_files.get(row["file"], {})
+    for (file, start, end), clip in segments.items():
+        yield {"file": file, "start": start, "end": end, **of_files.get(file, {}), **clip}
     if not segments:
-        return [{"file": file, **clip} for file, clip in of_files.items()]
-    return [
-        {"file": file, "start": start, "end": end, **of_files.get(file, {}), **clip}
-        for (file, start, end), clip in segments.items()
-    ]
+        yield from ({"file": file, **clip} for file, clip in of_files.items())
 
 
 def _file(folder: Path, name: str) -> Path:
     for ending in ("csv", "parquet"):
         if (file := folder / f"db.{name}.{ending}").exists():
             return file
-    raise Wav2SmallError(
-        f"{folder}: no db.{name}.csv or db.{name}.parquet; save the database with audformat's "
-        "Database.save(..., storage_format='csv')"
-    )
+    remedy = "save the database with audformat's Database.save(..., storage_format='csv')"
+    raise Wav2SmallError(f"{folder}: no db.{name}.csv or db.{name}.parquet; {remedy}")
 
 
 def _labels(folder: Path, header: Mapping[str, Any], scheme: Any) -> Mapping[str, Any]:
@@ -91,9 +87,8 @@ def _labels(folder: Path, header: Mapping[str, Any], scheme: Any) -> Mapping[str
         own = header.get("misc_tables") or {}
         key = next(iter((own.get(labels) or {}).get("levels") or {}), labels)
         return {str(row.get(key)): row for row in rows}
-    return (
-        {str(value): about for value, about in labels.items()} if isinstance(labels, dict) else {}
-    )
+    labels = labels if isinstance(labels, dict) else {}
+    return {str(value): about for value, about in labels.items()}
 
 
 def _split(header: Mapping[str, Any], name: str | None) -> str:
@@ -107,7 +102,7 @@ def _values(column: str, value: Any, scheme: Mapping[str, Any], where: str) -> d
         return {}
     name = _NAMES.get(column, column)
     about = scheme.get("labels", {}).get(str(value))
-    if name in _RATED:
+    if name in DIMENSIONS:
         low, high = scheme.get("minimum"), scheme.get("maximum")
         where += " (without minimum and maximum in the header)" if low is None else ""
         return {name: unit(value, 0 if low is None else low, 1 if high is None else high, where)}

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .layout import audio_files, once
 
 #: By the first letter of the German word: Wut, Langeweile, Ekel, Angst, Freude, Trauer, neutral.
-EMOTIONS = {
-    "W": "anger",
-    "L": "boredom",
-    "E": "disgust",
-    "A": "fear",
-    "F": "happiness",
-    "T": "sadness",
-    "N": "neutral",
-}
+_NAMES = ("anger", "boredom", "disgust", "fear", "happiness", "sadness", "neutral")
+EMOTIONS = dict(zip("WLEAFTN", _NAMES, strict=True))
 PATTERN = "[01][0-9][ab][0-9][0-9][WLEAFTN]?.*"
 FEMALE = ("08", "09", "13", "14", "16")
 TEXTS = {
@@ -35,15 +29,12 @@ TEXTS = {
 _FILE = re.compile(r"(\d\d)([ab]\d\d)([WLEAFTN])([a-z])")
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read(folder: Path) -> Iterator[dict[str, Any]]:
     """Files named speaker, sentence, emotion, version: 03a01Fa."""
-    rows = []
     for file in once(audio_files(folder, "Emo-DB", pattern=PATTERN)):
-        if not (found := _FILE.fullmatch(file.stem)):
-            continue
-        speaker, text, emotion, _ = found.groups()
-        rows.append(
-            {
+        if found := _FILE.fullmatch(file.stem):
+            speaker, text, emotion, _ = found.groups()
+            yield {
                 "file": file.as_posix(),
                 "emotion": EMOTIONS[emotion],
                 "speaker": speaker,
@@ -51,5 +42,3 @@ def read(folder: Path) -> list[dict[str, Any]]:
                 "language": "de",
                 "text": TEXTS.get(text, ""),
             }
-        )
-    return rows

@@ -28,7 +28,7 @@ _NAMES = {
 }
 
 
-def read(folder: Path, into: Path | None = None) -> list[dict[str, Any]]:
+def read(folder: Path, into: Path | None = None) -> Iterator[dict[str, Any]]:
     """Clips of all splits.
 
     Args:
@@ -38,29 +38,24 @@ def read(folder: Path, into: Path | None = None) -> list[dict[str, Any]]:
     Raises:
         Wav2SmallError: no such data set, no audio column, or audio inside and nowhere to write it
     """
-    rows: list[dict[str, Any]] = []
     for split, path in _tables(folder):
         for number, (row, features) in enumerate(_read(path)):
             audio = next((n for n, f in features.items() if f.get("_type") == "Audio"), None)
             if audio is None:
                 raise Wav2SmallError(f"{path}: no audio column; its columns: {', '.join(features)}")
             sound = row.pop(audio) or {}
-            if isinstance(sound, str):
-                sound = {"path": sound}
+            sound = {"path": sound} if isinstance(sound, str) else sound
             file = sound.get("path") or ""
             if sound.get("bytes"):
                 if into is None:
-                    raise Wav2SmallError(
-                        f"{path}: audio lies inside; write it out first: wav2small index hf "
-                        f"{folder} -o index.csv"
-                    )
+                    remedy = f"write it out first: wav2small index hf {folder} -o index.csv"
+                    raise Wav2SmallError(f"{path}: audio lies inside; {remedy}")
                 ending = Path(file or "x.wav").suffix or ".wav"
                 inside = into / f"{split}-{path.stem}-{number}{ending}"
                 into.mkdir(parents=True, exist_ok=True)
                 inside.write_bytes(sound["bytes"])
                 file = str(inside.absolute())
-            rows.append({"file": file, **_named(row, features), "split": split})
-    return rows
+            yield {"file": file, **_named(row, features), "split": split}
 
 
 def _tables(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -72,28 +67,22 @@ def _tables(folder: Path) -> Iterator[tuple[str, Path]]:
             content = json.loads(decoded(state))
             files = [state.parent / file["filename"] for file in content["_data_files"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Wav2SmallError(
-                f"{state}: not the state.json of a dataset ({error!r}); save it again with "
-                "save_to_disk"
-            ) from error
+            wrong = f"{state}: not the state.json of a dataset ({error!r})"
+            raise Wav2SmallError(f"{wrong}; save it again with save_to_disk") from error
+        own = state.parent.name if state.parent != folder else ""
         for file in files:
             found = True
-            split = content.get("_split") or (state.parent.name if state.parent != folder else "")
-            yield split or "train", file
+            yield content.get("_split") or own or "train", file
     if found:
         return
     paths = sorted(folder.rglob("*.parquet"))
     if not paths:  # the library's cache has NAME-train.arrow; what transforms wrote is no split
-        made = ("data-", "cache-")
-        paths = [
-            path for path in sorted(folder.rglob("*-*.arrow")) if not path.name.startswith(made)
-        ]
+        arrows = sorted(folder.rglob("*-*.arrow"))
+        paths = [path for path in arrows if not path.name.startswith(("data-", "cache-"))]
     for path in paths:
         names = re.split("[-.]", path.name)
-        if path.suffix == ".arrow":
-            yield names[1], path
-        else:
-            yield path.parent.name if names[0].isdigit() else names[0], path  # train/0000.parquet
+        split = path.parent.name if names[0].isdigit() else names[0]  # train/0000.parquet
+        yield names[1] if path.suffix == ".arrow" else split, path
     if not paths:
         raise OtherLayoutError(
             f"{folder}: no state.json with its arrow files (of save_to_disk) and no *.parquet, so "

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
 
 from .layout import decoded, per_rater, require, unit
 
 NAME = "IEMOCAP"
-EMOTIONS = {
-    "ang": "anger",
-    "hap": "happiness",
-    "exc": "excitement",
-    "sad": "sadness",
-    "fru": "frustration",
-    "fea": "fear",
-    "sur": "surprise",
-    "dis": "disgust",
-    "neu": "neutral",
-    "oth": "other",
-    "xxx": "unknown",
-}
+_CODES = "ang hap exc sad fru fea sur dis neu oth xxx"
+_NAMES = (
+    "anger happiness excitement sadness frustration fear surprise disgust neutral other unknown"
+)
+EMOTIONS = dict(zip(_CODES.split(), _NAMES.split(), strict=True))
 _LINE = re.compile(
     r"\[(?P<start>[\d.]+) - (?P<end>[\d.]+)\]\s+(?P<id>Ses\d\d[FM]\w+)\s+(?P<emotion>\w+)\s+"
     r"\[(?P<valence>[\d.]+),\s*(?P<arousal>[\d.]+),\s*(?P<dominance>[\d.]+)\]"
@@ -34,16 +28,14 @@ _RATER = re.compile(
     r"\s*dom\s*(?P<dominance>[\d.]*);",
     re.MULTILINE,
 )
-_DIMENSIONS = ("arousal", "dominance", "valence")
 _TEXT = re.compile(r"(Ses\d\d[FM]\w+) \[[\d.]+-[\d.]+\]: ?(.*)")
 
 
-def read(folder: Path, raters: bool = False) -> list[dict[str, Any]]:
+def read(folder: Path, raters: bool = False) -> Iterator[dict[str, Any]]:
     """Utterances of all sessions. There is no split; folds are over `session` or `speaker`.
 
     `raters`: one row per utterance and evaluator instead of their mean.
     """
-    rows: list[dict[str, Any]] = []
     for path in require(folder, ["Session*/dialog/EmoEvaluation/*.txt"], NAME):
         session = path.relative_to(folder).parts[0]
         content = decoded(path)
@@ -79,9 +71,8 @@ def read(folder: Path, raters: bool = False) -> list[dict[str, Any]]:
                     {"rater": found["rater"], **_ratings(found, f"{path}: {name}, {found[0]}")}
                     for found in _RATER.finditer(below[turn])
                 ]
-            rows += per_rater(clip, each) if raters else [clip]
-    return rows
+            yield from per_rater(clip, each) if raters else [clip]
 
 
 def _ratings(found: re.Match[str], where: str) -> dict[str, float | None]:
-    return {name: unit(found[name], 1, 5, where, slack=0.5) for name in _DIMENSIONS}
+    return {name: unit(found[name], 1, 5, where, slack=0.5) for name in DIMENSIONS}

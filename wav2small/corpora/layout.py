@@ -35,10 +35,12 @@ def require(folder: Path, patterns: Iterable[str], corpus: str) -> list[Path]:
         found = [path for path in sorted(folder.glob(pattern)) if not path.name.startswith(".")]
         if found:
             return found
-    raise OtherLayoutError(
-        f"{folder}: no {patterns[0]}, so this is not the published layout of {corpus}; name the "
-        "folder that holds it"
-    )
+    raise _other_layout(folder, patterns[0], corpus)
+
+
+def _other_layout(folder: Path, missing: str, corpus: str) -> OtherLayoutError:
+    other = f"so this is not the published layout of {corpus}"
+    return OtherLayoutError(f"{folder}: no {missing}, {other}; name the folder that holds it")
 
 
 def decoded(path: Path) -> str:
@@ -70,23 +72,18 @@ def table(path: Path, columns: Iterable[str], corpus: str) -> list[dict[str, str
         raise Wav2SmallError(f"{path}: not a CSV table ({error}); copy it again") from error
     for column in columns:
         if column not in names:
-            raise Wav2SmallError(
-                f"{path}: no column {column}, so this is not the table of {corpus}; its columns: "
-                f"{', '.join(names)[:200]}"
-            )
+            other = f"no column {column}, so this is not the table of {corpus}"
+            raise Wav2SmallError(f"{path}: {other}; its columns: {', '.join(names)[:200]}")
     if not cells:
         raise Wav2SmallError(f"{path}: a table without rows; copy it again")
     least = 1 + max(names.index(column) for column in columns)
     for line, row in cells:
         if len(row) < least or any(row[len(names) :]):
-            raise Wav2SmallError(
-                f"{path}: line {line}: {len(row)} cells, but {len(names)} columns; copy it again, "
-                "or put text with separators into quotation marks"
-            )
-    return [
-        dict(zip_longest(names, map(str.strip, row[: len(names)]), fillvalue=""))
-        for _, row in cells
-    ]
+            wrong = f"line {line}: {len(row)} cells, but {len(names)} columns"
+            remedy = "copy it again, or put text with separators into quotation marks"
+            raise Wav2SmallError(f"{path}: {wrong}; {remedy}")
+    rows = (map(str.strip, row[: len(names)]) for _, row in cells)
+    return [dict(zip_longest(names, row, fillvalue="")) for row in rows]
 
 
 def sex(value: object) -> str:
@@ -153,10 +150,7 @@ def audio_files(folder: Path, corpus: str, *, pattern: str) -> list[Path]:
         if path.suffix.lower() in endings and not path.name.startswith(".")
     )
     if not found:
-        raise OtherLayoutError(
-            f"{folder}: no {pattern} with audio, so this is not the published layout of {corpus}; "
-            "name the folder that holds it"
-        )
+        raise _other_layout(folder, f"{pattern} with audio", corpus)
     return found
 
 

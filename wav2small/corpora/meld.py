@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ SPLITS = ("train", "dev", "test")
 _COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read(folder: Path) -> Iterator[dict[str, Any]]:
     """Utterances of `*_sent_emo.csv`; audio: any `dia<D>_utt<U>` in a folder named as the split.
 
     Where a turn was converted from mp4, the converted file is taken.
@@ -29,28 +30,21 @@ def read(folder: Path) -> list[dict[str, Any]]:
         former = clips.get((split, file.stem))
         if former is None or former.suffix.lower() not in audio.EXTENSIONS:
             clips[split, file.stem] = file
-    rows = []
     for path in tables:
         split = path.name.partition("_")[0].lower()
         for number, row in enumerate(table(path, _COLUMNS, NAME), start=2):
-            if not row["Utterance_ID"].isdecimal():
-                raise Wav2SmallError(
-                    f"{path}: line {number}: {row['Utterance_ID']!r} is no Utterance_ID; copy it "
-                    "again"
-                )
-            name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
-            file = clips.get((split, name), Path(split) / f"{name}.wav")
-            rows.append(
-                {
-                    "file": file.as_posix(),
-                    "emotion": common(row["Emotion"]),
-                    "speaker": row["Speaker"],
-                    "language": "en",
-                    "split": split,
-                    "sentiment": row["Sentiment"],
-                    "text": row["Utterance"],
-                    "dialogue": f"{split}_dia{row['Dialogue_ID']}",
-                    "turn": int(row["Utterance_ID"]),
-                }
-            )
-    return rows
+            turn, where = row["Utterance_ID"], f"{path}: line {number}"
+            if not turn.isdecimal():
+                raise Wav2SmallError(f"{where}: {turn!r} is no Utterance_ID; copy it again")
+            name = f"dia{row['Dialogue_ID']}_utt{turn}"
+            yield {
+                "file": clips.get((split, name), Path(split) / f"{name}.wav").as_posix(),
+                "emotion": common(row["Emotion"]),
+                "speaker": row["Speaker"],
+                "language": "en",
+                "split": split,
+                "sentiment": row["Sentiment"],
+                "text": row["Utterance"],
+                "dialogue": f"{split}_dia{row['Dialogue_ID']}",
+                "turn": int(turn),
+            }

@@ -5,6 +5,7 @@ Sentiment of -3..3 stands for valence, 0..1; `sentiment` keeps the figure as it 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ NAME = "CMU-MOSI or CMU-MOSEI"
 _COLUMNS = ("video_id", "clip_id", "text", "label", "mode")
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read(folder: Path) -> Iterator[dict[str, Any]]:
     """Clips of `label.csv`; audio is `<video_id>/<clip_id>` in any folder below."""
     path = require(folder, ["label.csv"], NAME)[0]
     files = {
@@ -22,21 +23,17 @@ def read(folder: Path) -> list[dict[str, Any]]:
         for file in reversed(audio_files(folder, NAME, pattern="*"))
         if len(file.parts) > 1
     }
-    rows = []
     for number, row in enumerate(table(path, _COLUMNS, NAME), start=2):
         video, clip = row["video_id"], row["clip_id"]
         file = files.get((video, clip.lstrip("0")))
-        rows.append(
-            {
-                "file": (file or Path(video) / f"{clip}.wav").as_posix(),
-                "valence": unit(row["label"], -3, 3, f"{path}: line {number}"),
-                "speaker": video,  # a video is one person at a camera
-                "language": "en",
-                "split": row["mode"].lower(),
-                "sentiment": float(row["label"]) if row["label"] else None,
-                "text": row["text"],
-                "dialogue": video,
-                "turn": int(clip) if clip.isdigit() else number,
-            }
-        )
-    return rows
+        yield {
+            "file": (file or Path(video) / f"{clip}.wav").as_posix(),
+            "valence": unit(row["label"], -3, 3, f"{path}: line {number}"),
+            "speaker": video,  # a video is one person at a camera
+            "language": "en",
+            "split": row["mode"].lower(),
+            "sentiment": float(row["label"]) if row["label"] else None,
+            "text": row["text"],
+            "dialogue": video,
+            "turn": int(clip) if clip.isdigit() else number,
+        }

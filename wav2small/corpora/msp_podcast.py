@@ -15,18 +15,8 @@ from .layout import decoded, per_rater, require, sex, table, unit
 
 NAME = "MSP-Podcast"
 #: "O" is another emotion, "X" no agreement of the raters.
-EMOTIONS = {
-    "A": "anger",
-    "S": "sadness",
-    "H": "happiness",
-    "U": "surprise",
-    "F": "fear",
-    "D": "disgust",
-    "C": "contempt",
-    "N": "neutral",
-    "O": "other",
-    "X": "unknown",
-}
+_NAMES = "anger sadness happiness surprise fear disgust contempt neutral other unknown"
+EMOTIONS = dict(zip("ASHUFDCNOX", _NAMES.split(), strict=True))
 _RATINGS = {"arousal": "EmoAct", "dominance": "EmoDom", "valence": "EmoVal"}
 #: As releases spell it; the first is named in errors.
 _CONSENSUS = ["Labels/labels_consensus.csv"]
@@ -39,7 +29,7 @@ _DETAIL = re.compile(
 )
 
 
-def read(folder: Path, raters: bool = False) -> list[dict[str, Any]]:
+def read(folder: Path, raters: bool = False) -> Iterator[dict[str, Any]]:
     """Clips of `Labels/labels_consensus.csv`; text from `Transcripts/` where it is there.
 
     `raters`: one row per clip and worker of `Labels/labels_detailed.csv` (or .json).
@@ -50,7 +40,6 @@ def read(folder: Path, raters: bool = False) -> list[dict[str, Any]]:
     detailed = (path.with_name(name) for name in _DETAILED)
     found = next((file for file in detailed if raters and file.is_file()), None)
     rated = _raters(found) if found else {}
-    rows: list[dict[str, Any]] = []
     for number, row in enumerate(_table(path, columns), start=2):
         clip = {"file": f"{audio}/{row['FileName']}", **_ratings(row, f"{path}: line {number}")}
         speaker = row["SpkrID"] if row["SpkrID"].lower() != "unknown" else ""
@@ -64,8 +53,7 @@ def read(folder: Path, raters: bool = False) -> list[dict[str, Any]]:
         text = folder / "Transcripts" / (Path(row["FileName"]).stem + ".txt")
         if text.is_file():
             clip["text"] = decoded(text).strip()
-        rows += per_rater(clip, rated.get(row["FileName"], ())) if raters else [clip]
-    return rows
+        yield from per_rater(clip, rated.get(row["FileName"], ())) if raters else [clip]
 
 
 def _ratings(row: dict[str, str], where: str) -> dict[str, float | None]:

@@ -1,6 +1,6 @@
 """Corpora by name: `index_corpus("iemocap", folder)`, and `iemocap:FOLDER` wherever a source is.
 
-A reader takes the folder of a corpus as it is published and returns one dictionary per clip: `file`
+A reader takes the folder of a corpus as it is published and yields one dictionary per clip: `file`
 (relative to the folder), and what the corpus knows of `start`, `end` (seconds), `arousal`,
 `dominance`, `valence` (0..1), `emotion` (common names), `speaker`, `sex`, `language`, `text`,
 `dialogue`, `turn`, `split` (official, lower case), and columns of its own. Some give one row per
@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PureWindowsPath
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
@@ -28,36 +28,28 @@ class Entry(NamedTuple):
     """A line of `wav2small index`.
 
     Attributes:
-        reader: "module:function" that reads the folder
+        module: of `wav2small.corpora`, whose `read` reads the folder
         what: the corpus in a few words
         raters: where it has the ratings of every rater; empty = nowhere
     """
 
-    reader: str
+    module: str
     what: str
     raters: str = ""
 
 
-_HERE = "wav2small.corpora"
+_EVALUATORS, _WORKERS = "lines A-E1 ... of dialog/EmoEvaluation", "Labels/labels_detailed.csv"
 CORPORA = {
-    "audformat": Entry(f"{_HERE}.audformat:read", "any audformat database, by its header"),
-    "cremad": Entry(f"{_HERE}.cremad:read", "CREMA-D: intended emotion, votes and levels"),
-    "emodb": Entry(f"{_HERE}.emodb:read", "Emo-DB: seven emotions, German"),
-    "hf": Entry(f"{_HERE}.hf:read", "a Hugging Face dataset on disk with an audio column"),
-    "iemocap": Entry(
-        f"{_HERE}.iemocap:read",
-        "IEMOCAP: dimensions, emotion, dialogues",
-        "lines A-E1 ... of dialog/EmoEvaluation",
-    ),
-    "meld": Entry(f"{_HERE}.meld:read", "MELD: emotion, sentiment, dialogues"),
-    "mosei": Entry(f"{_HERE}.mosi:read", "CMU-MOSEI: sentiment, as valence"),
-    "mosi": Entry(f"{_HERE}.mosi:read", "CMU-MOSI: sentiment, as valence"),
-    "msp-podcast": Entry(
-        f"{_HERE}.msp_podcast:read",
-        "MSP-Podcast: dimensions, emotion, splits",
-        "Labels/labels_detailed.csv",
-    ),
-    "ravdess": Entry(f"{_HERE}.ravdess:read", "RAVDESS: eight emotions, two intensities"),
+    "audformat": Entry("audformat", "any audformat database, by its header"),
+    "cremad": Entry("cremad", "CREMA-D: intended emotion, votes and levels"),
+    "emodb": Entry("emodb", "Emo-DB: seven emotions, German"),
+    "hf": Entry("hf", "a Hugging Face dataset on disk with an audio column"),
+    "iemocap": Entry("iemocap", "IEMOCAP: dimensions, emotion, dialogues", _EVALUATORS),
+    "meld": Entry("meld", "MELD: emotion, sentiment, dialogues"),
+    "mosei": Entry("mosi", "CMU-MOSEI: sentiment, as valence"),
+    "mosi": Entry("mosi", "CMU-MOSI: sentiment, as valence"),
+    "msp-podcast": Entry("msp_podcast", "MSP-Podcast: dimensions, emotion, splits", _WORKERS),
+    "ravdess": Entry("ravdess", "RAVDESS: eight emotions, two intensities"),
 }
 #: Corpora whose tables name their audio, so that it may be in another folder.
 _NAME_AUDIO = ("audformat", "hf", "iemocap", "msp-podcast")
@@ -109,21 +101,17 @@ def read_corpus(
     if name.lower() not in CORPORA:
         near = difflib.get_close_matches(name.lower(), CORPORA, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise Wav2SmallError(
-            f"{name}: no corpus of that name; {hint}known: {', '.join(CORPORA)}; else write a CSV "
-            "with a column `file`"
-        )
+        remedy = f"{hint}known: {', '.join(CORPORA)}; else write a CSV with a column `file`"
+        raise Wav2SmallError(f"{name}: no corpus of that name; {remedy}")
     for place in (folder, *([] if root is None else [root])):
         if not Path(place).is_dir():
             raise Wav2SmallError(f"{place}: no such folder; name the folder of {name}")
     movable = name.lower() in _NAME_AUDIO
     if root is not None and not movable:
-        raise Wav2SmallError(
-            f"--root {root}: the tables of {name} do not name its audio; name a folder that holds "
-            "both"
-        )
+        remedy = "name a folder that holds both"
+        raise Wav2SmallError(f"--root {root}: the tables of {name} do not name its audio; {remedy}")
     entry = CORPORA[name.lower()]
-    reader: Callable[..., list[dict[str, Any]]] = resolve_name(entry.reader)
+    reader = resolve_name(f"wav2small.corpora.{entry.module}:read")
     options: dict[str, Any] = {"raters": True} if raters and entry.raters else {}
     options |= {} if into is None else {"into": into}
     rows = _read(reader, Path(folder), options)
@@ -149,24 +137,23 @@ def read_corpus(
     frame = pd.DataFrame(there)
     for column, default in (("start", 0.0), ("end", None)):
         values = frame[column] if column in frame else pd.Series(default, index=frame.index)
-        frame[column] = pd.to_timedelta(values.astype("float64"), unit="s").astype(
-            "timedelta64[ns]"
-        )
+        times = pd.to_timedelta(values.astype("float64"), unit="s")
+        frame[column] = times.astype("timedelta64[ns]")
     columns = [name for name in _FIRST if name in frame]
     return frame[columns + [name for name in frame if name not in columns]], list(missing.items())
 
 
 def _read(
-    reader: Callable[..., list[dict[str, Any]]], root: Path, options: dict[str, Any]
+    reader: Callable[..., Iterator[dict[str, Any]]], root: Path, options: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Rows of a corpus that is in a folder, or in a folder of it, such as an archive unpacks to."""
     try:
-        return reader(root, **options)
+        return list(reader(root, **options))
     except OtherLayoutError:
         folders = [path for depth in ("*", "*/*") for path in sorted(root.glob(depth))]
         for inner in (path for path in folders if path.is_dir() and not path.name.startswith(".")):
             try:
-                rows = reader(inner, **options)
+                rows = list(reader(inner, **options))
             except OtherLayoutError:
                 continue
             below = inner.relative_to(root)
@@ -180,17 +167,14 @@ def _find(root: Path, file: str, elsewhere: bool) -> str | None:
     Of a path of another machine, or to another folder, the longest end that is there counts.
     """
     path = Path(file if "/" in file else file.replace("\\", "/"))
-    for start in range(len(path.parts) if elsewhere or _is_absolute(path) else 1):
+    absolute = path.is_absolute() or PureWindowsPath(path).is_absolute()
+    for start in range(len(path.parts) if elsewhere or absolute else 1):
         end = Path(*path.parts[start:])
         for suffix in (end.suffix, *sorted(audio.EXTENSIONS)):
             for other in (suffix, suffix.upper()):
                 if (root / end.with_suffix(other)).is_file():
                     return end.with_suffix(other).as_posix()
     return None
-
-
-def _is_absolute(path: Path) -> bool:
-    return path.is_absolute() or PureWindowsPath(path).is_absolute()
 
 
 def index_corpus(

@@ -180,32 +180,22 @@ class Speaker:
         return 0
 
     def synthesise(self, utterance: Utterance) -> np.ndarray:
-        """Synthesise speech.
-
-        Returns:
-            signal, float32 (samples,), 16 kHz, -1..1
-        """
+        """Synthesise speech: signal, float32 (samples,), 16 kHz, -1..1."""
         return self.synthesise_timed(utterance)[0]
 
     def synthesise_timed(self, utterance: Utterance) -> tuple[np.ndarray, list[Word]]:
-        """Synthesise speech, with the time of every word.
+        """The signal as of `synthesise`, and the time of every word.
 
         A word ends where the next one begins, the last one of a clause where the clause does.
-
-        Returns:
-            signal, float32 (samples,), 16 kHz, -1..1, and its words
         """
         import soxr
 
         voice = f"{utterance.language}+{utterance.speaker}".encode()
         if self._library.espeak_SetVoiceByName(voice) != 0:
             raise Wav2SmallError(f"espeak-ng has no voice {voice.decode()}")
-        for parameter, value in (
-            (_RATE, utterance.rate_wpm),
-            (_VOLUME, utterance.volume),
-            (_PITCH, utterance.pitch),
-            (_RANGE, utterance.pitch_range),
-        ):
+        settings = {_RATE: utterance.rate_wpm, _VOLUME: utterance.volume}
+        settings |= {_PITCH: utterance.pitch, _RANGE: utterance.pitch_range}
+        for parameter, value in settings.items():
             self._library.espeak_SetParameter(parameter, value, 0)
         # Some voices waver and hiss by the library's generator, which starts from the clock.
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
