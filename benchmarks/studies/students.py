@@ -26,7 +26,6 @@ import pandas as pd
 import torch
 
 from wav2small import files, metrics
-from wav2small.audio import SAMPLING_RATE
 from wav2small.dimensions import DIMENSIONS
 from wav2small.students import registry
 from wav2small.students.config import Config, resolve
@@ -219,15 +218,7 @@ def speed(labels: Labels, *, student: str, steps: int, **settings: Any) -> dict[
     made_with = labels.provenance.get("variants")
     clips = Clips(labels.frame, labels.root, cache=Cache(folder.name), made_with=made_with)
     rows = np.arange(min(len(clips), steps * config.batch_size))
-    batcher = Batcher(
-        clips,
-        labels.values,
-        rows,
-        batch_size=config.batch_size,
-        crop=round(config.crop_s * SAMPLING_RATE),
-        gain_db=config.gain_db,
-        workers=config.workers,
-    )
+    batcher = Batcher(clips, labels.values, rows, config)
     model = registry.create(student)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
@@ -311,14 +302,8 @@ def growth(labels: Labels, *, student: str, rounds: int = 3, **settings: Any) ->
     def epoch(factor: int) -> float:
         own = rows[: factor * size]
         frame = labels.frame.iloc[own].reset_index(drop=True)
-        batcher = Batcher(
-            Clips(frame, labels.root),
-            labels.values[own],
-            np.arange(len(own)),
-            batch_size=config.batch_size,
-            crop=round(config.crop_s * SAMPLING_RATE),
-            workers=config.workers,
-        )
+        places = np.arange(len(own))
+        batcher = Batcher(Clips(frame, labels.root), labels.values[own], places, config)
         began = time.perf_counter()
         for batch in batcher.epoch(0):
             model(batch.signal, batch.lengths).sum().backward()
