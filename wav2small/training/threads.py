@@ -82,8 +82,8 @@ def _limit(folder: Path) -> float:
         else:
             quota = (folder / "cpu.cfs_quota_us").read_text()
             period = (folder / "cpu.cfs_period_us").read_text()
-        cores = float("inf") if quota == "max" else float(quota) / float(period)
-    except (OSError, ValueError, ZeroDivisionError):
+        cores = float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):  # of "max", for one
         return math.inf
     return cores if cores > 0 else math.inf  # version 1 has -1 for no limit
 
@@ -94,20 +94,10 @@ def asked() -> int:
     return int(number) if number.isdigit() else 0
 
 
-def candidates(cores: int) -> list[int]:
-    """Numbers of threads to try: 1, half and all of the cores.
-
-    Example:
-        >>> candidates(6)
-        [1, 3, 6]
-    """
-    return sorted({1, max(1, cores // 2), cores})
-
-
 def choose(
     step: Callable[[], Any], cores: int, *, apply: Callable[[int], None]
 ) -> dict[int, float]:
-    """Time a step with several numbers of threads.
+    """Time a step with as many threads as cores, with half of them, and with one.
 
     Args:
         step: does the work once; called some times
@@ -118,7 +108,7 @@ def choose(
         {threads: seconds per step}; the `fastest` number is the first and stays applied
     """
     found: dict[int, float] = {}
-    for number in candidates(cores):
+    for number in sorted({1, max(1, cores // 2), cores}):
         apply(number)
         took_s = _timed(step)  # the first step also allocates and starts threads
         if took_s < _TRIAL_S:
