@@ -69,9 +69,11 @@ def variant_settings(config: Config, table: Labels, *, fresh: bool) -> Mapping[s
 
 def disturbances(config: Config) -> list[dict[str, str]]:
     """Folders that variants for a teacher online are made with, for the provenance."""
-    noise = {"source": config.noise, "licence": config.noise_licence, "role": "noise"}
-    rooms = {"source": config.rooms, "licence": config.rooms_licence, "role": "rooms"}
-    return [entry for entry in (noise, rooms) if entry["source"]]
+    named = (
+        {"source": config.noise, "licence": config.noise_licence, "role": "noise"},
+        {"source": config.rooms, "licence": config.rooms_licence, "role": "rooms"},
+    )
+    return [entry for entry in named if entry["source"]]
 
 
 def invariances(provenance: Mapping[str, Any]) -> frozenset[str]:

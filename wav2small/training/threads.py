@@ -204,30 +204,28 @@ class Pace:
     def loading(self, seconds: float) -> None:
         """Take into account what threads that prepare batches need: processor seconds per step."""
         self._loading_s = seconds
-        if self._found:
-            number = fastest(self._found, self.cores, seconds)
-            if number != self.number:
-                self._set(number, again=True)
+        if self._found and fastest(self._found, self.cores, seconds) != self.number:
+            self._set()
 
     def took(self, seconds: float) -> None:
         """Note the time of a step."""
         self._recent.append(seconds)
 
     def _choose(self, trial: Callable[[], Any]) -> None:
-        again = self.number is not None
         self._found = choose(trial, self.cores, apply=self._apply)
-        self._set(fastest(self._found, self.cores, self._loading_s), again=again)
+        self._set()
 
-    def _set(self, number: int, *, again: bool) -> None:
-        self.number = number
+    def _set(self) -> None:
+        again = " from now on" if self.number is not None else ""
+        self.number = number = fastest(self._found, self.cores, self._loading_s)
         self._apply(number)
         self._recent.clear()
         self._usual_s, self._since = None, time.monotonic()
-        rates = ", ".join(f"{one}: {1 / took_s:.3g}" for one, took_s in sorted(self._found.items()))
         decoding = " while decoding" if number != fastest(self._found, self.cores) else ""
+        rates = ", ".join(f"{one}: {1 / took_s:.3g}" for one, took_s in sorted(self._found.items()))
         progress.note(
-            f"threads: {number}{decoding}{' from now on' if again else ''} (steps per second with "
-            f"{rates}); --threads N for another number"
+            f"threads: {number}{decoding}{again} (steps per second with {rates}); "
+            "--threads N for another number"
         )
 
     def _collapsed(self) -> bool:
