@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import wav2small
 from wav2small import files
@@ -30,8 +30,7 @@ MIN_SAMPLES = round(MIN_DURATION_S * SAMPLING_RATE)
 class Student(nn.Module):
     """Base of all students.
 
-    A subclass builds its body, then calls `super().__init__` first with the size of its
-    embedding, and implements `_embed`.
+    A subclass calls `super().__init__`, then builds its body, and implements `_embed`.
 
     Args:
         embedding: numbers in the pooled embedding, E
@@ -52,12 +51,7 @@ class Student(nn.Module):
     former_options: ClassVar[dict[str, Any]] = {}
 
     def __init__(
-        self,
-        embedding: int,
-        *,
-        categories: Iterable[str] = (),
-        dimensions: bool = True,
-        **config: Any,
+        self, embedding: int, *, categories: Iterable[str] = (), dimensions: bool = True, **config
     ):
         super().__init__()
         self.config: dict[str, Any] = {**config, "categories": list(categories)}
@@ -71,10 +65,10 @@ class Student(nn.Module):
         count = len(self.config["categories"])
         self.category = nn.Linear(embedding, count) if count else None
 
-    def _embed(self, signal: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    def _embed(self, signal: Tensor, lengths: Tensor | None) -> Tensor:
         raise NotImplementedError
 
-    def embed(self, signal: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def embed(self, signal: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Pooled embedding, (B, T) -> (B, E).
 
         Args:
@@ -93,13 +87,13 @@ class Student(nn.Module):
             lengths = _checked(signal, lengths)
         return self._embed(signal, lengths)
 
-    def head(self, embedding: torch.Tensor) -> torch.Tensor:
+    def head(self, embedding: Tensor) -> Tensor:
         """Arousal, dominance, valence of an embedding: (B, E) -> (B, 3)."""
         return self.adv(embedding)
 
     def forward(
-        self, signal: torch.Tensor, lengths: torch.Tensor | None = None, *, categories: bool = False
-    ) -> torch.Tensor:
+        self, signal: Tensor, lengths: Tensor | None = None, *, categories: bool = False
+    ) -> Tensor:
         """Arousal, dominance, valence: (B, T) -> (B, 3), scale 0..1 (not clipped).
 
         With `categories`, their logits follow: (B, 3 + K).
@@ -109,8 +103,8 @@ class Student(nn.Module):
         return self.head(self.embed(signal, lengths))
 
     def forward_categories(
-        self, signal: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, signal: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Both heads in one pass: (B, T) -> (B, 3) and category logits (B, K).
 
         Raises:
@@ -132,12 +126,9 @@ class Student(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Student:
-        """Load the folder of a student of this class; `registry.load` loads any.
+        """Load the folder of a student of this class, as `registry.load` loads any.
 
         `registry.register_student` gives every student this method.
-
-        Args:
-            folder: as for `registry.load`
 
         Raises:
             Wav2SmallError: as `registry.load`, or the folder holds another student
@@ -146,7 +137,7 @@ class Student(nn.Module):
             f"{cls.__name__} is not registered; load {folder} with students.registry.load"
         )
 
-    def load_weights(self, state: Mapping[str, torch.Tensor], source: str | Path) -> None:
+    def load_weights(self, state: Mapping[str, Tensor], source: str | Path) -> None:
         """Load a state dict strictly.
 
         Raises:
@@ -155,30 +146,24 @@ class Student(nn.Module):
         weights.fill(self, state, source)
 
 
-def _checked(signal: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor | None:
+def _checked(signal: Tensor, lengths: Tensor | None) -> Tensor | None:
     """Lengths on the signal's device; None when no clip is padded (the fast way)."""
-    if signal.dim() != 2:
-        raise Wav2SmallError(
-            f"a student takes a batch (clips, samples); got shape {tuple(signal.shape)}"
-        )
-    shortest = longest = signal.shape[1]
+    shape = tuple(signal.shape)
+    if len(shape) != 2:
+        raise Wav2SmallError(f"a student takes a batch (clips, samples); got shape {shape}")
+    clips, shortest = shape
     if lengths is not None:
         lengths = torch.as_tensor(lengths)
-        if lengths.shape != signal.shape[:1]:
+        if lengths.shape != (clips,):
             raise Wav2SmallError(
-                f"lengths must be one number per clip, ({signal.shape[0]},); "
-                f"got shape {tuple(lengths.shape)}"
+                f"lengths must be one number per clip, ({clips},); got shape {tuple(lengths.shape)}"
             )
         shortest, longest = int(lengths.min()), int(lengths.max())
-        if longest > signal.shape[1]:
-            raise Wav2SmallError(
-                f"a length of {longest} samples in a batch of {signal.shape[1]} samples"
-            )
+        if longest > shape[1]:
+            raise Wav2SmallError(f"a length of {longest} samples in a batch of {shape[1]} samples")
     if shortest < MIN_SAMPLES:
         raise Wav2SmallError(
             f"a clip of {shortest} samples is too short; students need {MIN_SAMPLES} "
             f"samples ({MIN_DURATION_S} s at {SAMPLING_RATE} Hz)"
         )
-    if lengths is None or shortest == signal.shape[1]:
-        return None
-    return lengths.to(signal.device)
+    return None if lengths is None or shortest == shape[1] else lengths.to(signal.device)

@@ -97,8 +97,7 @@ class Config:
     compile: bool = _option(False, "pass the student through torch.compile (a minute at the start)")
     device: str = _option("auto", "where to compute: auto, cpu, cuda or cuda:1")
     cache_mb: int = _option(
-        8192,
-        "disk for decoded audio of all runs in MB; the rest is decoded each epoch; 0 = none",
+        8192, "disk for decoded audio of all runs in MB; the rest is decoded each epoch; 0 = none"
     )
     cache: str = _option(
         "", "folder of decoded audio; $WAV2SMALL_CACHE, else wav2small/clips in the user's cache"
@@ -122,7 +121,6 @@ DEEP_FREEZE_BN_FRACTION = 0.4
 RESUME_SAFE = frozenset(
     "device cache cache_mb workers threads checkpoint_s noise_licence rooms_licence".split()
 )
-
 
 #: Former names of settings, as older distill.toml files have them.
 FORMER = {"settle": "freeze_bn_fraction", "altered": "augment_probability"}
@@ -171,15 +169,14 @@ def check(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)[0]
             raise Wav2SmallError(f"{where}: unknown setting {name!r}; did you mean {near!r}?")
-        item = fields[name]
-        kind = str(item.type).split("[")[0]
-        converted = _convert(value, kind)
-        choices = item.metadata.get("choices")
+        kind = str(fields[name].type).split("[")[0]
+        choices = fields[name].metadata.get("choices")
+        result[name] = converted = _convert(value, kind)
         if converted is None or (choices and converted not in choices):
-            wanted = " or ".join(choices) if choices else kind
+            wanted = " or ".join(choices or [kind])
             raise Wav2SmallError(f"{where}: {name} = {value!r}: give {wanted}")
-        result[name] = converted
-    _check_ranges(result, where)
+        if problem := _out_of_range(name, converted):
+            raise Wav2SmallError(f"{where}: {name} = {converted!r}: {problem}")
     return result
 
 
@@ -202,25 +199,15 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def write(path: str | os.PathLike[str], config: Config, *, labels: str) -> None:
     """Write settings so that `read` gives them back."""
-    lines = ["# Settings of this run; `wav2small distill --config FILE -o RUN` repeats it."]
-    if labels:
-        lines.append(f"labels = {_toml(labels)}")
-    tables = []
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if isinstance(value, dict):
-            if value:
-                tables.append(f"\n[{item.name}]")
-                tables += [f"{key} = {_toml(entry)}" for key, entry in value.items()]
-        else:
-            lines.append(f"{item.name} = {_toml(value)}")
-    with files.atomic(path) as temporary:
-        temporary.write_text("\n".join([*lines, *tables]) + "\n")
-
-
-def _toml(value: Any) -> str:
+    values = ({"labels": labels} if labels else {}) | vars(config)
+    tables = {name: value for name, value in values.items() if isinstance(value, dict) and value}
     # JSON strings, numbers, booleans and lists of them are TOML as well.
-    return json.dumps(value)
+    lines = ["# Settings of this run; `wav2small distill --config FILE -o RUN` repeats it."]
+    lines += [f"{k} = {json.dumps(v)}" for k, v in values.items() if not isinstance(v, dict)]
+    for name, table in tables.items():
+        lines += [f"\n[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]
+    with files.atomic(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
 
 
 def _convert(value: Any, kind: str) -> Any:
@@ -229,29 +216,23 @@ def _convert(value: Any, kind: str) -> Any:
             return value if isinstance(value, bool) else None
         if kind == "int":
             return int(value) if int(value) == float(value) else None
-        if kind == "float":
-            return float(value)
         if kind == "list":
             return [float(entry) for entry in value]
-        if kind == "dict":
-            return dict(value)
-        return str(value)
+        return {"float": float, "dict": dict, "str": str}[kind](value)
     except (TypeError, ValueError):
         return None
 
 
-def _check_ranges(values: Mapping[str, Any], where: str) -> None:
-    for name, value in values.items():
-        if isinstance(value, (int, float)) and name != "seed" and not value >= 0:
-            raise Wav2SmallError(f"{where}: {name} = {value!r}: must not be negative")
-    for name in ("ema", "trim"):
-        if values.get(name, 0) >= 1:
-            raise Wav2SmallError(f"{where}: {name} = {values[name]!r}: must be below 1")
-    shares = ("freeze_bn_fraction", "augment_probability", "noise_probability", "room_probability")
-    for name in shares:
-        if values.get(name, 0) > 1:
-            raise Wav2SmallError(f"{where}: {name} = {values[name]!r}: a share, at most 1")
-    if len(values.get("dimension_weights", (1, 1, 1))) != 3:
-        raise Wav2SmallError(f"{where}: dimension_weights: give three numbers, A, D and V")
-    if 0 < values.get("crop_s", 0) < 0.25:
-        raise Wav2SmallError(f"{where}: crop_s = {values['crop_s']}: at least 0.25 s, or 0")
+def _out_of_range(name: str, value: Any) -> str:
+    """What a value must be and is not; "" = it is possible."""
+    if isinstance(value, (int, float)) and name != "seed" and not value >= 0:
+        return "must not be negative"
+    if name in ("ema", "trim") and value >= 1:
+        return "must be below 1"
+    if name.endswith(("_fraction", "_probability")) and value > 1:
+        return "a share, at most 1"
+    if name == "dimension_weights" and len(value) != 3:
+        return "give three numbers, A, D and V"
+    if name == "crop_s" and 0 < value < 0.25:
+        return "at least 0.25 s, or 0"
+    return ""

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from wav2small.audio import SAMPLING_RATE
@@ -75,5 +76,5 @@ def count(student: Student) -> Cost:
     )
 
 
-def _keep(own: dict[str, int], name: str, module: Any, inputs: Any, output: torch.Tensor) -> None:
+def _keep(own: dict[str, int], name: str, module: Any, inputs: Any, output: Tensor) -> None:
     own[name] = module.macs(inputs, output)

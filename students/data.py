@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from wav2small import augmentation as variants
+from wav2small.audio import SAMPLING_RATE
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import AudioError, Wav2SmallError
 from wav2small.index import KEYS, fingerprint
@@ -68,15 +69,11 @@ def variant_settings(config: Config, table: Labels, *, fresh: bool) -> Mapping[s
 
 def disturbances(config: Config) -> list[dict[str, str]]:
     """Folders that variants for a teacher online are made with, for the provenance."""
-    named = {
-        "noise": (config.noise, config.noise_licence),
-        "rooms": (config.rooms, config.rooms_licence),
-    }
-    return [
-        {"source": folder, "licence": licence, "role": role}
-        for role, (folder, licence) in named.items()
-        if folder
-    ]
+    named = (
+        {"source": config.noise, "licence": config.noise_licence, "role": "noise"},
+        {"source": config.rooms, "licence": config.rooms_licence, "role": "rooms"},
+    )
+    return [entry for entry in named if entry["source"]]
 
 
 def invariances(provenance: Mapping[str, Any]) -> frozenset[str]:
@@ -135,34 +132,26 @@ class Batcher:
         clips: audio
         labels: (clips, 3) of the full table, with categories (clips, 3 + K)
         rows: rows to take
-        batch_size: clips per step over all processes
-        crop: longest part of a clip in samples, 0 = full clips
-        gain_db: largest random gain, up or down
-        seed: of order, place of the crop and gain
-        workers: threads
+        config: batch size, crop, gain, probabilities, seed and threads, all resolved
         rank: number of this process
         size: number of processes
-        teacher: predicts the labels of the batch itself; None = labels of the table
-        augment_probability: share of clips that become a fresh variant each epoch; needs a teacher
-        noise_probability: share of clips that get noise each epoch; see `noise`
-        room_probability: share of clips that get a room each epoch
+        teacher: predicts the labels of the batch itself; None = labels of the table, and no
+            `augment_probability`
     """
 
     clips: Clips
     labels: np.ndarray
     rows: np.ndarray
-    batch_size: int
-    crop: int = 0
-    gain_db: float = 0.0
-    seed: int = 0
-    workers: int = 2
+    config: Config
     rank: int = 0
     size: int = 1
     teacher: Any = None
-    augment_probability: float = 0.0
-    noise_probability: float = 0.0
-    room_probability: float = 0.0
     _took_s: list[float] = field(default_factory=list, init=False)  # for a batch of this epoch
+
+    @property
+    def crop(self) -> int:
+        """Longest part of a clip in samples, 0 = full clips."""
+        return round(self.config.crop_s * SAMPLING_RATE)
 
     @property
     def loading_s(self) -> float:
@@ -172,7 +161,7 @@ class Batcher:
     @property
     def steps(self) -> int:
         """Steps per epoch."""
-        return -(-len(self.rows) // self.batch_size)
+        return -(-len(self.rows) // self.config.batch_size)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """Rows of every global batch of an epoch; all batches are full.
@@ -180,31 +169,30 @@ class Batcher:
         Clips of similar length meet in a batch, so that little of it is padding. The last batch
         is filled up from the start of the order: no clip is left out.
         """
-        generator = np.random.default_rng([self.seed, epoch])
-        order = generator.permutation(self.rows)
-        order = np.resize(order, self.steps * self.batch_size)
+        generator = np.random.default_rng([self.config.seed, epoch])
+        batch_size = self.config.batch_size
+        order = np.resize(generator.permutation(self.rows), self.steps * batch_size)
         lengths = self.clips.lengths[order]
         if self.crop:
             lengths = np.minimum(lengths, self.crop)
-        bucket = BUCKET_BATCHES * self.batch_size
+        bucket = BUCKET_BATCHES * batch_size
         batches: list[np.ndarray] = []
         for first in range(0, len(order), bucket):
             part = slice(first, first + bucket)
             ranked = order[part][np.argsort(lengths[part], kind="stable")]
-            batches += np.split(ranked, len(ranked) // self.batch_size)
+            batches += np.split(ranked, len(ranked) // batch_size)
         return [batches[number] for number in generator.permutation(len(batches))]
 
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[TrainingBatch]:
         """Batches of an epoch from step `first` on, prepared ahead by threads."""
         plan, self._took_s = self.plan(epoch)[first:], []
-        return prepared(lambda rows: self.load(rows, epoch), plan, workers=self.workers)
+        return prepared(lambda rows: self.load(rows, epoch), plan, workers=self.config.workers)
 
     def load(self, rows: np.ndarray, epoch: int) -> TrainingBatch:
         """This process's share of a global batch."""
         began = time.thread_time()
-        rows = rows[self.rank :: self.size]
         signals, taken = [], []
-        for row in rows:
+        for row in rows[self.rank :: self.size]:
             row, signal = self._readable(int(row))
             signals.append(self._alter(signal, row, epoch))
             taken.append(row)
@@ -235,19 +223,20 @@ class Batcher:
             yield self._readable(int(row))[1]
 
     def _alter(self, signal: np.ndarray, row: int, epoch: int) -> np.ndarray:
-        generator = np.random.default_rng([self.seed, epoch, row])
-        if self.teacher is not None and generator.random() < self.augment_probability:
+        config, crop = self.config, self.crop
+        generator = np.random.default_rng([config.seed, epoch, row])
+        if self.teacher is not None and generator.random() < config.augment_probability:
             seed = int(generator.integers(1, 1 << 31))
             signal = variants.variant(signal, seed, self.clips.settings)
-        if self.crop and len(signal) > self.crop:
-            start = generator.integers(len(signal) - self.crop + 1)
-            signal = signal[start : start + self.crop]
-        if self.room_probability and generator.random() < self.room_probability:
+        if crop and len(signal) > crop:
+            start = generator.integers(len(signal) - crop + 1)
+            signal = signal[start : start + crop]
+        if config.room_probability and generator.random() < config.room_probability:
             signal = noise.room(signal, generator)
-        if self.noise_probability and generator.random() < self.noise_probability:
+        if config.noise_probability and generator.random() < config.noise_probability:
             signal = noise.add(signal, generator, lambda count: self._others(count, generator))
-        if self.gain_db:
-            gain_db = generator.uniform(-self.gain_db, self.gain_db)
+        if config.gain_db:
+            gain_db = generator.uniform(-config.gain_db, config.gain_db)
             signal = signal * np.float32(10 ** (gain_db / 20))
         return signal
 

@@ -7,11 +7,10 @@ the batches, `training.losses` holds the loss.
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from wav2small import files, metrics
-from wav2small.audio import SAMPLING_RATE
 from wav2small.dimensions import DIMENSIONS
 from wav2small.errors import Wav2SmallError
 from wav2small.tables import Labels, read_labels
@@ -31,6 +29,7 @@ from wav2small.training.cache import Cache
 from wav2small.training.clips import Clips
 from wav2small.training.interrupt import Stop
 from wav2small.training.loop import LoopOptions, Training
+from wav2small.training.optimiser import frozen_copy
 from wav2small.training.split import split as divide
 from wav2small.training.threads import available
 
@@ -41,7 +40,6 @@ from .config import Config
 from .data import Batcher, TrainingBatch
 from .voice_activity import add_voice
 
-HEAD = "category."  # begins the names of the weights of the head that learns categories
 #: Peak rate of the quantisation-aware phase, as a share of the run's peak.
 QUANTISE_RATE = 0.1
 D = len(DIMENSIONS)
@@ -128,11 +126,11 @@ def distill(
     values = configuration.read(config) if config else {}
     values.pop("labels", None)
     wanted = Config(**(values | configuration.check(settings, where="distill")))
-    table = labels
+    source, table = "", labels
     if not isinstance(table, Labels):
+        source = os.path.abspath(table)
         instead = data.PROBABILITY if wanted.categories else None
         table = read_labels(table, root=root, split=split, instead=instead)
-    source = "" if isinstance(labels, Labels) else os.path.abspath(labels)
     names, targets = data.targets(table, wanted, source, online)
     made_with = data.variant_settings(wanted, table, fresh=online is not None)
     for name in ("noise_probability", "room_probability"):
@@ -147,12 +145,8 @@ def distill(
         run_folder.prepare(output, overwrite=overwrite)
     lock = files.Lock(output / ".lock") if rank == 0 else contextlib.nullcontext()
     with lock, Stop() as stop:
-        clips = Clips(
-            table.frame,
-            table.root,
-            cache=Cache(wanted.cache, wanted.cache_mb << 20) if wanted.cache_mb else None,
-            made_with=made_with,
-        )
+        cache = Cache(wanted.cache, wanted.cache_mb << 20) if wanted.cache_mb else None
+        clips = Clips(table.frame, table.root, cache=cache, made_with=made_with)
         train, valid = divide(table.frame, wanted.validation, seed=wanted.seed)
         train, valid = train[clips.lengths[train] > 0], valid[clips.lengths[valid] > 0]
         if len(train) < 2 or len(valid) < 1:
@@ -165,37 +159,18 @@ def distill(
             if data.constant(table.values[train])[i]
         ]
         resolved = configuration.resolve(wanted, len(train))
-        batcher = Batcher(
-            clips,
-            targets,
-            train,
-            batch_size=resolved.batch_size,
-            crop=round(resolved.crop_s * SAMPLING_RATE),
+        loading = replace(
+            resolved,
             gain_db=resolved.gain_db if "gain" in data.invariances(table.provenance) else 0.0,
-            seed=resolved.seed,
             workers=resolved.workers or min(8, max(2, available())),
-            rank=rank,
-            size=size,
-            teacher=online,
-            augment_probability=resolved.augment_probability,
-            noise_probability=resolved.noise_probability,
-            room_probability=resolved.room_probability,
         )
+        batcher = Batcher(clips, targets, train, loading, rank, size, online)
         student = _student(resolved, names, dimensions=bool(table.dimensions))
         digest = data.digest(table, names, train, valid)
         run = Distiller(output, student, resolved, batcher, valid, digest, device)
         if rank == 0:
             configuration.write(output / "distill.toml", resolved, labels=source)
-            settings = configuration.identity(resolved)
-            run_folder.write_provenance(
-                output,
-                table,
-                student,
-                settings,
-                labels=digest,
-                online=online,
-                disturbances=data.disturbances(resolved) if online is not None else (),
-            )
+            run_folder.write_provenance(output, table, student, resolved, digest, online)
         run.fit(stop)
         prediction = run.predict(run.best)
         truth = targets[valid]
@@ -203,11 +178,17 @@ def distill(
             run.best.save_pretrained(output)
             run.average.model.save_pretrained(output / "last")
             run_folder.write_validation(output, table, valid, prediction, names)
-            title = f"{resolved.student}: {len(train)} clips, {len(valid)} held out"
-            picture = output / "training.png"
             if student.dimensions:
+                title = f"{resolved.student}: {len(train)} clips, {len(valid)} held out"
+                picture = output / "training.png"
                 run_folder.draw(picture, run.state["rows"], truth, prediction, title=title)
-        ccc = [metrics.ccc(truth[:, i], prediction[:, i]) for i, _ in enumerate(student.dimensions)]
+        ccc = {}
+        for i, name in enumerate(student.dimensions):
+            ccc[name] = metrics.ccc(truth[:, i], prediction[:, i])
+        if ccc:
+            defined = [value for value in ccc.values() if np.isfinite(value)]
+            ccc["mean"] = float(np.mean(defined or [np.nan]))
+        agreement = metrics.agreement(truth[:, D:], prediction[:, D:]) if names else None
         result = Distillation(
             output=str(output),
             student=resolved.student,
@@ -216,16 +197,11 @@ def distill(
             validation_clips=len(valid),
             epochs=run.state["epoch"],
             best_epoch=run.state["best_epoch"],
-            ccc=dict(zip(student.dimensions, ccc, strict=True))
-            | {"mean": float(np.mean([value for value in ccc if np.isfinite(value)] or [np.nan]))}
-            if ccc
-            else {},
+            ccc=ccc,
             seconds=round(run.state["seconds"], 2),
             rejected=dict(clips.rejected),
             warnings=warnings,
-            category_agreement=metrics.agreement(truth[:, D:], prediction[:, D:])
-            if names
-            else None,
+            category_agreement=agreement,
         )
     if voice and rank == 0:
         result.voice = add_voice(output, table).auc
@@ -293,11 +269,12 @@ class Distiller(Training):
         self.valid = valid
         self.events = run_folder.events(output) if batcher.rank == 0 else None
         self.categories = len(student.config["categories"]) if config.categories else 0
-        self.levels = (
-            quantisation.plan(self.model, config.quantise) if config.quantise != "none" else {}
-        )
+        self.both = {"categories": bool(self.categories)}  # heads to ask
+        self.levels = {}
+        if config.quantise != "none":
+            self.levels = quantisation.plan(self.model, config.quantise)
         self.final_epochs = config.quantise_epochs if self.levels else 0
-        self.best = _copy(self.average.model)
+        self.best = frozen_copy(self.average.model)
         # The CCC of a dimension whose training labels are all the same is not defined.
         self.varies = np.zeros(D, dtype=bool)
         if student.dimensions:
@@ -324,12 +301,11 @@ class Distiller(Training):
     def forward(self, part: TrainingBatch) -> tuple[Tensor]:
         """(B, 3 + K) float32, with the weights on their grids in the last phase."""
         inputs = part.signal.to(self.device), part.lengths.to(self.device)
-        both = {"categories": True} if self.categories else {}
         with torch.autocast(self.device.type, torch.bfloat16, self.config.precision == "bf16"):
             if self.state["quantising"]:
                 weights = quantisation.parameters(self.model, self.levels)
-                return (functional_call(self.model, weights, inputs, both).float(),)
-            return (self.compiled(*inputs, **both).float(),)
+                return (functional_call(self.model, weights, inputs, self.both).float(),)
+            return (self.compiled(*inputs, **self.both).float(),)
 
     def loss(self, parts: Sequence[TrainingBatch], *outputs: Tensor) -> Tensor:
         """1 - CCC and a regression term over the global batch, and cross-entropy of categories."""
@@ -395,7 +371,7 @@ class Distiller(Training):
         """Agreement with the teacher on full validation clips, of the averaged weights."""
         self.validated = self.average.model
         if self.state["quantising"]:
-            self.validated = _copy(self.average.model)
+            self.validated = frozen_copy(self.average.model)
             quantisation.apply(self.validated, self.levels)
         prediction = self.predict(self.validated)
         truth = self.batcher.labels[self.valid]
@@ -416,7 +392,7 @@ class Distiller(Training):
 
     def keep_best(self) -> None:
         """Keep the validated weights, in memory and in the run folder."""
-        self.best = _copy(self.validated)
+        self.best = frozen_copy(self.validated)
         if self.batcher.rank == 0:
             self.best.save_pretrained(self.output)
 
@@ -427,17 +403,16 @@ class Distiller(Training):
         rank, size = distributed.world()
         places = {row: place for place, row in enumerate(self.valid)}
         result = torch.zeros(len(self.valid), D + self.categories, device=self.device)
-        both = {"categories": True} if self.categories else {}
         batches = data.full_clips(
             self.batcher.clips,
             self.batcher.labels,
             self.valid[rank::size],
             # On a CPU larger batches outgrow its caches, and hold .3 GB more.
             batch_samples=1 << (19 if self.device.type == "cpu" else 21),
-            workers=self.batcher.workers,
+            workers=self.batcher.config.workers,
         )
         for batch in batches:
-            output = model(batch.signal.to(self.device), batch.lengths.to(self.device), **both)
+            output = model(batch.signal.to(self.device), batch.lengths.to(self.device), **self.both)
             result[[places[row] for row in batch.rows]] = output.float()
         return distributed.sum_everywhere(result).cpu().numpy().astype(np.float64)
 
@@ -466,15 +441,9 @@ def _student(config: Config, categories: list[str], *, dimensions: bool) -> Stud
     student = registry.create(config.student, **options)
     if config.init:
         start = registry.load(config.init)
-        state = start.state_dict()
-        state = {k: v for k, v in state.items() if not k.startswith("voice.")}
-        if start.config["categories"] != categories:  # the second head begins anew
-            own = student.state_dict().items()
-            state = {k: v for k, v in state.items() if not k.startswith(HEAD)}
-            state |= {k: v for k, v in own if k.startswith(HEAD)}
+        # What begins anew: a head that finds speech, and one for other categories.
+        anew = ("voice.",) if start.config["categories"] == categories else ("voice.", "category.")
+        state = {k: v for k, v in start.state_dict().items() if not k.startswith(anew)}
+        state |= {k: v for k, v in student.state_dict().items() if k.startswith(anew)}
         student.load_weights(state, config.init)
     return student
-
-
-def _copy(model: Student) -> Student:
-    return copy.deepcopy(model).eval().requires_grad_(False)

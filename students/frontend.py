@@ -63,14 +63,21 @@ def mel_bands(n_fft: int, n_mels: int, fmin: float = 0.0, fmax: float = 8000.0) 
     return np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
 
 
+def constants(module: nn.Module, *, stored: bool = False, **values: np.ndarray) -> None:
+    """Give a module float32 tensors that are never trained, `stored` with its weights or not."""
+    for name, value in values.items():
+        tensor = torch.tensor(value, dtype=torch.float32)
+        module.register_buffer(name, tensor, persistent=stored)
+
+
 class Constant(nn.Module):
     """A tensor that is stored with the weights and never trained."""
 
-    weight: torch.Tensor
+    weight: Tensor
 
     def __init__(self, value: np.ndarray):
         super().__init__()
-        self.register_buffer("weight", torch.tensor(value, dtype=torch.float32))
+        constants(self, stored=True, weight=value)
 
 
 class Spectrogram(nn.Module):
@@ -98,7 +105,7 @@ class Spectrogram(nn.Module):
         """Frames that lie wholly inside a clip of that many samples."""
         return out_length(samples, self.n_fft, self.hop)
 
-    def forward(self, signal: torch.Tensor) -> torch.Tensor:
+    def forward(self, signal: Tensor) -> Tensor:
         kernel = torch.cat((self.conv_real.weight, self.conv_imag.weight))
         spectrum = nn.functional.conv1d(signal[:, None, :], kernel, stride=self.hop)
         real, imag = spectrum.chunk(2, dim=1)
@@ -113,15 +120,14 @@ class LogMel(nn.Module):
         tensor(-100.)
     """
 
-    melW: torch.Tensor
+    melW: Tensor
     frontend = True
 
     def __init__(self, n_fft: int, n_mels: int):
         super().__init__()
-        bands = mel_bands(n_fft, n_mels)
-        self.register_buffer("melW", torch.tensor(bands, dtype=torch.float32))
+        constants(self, stored=True, melW=mel_bands(n_fft, n_mels))
 
-    def forward(self, power: torch.Tensor) -> torch.Tensor:
+    def forward(self, power: Tensor) -> Tensor:
         return 10 * torch.log10(torch.clamp(power @ self.melW, min=FLOOR))
 
 

@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wav2small.training import distributed as parallel
 
 PART = 1 << 18  # numbers that are normalised at a time: 1 MB (timed)
 #: A length, or a tensor of the lengths of a batch.
-N = TypeVar("N", int, torch.Tensor)
+N = TypeVar("N", int, Tensor)
 
 
-def time_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
+def time_mask(lengths: Tensor, size: int) -> Tensor:
     """True where a position belongs to the clip: (B,) lengths -> (B, size) bool."""
     return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
 
@@ -31,7 +31,7 @@ def out_length(length: N, kernel: int, stride: int = 1, padding: int = 0) -> N:
     return (length + 2 * padding - kernel) // stride + 1
 
 
-def normalise(signal: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+def normalise(signal: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Zero mean and unit variance per clip, zeros beyond its end.
 
     Args:
@@ -56,7 +56,7 @@ def normalise(signal: torch.Tensor, lengths: torch.Tensor | None = None) -> torc
     return signal / torch.sqrt(variance + 1e-7)
 
 
-def masked_batch_norm(norm: _BatchNorm, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def masked_batch_norm(norm: _BatchNorm, x: Tensor, mask: Tensor | None) -> Tensor:
     """Batch normalisation whose training statistics leave padding out; zeros beyond the end.
 
     Args:
@@ -66,23 +66,16 @@ def masked_batch_norm(norm: _BatchNorm, x: torch.Tensor, mask: torch.Tensor | No
     """
     valid = None if mask is None else mask[:, None, :, None].to(x.dtype)
     by_rows = mask is not None and x.is_contiguous(memory_format=torch.channels_last)
+    momentum = 0.1 if norm.momentum is None else norm.momentum
+    weight, bias, running = norm.weight, norm.bias, (norm.running_mean, norm.running_var)
     if norm.training and parallel.world()[1] > 1 and not by_rows:
         y = parallel.global_batch_norm(norm, x, valid)
         return y if valid is None else y * valid
     if valid is None or not norm.training:
-        y = nn.functional.batch_norm(
-            x,
-            norm.running_mean,
-            norm.running_var,
-            norm.weight,
-            norm.bias,
-            norm.training,
-            0.1 if norm.momentum is None else norm.momentum,
-            norm.eps,
-        )
+        y = nn.functional.batch_norm(x, *running, weight, bias, norm.training, momentum, norm.eps)
         return y if valid is None else y * valid
     if by_rows:
-        rows, mean, variance, count = _MaskedNorm.apply(x, mask, norm.weight, norm.bias, norm.eps)
+        rows, mean, variance, count = _MaskedNorm.apply(x, mask, weight, bias, norm.eps)
         batch, channels, time, size = x.shape
         result = rows.view(batch, time, size, channels).permute(0, 3, 1, 2)
     else:
@@ -90,18 +83,17 @@ def masked_batch_norm(norm: _BatchNorm, x: torch.Tensor, mask: torch.Tensor | No
         mean = (x * valid).sum(dim=(0, 2, 3)) / count
         centred = (x - mean[None, :, None, None]) * valid
         variance = (centred * centred).sum(dim=(0, 2, 3)) / count
-        scale = norm.weight / torch.sqrt(variance + norm.eps)
-        result = centred * scale[None, :, None, None] + norm.bias[None, :, None, None] * valid
+        scale = weight / torch.sqrt(variance + norm.eps)
+        result = centred * scale[None, :, None, None] + bias[None, :, None, None] * valid
     with torch.no_grad():
-        momentum = 0.1 if norm.momentum is None else norm.momentum
         unbiased = variance * count / (count - 1)
-        assert norm.running_mean is not None and norm.running_var is not None
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
+        for former, new in zip(running, (mean, unbiased), strict=True):
+            assert former is not None
+            former.lerp_(new.to(former.dtype), momentum)
     return result
 
 
-def _parts(rows: torch.Tensor) -> Iterator[slice]:
+def _parts(rows: Tensor) -> Iterator[slice]:
     """Slices of rows that fit into a processor's cache; on a GPU all rows."""
     step = max(1, PART // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
     return (slice(first, first + step) for first in range(0, len(rows), step))
@@ -118,13 +110,8 @@ class _MaskedNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        context: Any,
-        x: torch.Tensor,
-        mask: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        eps: float,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        context: Any, x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(B, C, T, F) -> rows, mean (C,), variance (C,), number of valid values per channel.
 
         What stands at other positions is finite and no more.
@@ -135,7 +122,7 @@ class _MaskedNorm(torch.autograd.Function):
         valid = mask.reshape(-1, 1).to(rows.dtype)
         count = parallel.sum_everywhere(valid.sum() * size)
 
-        def mean_of(sums: torch.Tensor) -> torch.Tensor:
+        def mean_of(sums: Tensor) -> Tensor:
             return parallel.sum_everywhere(sums.view(size, -1).sum(0)) / count
 
         mean = mean_of(valid.T @ rows)
@@ -155,7 +142,7 @@ class _MaskedNorm(torch.autograd.Function):
         return result, mean, variance, count
 
     @staticmethod
-    def backward(context: Any, gradient: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+    def backward(context: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         centred, valid, weight, inverse, count = context.saved_tensors
         batch, channels, time, size = context.shape
 

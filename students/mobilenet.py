@@ -67,23 +67,16 @@ class MaskedConv2d(nn.Conv2d):
         mask = self.lengths.mask(size)
         y = super().forward(x if mask is None else x * mask[:, None, :, None])
         if mask is not None and y.shape[2] != size:
-            self.lengths.by_size[y.shape[2]] = out_length(
-                self.lengths.by_size[size],
-                self.kernel_size[0],
-                self.stride[0],
-                int(self.padding[0]),
-            )
+            kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
+            valid = self.lengths.by_size[size]
+            self.lengths.by_size[y.shape[2]] = out_length(valid, kernel, stride, padding)
         return y
 
 
 class MaskedNorm(nn.BatchNorm2d):
     """timm's BatchNorm with activation; training statistics over valid frames."""
 
-    lengths: Lengths
-    drop: nn.Module
-    act: nn.Module
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         mask = self.lengths.mask(x.shape[2]) if self.training else None
         return self.act(self.drop(masked_batch_norm(self, x, mask)))
 
@@ -91,13 +84,7 @@ class MaskedNorm(nn.BatchNorm2d):
 class MaskedSqueeze(nn.Module):
     """timm's squeeze-and-excitation; the squeeze averages valid frames."""
 
-    lengths: Lengths
-    conv_reduce: nn.Module
-    act1: nn.Module
-    conv_expand: nn.Module
-    gate: nn.Module
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         squeezed = masked_mean(x, self.lengths.mask(x.shape[2]))
         return x * self.gate(self.conv_expand(self.act1(self.conv_reduce(squeezed))))
 
@@ -119,16 +106,13 @@ def apply_lengths(network: nn.Module, lengths: Lengths) -> None:
     from timm.layers import BatchNormAct2d
     from timm.models._efficientnet_blocks import SqueezeExcite
 
-    masked: dict[type, type] = {BatchNormAct2d: MaskedNorm, SqueezeExcite: MaskedSqueeze}
+    masked = {BatchNormAct2d: MaskedNorm, SqueezeExcite: MaskedSqueeze, nn.Conv2d: MaskedConv2d}
     module: Any
     for module in network.modules():
-        if type(module) is nn.Conv2d and module.kernel_size[0] > 1:
-            module.__class__ = MaskedConv2d
-        elif type(module) in masked:
-            module.__class__ = masked[type(module)]
-        else:
-            continue
-        module.lengths = lengths
+        kind = type(module)
+        if kind in masked and not (kind is nn.Conv2d and module.kernel_size[0] == 1):
+            module.__class__ = masked[kind]
+            module.lengths = lengths
 
 
 class MobileNet(Student):
@@ -150,9 +134,7 @@ class MobileNet(Student):
     def __init__(self, *, mels: int = 26, **options: Any):
         import timm
 
-        network: Any = timm.create_model(
-            self.timm_name, pretrained=False, in_chans=1, num_classes=0
-        )
+        network: Any = timm.create_model(self.timm_name, in_chans=1, num_classes=0)
         super().__init__(network.head_hidden_size, mels=mels, **options)
         self.spectrogram_extractor = Spectrogram(N_FFT, HOP)
         self.logmel_extractor = LogMel(N_FFT, mels)
@@ -160,12 +142,10 @@ class MobileNet(Student):
         self.lengths = Lengths()
         apply_lengths(network, self.lengths)
         # The head's normalisation works on one number per clip: there is no time left to mask.
-        if isinstance(network.norm_head, MaskedNorm):
-            network.norm_head.lengths = Lengths()
+        network.norm_head.lengths = Lengths()
 
     def _embed(self, signal: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-        x = self.logmel_extractor(self.spectrogram_extractor(normalise(signal, lengths)))
-        x = x[:, None]  # (B, 1, T, F)
+        x = self.logmel_extractor(self.spectrogram_extractor(normalise(signal, lengths)))[:, None]
         if lengths is not None:
             lengths = self.spectrogram_extractor.frames(lengths)
         self.lengths.start(lengths, x.shape[2])
@@ -176,11 +156,6 @@ class MobileNet(Student):
         return net.flatten(net.act2(net.norm_head(net.conv_head(x))))
 
 
-def _register(name: str, timm_name: str, description: str) -> None:
-    members = {"timm_name": timm_name, "__module__": __name__, "__doc__": MobileNet.__doc__}
-    registry.register_student(name, description=description)(type(name, (MobileNet,), members))
-
-
 for _name, _timm_name, _description in (
     ("mobilenetv3_small", "mobilenetv3_small_100", "squeeze-and-excitation; quickest of the four"),
     ("mobilenetv3_large", "mobilenetv3_large_100", "squeeze-and-excitation; for servers"),
@@ -188,4 +163,5 @@ for _name, _timm_name, _description in (
      "the paper's best: for phones, no SE layers"),
     ("mobilenetv4_conv_medium", "mobilenetv4_conv_medium", "largest: for a GPU or a server"),
 ):  # fmt: skip
-    _register(_name, _timm_name, _description)
+    _members = {"timm_name": _timm_name, "__module__": __name__, "__doc__": MobileNet.__doc__}
+    registry.register_student(_name, description=_description)(type(_name, (MobileNet,), _members))

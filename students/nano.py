@@ -37,11 +37,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import registry
 from .base import Student
-from .frontend import hann, mel_bands, mel_centres
+from .frontend import constants, hann, mel_bands, mel_centres
 from .masking import N, masked_batch_norm, out_length, time_mask
 
 FLOOR_LOG2 = -33.0  # about the power of 16-bit rounding noise in one band
@@ -72,11 +72,11 @@ class FactoredSpectrogram(nn.Module):
     """
 
     frontend = True
-    window: torch.Tensor
-    rows_dft: torch.Tensor
-    twiddle_real: torch.Tensor
-    twiddle_imag: torch.Tensor
-    columns_dft: torch.Tensor
+    window: Tensor
+    rows_dft: Tensor
+    twiddle_real: Tensor
+    twiddle_imag: Tensor
+    columns_dft: Tensor
 
     def __init__(self, n_fft: int, hop: int, rows: int):
         super().__init__()
@@ -89,24 +89,24 @@ class FactoredSpectrogram(nn.Module):
         angle = 2 * np.pi * np.outer(k1, np.arange(self.columns)) / n_fft
         column_angle = 2 * np.pi * np.outer(np.arange(self.columns), k2) / self.columns
         cos, sin = np.cos(column_angle), np.sin(column_angle)
-        self._constant("window", hann(n_fft))
-        self._constant("rows_dft", np.concatenate([np.cos(row_angle), -np.sin(row_angle)], 1))
-        self._constant("twiddle_real", np.cos(angle))
-        self._constant("twiddle_imag", -np.sin(angle))
-        # (real, imag) @ this = (real, imag) of the transform along columns
-        self._constant("columns_dft", np.block([[cos, -sin], [sin, cos]]))
+        constants(
+            self,
+            window=hann(n_fft),
+            rows_dft=np.concatenate([np.cos(row_angle), -np.sin(row_angle)], 1),
+            twiddle_real=np.cos(angle),
+            twiddle_imag=-np.sin(angle),
+            # (real, imag) @ this = (real, imag) of the transform along columns
+            columns_dft=np.block([[cos, -sin], [sin, cos]]),
+        )
         k = k1[:, None] + rows * k2[None, :]
         self.bins = np.minimum(k, n_fft - k).reshape(-1)
         self.once = np.isin(np.arange(k.size), np.unique(self.bins, return_index=True)[1])
-
-    def _constant(self, name: str, value: np.ndarray) -> None:
-        self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
 
     def frames(self, samples: N) -> N:
         """Frames that lie wholly inside a clip of that many samples."""
         return out_length(samples, self.n_fft, self.hop)
 
-    def forward(self, signal: torch.Tensor) -> torch.Tensor:
+    def forward(self, signal: Tensor) -> Tensor:
         """(B, T) -> (B, frames, (rows / 2 + 1) x columns); in training n_fft / 2 + 1 bins."""
         frames = signal.unfold(1, self.n_fft, self.hop) * self.window
         if self.training:
@@ -115,24 +115,16 @@ class FactoredSpectrogram(nn.Module):
         grid = frames.unflatten(2, (self.rows, self.columns)).transpose(2, 3)
         spectrum = (grid @ self.rows_dft).transpose(2, 3)  # (B, frames, 2 (R/2 + 1), C)
         real, imag = spectrum.chunk(2, dim=2)
-        turned = torch.cat(
-            (
-                real * self.twiddle_real - imag * self.twiddle_imag,
-                real * self.twiddle_imag + imag * self.twiddle_real,
-            ),
-            dim=3,
-        )
+        turned_real = real * self.twiddle_real - imag * self.twiddle_imag
+        turned_imag = real * self.twiddle_imag + imag * self.twiddle_real
+        turned = torch.cat((turned_real, turned_imag), dim=3)
         real, imag = (turned @ self.columns_dft).chunk(2, dim=3)
         return (real * real + imag * imag).flatten(2)
 
-    def macs(self, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
-        half = self.rows // 2 + 1
-        per_frame = (
-            self.columns * self.rows * 2 * half
-            + 4 * half * self.columns
-            + half * (2 * self.columns) ** 2
-        )
-        return output.shape[1] * per_frame
+    def macs(self, inputs: tuple[Tensor, ...], output: Tensor) -> int:
+        rows, columns, half = self.rows, self.columns, self.rows // 2 + 1
+        along_rows, along_columns = columns * rows * 2 * half, half * (2 * columns) ** 2
+        return output.shape[1] * (along_rows + 4 * half * columns + along_columns)
 
 
 class Log2Mel(nn.Module):
@@ -145,21 +137,20 @@ class Log2Mel(nn.Module):
     """
 
     frontend = True
-    bands: torch.Tensor
-    bin_bands: torch.Tensor
+    bands: Tensor
+    bin_bands: Tensor
 
     def __init__(self, spectrogram: FactoredSpectrogram, mels: int):
         super().__init__()
         bands = mel_bands(spectrogram.n_fft, mels)
         places = bands[spectrogram.bins] * spectrogram.once[:, None]
-        for name, value in {"bands": places, "bin_bands": bands}.items():
-            self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
+        constants(self, bands=places, bin_bands=bands)
 
-    def forward(self, power: torch.Tensor) -> torch.Tensor:
+    def forward(self, power: Tensor) -> Tensor:
         bands = self.bands if power.shape[2] == len(self.bands) else self.bin_bands
         return torch.log2(torch.clamp(power @ bands, min=2.0**FLOOR_LOG2))
 
-    def macs(self, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
+    def macs(self, inputs: tuple[Tensor, ...], output: Tensor) -> int:
         return output.shape[1] * int((self.bands != 0).sum())  # triangles, not a full matrix
 
 
@@ -177,19 +168,14 @@ class Causal(nn.Module):
         self.conv = nn.Conv1d(inputs, outputs, kernel, dilation=dilation, groups=groups, bias=False)
         self.norm = nn.BatchNorm1d(outputs)
 
-    def forward(
-        self,
-        x: torch.Tensor,
-        mask: torch.Tensor | None = None,
-        past: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, past: Tensor | None = None) -> Tensor:
         """`past` (B, C, context) is what came before x; None = zeros, the start of a clip."""
         if self.context:
             x = nn.functional.pad(x, (self.context, 0)) if past is None else torch.cat((past, x), 2)
         y = self._depthwise(x) if self.training and self.conv.groups > 1 else self.conv(x)
         return masked_batch_norm(self.norm, y[:, :, :, None], mask)[:, :, :, 0]
 
-    def _depthwise(self, x: torch.Tensor) -> torch.Tensor:
+    def _depthwise(self, x: Tensor) -> Tensor:
         """The convolution as a sum of shifted products, whose gradient takes half the time."""
         size, dilation = x.shape[2] - self.context, self.conv.dilation[0]
         taps = self.conv.weight[:, 0].unbind(1)
@@ -212,12 +198,7 @@ class Block(nn.Module):
         self.depthwise = Causal(channels, channels, kernel, dilation, groups=channels)
         self.pointwise = Causal(channels, channels)
 
-    def forward(
-        self,
-        x: torch.Tensor,
-        mask: torch.Tensor | None = None,
-        past: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, past: Tensor | None = None) -> Tensor:
         return x + torch.relu(self.pointwise(self.depthwise(x, mask, past), mask))
 
 
@@ -237,7 +218,7 @@ class Voice(nn.Module):
         self.context = nn.ModuleList(Causal(width, width, kernel, d) for d in dilations)
         self.out = nn.Conv1d(width, 1, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         for layer in (self.reduce, *self.context):
             x = torch.relu(layer(x))
         return self.out(x)[:, 0]
@@ -255,11 +236,11 @@ class State:
         denominator: sum of gate (1, 64)
     """
 
-    signal: torch.Tensor
-    level: torch.Tensor
-    past: list[torch.Tensor]
-    numerator: torch.Tensor
-    denominator: torch.Tensor
+    signal: Tensor
+    level: Tensor
+    past: list[Tensor]
+    numerator: Tensor
+    denominator: Tensor
 
 
 @registry.register_student(
@@ -313,22 +294,11 @@ class Nano(Student):
     ):
         if voice:  # only then: runs without it keep the configuration that they have
             options["voice"] = True
-        super().__init__(
-            pooled,
-            n_fft=n_fft,
-            rows=rows,
-            mels=mels,
-            level_frames=level_frames,
-            level_hz=list(level_hz),
-            least_level=least_level,
-            depth=depth,
-            channels=channels,
-            stem_kernel=stem_kernel,
-            kernel=kernel,
-            dilations=list(dilations),
-            pooled=pooled,
-            **options,
-        )
+        config: dict[str, Any] = {"n_fft": n_fft, "rows": rows, "mels": mels}
+        config |= {"level_frames": level_frames, "level_hz": list(level_hz)}
+        config |= {"least_level": least_level, "depth": depth, "channels": channels}
+        config |= {"stem_kernel": stem_kernel, "kernel": kernel, "dilations": list(dilations)}
+        super().__init__(pooled, **config, pooled=pooled, **options)
         self.hop = n_fft // 2
         self.level_frames = level_frames
         self.level_bands = level_bands(mels, level_hz)
@@ -342,9 +312,7 @@ class Nano(Student):
         self.value = Causal(channels, pooled)
         self.voice = Voice(channels) if voice else None
 
-    def features(
-        self, signal: torch.Tensor, past: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def features(self, signal: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Steps 1 to 4: (B, T) -> x (B, mels, frames) and e (B, frames).
 
         Args:
@@ -353,26 +321,22 @@ class Nano(Student):
         """
         b = self.logmel(self.spectrogram(signal))  # (B, frames, mels)
         e = b[:, :, self.level_bands].mean(dim=2)
-        context = self.level_frames - 1
         if past is None:
-            padded = nn.functional.pad(e, (context, 0), value=LOWEST)
-        else:
-            padded = torch.cat((past, e), dim=1)
-        m = nn.functional.max_pool1d(padded[:, None], self.level_frames, stride=1)[:, 0]
+            past = e.new_full((len(e), self.level_frames - 1), LOWEST)
+        recent = torch.cat((past, e), dim=1)[:, None]
+        m = nn.functional.max_pool1d(recent, self.level_frames, stride=1)[:, 0]
         m = m.clamp(min=self.least_level)
         x = torch.clamp(b - m[:, :, None] + OFFSET, self.softest, LIMIT) / SCALE
         return x.transpose(1, 2), e
 
-    def _pool(
-        self, x: torch.Tensor, mask: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pool(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         gate = torch.sigmoid(self.gate(x, mask))
         if mask is not None:
             gate = gate * mask[:, None, :]
         value = torch.relu(self.value(x, mask))
         return (gate * value).sum(dim=2), gate.sum(dim=2)
 
-    def _embed(self, signal: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    def _embed(self, signal: Tensor, lengths: Tensor | None) -> Tensor:
         x, _ = self.features(signal)
         mask = None
         if lengths is not None:  # looking back only, valid frames never see padding
@@ -380,14 +344,14 @@ class Nano(Student):
         numerator, denominator = self._pool(self._body(x, mask), mask)
         return numerator / (denominator + EMPTY)
 
-    def _body(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def _body(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Steps 5 and 6: (B, mels, frames) -> (B, channels, frames)."""
         x = torch.relu(self.stem(x, mask))
         for block in self.blocks:
             x = block(x, mask)
         return x
 
-    def frames(self, signal: torch.Tensor) -> torch.Tensor:
+    def frames(self, signal: Tensor) -> Tensor:
         """What the pooling and the head for voice activity get: (B, T) -> (B, channels, frames)."""
         return self._body(self.features(signal)[0])
 
@@ -404,7 +368,7 @@ class Nano(Student):
         )
 
     @torch.no_grad()
-    def push(self, signal: torch.Tensor, state: State) -> tuple[torch.Tensor | None, State]:
+    def push(self, signal: Tensor, state: State) -> tuple[Tensor | None, State]:
         """Hear any number of samples more: the reference for every streaming implementation.
 
         Args:
@@ -417,12 +381,8 @@ class Nano(Student):
         """
         signal = torch.cat((state.signal, signal), dim=1)
         frames = max(0, int(self.spectrogram.frames(signal.shape[1])))
-        numerator, denominator, past, level = (
-            state.numerator,
-            state.denominator,
-            list(state.past),
-            state.level,
-        )
+        numerator, denominator = state.numerator, state.denominator
+        past, level = list(state.past), state.level
         if frames:
             x, e = self.features(signal, level)
             level = torch.cat((level, e), dim=1)[:, e.shape[1] :]
@@ -448,5 +408,5 @@ def level_bands(mels: int, level_hz: Sequence[float] = LEVEL_HZ) -> slice:
     return slice(*np.searchsorted(mel_centres(mels), level_hz).tolist())
 
 
-def _last(past: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def _last(past: Tensor, x: Tensor) -> Tensor:
     return torch.cat((past, x), dim=2)[:, :, x.shape[2] :]

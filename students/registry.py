@@ -87,11 +87,8 @@ def create(name: str, **config: Any) -> Student:
         Linear(in_features=..., out_features=2, bias=True)
     """
     cls = _class(name)
-    options = [
-        option
-        for option, parameter in inspect.signature(cls).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    ] + ["categories", "dimensions"]
+    own = inspect.signature(cls).parameters.values()
+    options = [p.name for p in own if p.kind is p.KEYWORD_ONLY] + ["categories", "dimensions"]
     for key in config:
         if key not in options:
             raise Wav2SmallError(f"student {name} has no option {key!r}{_nearest(key, options)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,8 +17,10 @@ from wav2small.errors import Wav2SmallError
 from wav2small.tables import Labels, write_labels
 from wav2small.training import weights
 
+from . import config as configuration
 from .base import Student
-from .data import PROBABILITY, TrainingBatch
+from .config import Config
+from .data import PROBABILITY, TrainingBatch, disturbances
 
 #: Everything a run writes: what `overwrite` removes, and nothing else.
 PARTS = (
@@ -56,73 +57,48 @@ def events(output: Path) -> Any:
 
 
 def write_provenance(
-    output: Path,
-    table: Labels,
-    student: Student,
-    settings: Mapping[str, Any],
-    *,
-    labels: str,
-    online: Any = None,
-    disturbances: Sequence[Mapping[str, str]] = (),
+    output: Path, table: Labels, student: Student, config: Config, digest: str, online: Any = None
 ) -> None:
     """Write provenance.json: that of the label table, and the distillation.
 
     Args:
         output: run folder
         table: what the student learns from
-        student: its name and options
-        settings: those that change the weights
-        labels: hash of clips, labels and split
+        student: its name and options are written
+        config: its settings that change the weights are written
+        digest: hash of clips, labels and split
         online: teacher that was asked during training, if any
-        disturbances: folders with which its variants were made: source, licence, role
     """
-    asked: list[Any] = []
+    lineage = provenance.new() | table.provenance
     if online is not None:
         fields = ("name", "id", "revision", "licence")
         asked = [{name: str(getattr(online, name, provenance.UNKNOWN)) for name in fields}]
         if hasattr(online, "provenance"):
             asked = list(online.provenance())
-    lists = {"teachers": asked, "audio": [dict(entry) for entry in disturbances]}
-    known = {kind: list(table.provenance.get(kind) or ()) for kind in lists}
-    lineage = {
-        **provenance.new(),
-        **table.provenance,
-        **{
-            kind: known[kind] + [entry for entry in added if entry not in known[kind]]
-            for kind, added in lists.items()
-        },
+        for kind, added in (("teachers", asked), ("audio", disturbances(config))):
+            known = list(lineage[kind] or ())
+            lineage[kind] = known + [entry for entry in added if entry not in known]
+    used = provenance.versions("numpy", "soundfile", "soxr", "torch")
+    lineage |= {
         "student": {"name": student.name, **student.config},
-        "distillation": {"labels": labels, "settings": settings},
-        "versions": {
-            **table.provenance.get("versions", {}),
-            **provenance.versions("numpy", "soundfile", "soxr", "torch"),
-        },
+        "distillation": {"labels": digest, "settings": configuration.identity(config)},
+        "versions": table.provenance.get("versions", {}) | used,
     }
     files.write_json(output / "provenance.json", lineage)
 
 
 def write_batch(file: Path, batch: TrainingBatch, paths: Sequence[str]) -> None:
     """Write a batch, and the names of its audio files in the metadata."""
-    tensors = {
-        "signal": batch.signal,
-        "lengths": batch.lengths,
-        "labels": batch.labels,
-        "rows": torch.from_numpy(np.asarray(batch.rows, dtype=np.int64)),
-    }
+    tensors = vars(batch) | {"rows": torch.as_tensor(batch.rows, dtype=torch.int64)}
     weights.write(file, tensors, files="\n".join(paths[row] for row in batch.rows))
 
 
 def write_validation(
     output: Path, table: Labels, valid: np.ndarray, prediction: np.ndarray, categories: list[str]
 ) -> None:
-    """Write validation.parquet: labels and predictions of the validation clips.
+    """Write validation.parquet: labels and predictions of the clips in the rows `valid`.
 
-    Args:
-        output: run folder
-        table: labels of all clips
-        valid: rows of the validation clips
-        prediction: (clips, 3 + K), logits of the categories after A, D, V
-        categories: names of the K categories
+    `prediction` is (clips, 3 + K): logits of the K categories follow A, D and V.
     """
     count = len(DIMENSIONS)
     frame = table.frame.iloc[valid].reset_index(drop=True)
@@ -132,7 +108,7 @@ def write_validation(
     for column, name in enumerate(categories):
         frame[f"student_{PROBABILITY}{name}"] = shares[:, column].astype(np.float32)
     root = table.root if "://" in table.root else os.path.abspath(table.root)
-    lineage = json.loads((output / "provenance.json").read_text())
+    lineage = files.read_json(output / "provenance.json")
     write_labels(output / "validation.parquet", Labels(frame, root, lineage))
 
 
@@ -163,8 +139,7 @@ def draw(
     axes[0].plot(epochs, [row["loss"] for row in rows])
     axes[0].set(xlabel="epoch", ylabel="loss")
     for dimension in DIMENSIONS:
-        values = [row[f"ccc_{dimension}"] for row in rows]
-        axes[1].plot(epochs, values, label=dimension)
+        axes[1].plot(epochs, [row[f"ccc_{dimension}"] for row in rows], label=dimension)
     axes[1].set(xlabel="epoch", ylabel="CCC with the teacher", ylim=(-0.05, 1.0))
     axes[1].legend(loc="lower right")
     for column, (axis, dimension) in enumerate(zip(axes[2:], DIMENSIONS, strict=True)):

@@ -9,12 +9,13 @@ telephones and levels. Some scenes hold no speech.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from wav2small import augmentation, files, metrics, noises, operations, progress, silero
 from wav2small.audio import SAMPLING_RATE
@@ -114,25 +115,16 @@ def add_voice(
     train, valid = split(table.frame, config.validation, seed=config.seed)
     cache = Cache(config.cache, config.cache_mb << 20) if config.cache_mb else None
     clips = Clips(table.frame, table.root, cache=cache)
-    known_voices = "speaker" in table.frame
-    voices = texts(table.frame["speaker"]).to_numpy() if known_voices else np.zeros(len(clips))
+    named = "speaker" in table.frame
+    voices = texts(table.frame["speaker"]).to_numpy() if named else np.zeros(len(clips))
     generator = np.random.default_rng(options.seed)
-    student.voice = _fit(
-        student, _Speech(clips, train[clips.variant[train] == 0], voices), generator, options
-    )
+    speech = _Speech(clips, train[clips.variant[train] == 0], voices)
+    student.voice = _fit(student, speech, generator, options)
     student.config["voice"] = True
     held_out = _Speech(clips, valid, voices)
     samples = round(options.seconds * SAMPLING_RATE)
     scenes = [held_out.scene(generator, samples) for _ in range(options.judged)]
-    result = VoiceResult(str(run))
-    for ratio in RATIOS_DB:
-        result.auc[ratio] = auc(
-            lambda signal: _logits(student, signal),
-            scenes,
-            lambda samples: noises.noise(samples, generator),
-            ratio,
-            student.hop,
-        )
+    found = {ratio: _auc(student, scenes, ratio, generator) for ratio in RATIOS_DB}
     student.save_pretrained(run)
     lineage = {
         **registry.provenance(run),
@@ -140,11 +132,11 @@ def add_voice(
         "voice": {
             "detector": silero.PROVENANCE,
             "settings": vars(options),
-            "auc": {f"{ratio:g} dB": round(value, 4) for ratio, value in result.auc.items()},
+            "auc": {f"{ratio:g} dB": round(value, 4) for ratio, value in found.items()},
         },
     }
     files.write_json(Path(run) / "provenance.json", lineage)
-    return result
+    return VoiceResult(str(run), found)
 
 
 class _Speech:
@@ -256,39 +248,24 @@ def _fit(
     return voice.eval()
 
 
-def _frames(student: Nano, signal: np.ndarray) -> torch.Tensor:
-    with torch.no_grad():
-        return student.frames(torch.from_numpy(signal.astype(np.float32))[None])[0]
+@torch.no_grad()
+def _frames(student: Nano, signal: np.ndarray) -> Tensor:
+    return student.frames(torch.from_numpy(signal.astype(np.float32))[None])[0]
 
 
-def _logits(student: Nano, signal: np.ndarray) -> np.ndarray:
-    assert student.voice is not None
-    with torch.no_grad():
-        return student.voice(_frames(student, signal)[None])[0].numpy()
-
-
-def auc(
-    score: Callable[[np.ndarray], np.ndarray],
-    scenes: Sequence[np.ndarray],
-    noise: Callable[[int], np.ndarray],
-    ratio_db: float,
-    hop: int = 256,
+@torch.no_grad()
+def _auc(
+    student: Nano, scenes: Sequence[np.ndarray], ratio_db: float, generator: np.random.Generator
 ) -> float:
-    """ROC AUC against what silero-vad finds in clean scenes, per frame of 32 ms.
-
-    Args:
-        score: signal -> a number per frame of 512 samples every `hop` (frames,)
-        scenes: clean, each (samples,) at 16 kHz
-        noise: samples -> noise to add
-        ratio_db: power of the frames with speech over that of the noise
-        hop: see `score`
-    """
+    """ROC AUC against what silero-vad finds in clean scenes, per frame of 32 ms; noise is added."""
+    assert student.voice is not None
     scores, truths = [], []
     for scene in scenes:
         probabilities = silero.probabilities(scene)
         level = speech_power(scene, probabilities) or 1e-2
-        made = score(scene + operations.scaled(noise(len(scene)), level, ratio_db))
-        aligned = made[:: silero.FRAME // hop]
+        noise = operations.scaled(noises.noise(len(scene), generator), level, ratio_db)
+        logits = student.voice(_frames(student, scene + noise)[None])[0].numpy()
+        aligned = logits[:: silero.FRAME // student.hop]
         count = min(len(aligned), len(probabilities))
         scores.append(aligned[:count])
         truths.append(probabilities[:count] > SPEECH)

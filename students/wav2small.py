@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import registry
 from .base import Student
@@ -31,14 +31,14 @@ class ConvBlock(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return torch.relu(masked_batch_norm(self.norm, self.conv(x), mask))
 
 
 class Vgg7(nn.Module):
     """Normalised signal -> tokens: (B, T) -> (B, 13, frames / 2, 13), and its mask.
 
-    `pool` is the student's: the two layers `lin` and `sof` differ between the 72K and 16K models.
+    The layers `lin` and `sof` are the student's: they differ between the 72K and 16K models.
 
     Example:
         >>> body = Vgg7(nn.Identity(), nn.Identity(), n_fft=64, hop=32, half_mel=13)
@@ -57,8 +57,8 @@ class Vgg7(nn.Module):
         self.sof = sof
 
     def forward(
-        self, signal: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self, signal: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         x = self.logmel_extractor(self.spectrogram_extractor(signal))[:, None]  # (B, 1, T, 2M)
         mask = None
         if lengths is not None:
@@ -99,13 +99,10 @@ class Wav2Small(Student):
     def __init__(self, *, half_mel: int = 13, n_fft: int = 64, hop: int = 32, **options: Any):
         size = half_mel * half_mel
         super().__init__(size, half_mel=half_mel, n_fft=n_fft, hop=hop, **options)
-        self.vgg7 = Vgg7(
-            nn.Linear(size, size),
-            nn.Linear(size, size),
-            n_fft=n_fft, hop=hop, half_mel=half_mel,
-        )  # fmt: skip
+        lin, sof = (nn.Linear(size, size) for _ in range(2))
+        self.vgg7 = Vgg7(lin, sof, n_fft=n_fft, hop=hop, half_mel=half_mel)
 
-    def _embed(self, signal: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    def _embed(self, signal: Tensor, lengths: Tensor | None) -> Tensor:
         x, mask = self.vgg7(normalise(signal, lengths), lengths)
         tokens = x.transpose(1, 2).flatten(2)  # (B, T, 169)
         logits = self.vgg7.sof(tokens)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wav2small.errors import Wav2SmallError
 
@@ -39,16 +39,13 @@ def published_config(config: Mapping[str, Any], path: str | Path) -> dict[str, A
     Raises:
         Wav2SmallError: numbers that contradict each other
     """
-    if config["n_time"] != config["n_fft"]:
-        raise Wav2SmallError(
-            f"{path}: n_time {config['n_time']} must equal n_fft {config['n_fft']}"
-        )
-    if config["hidden"] != 2 * config["half_mel"] ** 2:
-        raise Wav2SmallError(
-            f"{path}: hidden {config['hidden']} must be 2 x half_mel^2 = "
-            f"{2 * config['half_mel'] ** 2}"
-        )
-    return {"student": "wav2small2", **{key: config[key] for key in ("half_mel", "n_fft", "hop")}}
+    options = {key: config[key] for key in ("half_mel", "n_fft", "hop")}
+    n_time, hidden, size = config["n_time"], config["hidden"], 2 * options["half_mel"] ** 2
+    if n_time != options["n_fft"]:
+        raise Wav2SmallError(f"{path}: n_time {n_time} must equal n_fft {options['n_fft']}")
+    if hidden != size:
+        raise Wav2SmallError(f"{path}: hidden {hidden} must be 2 x half_mel^2 = {size}")
+    return {"student": "wav2small2", **options}
 
 
 class Gram(nn.Module):
@@ -59,7 +56,7 @@ class Gram(nn.Module):
         torch.Size([1, 13, 26])
     """
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return torch.cat((x, x @ x.transpose(1, 2)), dim=2)
 
 
@@ -69,11 +66,7 @@ class Gram(nn.Module):
 class Wav2Small2(Student):
     """See the module. Embedding: 338 numbers (13 channels x (13 mel pairs + 13 products)).
 
-    Args:
-        half_mel: channels, and half the number of mel bands
-        n_fft: DFT size in samples
-        hop: distance of frames in samples
-        **options: of `Student`: `categories`, names for an optional second head
+    Its arguments are those of `Wav2Small`.
 
     Example:
         >>> Wav2Small2().embed(torch.zeros(2, 16000)).shape
@@ -82,14 +75,11 @@ class Wav2Small2(Student):
 
     def __init__(self, *, half_mel: int = 13, n_fft: int = 64, hop: int = 32, **options: Any):
         super().__init__(2 * half_mel**2, half_mel=half_mel, n_fft=n_fft, hop=hop, **options)
-        self.vgg7 = Vgg7(
-            nn.Conv2d(half_mel, half_mel, 1),
-            nn.Conv2d(half_mel, half_mel, 1),
-            n_fft=n_fft, hop=hop, half_mel=half_mel,
-        )  # fmt: skip
+        lin, sof = (nn.Conv2d(half_mel, half_mel, 1) for _ in range(2))
+        self.vgg7 = Vgg7(lin, sof, n_fft=n_fft, hop=hop, half_mel=half_mel)
         self.gram = Gram()
 
-    def _embed(self, signal: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    def _embed(self, signal: Tensor, lengths: Tensor | None) -> Tensor:
         x, mask = self.vgg7(normalise(signal, lengths), lengths)
         logits = self.vgg7.sof(x)
         if mask is not None:
@@ -97,7 +87,7 @@ class Wav2Small2(Student):
         pooled = (self.vgg7.lin(x) * logits.softmax(dim=2)).sum(dim=2)  # (B, C, F)
         return self.gram(pooled).flatten(1)
 
-    def load_weights(self, state: Mapping[str, torch.Tensor], source: str | Path) -> None:
+    def load_weights(self, state: Mapping[str, Tensor], source: str | Path) -> None:
         """As the base; constants stored transposed or without their middle axis are accepted.
 
         Public copies of the class also store the floor of the logarithm, `amin`, which is a
@@ -106,22 +96,17 @@ class Wav2Small2(Student):
         Raises:
             Wav2SmallError: as the base, or another floor than ours
         """
-        own = self.state_dict()
-        state = dict(state)
-        floor = state.pop("vgg7.logmel_extractor.amin", None)
-        if floor is not None and not torch.allclose(
-            floor.double(), torch.tensor(FLOOR, dtype=torch.float64), rtol=1e-3, atol=0
-        ):
+        own, state = self.state_dict(), dict(state)
+        floor = state.pop("vgg7.logmel_extractor.amin", torch.tensor(FLOOR))
+        if not ((floor / FLOOR - 1).abs() <= 1e-3).all():
             raise Wav2SmallError(
                 f"{source}: vgg7.logmel_extractor.amin is {floor.flatten().tolist()}, the floor of "
                 f"the logarithm must be {FLOOR:g}; take the published file"
             )
         for key in own.keys() & state.keys():
-            if own[key].shape == state[key].shape:
-                continue
-            if key.endswith("melW") and own[key].shape == state[key].T.shape:
-                state[key] = state[key].T.contiguous()
-            elif ".conv_" in key and state[key].numel() == own[key].numel():
-                if state[key].shape[0] == own[key].shape[0]:
-                    state[key] = state[key].reshape(own[key].shape)
+            shape, tensor = own[key].shape, state[key]
+            if key.endswith("melW") and tensor.shape == shape[::-1] != shape:
+                state[key] = tensor.T.contiguous()
+            elif ".conv_" in key and tensor.numel() == shape.numel() and len(tensor) == shape[0]:
+                state[key] = tensor.reshape(shape)
         super().load_weights(state, source)

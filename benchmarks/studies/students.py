@@ -25,7 +25,6 @@ import pandas as pd
 import torch
 
 from wav2small import files, metrics
-from wav2small.audio import SAMPLING_RATE
 from wav2small.benchmarks import studies
 from wav2small.dimensions import DIMENSIONS
 from wav2small.students import registry
@@ -179,13 +178,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def batches(clips: Clips, values: Any, rows: Any, config: Config, **options: Any) -> Batcher:
-    """The batcher of a configuration."""
-    crop = round(config.crop_s * SAMPLING_RATE)
-    options |= {"batch_size": config.batch_size, "workers": config.workers}
-    return Batcher(clips, values, rows, crop=crop, **options)
-
-
 def speed(labels: Labels, *, student: str, steps: int, **settings: Any) -> dict[str, float]:
     """Steps per second of the batcher against the same loop on tensors already in memory.
 
@@ -196,7 +188,7 @@ def speed(labels: Labels, *, student: str, steps: int, **settings: Any) -> dict[
     made_with = labels.provenance.get("variants")
     clips = Clips(labels.frame, labels.root, cache=Cache(folder.name), made_with=made_with)
     rows = np.arange(min(len(clips), steps * config.batch_size))
-    batcher = batches(clips, labels.values, rows, config, gain_db=config.gain_db)
+    batcher = Batcher(clips, labels.values, rows, config)
     model = registry.create(student)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
@@ -240,7 +232,7 @@ def growth(labels: Labels, *, student: str, rounds: int = 3, **settings: Any) ->
         own = rows[: factor * size]
         frame = labels.frame.iloc[own].reset_index(drop=True)
         clips, every = Clips(frame, labels.root), np.arange(len(own))
-        batcher = batches(clips, labels.values[own], every, config)
+        batcher = Batcher(clips, labels.values[own], every, config)
         began = time.perf_counter()
         for batch in batcher.epoch(0):
             model(batch.signal, batch.lengths).sum().backward()

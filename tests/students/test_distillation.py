@@ -382,10 +382,10 @@ def clips(table):
     return Clips(table.frame, table.root)
 
 
-def batcher(table, clips, **changes):
-    rows = np.arange(len(clips))
-    values = {"batch_size": 5, "crop": 8000, "gain_db": 6.0, "seed": 3, "workers": 2}
-    return Batcher(clips, table.values, rows, **(values | changes))
+def batcher(table, clips, rank=0, size=1, teacher=None, **changes):
+    values = {"batch_size": 5, "crop_s": 0.5, "gain_db": 6.0, "seed": 3, "workers": 2}
+    rows, settings = np.arange(len(clips)), config.Config(**values | changes)
+    return Batcher(clips, table.values, rows, settings, rank, size, teacher)
 
 
 def test_every_epoch_takes_every_clip(table, clips):
@@ -424,45 +424,45 @@ def test_crops_come_from_the_clip_and_labels_belong_to_it(table, clips):
             np.testing.assert_allclose(batch.labels[place], table.values[row], atol=1e-6)
 
 
-def test_noise_is_another_one_in_every_epoch(table, clips):
-    own = batcher(table, clips, crop=0, gain_db=0.0, noise_probability=0.6)
-    ratios, noises = [], {}
-    for epoch in range(3):
+def full_batches(table, clips, epochs=3, **changes):
+    """(Row, epoch), clip, and what a batch holds of it, under the label of the clip."""
+    own = batcher(table, clips, **{"crop_s": 0, "gain_db": 0.0, **changes})
+    for epoch in range(epochs):
         for batch in own.epoch(epoch):
-            for place, row in enumerate(batch.rows):
-                signal = clips.signal(row)
-                noise = batch.signal[place, : len(signal)].numpy() - signal
-                np.testing.assert_allclose(batch.labels[place], table.values[row], atol=1e-6)
-                ratios.append(10 * np.log10(np.mean(signal**2) / max(np.mean(noise**2), 1e-20)))
-                noises.setdefault(row, {})[epoch] = noise
+            for row, inputs, label in zip(batch.rows, batch.signal, batch.labels, strict=True):
+                np.testing.assert_allclose(label, table.values[row], atol=1e-6)
+                yield (row, epoch), clips.signal(row), inputs[: clips.lengths[row]].numpy()
+
+
+def assert_another_one_in_every_epoch(added):
+    """`added`: (row, epoch) -> what was added to the clip."""
+    for ((row, _), one), ((same, _), other) in itertools.combinations(added.items(), 2):
+        assert row != same or not np.array_equal(one, other) or not one.any()
+
+
+def test_noise_is_another_one_in_every_epoch(table, clips):
+    ratios, noises = [], {}
+    for place, clean, noisy in full_batches(table, clips, noise_probability=0.6):
+        noises[place] = noise = noisy - clean
+        ratios.append(10 * np.log10(np.mean(clean**2) / max(np.mean(noise**2), 1e-20)))
     noisy = [ratio for ratio in ratios if ratio < 60]
     assert 9.9 < min(noisy) < 18 and 37 < max(noisy) < 45.1
     assert 0.45 < len(noisy) / len(ratios) < 0.75
-    pairs = [
-        pair for found in noises.values() for pair in itertools.combinations(found.values(), 2)
-    ]
-    assert not any(np.array_equal(one, other) and one.any() for one, other in pairs)
+    assert_another_one_in_every_epoch(noises)
 
 
 def test_rooms_colour_and_smear_a_share_of_the_clips(table, clips):
-    own = batcher(table, clips, crop=0, gain_db=0.0, room_probability=0.6)
     changes, colours = {}, []
-    for epoch in range(3):
-        for batch in own.epoch(epoch):
-            for place, row in enumerate(batch.rows):
-                signal = clips.signal(row)
-                wet = batch.signal[place, : len(signal)].numpy()
-                assert np.mean(wet**2) == pytest.approx(np.mean(signal**2), rel=1e-3)
-                changes.setdefault(row, {})[epoch] = wet - signal
-                if not np.array_equal(wet, signal):
-                    _, before = scipy.signal.welch(signal, 16000, nperseg=256)
-                    _, after = scipy.signal.welch(wet, 16000, nperseg=256)
-                    colours.append(np.ptp(10 * np.log10(after / before)[2:100]))
-    assert 0.45 < len(colours) / sum(map(len, changes.values())) < 0.75
+    for place, dry, wet in full_batches(table, clips, room_probability=0.6):
+        assert np.mean(wet**2) == pytest.approx(np.mean(dry**2), rel=1e-3)
+        changes[place] = wet - dry
+        if not np.array_equal(wet, dry):
+            _, before = scipy.signal.welch(dry, 16000, nperseg=256)
+            _, after = scipy.signal.welch(wet, 16000, nperseg=256)
+            colours.append(np.ptp(10 * np.log10(after / before)[2:100]))
+    assert 0.45 < len(colours) / len(changes) < 0.75
     assert 3 < np.median(colours) < 20
-    for found in changes.values():
-        for one, other in itertools.combinations(found.values(), 2):
-            assert not np.array_equal(one, other) or not one.any()
+    assert_another_one_in_every_epoch(changes)
 
 
 @pytest.mark.parametrize("name", ["noise_probability", "room_probability"])
@@ -474,12 +474,8 @@ def test_noise_is_rejected_under_labels_of_what_was_heard(name, table, tmp_path)
 
 
 def test_gain_stays_within_its_limit(table, clips):
-    own = batcher(table, clips, crop=0, gain_db=6.0)
-    gains = []
-    for batch in own.epoch(0):
-        for place, row in enumerate(batch.rows):
-            inputs = batch.signal[place, : clips.lengths[row]].numpy()
-            gains.append(20 * np.log10(np.abs(inputs).max() / np.abs(clips.signal(row)).max()))
+    pairs = full_batches(table, clips, epochs=1, gain_db=6.0)
+    gains = [20 * np.log10(np.abs(x).max() / np.abs(clip).max()) for _, clip, x in pairs]
     assert max(np.abs(gains)) <= 6.01 and np.std(gains) > 1
 
 
@@ -487,7 +483,7 @@ def test_gain_stays_within_its_limit(table, clips):
 def test_cache_decodes_once_or_stays_within_its_bytes(table, limit_s, decoded, tmp_path):
     cache = Cache(tmp_path, limit_s * 32000)
     clips = Clips(table.frame, table.root, cache=cache)
-    own = batcher(table, clips, batch_size=4, crop=0)
+    own = batcher(table, clips, batch_size=4, crop_s=0)
     for epoch in range(3):
         list(own.epoch(epoch))
     assert clips.decoded == decoded
@@ -644,7 +640,7 @@ def test_online_teacher_labels_what_the_student_gets(table, clips, tmp_path):
             gains = (places @ inputs[::500]) / (places**2).sum(1)  # least squares
             rest = np.abs(gains[:, None] * places - inputs[::500]).max(1)
             unaltered += rest.min() < 1e-6
-    assert 0.2 < unaltered / (own.steps * own.batch_size) < 0.8
+    assert 0.2 < unaltered / (own.steps * own.config.batch_size) < 0.8
     teacher = Loud()
     result = distill(table, tmp_path / "run", online=teacher, **QUICK)
     assert teacher.asked >= result.epochs * result.clips

@@ -266,8 +266,7 @@ def test_save_and_load(name, clips, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "constants"),
-    [("wav2small", 67395, 5082), ("wav2small2", 10806, 5082)],
+    ("name", "parameters", "constants"), [("wav2small", 67395, 5082), ("wav2small2", 10806, 5082)]
 )
 def test_counts(name, parameters, constants):
     cost = count(registry.create(name))

@@ -83,12 +83,12 @@ class Clips:
         self.files = [places.join(root, file) for file in frame["file"]]
         self.start_s = frame["start"].dt.total_seconds().to_numpy()
         self.end_s = frame["end"].dt.total_seconds().to_numpy()  # NaN = to the end
-        self.variant = (
-            frame["variant"].to_numpy(dtype=np.int64)
-            if "variant" in frame
-            else np.zeros(len(frame), dtype=np.int64)
-        )
-        self.settings = _settings(made_with or {})
+        self.variant = np.zeros(len(frame), dtype=np.int64)
+        if "variant" in frame:
+            self.variant = frame["variant"].to_numpy(dtype=np.int64)
+        known = {item.name for item in dataclasses.fields(variants.VariantSettings)}
+        own = {name: value for name, value in (made_with or {}).items() if name in known}
+        self.settings = variants.VariantSettings(**own)
         self.cache = cache
         self.decoded = 0  # clips decoded so far, for tests of the cache
         self.rejected: dict[str, str] = {}
@@ -147,8 +147,3 @@ class Clips:
             except AudioError as error:
                 self.rejected[self.files[row]] = str(error)
         return found
-
-
-def _settings(provenance: Mapping[str, Any]) -> variants.VariantSettings:
-    known = {item.name for item in dataclasses.fields(variants.VariantSettings)}
-    return variants.VariantSettings(**{k: v for k, v in provenance.items() if k in known})

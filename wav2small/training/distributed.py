@@ -12,7 +12,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,10 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if world()[1] == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    sum_everywhere(flat)
-    offset = 0
-    for gradient in gradients:
-        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
-        offset += gradient.numel()
+    flat = sum_everywhere(torch.cat([gradient.flatten() for gradient in gradients]))
+    sizes = [gradient.numel() for gradient in gradients]
+    for gradient, share in zip(gradients, flat.split(sizes), strict=True):
+        gradient.copy_(share.view_as(gradient))
 
 
 def sum_everywhere(tensor: Tensor) -> Tensor:
@@ -190,16 +189,11 @@ def share_batch_norm(model: nn.Module) -> None:
     plain = nn.modules.batchnorm._BatchNorm
     for module in model.modules():
         if isinstance(module, plain) and type(module).forward is plain.forward:
-            module.forward = _shared_forward(module)  # type: ignore[method-assign,assignment]
+            module.forward = partial(_shared_forward, module)  # type: ignore[method-assign]
 
 
-def _shared_forward(module: nn.modules.batchnorm._BatchNorm) -> Callable[[Tensor], Tensor]:
-    def shared(signal: Tensor) -> Tensor:
-        if module.training:
-            return global_batch_norm(module, signal)
-        return type(module).forward(module, signal)
-
-    return shared
+def _shared_forward(module: nn.modules.batchnorm._BatchNorm, signal: Tensor) -> Tensor:
+    return (global_batch_norm if module.training else type(module).forward)(module, signal)
 
 
 def start(device: str) -> tuple[torch.device, int, int]:
@@ -222,11 +216,8 @@ def start(device: str) -> tuple[torch.device, int, int]:
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
         # Threads of Gloo that still run when a process ends abort it, now and then.
         atexit.register(state.destroy_process_group)
-        if (
-            state.device.type == "cpu"
-            and local_processes() == world()[1]
-            and sys.platform != "win32"
-        ):
+        one_machine = local_processes() == world()[1] and sys.platform != "win32"
+        if state.device.type == "cpu" and one_machine:
             global _neighbours
             _neighbours = _neighbours or Neighbours()
         return state.device, state.process_index, state.num_processes

@@ -44,10 +44,8 @@ def ccc(truth: Tensor, prediction: Tensor, weights: Tensor | None = None) -> Ten
     if weights is None:
         weights = truth.new_ones(len(truth))
     share = (weights / weights.sum()).unsqueeze(1)  # (B, 1)
-    mean_truth = (share * truth).sum(0)
-    mean_prediction = (share * prediction).sum(0)
-    truth = truth - mean_truth
-    prediction = prediction - mean_prediction
+    mean_truth, mean_prediction = (share * truth).sum(0), (share * prediction).sum(0)
+    truth, prediction = truth - mean_truth, prediction - mean_prediction
     covariance = (share * truth * prediction).sum(0)
     spread = (share * (truth.square() + prediction.square())).sum(0)
     return 2 * covariance / (spread + (mean_truth - mean_prediction).square() + 1e-8)
@@ -77,11 +75,8 @@ def regression(
     if kind == "mse":
         error = (truth - prediction).square()
     else:
-        error = (
-            2
-            * SMOOTH_L1_BETA
-            * functional.smooth_l1_loss(prediction, truth, reduction="none", beta=SMOOTH_L1_BETA)
-        )
+        beta = SMOOTH_L1_BETA
+        error = 2 * beta * functional.smooth_l1_loss(prediction, truth, reduction="none", beta=beta)
     if weights is None:
         return error.mean(0)
     return (weights.unsqueeze(1) * error).sum(0) / weights.sum()
@@ -148,10 +143,8 @@ def keep(truth: Tensor, prediction: Tensor, trim: float) -> Tensor:
         tensor([1., 0., 1., 1.])
     """
     residual = (truth - prediction).detach().square().sum(1)
-    dropped = int(trim * len(residual))
     weights = torch.ones_like(residual)
-    if dropped:
-        weights[residual.topk(dropped).indices] = 0
+    weights[residual.topk(int(trim * len(residual))).indices] = 0
     return weights
 
 
@@ -170,10 +163,7 @@ def disagreement(truth: Tensor, outputs: Tensor, has_text: Tensor | None = None)
     if has_text is not None:
         groups = has_text > 0.5, has_text <= 0.5
         if min(int(group.sum()) for group in groups) >= MIN_GROUP:
-            parts = [
-                group.float().mean() * (1 - ccc(truth[group], outputs[group])).sum()
-                for group in groups
-            ]
+            parts = [g.float().mean() * disagreement(truth[g], outputs[g]) for g in groups]
             return torch.stack(parts).sum()
     return (1 - ccc(truth, outputs)).sum()
 

@@ -50,6 +50,11 @@ def adamw(model: nn.Module, *, weight_decay: float) -> torch.optim.AdamW:
 M = TypeVar("M", bound=nn.Module)
 
 
+def frozen_copy(model: M) -> M:
+    """A copy in evaluation mode that is not trained."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
 class Average(Generic[M]):
     """Exponential moving average of weights and of BatchNorm's statistics.
 
@@ -71,15 +76,14 @@ class Average(Generic[M]):
 
     def __init__(self, model: M, decay: float):
         self.decay = decay
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = frozen_copy(model)
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after step number `step`."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step)) if self.decay else 1.0
-        pairs: list[tuple[Tensor, Tensor]] = list(
-            zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)
-        )
+        states = self.model.state_dict().values(), model.state_dict().values()
+        pairs: list[tuple[Tensor, Tensor]] = list(zip(*states, strict=True))
         floats = [(own, new) for own, new in pairs if own.is_floating_point()]
         torch._foreach_lerp_([own for own, _ in floats], [new for _, new in floats], weight)
         for own, new in pairs:

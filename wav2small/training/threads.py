@@ -82,8 +82,8 @@ def _limit(folder: Path) -> float:
         else:
             quota = (folder / "cpu.cfs_quota_us").read_text()
             period = (folder / "cpu.cfs_period_us").read_text()
-        cores = float("inf") if quota == "max" else float(quota) / float(period)
-    except (OSError, ValueError, ZeroDivisionError):
+        cores = float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):  # of "max", for one
         return math.inf
     return cores if cores > 0 else math.inf  # version 1 has -1 for no limit
 
@@ -94,20 +94,10 @@ def asked() -> int:
     return int(number) if number.isdigit() else 0
 
 
-def candidates(cores: int) -> list[int]:
-    """Numbers of threads to try: 1, half and all of the cores.
-
-    Example:
-        >>> candidates(6)
-        [1, 3, 6]
-    """
-    return sorted({1, max(1, cores // 2), cores})
-
-
 def choose(
     step: Callable[[], Any], cores: int, *, apply: Callable[[int], None]
 ) -> dict[int, float]:
-    """Time a step with several numbers of threads.
+    """Time a step with as many threads as cores, with half of them, and with one.
 
     Args:
         step: does the work once; called some times
@@ -118,7 +108,7 @@ def choose(
         {threads: seconds per step}; the `fastest` number is the first and stays applied
     """
     found: dict[int, float] = {}
-    for number in candidates(cores):
+    for number in sorted({1, max(1, cores // 2), cores}):
         apply(number)
         took_s = _timed(step)  # the first step also allocates and starts threads
         if took_s < _TRIAL_S:
@@ -214,30 +204,28 @@ class Pace:
     def loading(self, seconds: float) -> None:
         """Take into account what threads that prepare batches need: processor seconds per step."""
         self._loading_s = seconds
-        if self._found:
-            number = fastest(self._found, self.cores, seconds)
-            if number != self.number:
-                self._set(number, again=True)
+        if self._found and fastest(self._found, self.cores, seconds) != self.number:
+            self._set()
 
     def took(self, seconds: float) -> None:
         """Note the time of a step."""
         self._recent.append(seconds)
 
     def _choose(self, trial: Callable[[], Any]) -> None:
-        again = self.number is not None
         self._found = choose(trial, self.cores, apply=self._apply)
-        self._set(fastest(self._found, self.cores, self._loading_s), again=again)
+        self._set()
 
-    def _set(self, number: int, *, again: bool) -> None:
-        self.number = number
+    def _set(self) -> None:
+        again = " from now on" if self.number is not None else ""
+        self.number = number = fastest(self._found, self.cores, self._loading_s)
         self._apply(number)
         self._recent.clear()
         self._usual_s, self._since = None, time.monotonic()
-        rates = ", ".join(f"{one}: {1 / took_s:.3g}" for one, took_s in sorted(self._found.items()))
         decoding = " while decoding" if number != fastest(self._found, self.cores) else ""
+        rates = ", ".join(f"{one}: {1 / took_s:.3g}" for one, took_s in sorted(self._found.items()))
         progress.note(
-            f"threads: {number}{decoding}{' from now on' if again else ''} (steps per second with "
-            f"{rates}); --threads N for another number"
+            f"threads: {number}{decoding}{again} (steps per second with {rates}); "
+            "--threads N for another number"
         )
 
     def _collapsed(self) -> bool:

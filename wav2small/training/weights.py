@@ -53,11 +53,7 @@ def write(file: str | os.PathLike[str], state: Mapping[str, Tensor], **metadata:
         save_file(own, temporary, metadata={"format": "pt", **metadata})
 
 
-def check(
-    module: nn.Module,
-    state: Mapping[str, Tensor],
-    source: str | os.PathLike[str],
-) -> None:
+def check(module: nn.Module, state: Mapping[str, Tensor], source: str | os.PathLike[str]) -> None:
     """Reject weights that are not exactly those of a network.
 
     Args:
