@@ -319,8 +319,8 @@ def _commands(evidence: Evidence) -> Iterator[str]:
         settings = result["settings"]
         kinds = {"teacher": "teacher", "bundle": "compare-with"}
         options = [(kinds[model["kind"]], model["spec"]) for model in settings["models"][1:]]
-        names = ("truth", "root", "limit", "noise", "rooms")
-        options += [(name, settings["options"].get(name)) for name in names]
+        given = ("truth", "root", "limit", "noise", "rooms")
+        options += [(name, settings["options"].get(name)) for name in given]
         if settings["options"].get("scale"):
             options.append(("scale", "{:g} {:g}".format(*settings["options"]["scale"])))
         words = "".join(f" --{name} {value}" for name, value in options if value is not None)

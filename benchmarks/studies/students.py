@@ -170,7 +170,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = []
         for name in DIMENSIONS:
             mean = pd.DataFrame([row["ccc"][name] for row in own]).mean()
-            cells.append(INTERVAL.format(**mean.to_dict()))
+            cells.append(INTERVAL.format_map(mean))
         means = [row["mean"] for row in own]
         seconds = np.mean([row["seconds"] for row in own])
         cells += [f"{np.mean(means):.3f}", f"{min(means):.3f}, {max(means):.3f}", f"{seconds:.0f}"]

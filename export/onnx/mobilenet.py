@@ -101,9 +101,11 @@ class _Walk:
             gain = factor if gain is None else gain * factor
         kernel = self.weights.store(self.graph, f"{name}.weight", gain=gain, axes=TIME_LAST)
         inputs = [x, kernel] + ([] if shift is None else [self.graph.constant(shift)])
-        sizes = {"strides": _turned(module.stride), "dilations": _turned(module.dilation)}
-        pads, group = _turned(module.padding) * 2, module.groups
-        return self.graph.add("Conv", *inputs, pads=pads, **sizes, group=group)
+        pads, strides = _turned(module.padding) * 2, _turned(module.stride)
+        dilations, group = _turned(module.dilation), module.groups
+        return self.graph.add(
+            "Conv", *inputs, pads=pads, strides=strides, dilations=dilations, group=group
+        )
 
     def _activate(self, name: str, module: nn.Module, x: str) -> str:
         if isinstance(module, nn.Identity):
