@@ -2,7 +2,8 @@
 
 A network learns by heart what is the same in every epoch, the noise of variants too. Half of the
 noises are coloured, from white to brown and most of them near white; the others are babble, one to
-six clips of the training set. All numbers are chosen.
+six clips of the training set. A quarter of either is one short event that dies away. All numbers
+are chosen.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import numpy as np
 
 from wav2small import operations
 
-SNR_DB = (10.0, 45.0)  # the clip's power over the noise's
+SNR_DB = (5.0, 40.0)  # the clip's power over the noise's; of an event, where it begins
 BABBLE = 0.5  # share of the noises
 VOICES = 6  # of a babble, at most
+EVENTS = 0.25  # share of the noises that are one sound, not all the time
+EVENT_S = (0.01, 0.3)  # in which an event falls by a factor of e
 REVERBERATION_S, DIRECT_DB = (0.1, 0.9), (-6.0, 12.0)  # of a room: 60 dB, direct over reflected
 BANDS_HZ, COLOUR_DB = (100.0, 300.0, 800.0, 2000.0, 4000.0, 8000.0), 9.0  # of a room, at most
 COLOURS, SAMPLES = 33, 1 << 18  # of made noise
@@ -62,16 +65,21 @@ def add(
         >>> add(clip, np.random.default_rng(0), lambda count: [clip] * count).shape
         (100,)
     """
-    size = len(signal)
-    if generator.random() < 1 - BABBLE:
-        made = _made()[int(generator.integers(COLOURS))]
-        noise = operations.excerpt(made, size, generator.random())
-    else:
+    size, ratio_db = len(signal), generator.uniform(*SNR_DB)
+    if generator.random() < BABBLE:
         noise = np.zeros(size)
         for clip in others(int(generator.integers(1, VOICES + 1))):
             other = operations.excerpt(clip, size, generator.random())
             noise += operations.scaled(other, 1.0, 0.0)
-    return operations.add(signal, noise, generator.uniform(*SNR_DB)).astype(np.float32)
+    else:
+        made = _made()[int(generator.integers(COLOURS))]
+        noise = operations.excerpt(made, size, generator.random())
+    noise = operations.scaled(noise, operations.power(signal), ratio_db)
+    if generator.random() < EVENTS:
+        age = np.arange(size) - generator.integers(size)
+        fall = generator.uniform(*EVENT_S) * operations.RATE
+        noise *= np.where(age >= 0, np.exp(-np.maximum(age, 0) / fall), 0)
+    return (signal + noise).astype(np.float32)
 
 
 @functools.cache

@@ -2,15 +2,15 @@
 
 A label table keeps the seed of each variant (0 = the clip as it is); the student later gets the
 same samples, made again from the same clip, seed and folders. The order of what happens to the
-sound is nature's: the voice (`wav2small.voice`), pauses, another voice, the room, its noise, the
-microphone, the channel, the volume control.
+sound is nature's: the manner of speaking (`wav2small.voice`), the speaker's size, pauses, another
+voice, the room, its noise, the microphone, the channel, the volume control.
 
 What a variant's label is true of, by `VariantSettings.targets`:
 
 * "heard": the teacher labels the variant itself.
 * "clean": the teacher labels the clip after the first step only. A voice that was changed gets a
-  label of its own; noise, rooms, channels and levels, through which people still perceive the same
-  emotion, do not move it.
+  label of its own; the size of the speaker, noise, rooms, channels and levels, through which people
+  still perceive the same emotion, do not move it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from wav2small.errors import AudioError, Wav2SmallError
 from . import audio, operations
 
 RATE = audio.SAMPLING_RATE  # variants are made at this rate, whatever rate the teacher takes
-RECIPES = "3"  # part of the digest; raise it when a seed comes to mean something else
+RECIPES = "4"  # part of the digest; raise it when a seed comes to mean something else
 TARGETS = ("heard", "clean")
 _USED_S = 60.0  # seconds of a noise or mixture file that are used
 _CHECKED = 200  # files of a folder that are read before a run begins
 
 # How often each operation happens, and between which bounds, uniformly distributed; chosen.
-_SPEED = (0.4, 0.82, 1.22)  # factor; pitch and vocal tract move along
-_STRETCH = (0.35, 0.7, 1.4)  # factor of the duration
+_SIZE = (0.4, -4.0, 4.0)  # semitones; pitch and vocal tract move together
+_STRETCH = (0.5, 0.7, 1.4)  # factor of the duration
 _EFFORT = (0.4, -6.0, 6.0)  # dB per octave
 _DYNAMICS = (0.3, 0.6, 1.6)  # exponent of the loudness contour
 _INTONATION = (0.4, 0.3, 2.2)  # factor of F0's range
@@ -85,7 +85,7 @@ class VariantSettings:
 class Recipe:
     """What a seed does to a clip; None = that step is left out."""
 
-    speed: float | None
+    size: float | None  # semitones
     stretch: float | None
     effort: float | None  # dB per octave
     dynamics: float | None
@@ -189,7 +189,7 @@ def recipe(seed: int, *, mixture: bool = False) -> Recipe:
         return value if chosen else None
 
     # Every draw is made, needed or not: a step keeps its numbers when another one is left out.
-    speed, stretch = maybe(*_SPEED), maybe(*_STRETCH)
+    size, stretch = maybe(*_SIZE), maybe(*_STRETCH)
     effort, dynamics, intonation = maybe(*_EFFORT), maybe(*_DYNAMICS), maybe(*_INTONATION)
     other = happens(_MIXTURE[0]), (next(draw), next(draw), between(*_MIXTURE[1:]))
     room = happens(_ROOM), (next(draw), between(*_REVERBERATION[0]), between(*_REVERBERATION[1]))
@@ -210,7 +210,7 @@ def recipe(seed: int, *, mixture: bool = False) -> Recipe:
     gain_db = between(*_GAIN)
     pause = happens(_PAUSE[0]), (between(*_PAUSE[1:]), between(*_PAUSE[1:]))
     return Recipe(
-        speed=speed,
+        size=size,
         stretch=stretch,
         effort=effort,
         dynamics=dynamics,
@@ -241,10 +241,10 @@ def variant(
         signal: float32 (samples,) at 16 kHz
         seed: 0 = the clip as it is
         settings: of `settings`; None = no folders. Its `digest` is checked where it has one
-        part: "all"; "voice", the first step only; or "channel", all others
+        part: "all"; "voice", the manner of speaking only; or "channel", all others
 
     Returns:
-        float32 (.6 to 1.7 times the samples, up to 3 s more,), peak at most 1
+        float32 (.7 to 1.4 times the samples, up to 3 s more,), peak at most 1
 
     Raises:
         Wav2SmallError: a folder is missing or is not what it was
@@ -280,8 +280,6 @@ def _voice(sound: np.ndarray, steps: Recipe) -> np.ndarray:
     """The first step: the words are spoken otherwise."""
     from . import voice
 
-    if steps.speed:
-        sound = operations.resample(sound, RATE * steps.speed, RATE)
     if steps.stretch:
         sound = voice.stretch(sound, steps.stretch)
     if steps.intonation:
@@ -302,7 +300,11 @@ def _surroundings(
     rooms: str | None,
     mixture: str | None,
 ) -> np.ndarray:
-    """Pauses, other voices, the room and its noise."""
+    """Speaker, pauses, other voices, the room and its noise."""
+    from . import voice
+
+    if steps.size:
+        sound = voice.shift(sound, steps.size)
     if steps.pause:
         before, after = (round(pause * RATE) for pause in steps.pause)
         sound = np.pad(sound, (before, after))

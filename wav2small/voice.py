@@ -1,8 +1,8 @@
 """What makes the same words sound otherwise spoken: rate, intonation, effort, dynamics, speaker.
 
 Each operation is a pure function of the signal and its argument, in numpy, cheap enough to be made
-anew in every epoch. None of them is neutral: after it the speaker sounds more or less excited,
-so a teacher has to label the result (`targets` in `wav2small.augmentation`).
+anew in every epoch. After most of them the speaker sounds more or less excited, so a teacher has to
+label the result; another speaker's size changes nothing (`targets` in `wav2small.augmentation`).
 """
 
 from __future__ import annotations
