@@ -116,8 +116,15 @@ def finetune(
     best, known = done.best_row, table.dimensions
     ccc = {name: best[name] for name in known}
     alone = {name: best[key] for name in known if (key := name + WITHOUT_TEXT) in best}
-    ended = done.losses, provenance.licence_line(lineage), list(clips.rejected.values())
-    return FineTuned(str(output), done.state["best_epoch"], ccc, alone, *ended)
+    return FineTuned(
+        output=str(output),
+        best_epoch=done.state["best_epoch"],
+        ccc=ccc,
+        ccc_without_text=alone,
+        losses=done.losses,
+        licence=provenance.licence_line(lineage),
+        rejected=list(clips.rejected.values()),
+    )
 
 
 def choose_recipe(

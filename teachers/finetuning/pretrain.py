@@ -136,8 +136,14 @@ def pretrain(
 
     done = run(Path(output), make, seed=training.seed, overwrite=overwrite)
     figures = {name: value for name, value in done.best_row.items() if name not in COLUMNS}
-    ended = done.losses, provenance.licence_line(lineage), list(clips.rejected.values())
-    return Pretrained(str(output), done.state["best_epoch"], figures, *ended)
+    return Pretrained(
+        output=str(output),
+        best_epoch=done.state["best_epoch"],
+        figures=figures,
+        losses=done.losses,
+        licence=provenance.licence_line(lineage),
+        rejected=list(clips.rejected.values()),
+    )
 
 
 def judge(

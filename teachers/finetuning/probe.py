@@ -182,9 +182,19 @@ def fit_probe(
     entry = {"spec": encoder.spec, **encoder.entry}
     config = {"model_type": MODEL_TYPE, "encoder": entry, "layers": list(layers)}
     files.write_json(output / checkpoint.CONFIG, config)
-    found = layers, encoder.layers, penalty, ccc, pcc, groups, len(rows)
-    licence = provenance.licence_line(history)
-    return ProbeResult(str(output), *found, licence, rejected, warnings)
+    return ProbeResult(
+        output=str(output),
+        layers=layers,
+        encoder_layers=encoder.layers,
+        penalty=penalty,
+        ccc=ccc,
+        pcc=pcc,
+        groups=groups,
+        clips=len(rows),
+        licence=provenance.licence_line(history),
+        rejected=rejected,
+        warnings=warnings,
+    )
 
 
 def ridge(values: np.ndarray, truth: np.ndarray, penalty: float) -> dict[str, np.ndarray]:
