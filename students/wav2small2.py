@@ -105,7 +105,9 @@ class Wav2Small2(Student):
             )
         for key in own.keys() & state.keys():
             shape, tensor = own[key].shape, state[key]
-            if key.endswith("melW") and tensor.shape == shape[::-1] != shape:
+            if tensor.shape == shape:
+                continue
+            if key.endswith("melW") and tensor.shape == shape[::-1]:
                 state[key] = tensor.T.contiguous()
             elif ".conv_" in key and tensor.numel() == shape.numel() and len(tensor) == shape[0]:
                 state[key] = tensor.reshape(shape)
