@@ -605,3 +605,10 @@ def test_a_clip_whose_process_died_is_tried_again(tmp_path):
     assert "2.wav" in outcome.rejected[0][0] and "died" in outcome.rejected[0][1]
     rows = [json.loads(line)[0] for line in kept.read_text().splitlines()[1:]]
     assert sorted(rows) == ["0", "1", "3", "4", "5"]
+
+
+@pytest.mark.parametrize(("test", "named"), [("gain-unchanged", False), ("room-unchanged", True)])
+def test_rooms_are_named_where_a_test_needs_them(toy, table, test, named):
+    suite = SuiteOptions(only=[f"robustness:{test}"], resamples=20)
+    notes = audit(toy, table, clips=ClipOptions(limit=12), suite=suite)["corpus"]["notes"]
+    assert any("synthetic impulse responses" in note for note in notes) == named
