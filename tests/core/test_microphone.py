@@ -101,7 +101,7 @@ def test_bars_in_a_terminal_and_elsewhere(bundle, clip, monkeypatch):
 
 @pytest.mark.parametrize("box", [False, True])
 def test_a_file(bundle, speech, capsys, box):
-    file = sorted(speech.glob("*.flac"))[0]
+    file = max(speech.glob("*.flac"), key=lambda path: path.stat().st_size)
     given, bundle = ([], "nano") if box else ([str(bundle)], bundle)
     assert main(["listen", *given, "--file", str(file)]) == 0
     shown = capsys.readouterr().out.splitlines()[-1]
