@@ -294,11 +294,22 @@ class Nano(Student):
     ):
         if voice:  # only then: runs without it keep the configuration that they have
             options["voice"] = True
-        config: dict[str, Any] = {"n_fft": n_fft, "rows": rows, "mels": mels}
-        config |= {"level_frames": level_frames, "level_hz": list(level_hz)}
-        config |= {"least_level": least_level, "depth": depth, "channels": channels}
-        config |= {"stem_kernel": stem_kernel, "kernel": kernel, "dilations": list(dilations)}
-        super().__init__(pooled, **config, pooled=pooled, **options)
+        super().__init__(
+            pooled,
+            n_fft=n_fft,
+            rows=rows,
+            mels=mels,
+            level_frames=level_frames,
+            level_hz=list(level_hz),
+            least_level=least_level,
+            depth=depth,
+            channels=channels,
+            stem_kernel=stem_kernel,
+            kernel=kernel,
+            dilations=list(dilations),
+            pooled=pooled,
+            **options,
+        )
         self.hop = n_fft // 2
         self.level_frames = level_frames
         self.level_bands = level_bands(mels, level_hz)

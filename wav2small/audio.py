@@ -62,9 +62,10 @@ def read(
         >>> read("speech.wav", start_s=0.5, end_s=1.5).shape
         (16000,)
     """
-    clip: dict[str, Any] = {"start_s": start_s, "end_s": end_s, "channel": channel}
     with Recording(file) as recording:
-        return recording.read(sampling_rate=sampling_rate, **clip)
+        return recording.read(
+            start_s=start_s, end_s=end_s, sampling_rate=sampling_rate, channel=channel
+        )
 
 
 class Recording:

@@ -169,8 +169,12 @@ def _f1(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 METRICS: dict[str, Metric] = {"ccc": ccc, "pcc": pcc, "mae": mae, "spearman": spearman}
-CATEGORY_METRICS: dict[str, Metric] = {"uar": uar, "wa": wa}
-CATEGORY_METRICS |= {"weighted_f1": weighted_f1, "macro_f1": macro_f1}
+CATEGORY_METRICS: dict[str, Metric] = {
+    "uar": uar,
+    "wa": wa,
+    "weighted_f1": weighted_f1,
+    "macro_f1": macro_f1,
+}
 CORRELATION, SHARE, ERROR = (-1.0, 1.0), (0.0, 1.0), (0.0, float("inf"))
 #: Metric -> the lowest and the highest value that it can have.
 BOUNDS: dict[Metric, tuple[float, float]] = {

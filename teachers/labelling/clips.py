@@ -139,9 +139,14 @@ class Reader:
         Raises:
             AudioError: the clip cannot be used
         """
-        how: dict[str, Any] = {"sampling_rate": self.sampling_rate, "labelled": True}
-        how |= {"variant": item.variant, "settings": self.settings, **_times(item)}
-        return variants.read(self.path(item.file), **how)
+        return variants.read(
+            self.path(item.file),
+            **_times(item),
+            variant=item.variant,
+            settings=self.settings,
+            sampling_rate=self.sampling_rate,
+            labelled=True,
+        )
 
     def batch(self, items: list[Item]) -> LabelBatch:
         """Read items into a padded batch."""

@@ -93,8 +93,11 @@ def label(
     copies = variants or VariantOptions()
     compute = compute or ComputeOptions()
     folder, name = _target(output)
-    how: dict[str, Any] = {"root": clips.root, "time_unit": clips.time_unit, "reject_rows": True}
-    index = source if isinstance(source, Index) else load_source(source, **how)
+    index = (
+        source
+        if isinstance(source, Index)
+        else load_source(source, root=clips.root, time_unit=clips.time_unit, reject_rows=True)
+    )
     _check_source(source, index, os.fspath(output))
     if twice := int(index.frame.duplicated(KEYS).sum()):
         progress.note(f"{twice} rows stand more than once in {_source_name(source)}; all are kept")
@@ -235,8 +238,14 @@ def _outcomes(
         return local.label_in_workers(todo, reader, shared, options, workers=count)
     if workers is None:  # on a CPU the model wants the cores itself
         workers = max(1, available() // (1 if batched.on_gpu(model) else 2))
-    how: dict[str, Any] = {"batch_s": batch_s or batched.batch_seconds(model), "workers": workers}
-    return batched.label_in_batches(todo, reader, model, threads=compute.threads, **how)
+    return batched.label_in_batches(
+        todo,
+        reader,
+        model,
+        workers=workers,
+        batch_s=batch_s or batched.batch_seconds(model),
+        threads=compute.threads,
+    )
 
 
 def _shown(outcomes: Iterable[Outcome], index: Index, copies: int) -> Iterator[Outcome]:
