@@ -7,7 +7,8 @@ looks along rows. Scales and logarithms' bases are folded into the stem's weight
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,55 +29,61 @@ Step = Callable[[str, str], str]
 def build(student: Student, weights: Weights, graph: Graph) -> str:
     """Add the student from `signal` to its pooled embedding [1, E]."""
     assert isinstance(student, nano.Nano)
+    blocks = [f"blocks.{number}" for number in range(len(student.config["dilations"]))]
+    depthwise = [f"{name}.depthwise" for name in blocks]
+    pointwise = [*(f"{name}.pointwise" for name in blocks), "gate", "value"]
+    kernels = {
+        **store_alike(weights, graph, depthwise),
+        **store_alike(weights, graph, pointwise),
+    }
+
+    def convolve(name: str, x: str, **options: Any) -> str:
+        return causal(student, weights, graph, name, x, kernel=kernels.get(name), **options)
+
     x = _features(student, graph, bands(student, graph, power(student, graph)))
     # x is 8 ln 2 times the student's: the stem takes that back.
-    x = causal(student, weights, graph, "stem", x, scale=1 / (nano.SCALE * LN2))
-    x = graph.add("Relu", x)
-    for number in range(len(student.config["dilations"])):
-        name = f"blocks.{number}"
-        y = causal(student, weights, graph, f"{name}.depthwise", x)
-        y = graph.add("Relu", causal(student, weights, graph, f"{name}.pointwise", y))
+    x = graph.add("Relu", convolve("stem", x, scale=1 / (nano.SCALE * LN2)))
+    for name in blocks:
+        y = convolve(f"{name}.depthwise", x)
+        y = graph.add("Relu", convolve(f"{name}.pointwise", y))
         x = graph.layer(name, graph.add("Add", x, y), _map)
-    gate = graph.add("Sigmoid", causal(student, weights, graph, "gate", x))
-    value = graph.add("Relu", causal(student, weights, graph, "value", x))
+    gate = graph.add("Sigmoid", convolve("gate", x))
+    value = graph.add("Relu", convolve("value", x))
     product = graph.add("Mul", gate, value)
     if student.voice is not None:
-        logits = voice(student, weights, graph, x)
+        logits = voice(student, weights, graph, x, partial(convolve, named=False))
         masks = []
         for probability in (0.5, nano.SPOKEN):
             least = graph.constant(np.log(probability / (1 - probability)))
             mask = graph.add("GreaterOrEqual", logits, least)
             masks.append(graph.add("Cast", mask, to=TensorProto.FLOAT))
-        share = graph.add("ReduceMean", masks[0], axes=[2, 3], keepdims=0)
-        graph.add("Identity", share, name=SPEECH)
+        graph.add("ReduceMean", masks[0], axes=[2, 3], keepdims=0, name=SPEECH)
         parts = [graph.add("Mul", part, masks[1]) for part in (product, gate)]
         any_ = graph.add("ReduceMax", masks[1], axes=[3])  # 0 / 0 = NaN without speech
         empty = graph.add("Mul", any_, graph.constant(nano.EMPTY))
-        graph.add("Identity", _ratio(graph, parts[0], parts[1], empty), name=SPEECH_STATES)
+        _ratio(graph, parts[0], parts[1], empty, name=SPEECH_STATES)
     return _ratio(graph, product, gate, graph.constant(nano.EMPTY))
 
 
-def _ratio(graph: Graph, product: str, gate: str, empty: str) -> str:
+def _ratio(graph: Graph, product: str, gate: str, empty: str, name: str = "") -> str:
     """The pooled embedding [1, E] of gate x value and gate [1, E, 1, frames]."""
     last = graph.shape(3)
     numerator = graph.add("ReduceSum", product, last)
     denominator = graph.add("ReduceSum", gate, last)
     denominator = graph.add("Add", denominator, empty)
-    return graph.add("Reshape", graph.add("Div", numerator, denominator), graph.shape(1, -1))
+    ratio = graph.add("Div", numerator, denominator)
+    return graph.add("Reshape", ratio, graph.shape(1, -1), name=name)
 
 
-def voice(
-    student: nano.Nano, weights: Weights, graph: Graph, x: str, step: Step | None = None
-) -> str:
+def voice(student: nano.Nano, weights: Weights, graph: Graph, x: str, step: Step) -> str:
     """The head for voice activity: [1, channels, 1, frames] -> logits [1, 1, 1, frames].
 
-    `step` is a convolution of a stream, (module, its input) -> its output; None = of a full clip.
+    `step` is a convolution: (module, its input) -> its output.
     """
     assert student.voice is not None
     for name in ("reduce", *(f"context.{i}" for i in range(len(student.voice.context)))):
         module = f"voice.{name}"
-        y = step(module, x) if step else causal(student, weights, graph, module, x, named=False)
-        x = graph.add("Relu", y)
+        x = graph.add("Relu", step(module, x))
     kernel = weights.store(graph, "voice.out.weight", shape=(1, -1, 1, 1))
     return graph.add("Conv", x, kernel, graph.constant(weights.numpy("voice.out.bias")))
 
@@ -93,6 +100,7 @@ def causal(
     names: str | tuple[str, ...],
     x: str,
     *,
+    kernel: tuple[str, str] | None = None,
     scale: float = 1.0,
     padded: bool = True,
     named: bool = True,
@@ -103,6 +111,7 @@ def causal(
         student, weights, graph: as of `build`
         names: the module, or several of one input, which become one
         x: [1, channels, 1, frames]
+        kernel: weights and biases, as of `store`; None = stored here
         scale: factor of the weights
         padded: zeros stand for the frames before `x`; False = `x` begins with them
         named: a layer that can be compared with the student's forward pass
@@ -110,16 +119,45 @@ def causal(
     names = (names,) if isinstance(names, str) else names
     layer = student.get_submodule(names[0])
     assert isinstance(layer, nano.Causal)
+    kernel = kernel or store(weights, graph, names, scale=scale)
+    options: dict[str, Any] = {}  # what is not ONNX's default: each takes a dozen bytes or more
+    if padded and layer.context:
+        options["pads"] = [0, layer.context, 0, 0]
+    if layer.conv.dilation[0] > 1:
+        options["dilations"] = [1, int(layer.conv.dilation[0])]
+    if layer.conv.groups > 1:
+        options["group"] = layer.conv.groups
+    x = graph.add("Conv", x, *kernel, **options)
+    return graph.layer(names[0], x, _map) if named and len(names) == 1 else x
+
+
+def store(
+    weights: Weights, graph: Graph, names: Sequence[str], *, scale: float = 1.0
+) -> tuple[str, str]:
+    """Weights and biases of convolutions one after the other, with their BatchNorms folded."""
     folds = [weights.fold(f"{name}.norm") for name in names]
     gain, bias = (np.concatenate(parts) for parts in zip(*folds, strict=True))
-    _, inputs, taps = layer.conv.weight.shape
-    parts, shape = [f"{name}.conv.weight" for name in names], (-1, inputs, 1, taps)
-    kernel = weights.store(graph, parts, gain=gain * np.float32(scale), shape=shape)
-    pads: dict[str, Any] = {"pads": [0, layer.context, 0, 0]} if padded else {}
-    dilations = [1, int(layer.conv.dilation[0])]
-    shift = graph.constant(bias)
-    x = graph.add("Conv", x, kernel, shift, dilations=dilations, group=layer.conv.groups, **pads)
-    return graph.layer(names[0], x, _map) if named and len(names) == 1 else x
+    parts = [f"{name}.conv.weight" for name in names]
+    _, inputs, taps = weights.state[parts[0]].shape
+    gain, shape = gain * np.float32(scale), (-1, inputs, 1, taps)
+    kernel = weights.store(graph, parts, gain=gain, shape=shape)
+    return kernel, weights.bias(graph, bias, parts[0])
+
+
+def store_alike(weights: Weights, graph: Graph, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Weights and biases by module, of convolutions that are stored as one and cut at load.
+
+    It saves a hundred bytes each. {} where the weights are floats: the file is large anyway, and
+    ONNX Runtime's quantiser looks for stored tensors.
+    """
+    if f"{names[0]}.conv.weight" not in weights.levels or len(names) < 2:
+        return {}
+    sizes = graph.shape(*(len(weights.state[f"{name}.conv.weight"]) for name in names))
+    parts = [
+        graph.add("Split", tensor, sizes, outputs=len(names))
+        for tensor in store(weights, graph, names)
+    ]
+    return dict(zip(names, zip(*parts, strict=True), strict=True))
 
 
 def _order(student: nano.Nano) -> np.ndarray:

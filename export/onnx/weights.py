@@ -97,8 +97,12 @@ class Weights:
             tensor = _unpack(graph, stored)
         else:
             tensor = graph.add("Cast", graph.constant(stored, np.int8), to=TensorProto.FLOAT)
-        tensor = graph.add("Mul", tensor, _scale(graph, _rows(scale, stored)))
+        tensor = graph.add("Mul", tensor, _halved(graph, _rows(scale, stored)))
         return pad_zeros(graph, tensor, stored.shape, pad or {})
+
+    def bias(self, graph: Graph, values: np.ndarray, weight: str) -> str:
+        """Store what is added to the outputs of a convolution, whose parameter is `weight`."""
+        return _halved(graph, values, 1e-3) if weight in self.levels else graph.constant(values)
 
     def fold(self, norm: str, bias: str = "") -> tuple[np.ndarray, np.ndarray]:
         """BatchNorm `norm` after a convolution as (gain, bias) of that convolution's outputs.
@@ -115,12 +119,12 @@ class Weights:
         return gain.astype(np.float32), (beta + (own - mean) * gain).astype(np.float32)
 
 
-def _scale(graph: Graph, scale: np.ndarray) -> str:
-    """Scales in half precision where that changes none by more than .05 %."""
-    half = scale.astype(np.float16)
-    close = np.abs(half.astype(np.float32) - scale) <= 5e-4 * np.abs(scale)
-    if scale.size < BLOCK or not close.all():
-        return graph.constant(scale)
+def _halved(graph: Graph, values: np.ndarray, least: float = 0.0) -> str:
+    """In half precision where that changes none by more than .05 %, or of one below `least`."""
+    half = values.astype(np.float16)
+    close = np.abs(half.astype(np.float32) - values) <= 5e-4 * np.maximum(np.abs(values), least)
+    if values.size < BLOCK or not close.all():
+        return graph.constant(values)
     return graph.add("Cast", graph.constant(half, np.float16), to=TensorProto.FLOAT)
 
 
