@@ -63,6 +63,11 @@ class Config:
     dimension_weights: list[float] = _option(
         [1.0, 1.0, 1.0], "weights of arousal, dominance, valence", nargs=3
     )
+    calibrate: bool = _option(
+        False,
+        "at the end, bring mean and deviation of the estimates for the validation clips to those "
+        "of their labels",
+    )
     categories: bool = _option(
         False, "also learn the categories whose probabilities the label table holds"
     )
@@ -78,6 +83,18 @@ class Config:
     )
     room_probability: float = _option(
         0.0, "share of clips that are put into a synthetic room, drawn anew in each epoch, likewise"
+    )
+    band_probability: float = _option(
+        0.0,
+        "share of clips cut to the band of a telephone or a low sampling rate, likewise",
+    )
+    size_probability: float = _option(
+        0.0, "share of clips that a smaller or larger speaker says, likewise"
+    )
+    consistency_weight: float = _option(
+        0.0,
+        "weight of 1 - CCC between each clip and its copy with such noise, room and band; 0 = no "
+        "copies, the clips themselves get them",
     )
     augment_probability: float = _option(
         0.5, "with --online: share of clips that become a fresh variant in every epoch"

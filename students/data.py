@@ -28,6 +28,8 @@ from .config import Config
 
 #: Batches that are sorted by length together: enough to save padding, few enough to mix lengths.
 BUCKET_BATCHES = 8
+#: Settings that change a clip and not its label, another way in every epoch (`noise`).
+DISTURBANCES = ("noise_probability", "room_probability", "band_probability", "size_probability")
 #: Begins the names of the columns with a teacher's probabilities of categories.
 PROBABILITY = "probability_"
 
@@ -110,6 +112,8 @@ def digest(table: Labels, categories: list[str], train: np.ndarray, valid: np.nd
 @dataclass
 class TrainingBatch:
     """One process's share of a step.
+
+    With `consistency_weight` every second clip is the copy of the one before.
 
     Attributes:
         signal: (B, T) float32, zeros behind the end of each clip
@@ -194,8 +198,9 @@ class Batcher:
         signals, taken = [], []
         for row in rows[self.rank :: self.size]:
             row, signal = self._readable(int(row))
-            signals.append(self._alter(signal, row, epoch))
-            taken.append(row)
+            altered = self._alter(signal, row, epoch)
+            signals += altered
+            taken += [row] * len(altered)
         if self.teacher is not None:
             # The teacher labels what is left, so nothing need be padded.
             shortest = min(map(len, signals))
@@ -222,7 +227,8 @@ class Batcher:
         for row in generator.choice(self.rows, count):
             yield self._readable(int(row))[1]
 
-    def _alter(self, signal: np.ndarray, row: int, epoch: int) -> np.ndarray:
+    def _alter(self, signal: np.ndarray, row: int, epoch: int) -> list[np.ndarray]:
+        """What a clip is in this epoch; with `consistency_weight` itself and a disturbed copy."""
         config, crop = self.config, self.crop
         generator = np.random.default_rng([config.seed, epoch, row])
         if self.teacher is not None and generator.random() < config.augment_probability:
@@ -231,14 +237,22 @@ class Batcher:
         if crop and len(signal) > crop:
             start = generator.integers(len(signal) - crop + 1)
             signal = signal[start : start + crop]
+        plain = [self._gain(signal, generator)] if config.consistency_weight else []
+        if config.size_probability and generator.random() < config.size_probability:
+            signal = noise.size(signal, generator)
         if config.room_probability and generator.random() < config.room_probability:
             signal = noise.room(signal, generator)
         if config.noise_probability and generator.random() < config.noise_probability:
             signal = noise.add(signal, generator, lambda count: self._others(count, generator))
-        if config.gain_db:
-            gain_db = generator.uniform(-config.gain_db, config.gain_db)
-            signal = signal * np.float32(10 ** (gain_db / 20))
-        return signal
+        if config.band_probability and generator.random() < config.band_probability:
+            signal = noise.band(signal, generator)
+        return [*plain, self._gain(signal, generator)]
+
+    def _gain(self, signal: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        if not self.config.gain_db:
+            return signal
+        gain_db = generator.uniform(-self.config.gain_db, self.config.gain_db)
+        return signal * np.float32(10 ** (gain_db / 20))
 
 
 def collate(signals: list[np.ndarray], labels: np.ndarray, rows: np.ndarray) -> TrainingBatch:

@@ -42,6 +42,8 @@ from .voice_activity import add_voice
 
 #: Peak rate of the quantisation-aware phase, as a share of the run's peak.
 QUANTISE_RATE = 0.1
+#: Fewest clips to calibrate by, and by which a deviation is changed at most; chosen.
+CALIBRATION_CLIPS, MOST_GAIN = 15, 2.0
 D = len(DIMENSIONS)
 
 
@@ -133,12 +135,18 @@ def distill(
         table = read_labels(table, root=root, split=split, instead=instead)
     names, targets = data.targets(table, wanted, source, online)
     made_with = data.variant_settings(wanted, table, fresh=online is not None)
-    for name in ("noise_probability", "room_probability"):
-        if getattr(wanted, name) and made_with.get("targets") == "heard":
+    asked = [name for name in data.DISTURBANCES if getattr(wanted, name)]
+    for name in asked:
+        if made_with.get("targets") == "heard":
             raise Wav2SmallError(
                 f"{name}: the labels of {source or 'the table'} are of variants as heard, "
                 "with their noise; label with --targets clean"
             )
+    if wanted.consistency_weight and (online is not None or not asked):
+        names_of = ", ".join("--" + name.replace("_", "-") for name in data.DISTURBANCES)
+        raise Wav2SmallError(
+            f"--consistency-weight: for clips of a label table that get one of {names_of}"
+        )
     output = Path(output)
     device, rank, size = distributed.start(wanted.device)
     if rank == 0:
@@ -152,6 +160,12 @@ def distill(
         if len(train) < 2 or len(valid) < 1:
             reason = next(iter(clips.rejected.values()), "too few clips")
             raise Wav2SmallError(f"{source}: nothing to train or validate on: {reason}")
+        if wanted.calibrate and (len(valid) < CALIBRATION_CLIPS or not table.dimensions):
+            raise Wav2SmallError(
+                f"--calibrate: {len(valid)} validation clips with labels of "
+                f"{', '.join(table.dimensions) or 'categories alone'}; give {CALIBRATION_CLIPS} "
+                "with labels of dimensions (--validation), or leave it out"
+            )
         warnings = [
             f"{name}: every label is {table.values[train[0], i]:.4g}, CCC is undefined; the "
             "student learns this constant, and the other dimensions as usual"
@@ -172,6 +186,8 @@ def distill(
             configuration.write(output / "distill.toml", resolved, labels=source)
             run_folder.write_provenance(output, table, student, resolved, digest, online)
         run.fit(stop)
+        if resolved.calibrate:
+            run.calibrate()
         prediction = run.predict(run.best)
         truth = targets[valid]
         if rank == 0:
@@ -308,7 +324,7 @@ class Distiller(Training):
             return (self.compiled(*inputs, **self.both).float(),)
 
     def loss(self, parts: Sequence[TrainingBatch], *outputs: Tensor) -> Tensor:
-        """1 - CCC and a regression term over the global batch, and cross-entropy of categories."""
+        """1 - CCC and a regression term over the global batch, and what else is asked for."""
         config = self.config
         targets = distributed.gather(parts[0].labels.to(self.device))
         predictions = distributed.gather(outputs[0])
@@ -320,6 +336,10 @@ class Distiller(Training):
             kind=config.regression,
             trim=config.trim,
         )
+        if config.consistency_weight:
+            pairs = predictions[::2, :D], predictions[1::2, :D]  # see `TrainingBatch`
+            agreement = (self.ccc_weights * (1 - losses.ccc(*pairs))).sum()
+            loss = loss + config.consistency_weight * agreement
         if self.categories:
             entropy = losses.category_loss(targets[:, D:], predictions[:, D:])
             loss = loss + config.category_weight * entropy
@@ -389,6 +409,22 @@ class Distiller(Training):
         # One clip, or labels that do not vary: CCC is not defined, the error still is.
         score = mean if math.isfinite(mean) else -float(np.mean((truth - prediction)[:, :D] ** 2))
         return figures, score
+
+    def calibrate(self) -> None:
+        """Give the best weights' estimates for validation clips the labels' mean and deviation.
+
+        A network shrinks towards the mean what it cannot predict, most of all for voices that it
+        was not trained on. CCC counts that as an error, and people who rate do not shrink.
+        """
+        truth = self.batcher.labels[self.valid, :D]
+        estimates = self.predict(self.best)[:, :D]
+        gain = np.where(self.varies, truth.std(0) / np.maximum(estimates.std(0), 1e-6), 1.0)
+        gain = np.clip(gain, 1 / MOST_GAIN, MOST_GAIN)
+        shift = truth.mean(0) - gain * estimates.mean(0)
+        slope, offset = (torch.from_numpy(x).float().to(self.device) for x in (gain, shift))
+        with torch.no_grad():  # a factor per row leaves the weights on their grid
+            self.best.adv.weight.mul_(slope[:, None])
+            self.best.adv.bias.mul_(slope).add_(offset)
 
     def keep_best(self) -> None:
         """Keep the validated weights, in memory and in the run folder."""

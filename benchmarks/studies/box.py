@@ -45,16 +45,19 @@ ACOUSTIC = (0, 0, 1)
 HELD_OUT = "speaker=emodb/03,emodb/08,cc0_voices/nathalie"
 STUDENTS: dict[str, dict[str, Any]] = {
     "nano": {
-        "epochs": 10,
-        "noise_probability": 0.6,
+        "epochs": 8,
+        "noise_probability": 0.9,
         "room_probability": 0.5,
+        "band_probability": 0.25,
+        "consistency_weight": 2.0,
         "quantise": "int8",
         "quantise_epochs": 1,
     },
     "wav2small": {
-        "epochs": 4,
-        "noise_probability": 0.3,
+        "epochs": 5,
+        "noise_probability": 0.4,
         "room_probability": 0.35,
+        "band_probability": 0.25,
         "crop_s": 2.0,
         "precision": "bf16",  # a fifth faster
         "quantise": "int4",
@@ -146,6 +149,7 @@ def make(student: str, *, labels: Path, output: Path, seed: int, threads: int) -
         seed=seed,
         threads=threads,
         cache_mb=8192,
+        calibrate=True,
         voice=student == "nano",
         **settings,
     )

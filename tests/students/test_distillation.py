@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,8 +23,8 @@ from wav2small import augmentation as variants
 from wav2small.errors import Wav2SmallError
 from wav2small.export.export import export_bundle
 from wav2small.students import config, quantisation, registry
-from wav2small.students.data import Batcher, full_clips
-from wav2small.students.distillation import distill
+from wav2small.students.data import DISTURBANCES, Batcher, full_clips
+from wav2small.students.distillation import Distiller, distill
 from wav2small.training import checkpoint, losses
 from wav2small.training.cache import Cache
 from wav2small.training.clips import Clips
@@ -468,7 +469,92 @@ def test_rooms_colour_and_smear_a_share_of_the_clips(table, clips):
     assert_another_one_in_every_epoch(changes)
 
 
-@pytest.mark.parametrize("name", ["noise_probability", "room_probability"])
+def test_speakers_become_smaller_and_larger(table, clips):
+    changes, moved = {}, []
+    for place, own, other in full_batches(table, clips, epochs=4, size_probability=0.6):
+        changes[place] = other - own
+        if not np.array_equal(own, other):
+            frequency, before = scipy.signal.welch(own, 16000)
+            _, after = scipy.signal.welch(other, 16000)
+            moved.append(frequency @ after / after.sum() / (frequency @ before / before.sum()))
+    assert 0.45 < len(moved) / len(changes) < 0.75
+    assert 2 ** (-5 / 12) < min(moved) < 0.9 and 1.1 < max(moved) < 2 ** (5 / 12)
+    assert_another_one_in_every_epoch(changes)
+
+
+def test_bands_leave_what_a_telephone_or_a_low_rate_leaves(table, clips):
+    changes, lows, highs = {}, [], []
+    for place, wide, narrow in full_batches(table, clips, epochs=4, band_probability=0.6):
+        changes[place] = narrow - wide
+        if not np.array_equal(narrow, wide):
+            frequency, before = scipy.signal.welch(wide, 16000, nperseg=1024)
+            _, after = scipy.signal.welch(narrow, 16000, nperseg=1024)
+            kept = frequency[(after > before / 4) & (frequency > 60)]
+            lows.append(kept.min())
+            highs.append(kept.max())
+    assert 0.45 < len(highs) / len(changes) < 0.75
+    assert 3100 < min(highs) < 4000 and 6500 < max(highs) < 8000
+    assert 0.4 < np.mean(np.array(lows) > 80) < 0.8 and max(lows) < 360
+    assert_another_one_in_every_epoch(changes)
+
+
+def test_copies_follow_their_clips(table, clips):
+    changes = {"noise_probability": 0.9, "room_probability": 0.5, "consistency_weight": 1.0}
+    for batch in batcher(table, clips, crop_s=0, gain_db=0.0, **changes).epoch(1):
+        np.testing.assert_array_equal(batch.rows[::2], batch.rows[1::2])
+        np.testing.assert_allclose(batch.labels, table.values[batch.rows], atol=1e-6)
+        for row, own in zip(batch.rows[::2], batch.signal[::2], strict=True):
+            assert np.array_equal(own[: clips.lengths[row]], clips.signal(row))
+    assert not torch.equal(batch.signal[::2], batch.signal[1::2])
+
+
+@pytest.mark.parametrize("distance, expected", [(0.0, 0.0), (0.2, 0.5 / 3)])
+def test_consistency_is_what_copies_disagree(distance, expected):
+    """Of two clips at 0 and .4 whose copies are .2 off, CCC is 2 x .04 / (.04 + .04 + .04)."""
+    settings = config.Config(consistency_weight=0.5, regression="none")
+    first = torch.tensor([[1.0, 0, 0]])
+    own = SimpleNamespace(config=settings, ccc_weights=first, regression_weights=0 * first,
+                          categories=0, device="cpu")  # fmt: skip
+    outputs = torch.zeros(4, 3)
+    outputs[:, 0] = torch.tensor([0.0, distance, 0.4, 0.4 + distance])
+    part = SimpleNamespace(labels=outputs.clone())
+    both = Distiller.loss(own, [part], outputs)
+    assert float(both) == pytest.approx(expected, abs=1e-5)
+
+
+CALIBRATED = {"validation": "speaker=0,1,2", "epochs": 1, "quantise": "int8", "quantise_epochs": 1}
+
+
+def test_calibration_restores_mean_and_deviation(table, tmp_path):
+    """Of the estimates for validation clips; the weights stay on their grid."""
+    runs = tmp_path / "plain", tmp_path / "calibrated"
+    results = [distill(table, run, calibrate=run == runs[1], **QUICK | CALIBRATED) for run in runs]
+    before, after = (pd.read_parquet(run / "validation.parquet") for run in runs)
+    for name in ("arousal", "dominance", "valence"):
+        truth, own, new = after[name], before[f"{name}_student"], after[f"{name}_student"]
+        gain = np.clip(truth.std() / own.std(), 0.5, 2)
+        np.testing.assert_allclose(new, truth.mean() + gain * (own - own.mean()), atol=1e-4)
+    own, new = (
+        quantisation.quantise(load_file(run / "model.safetensors")["adv.weight"], 127)
+        for run in runs
+    )
+    assert torch.equal(own[0], new[0]) and not torch.equal(own[1], new[1])
+    assert results[1].ccc["mean"] > results[0].ccc["mean"]
+
+
+@pytest.mark.parametrize(
+    "settings, problem",
+    [
+        ({"calibrate": True}, "--calibrate: 6 validation clips.*give 15 "),
+        ({"consistency_weight": 1.0}, "--consistency-weight: .*--band-probability"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_training(settings, problem, table, tmp_path):
+    with pytest.raises(Wav2SmallError, match=problem):
+        distill(table, tmp_path / "run", **QUICK | settings)
+
+
+@pytest.mark.parametrize("name", DISTURBANCES)
 def test_noise_is_rejected_under_labels_of_what_was_heard(name, table, tmp_path):
     heard = dataclasses.replace(table, provenance={"variants": {"targets": "heard"}})
     with pytest.raises(Wav2SmallError, match=f"{name}.*--targets clean"):
