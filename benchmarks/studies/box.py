@@ -45,11 +45,11 @@ ACOUSTIC = (0, 0, 1)
 HELD_OUT = "speaker=emodb/03,emodb/08,cc0_voices/nathalie"
 STUDENTS: dict[str, dict[str, Any]] = {
     "nano": {
-        "epochs": 8,
-        "noise_probability": 0.9,
-        "room_probability": 0.5,
-        "band_probability": 0.25,
-        "consistency_weight": 2.0,
+        "epochs": 6,
+        "noise_probability": 0.7,
+        "room_probability": 0.6,
+        "band_probability": 0.3,
+        "consistency_weight": 1.0,
         "quantise": "int8",
         "quantise_epochs": 1,
     },
