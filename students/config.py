@@ -93,8 +93,8 @@ class Config:
     )
     consistency_weight: float = _option(
         0.0,
-        "weight of 1 - CCC between each clip and its copy with such noise, room and band; 0 = no "
-        "copies, the clips themselves get them",
+        "weight of 1 - CCC between each clip and a copy that gets all of these; 0 = no copies, the "
+        "clips themselves get them",
     )
     augment_probability: float = _option(
         0.5, "with --online: share of clips that become a fresh variant in every epoch"
