@@ -85,16 +85,15 @@ class Config:
         0.0, "share of clips that are put into a synthetic room, drawn anew in each epoch, likewise"
     )
     band_probability: float = _option(
-        0.0,
-        "share of clips cut to the band of a telephone or a low sampling rate, likewise",
+        0.0, "share of clips cut to the band of a telephone or a low sampling rate, likewise"
     )
     size_probability: float = _option(
-        0.0, "share of clips that a smaller or larger speaker says, likewise"
+        0.0, "share of clips whose pitch and formants move by up to 4 semitones, likewise"
     )
     consistency_weight: float = _option(
         0.0,
-        "weight of 1 - CCC between each clip and a copy that gets all of these; 0 = no copies, the "
-        "clips themselves get them",
+        "weight of the consistency loss: 1 - CCC between the outputs for each clip and for a copy "
+        "that gets all of these; 0 = no copies, the clips themselves get them",
     )
     augment_probability: float = _option(
         0.5, "with --online: share of clips that become a fresh variant in every epoch"

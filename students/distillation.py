@@ -143,9 +143,9 @@ def distill(
                 "with their noise; label with --targets clean"
             )
     if wanted.consistency_weight and (online is not None or not asked):
-        names_of = ", ".join("--" + name.replace("_", "-") for name in data.DISTURBANCES)
+        options = ", ".join("--" + name.replace("_", "-") for name in data.DISTURBANCES)
         raise Wav2SmallError(
-            f"--consistency-weight: for clips of a label table that get one of {names_of}"
+            f"--consistency-weight: add one of {options}, and use a label table, not --online"
         )
     output = Path(output)
     device, rank, size = distributed.start(wanted.device)
@@ -324,7 +324,7 @@ class Distiller(Training):
             return (self.compiled(*inputs, **self.both).float(),)
 
     def loss(self, parts: Sequence[TrainingBatch], *outputs: Tensor) -> Tensor:
-        """1 - CCC and a regression term over the global batch, and what else is asked for."""
+        """1 - CCC and regression over the global batch, consistency and categories if asked for."""
         config = self.config
         targets = distributed.gather(parts[0].labels.to(self.device))
         predictions = distributed.gather(outputs[0])
@@ -418,7 +418,8 @@ class Distiller(Training):
         """
         truth = self.batcher.labels[self.valid, :D]
         estimates = self.predict(self.best)[:, :D]
-        gain = np.where(self.varies, truth.std(0) / np.maximum(estimates.std(0), 1e-6), 1.0)
+        varies = self.varies & (np.ptp(truth, axis=0) > 0)
+        gain = np.where(varies, truth.std(0) / np.maximum(estimates.std(0), 1e-6), 1.0)
         gain = np.clip(gain, 1 / MOST_GAIN, MOST_GAIN)
         shift = truth.mean(0) - gain * estimates.mean(0)
         slope, offset = (torch.from_numpy(x).float().to(self.device) for x in (gain, shift))

@@ -150,7 +150,7 @@ def store_alike(weights: Weights, graph: Graph, names: Sequence[str]) -> dict[st
     It saves a hundred bytes each. {} where the weights are floats: the file is large anyway, and
     ONNX Runtime's quantiser looks for stored tensors.
     """
-    if f"{names[0]}.conv.weight" not in weights.levels or len(names) < 2:
+    if len(names) < 2 or f"{names[0]}.conv.weight" not in weights.levels:
         return {}
     sizes = graph.shape(*(len(weights.state[f"{name}.conv.weight"]) for name in names))
     parts = [

@@ -101,7 +101,9 @@ class Weights:
         return pad_zeros(graph, tensor, stored.shape, pad or {})
 
     def bias(self, graph: Graph, values: np.ndarray, weight: str) -> str:
-        """Store what is added to the outputs of a convolution, whose parameter is `weight`."""
+        """Store the biases (outputs,) of a convolution; float32 unless `weight`, its parameter, is
+        on a grid.
+        """
         return _halved(graph, values, 1e-3) if weight in self.levels else graph.constant(values)
 
     def fold(self, norm: str, bias: str = "") -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +122,7 @@ class Weights:
 
 
 def _halved(graph: Graph, values: np.ndarray, least: float = 0.0) -> str:
-    """In half precision where that changes none by more than .05 %, or of one below `least`."""
+    """Store in half precision if no value changes by more than .05 % of itself, or of `least`."""
     half = values.astype(np.float16)
     close = np.abs(half.astype(np.float32) - values) <= 5e-4 * np.maximum(np.abs(values), least)
     if values.size < BLOCK or not close.all():
