@@ -150,7 +150,7 @@ def distill(
     output = Path(output)
     device, rank, size = distributed.start(wanted.device)
     if rank == 0:
-        run_folder.prepare(output, overwrite=overwrite)
+        run_folder.prepare(output)
     lock = files.Lock(output / ".lock") if rank == 0 else contextlib.nullcontext()
     with lock, Stop() as stop:
         cache = Cache(wanted.cache, wanted.cache_mb << 20) if wanted.cache_mb else None
@@ -181,6 +181,10 @@ def distill(
         batcher = Batcher(clips, targets, train, loading, rank, size, online)
         student = _student(resolved, names, dimensions=bool(table.dimensions))
         digest = data.digest(table, names, train, valid)
+        if overwrite:  # only now: what was refused above leaves the former run as it was
+            if rank == 0:
+                run_folder.clear(output)
+            distributed.any_process(False, device)  # wait: every process looks for a run to resume
         run = Distiller(output, student, resolved, batcher, valid, digest, device)
         if rank == 0:
             configuration.write(output / "distill.toml", resolved, labels=source)

@@ -29,22 +29,24 @@ PARTS = (
 ).split()
 
 
-def prepare(output: Path, *, overwrite: bool) -> None:
+def prepare(output: Path) -> None:
     """Make the run folder; reject one that holds something else."""
     if output.exists() and not output.is_dir():
         raise Wav2SmallError(f"{output}: a file, not a folder; choose another -o")
     foreign = output.is_dir() and any(entry.name not in PARTS for entry in output.iterdir())
     if foreign and not (output / "distill.toml").exists():
         raise Wav2SmallError(f"{output}: holds other files and no run; choose another -o")
-    if overwrite and output.is_dir():
-        with files.Lock(output / ".lock"):
-            for name in PARTS:
-                path = output / name
-                if path.is_dir():
-                    shutil.rmtree(path)
-                elif name != ".lock":
-                    path.unlink(missing_ok=True)
     output.mkdir(parents=True, exist_ok=True)
+
+
+def clear(output: Path) -> None:
+    """Remove the run that the folder holds; whoever calls holds its lock."""
+    for name in PARTS:
+        path = output / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif name != ".lock":
+            path.unlink(missing_ok=True)
 
 
 def events(output: Path) -> Any:

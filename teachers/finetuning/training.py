@@ -233,11 +233,11 @@ def run(output: Path, make: Callable[[], FineTuning], *, seed: int, overwrite: b
     """
     with files.Lock(output / ".lock"), Stop() as stop:
         saved = output / checkpoints.NAME
-        if overwrite:
-            saved.unlink(missing_ok=True)
-        elif not saved.exists() and (output / checkpoint.CONFIG).exists():
+        if not overwrite and not saved.exists() and (output / checkpoint.CONFIG).exists():
             raise Wav2SmallError(f"{output}: holds a model of another run; use --overwrite")
         torch.manual_seed(seed)
         training = make()
+        if overwrite:  # only now: what `make` refuses leaves the former run as it was
+            saved.unlink(missing_ok=True)
         training.fit(stop)
     return training

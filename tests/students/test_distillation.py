@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -346,6 +347,22 @@ def test_foreign_folders_stay_untouched(file, tmp_path):
     with pytest.raises(Wav2SmallError, match="holds other files"):
         distill(file, tmp_path, overwrite=True, **QUICK)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"calibrate": True}, {"validation": "speaker=none"}, {"quantise": "int3"}, {"epochs": 1}],
+)
+def test_overwrite_removes_a_run_only_for_another(settings, run, file, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "run")
+    former = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    if "epochs" in settings:
+        assert distill(file, folder, overwrite=True, **QUICK | settings).epochs == 1
+        return
+    with pytest.raises(Wav2SmallError):
+        distill(file, folder, overwrite=True, **QUICK | settings)
+    assert former == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert (folder / "last").is_dir()
 
 
 # --- split, batches, cache -----------------------------------------------------------------
