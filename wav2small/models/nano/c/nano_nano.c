@@ -1,6 +1,6 @@
 /* nano_nano.c: tables of the model, then the engine. Generated; do not edit.
- * teacher probe: MIT AND CC0-1.0; teacher acoustic: MIT; audio clips.csv: CC0-1.0; code
- * wav2small: MIT
+ * teacher probe: MIT AND CC0-1.0; teacher acoustic: MIT; audio build/box/clips.csv: CC0-1.0;
+ * code wav2small: MIT
  */
 #if defined(__clang__) /* no fused multiply-add: the same bits on every processor */
 #pragma STDC FP_CONTRACT OFF

@@ -1,8 +1,8 @@
 /* nano_nano: arousal, dominance and valence of speech, in plain C99.
  *
  * Made by `wav2small export --c` (wav2small 0.1.0).
- * teacher probe: MIT AND CC0-1.0; teacher acoustic: MIT; audio clips.csv: CC0-1.0; code
- * wav2small: MIT
+ * teacher probe: MIT AND CC0-1.0; teacher acoustic: MIT; audio build/box/clips.csv: CC0-1.0;
+ * code wav2small: MIT
  *
  * Takes 16 kHz mono. All memory is the caller's; no heap, no stdio, no libm, no globals that are
  * written, no function pointers, no recursion, no arrays of variable length. Integer from the
