@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -26,6 +28,7 @@ from typing import Any
 import wav2small
 from wav2small import progress
 from wav2small.demo.speaker import VOICES, speak_corpus
+from wav2small.errors import Wav2SmallError
 from wav2small.export import bundle as sealing
 from wav2small.teachers.finetuning.options import RatingOptions
 from wav2small.teachers.finetuning.probe import ProbeOptions, fit_probe
@@ -66,10 +69,11 @@ STUDENTS: dict[str, dict[str, Any]] = {
     },
 }
 LICENCE = "CC0-1.0"
+RECORDED = ("emodb", "cc0_voices")
 MODELS = Path(__file__).parents[2] / "wav2small" / "models"
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m wav2small.benchmarks.studies.box", description=__doc__.partition("\n")[0]
     )
@@ -79,9 +83,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of training (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of training (default: %(default)s)")
     parser.add_argument("--install", action="store_true", help="replace the models in the package")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    try:
+        make_models(args)
+    except Wav2SmallError as error:
+        print(f"box: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nbox: stopped; the same command goes on from there", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+def make_models(args: argparse.Namespace) -> None:
+    """All steps; those that are done are not done again."""
     output = Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
     clips = list_clips(Path(args.audio), output)
     teacher = output / "teacher"
     if not (teacher / "config.json").exists():
@@ -119,18 +135,34 @@ def install(bundle: Path, target: Path) -> None:
 
 
 def list_clips(audio: Path, output: Path) -> Path:
-    """The table of all clips: file, relative to `audio/` in the output, and speaker."""
+    """The table of all clips: file, relative to `audio/` in the output, and speaker.
+
+    Raises:
+        Wav2SmallError: no such audio, or the output was made from other audio
+    """
     import pandas as pd
 
+    for name in RECORDED:
+        if not (audio / name / "labels.csv").is_file():
+            folders = " and ".join(f"{one}/" for one in RECORDED)
+            raise Wav2SmallError(f"{audio}: no {name}/labels.csv; give the folder with {folders}")
     root = output / "audio"
-    root.mkdir(exist_ok=True)
-    for name in ("emodb", "cc0_voices"):
-        if not (root / name).exists():
-            (root / name).symlink_to((audio / name).absolute(), target_is_directory=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Wav2SmallError(
+            f"{output}: no folder ({error.strerror}); choose another -o"
+        ) from error
+    for name in RECORDED:
+        source, link = (audio / name).resolve(), root / name
+        if not link.is_symlink():
+            link.symlink_to(source, target_is_directory=True)
+        elif link.resolve() != source:
+            raise Wav2SmallError(f"{output}: made from {link.resolve()}; choose another -o")
     if not (root / "synthetic" / "labels.csv").exists():
         speak_corpus(root / "synthetic", clips=SYNTHETIC, voices=len(VOICES))
     tables = []
-    for name in ("emodb", "cc0_voices", "synthetic"):
+    for name in (*RECORDED, "synthetic"):
         table = pd.read_csv(root / name / "labels.csv", dtype={"speaker": str})
         tables.append(f"{name}/" + table[["file", "speaker"]])
     path = output / "clips.csv"
@@ -170,4 +202,4 @@ def make(student: str, *, labels: Path, output: Path, seed: int, threads: int) -
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

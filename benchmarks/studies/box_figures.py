@@ -39,7 +39,11 @@ def main() -> None:
     parser.add_argument("--noise", help="folder with background_* and room_*")
     parser.add_argument("--audit", action="store_true", help="count checks of robustness, too")
     args = parser.parse_args()
-    for corpus in map(Path, args.corpora):
+    corpora = [Path(corpus) for corpus in args.corpora]
+    for corpus in corpora:
+        if not (corpus / "labels.csv").is_file():
+            parser.error(f"{corpus}: no labels.csv in it; give a corpus with file and emotion")
+    for corpus in corpora:
         table = pd.read_csv(corpus / "labels.csv").assign(arousal=np.nan, valence=np.nan)
         truth = (placed(table, placements(table)) + 1) / 2
         signals = [audio.read(corpus / file) for file in table["file"]]
