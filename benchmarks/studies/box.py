@@ -16,6 +16,7 @@ one verb:
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import signal
 import sys
@@ -144,8 +145,9 @@ def list_clips(audio: Path, output: Path) -> Path:
 
     for name in RECORDED:
         if not (audio / name / "labels.csv").is_file():
-            folders = " and ".join(f"{one}/" for one in RECORDED)
-            raise Wav2SmallError(f"{audio}: no {name}/labels.csv; give the folder with {folders}")
+            raise Wav2SmallError(
+                f"{audio}: no {name}/labels.csv; give the folder with {' and '.join(RECORDED)}"
+            )
     root = output / "audio"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -155,7 +157,7 @@ def list_clips(audio: Path, output: Path) -> Path:
         ) from error
     for name in RECORDED:
         source, link = (audio / name).resolve(), root / name
-        if not link.is_symlink():
+        if not os.path.lexists(link):
             link.symlink_to(source, target_is_directory=True)
         elif link.resolve() != source:
             raise Wav2SmallError(f"{output}: made from {link.resolve()}; choose another -o")

@@ -26,7 +26,7 @@ def test_help(name, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "audio, output, problem",
     [
-        ("", "out", "no emodb/labels.csv; give the folder with emodb/ and cc0_voices/"),
+        ("", "out", "no emodb/labels.csv; give the folder with emodb and cc0_voices"),
         ("speech", "speech/emodb/labels.csv", "labels.csv: no folder (Not a directory); choose"),
         ("speech", "out", "out: made from {0}/other/emodb; choose another -o"),
     ],
